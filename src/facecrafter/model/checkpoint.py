@@ -1,0 +1,185 @@
+"""Saving and loading: every file is a safetensors that carries its own config and says what it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from facecrafter.errors import CheckpointError
+from facecrafter.model import attention, zoo
+from facecrafter.model.autoencoder import FaceAutoencoder
+from facecrafter.model.controls import FaceControls
+from facecrafter.model.identity_encoder import IdentityEncoder
+
+FORMAT = "facecrafter-1"
+CONTROLS_FILE = "controls.safetensors"
+
+
+@dataclass
+class FaceModel:
+    """A whole model: the base, and the controls if there are any.
+
+    Attributes:
+        scale: which of :data:`facecrafter.model.zoo.SCALES` it is.
+        unet, encoder, autoencoder: the base.
+        controls: the control modules, or None for a base alone.
+    """
+
+    scale: zoo.Scale
+    unet: UNet2DConditionModel
+    encoder: IdentityEncoder
+    autoencoder: FaceAutoencoder | AutoencoderKL
+    controls: FaceControls | None = None
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts by their file's stem."""
+        parts = {
+            "unet": self.unet,
+            "encoder": self.encoder.text_model,
+            "autoencoder": self.autoencoder,
+            "controls": self.controls,
+        }
+        return {name: module for name, module in parts.items() if module is not None}
+
+    def to(self, *args: Any, **kwargs: Any) -> FaceModel:
+        """Move or cast every part, as ``torch.nn.Module.to`` does."""
+        self.encoder.to(*args, **kwargs)
+        for module in self.modules.values():
+            module.to(*args, **kwargs)
+        return self
+
+
+def save_model(model: FaceModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write every part of a model into a folder, each file whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, module in model.modules.items():
+        save_part(module, folder / f"{name}.safetensors", name, model.scale.name, dtype)
+
+
+def save_part(module: nn.Module, path: Path, kind: str, scale: str, dtype: torch.dtype = torch.float32) -> None:
+    """Write one module with its config.
+
+    Args:
+        module: a UNet, CLIP text model, autoencoder or :class:`FaceControls`.
+        path: the file to write.
+        kind: ``unet``, ``encoder``, ``autoencoder`` or ``controls``.
+        scale: the scale it belongs to.
+        dtype: what floating-point numbers are stored as.
+    """
+    config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
+    metadata = {
+        "format": FORMAT,
+        "kind": kind,
+        "scale": scale,
+        "config": json.dumps({key: value for key, value in config.items() if not key.startswith("_")}, default=str),
+        "licence": "of the project",
+    }
+    tensors = {
+        name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in module.state_dict().items()
+    }
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(tensors, partial, metadata)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"{path} could not be written: {error}") from None
+
+
+def load_model(folder: Path, controls: Path | None = None) -> FaceModel:
+    """Read a model folder written by :func:`save_model`.
+
+    Args:
+        folder: the folder.
+        controls: another controls file to use in place of the folder's.
+
+    Raises:
+        CheckpointError: a part is missing, damaged, of another kind, or of another scale than the rest.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no model folder {folder}")
+    unet_path = folder / "unet.safetensors"
+    scale = _scale(unet_path)
+    unet = load_part(unet_path, "unet", scale.name)
+    attention.install(unet)
+    model = FaceModel(
+        scale=scale,
+        unet=unet,
+        encoder=zoo.wrap_encoder(scale, load_part(folder / "encoder.safetensors", "encoder", scale.name)),
+        autoencoder=load_part(folder / "autoencoder.safetensors", "autoencoder", scale.name),
+    )
+    path = controls or folder / CONTROLS_FILE
+    if controls or path.is_file():
+        model.controls = load_controls(path, model)
+    return model
+
+
+def load_controls(path: Path, model: FaceModel) -> FaceControls:
+    """Read a controls file and check that it fits a base.
+
+    Raises:
+        CheckpointError: it is not a controls file, or was made for another scale or another base.
+    """
+    controls = load_part(path, "controls", model.scale.name)
+    ours, theirs = attention.cross_attention_widths(model.unet), list(controls.config.block_widths)
+    if ours != theirs:
+        raise CheckpointError(f"{path} was made for a base with cross-attention widths {theirs}, this one has {ours}")
+    return controls
+
+
+def load_part(path: Path, kind: str, scale: str) -> Any:
+    """Read one file written by :func:`save_part` and rebuild its module, in float32 and evaluation mode.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or holds another kind or scale.
+    """
+    metadata, tensors = _read(path)
+    for name, wanted in (("format", FORMAT), ("kind", kind), ("scale", scale)):
+        if metadata.get(name) != wanted:
+            found = metadata.get(name, "nothing")
+            raise CheckpointError(f"{path} is not a {scale} {kind} of {FORMAT}: its {name} says {found}")
+    config = json.loads(metadata["config"])
+    if kind == "encoder":
+        module = CLIPTextModel(CLIPTextConfig(**config))
+    else:
+        builders = {"unet": UNet2DConditionModel, "autoencoder": _autoencoder_class(scale), "controls": FaceControls}
+        module = builders[kind].from_config(config)
+    problems = module.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
+    if problems.missing_keys or problems.unexpected_keys:
+        name = (problems.missing_keys + problems.unexpected_keys)[0]
+        raise CheckpointError(f"{path} does not hold the tensors its config asks for (first: {name})")
+    return module.eval()
+
+
+def _autoencoder_class(scale: str) -> type[FaceAutoencoder] | type[AutoencoderKL]:
+    return FaceAutoencoder if scale == "mini" else AutoencoderKL
+
+
+def _scale(path: Path) -> zoo.Scale:
+    metadata, _ = _read(path, tensors=False)
+    name = metadata.get("scale", "")
+    if name not in zoo.SCALES:
+        raise CheckpointError(f"{path} is not a checkpoint of this project")
+    return zoo.SCALES[name]
+
+
+def _read(path: Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, "pt") as file:
+            names = file.keys() if tensors else []
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None

@@ -1,0 +1,70 @@
+"""Identity embedding to identity tokens: Arc2Face's splice (Paraperas Papantoniou et al., 2024), batched, at any scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# "<start> photo of a id person <end> <end> ..." in CLIP's vocabulary.
+CLIP_PROMPT = (49406, 1125, 539, 320, 1014, 2533)
+CLIP_END = 49407
+CLIP_LENGTH = 77
+ID_PLACE = 4
+
+
+class IdentityEncoder(nn.Module):
+    """The embedding takes the place of one token of a fixed prompt, and a causal CLIP text transformer reads it.
+
+    Args:
+        text_model: a transformers ``CLIPTextModel``; its width bounds the embedding's.
+        prompt: token ids up to and without the end token, the token that is replaced at index 4.
+        end: id of the end token, which also pads.
+        length: tokens in all.
+    """
+
+    def __init__(self, text_model: nn.Module, prompt: Sequence[int], end: int, length: int) -> None:
+        super().__init__()
+        self.text_model = text_model
+        filled = [*prompt, *[end] * (length - len(prompt))]
+        empty = [prompt[0], *[end] * (length - 1)]
+        self.register_buffer("prompt_ids", torch.tensor([filled]), persistent=False)
+        self.register_buffer("empty_ids", torch.tensor([empty]), persistent=False)
+
+    @property
+    def width(self) -> int:
+        """Width of the tokens."""
+        return int(self.text_model.config.hidden_size)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Identity embeddings ``(B, D)``, D at most the width, to tokens ``(B, length, width)``.
+
+        Embeddings are L2-normalised and padded with zeros on the right. The tokens are the last hidden state after
+        the final layer norm.
+        """
+        spliced = F.pad(F.normalize(embedding, dim=-1), (0, self.width - embedding.shape[-1]))
+
+        def splice(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            output = output.clone()
+            output[:, ID_PLACE] = spliced.to(output.dtype)
+            return output
+
+        hook = self.text_model.get_input_embeddings().register_forward_hook(splice)
+        try:
+            return self.text_model(input_ids=self.prompt_ids.expand(len(embedding), -1)).last_hidden_state
+        finally:
+            hook.remove()
+
+    def unconditional(self, batch: int) -> Tensor:
+        """The tokens of the empty prompt, ``(batch, length, width)``."""
+        tokens = self.text_model(input_ids=self.empty_ids).last_hidden_state
+        return tokens.expand(batch, -1, -1)
+
+    def mixed(self, embedding: Tensor, dropped: Tensor) -> Tensor:
+        """Tokens for a batch in which some samples have no identity: embeddings ``(B, D)``, ``dropped`` ``(B,)`` bool."""
+        tokens = self(embedding)
+        if not dropped.any():
+            return tokens
+        return torch.where(dropped.view(-1, 1, 1), self.unconditional(len(embedding)).to(tokens.dtype), tokens)

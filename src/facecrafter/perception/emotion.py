@@ -1,0 +1,162 @@
+"""Aligned face to emotion: eight class probabilities, valence and arousal, behind one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter.errors import ConfigError
+from facecrafter.perception.face import Face
+
+# EmoNet's order (Toisoul et al., 2021).
+EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
+
+# Valence and arousal of the classes: Russell & Mehrabian (1977), "Evidence for a three-factor theory of emotions",
+# Journal of Research in Personality 11, for happy, sad, surprised, fearful, disgusted and angry. Neutral is the origin
+# by construction. They have no value for contempt; it takes the mean of disgust and anger, its neighbours.
+CENTRES = np.array(
+    [
+        [0.0, 0.0],
+        [0.81, 0.51],
+        [-0.63, -0.27],
+        [0.40, 0.67],
+        [-0.64, 0.60],
+        [-0.60, 0.35],
+        [-0.51, 0.59],
+        [-0.555, 0.47],
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Emotion:
+    """What a face expresses.
+
+    Attributes:
+        valence: unpleasant to pleasant, in [-1, 1].
+        arousal: calm to excited, in [-1, 1].
+        probabilities: of the eight :data:`EMOTIONS`, summing to 1.
+
+    Raises:
+        ConfigError: a number outside its range.
+    """
+
+    valence: float
+    arousal: float
+    probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("valence", "arousal"):
+            value = getattr(self, name)
+            if not -1 <= value <= 1:  # NaN fails this too
+                raise ConfigError(f"{name} {value:g} is outside [-1, 1]")
+        if len(self.probabilities) != len(EMOTIONS):
+            raise ConfigError(f"an emotion needs {len(EMOTIONS)} probabilities, not {len(self.probabilities)}")
+        if not (min(self.probabilities) >= 0 and abs(sum(self.probabilities) - 1) < 1e-3):
+            raise ConfigError("the eight probabilities of an emotion must be at least 0 and sum to 1")
+
+    @classmethod
+    def from_probabilities(cls, probabilities: Sequence[float]) -> Emotion:
+        """An emotion whose valence and arousal are derived: the mean of the class centres under the distribution."""
+        shares = np.asarray(probabilities, np.float64)
+        valence, arousal = shares @ CENTRES if shares.shape == (len(EMOTIONS),) else (0.0, 0.0)
+        return cls(float(valence), float(arousal), tuple(float(share) for share in shares))
+
+    @classmethod
+    def from_words(cls, shares: Mapping[str, float]) -> Emotion:
+        """An emotion from named shares, say ``{"happy": 0.8, "surprise": 0.2}``. What is missing to 1 is neutral.
+
+        Raises:
+            ConfigError: an unknown name, a share outside [0, 1], or more than 1 in all.
+        """
+        for name, share in shares.items():
+            if name not in EMOTIONS:
+                raise ConfigError(f"unknown emotion '{name}'; there are {', '.join(EMOTIONS)}")
+            if not 0 <= share <= 1:
+                raise ConfigError(f"the share of '{name}' is {share:g}, outside [0, 1]")
+        total = sum(shares.values())
+        if total > 1 + 1e-6:
+            raise ConfigError(f"the shares of {', '.join(shares)} sum to {total:g}, more than 1")
+        probabilities = [shares.get(name, 0.0) for name in EMOTIONS]
+        probabilities[0] += 1 - sum(probabilities)
+        return cls.from_probabilities(probabilities)
+
+    @classmethod
+    def from_valence_arousal(cls, valence: float, arousal: float, sharpness: float = 6.0) -> Emotion:
+        """An emotion from a point on the valence-arousal plane: a class weighs more the nearer its centre lies.
+
+        Args:
+            valence, arousal: in [-1, 1].
+            sharpness: weights fall as ``exp(-sharpness * squared distance)``.
+        """
+        distance = ((CENTRES - [valence, arousal]) ** 2).sum(1)
+        closeness = np.exp(-sharpness * (distance - distance.min()))
+        shares = closeness / closeness.sum()
+        return cls(float(valence), float(arousal), tuple(float(share) for share in shares))
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return EMOTIONS[int(np.argmax(self.probabilities))]
+
+    @property
+    def vector(self) -> NDArray[np.float32]:
+        """The condition ``(10,)``: valence, arousal, eight probabilities."""
+        return np.array([self.valence, self.arousal, *self.probabilities], np.float32)
+
+
+class EmotionEstimator(Protocol):
+    """Reads emotions off faces."""
+
+    name: str
+
+    def estimate(self, faces: Sequence[Face]) -> list[Emotion]:
+        """One emotion a face."""
+        ...
+
+
+ASSET = Path(__file__).parents[1] / "assets" / "emotion" / "blendshapes.safetensors"
+
+
+class BlendshapeEmotion:
+    """A multinomial logistic regression on MediaPipe's 52 blendshapes, trained by this project.
+
+    Valence and arousal are derived from the distribution, not measured.
+
+    Args:
+        path: safetensors with ``weight`` (52, 8) and ``bias`` (8,).
+    """
+
+    name = "blendshapes"
+
+    def __init__(self, path: Path = ASSET) -> None:
+        from safetensors.numpy import load_file
+
+        arrays = load_file(path)
+        self._weight, self._bias = arrays["weight"].astype(np.float64), arrays["bias"].astype(np.float64)
+
+    def estimate(self, faces: Sequence[Face]) -> list[Emotion]:
+        """See :class:`EmotionEstimator`."""
+        return [Emotion.from_probabilities(self.probabilities(face.blendshapes)) for face in faces]
+
+    def probabilities(self, blendshapes: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Blendshapes ``(..., 52)`` to class probabilities ``(..., 8)``."""
+        logits = features(blendshapes) @ self._weight + self._bias
+        logits -= logits.max(-1, keepdims=True)
+        odds = np.exp(logits)
+        return odds / odds.sum(-1, keepdims=True)
+
+
+def features(blendshapes: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Blendshapes on a scale where small movements count: their square roots."""
+    return np.sqrt(np.clip(np.asarray(blendshapes, np.float64), 0, 1))
+
+
+def default_estimator() -> EmotionEstimator:
+    """The estimator that comes with the project."""
+    return BlendshapeEmotion()

@@ -1,0 +1,348 @@
+"""Photo to aligned face: reading any picture, finding the face, cutting it out on the FFHQ template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from facecrafter import weights
+from facecrafter.errors import NoFaceError, PhotoError
+from facecrafter.perception._mediapipe import end_quietly, quiet_stderr, to_image
+
+Choice = Literal["largest", "centre"]
+
+# Landmark numbers of MediaPipe's 478-point mesh. "Right" and "left" are the person's own.
+RIGHT_EYE_CORNERS = (33, 133)  # outer, inner
+LEFT_EYE_CORNERS = (263, 362)
+RIGHT_EYE = (33, 133, 159, 145)
+LEFT_EYE = (263, 362, 386, 374)
+MOUTH_CORNERS = (61, 291)
+NOSE_TIP = 1
+NOSE_BASE = 2
+
+
+def load_photo(path: str | Path) -> NDArray[np.uint8]:
+    """Read a picture of any common kind as ``(H, W, 3)`` uint8 RGB.
+
+    EXIF orientation is applied; greyscale, palette, CMYK and 16-bit pictures are converted, and transparent ones are
+    laid on white. Of several frames the first is taken.
+
+    Raises:
+        PhotoError: there is no such file, or it is not a whole picture.
+    """
+    try:
+        with Image.open(path) as file:
+            return to_rgb(file)
+    except FileNotFoundError:
+        raise PhotoError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise PhotoError(f"{path} is a folder, not a picture") from None
+    except UnidentifiedImageError:
+        raise PhotoError(f"{path} is not a picture that can be read; give a JPEG, PNG, TIFF or WebP file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PhotoError(f"{path} is damaged or cannot be read ({error}); save or copy it again") from None
+
+
+def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    """A PIL picture of any mode as upright ``(H, W, 3)`` uint8 RGB."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith(("I", "F")):
+        values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+        top = _white(picture.mode, float(values.max()))
+        picture = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.array(picture.convert("RGB"))
+
+
+def _white(mode: str, brightest: float) -> float:
+    """The value that means white: 16-bit modes say so themselves, wider ones leave it to the brightest pixel."""
+    if mode.startswith("I;16"):
+        return 65535
+    steps = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
+    return next((step for step in steps if brightest <= step), brightest)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One face in a photo, before alignment.
+
+    Attributes:
+        points: ``(478, 3)`` float32, x and y in pixels of the photo, z on the same scale (smaller is nearer).
+        blendshapes: ``(52,)`` float32 in [0, 1], in MediaPipe's order; see :data:`BLENDSHAPES`.
+        pose: ``(4, 4)`` float32, canonical head to camera (x right, y up, z to the viewer), centimetres.
+    """
+
+    points: NDArray[np.float32]
+    blendshapes: NDArray[np.float32]
+    pose: NDArray[np.float32]
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of the points, in pixels of the photo."""
+        low, high = self.points[:, :2].min(0), self.points[:, :2].max(0)
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+@dataclass(frozen=True)
+class Face:
+    """One aligned face.
+
+    Attributes:
+        image: ``(S, S, 3)`` uint8 RGB, on the FFHQ template.
+        points: ``(478, 3)`` float32 landmarks in pixels of ``image``, z on the same scale.
+        blendshapes: ``(52,)`` float32 in [0, 1].
+        pose: ``(4, 4)`` float32, as in :class:`Detection` (of the photo, before alignment turned it upright).
+        box: the face's place in the photo: left, top, right, bottom in pixels.
+        others: how many further faces the photo had.
+    """
+
+    image: NDArray[np.uint8]
+    points: NDArray[np.float32]
+    blendshapes: NDArray[np.float32]
+    pose: NDArray[np.float32]
+    box: tuple[float, float, float, float]
+    others: int = 0
+
+    @property
+    def angles(self) -> tuple[float, float, float]:
+        """Yaw, pitch and roll in degrees; see :func:`head_angles`."""
+        return head_angles(self.pose)
+
+    def resized(self, size: int) -> Face:
+        """The same face at ``size`` pixels a side."""
+        scale = size / len(self.image)
+        if scale == 1:
+            return self
+        image = np.asarray(Image.fromarray(self.image).resize((size, size), Image.Resampling.LANCZOS))
+        return Face(image, (self.points * scale).astype(np.float32), self.blendshapes, self.pose, self.box, self.others)
+
+
+def head_angles(pose: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Yaw, pitch and roll in degrees of a 4x4 head pose.
+
+    Yaw is positive when the face looks to the picture's right, pitch when it looks up, roll when the head is turned
+    counter-clockwise in the picture.
+    """
+    turn = pose[:3, :3] / np.linalg.norm(pose[:3, :3], axis=0, keepdims=True)
+    forward = turn[:, 2]
+    yaw = np.arctan2(forward[0], forward[2])
+    pitch = np.arctan2(forward[1], np.hypot(forward[0], forward[2]))
+    roll = np.arctan2(turn[1, 0], turn[1, 1])
+    return float(np.degrees(yaw)), float(np.degrees(pitch)), float(np.degrees(roll))
+
+
+def ffhq_frame(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The FFHQ crop of a face: its frame as a ``(2, 3)`` matrix from the unit square to pixels of the photo.
+
+    The rule is FFHQ's own (Karras et al., 2019, data preparation): twice the distance of the eyes or 1.8 times that
+    from eyes to mouth, whichever is larger, around a centre a tenth of the way down. Eye centres are the mean of four
+    mesh points instead of dlib's six.
+    """
+    flat = points[:, :2].astype(np.float64)
+    right, left = flat[list(RIGHT_EYE)].mean(0), flat[list(LEFT_EYE)].mean(0)
+    mouth = flat[list(MOUTH_CORNERS)].mean(0)
+    eyes, eye_to_eye = (right + left) / 2, left - right
+    eye_to_mouth = mouth - eyes
+    across = eye_to_eye - np.array([-eye_to_mouth[1], eye_to_mouth[0]])
+    across /= max(np.hypot(*across), 1e-9)
+    across *= max(np.hypot(*eye_to_eye) * 2.0, np.hypot(*eye_to_mouth) * 1.8)
+    down = np.array([-across[1], across[0]])
+    centre = eyes + eye_to_mouth * 0.1
+    return np.stack([2 * across, 2 * down, centre - across - down], axis=1)
+
+
+def align(photo: NDArray[np.uint8], detection: Detection, size: int, others: int = 0) -> Face:
+    """Cut a detected face out of its photo on the FFHQ template, ``size`` pixels a side.
+
+    Places beyond the photo's border repeat its edge. A crop larger than ``size`` is cut at a multiple of it and
+    reduced, so that nothing aliases.
+    """
+    import cv2
+
+    frame = ffhq_frame(detection.points)
+    side = float(np.hypot(*frame[:, 0]))
+    working = size * max(2, int(np.ceil(side / size))) if side < 16 * size else size * 16
+    to_photo = frame @ np.diag([1 / working, 1 / working, 1.0])
+    # cv2 addresses pixel centres by whole numbers, this frame by halves.
+    to_photo[:, 2] += (to_photo[:, 0] + to_photo[:, 1]) / 2 - 0.5
+    way = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    cut = cv2.warpAffine(photo, to_photo, (working, working), flags=way, borderMode=cv2.BORDER_REPLICATE)
+    image = np.asarray(Image.fromarray(cut).resize((size, size), Image.Resampling.LANCZOS))
+    inverse = np.linalg.inv(frame[:, :2])
+    points = np.empty_like(detection.points)
+    points[:, :2] = (detection.points[:, :2] - frame[:, 2]) @ inverse.T * size
+    points[:, 2] = detection.points[:, 2] * (size / side)
+    return Face(image, points.astype(np.float32), detection.blendshapes, detection.pose, detection.box, others)
+
+
+class FaceFinder:
+    """MediaPipe's face landmarker with patience: it looks closer before it says that there is no face.
+
+    Use it as a context manager, or call :meth:`close`.
+
+    Args:
+        max_faces: how many faces to look for at one look.
+        min_confidence: detection threshold in [0, 1].
+
+    Raises:
+        WeightsError: the landmarker's file is missing or another one.
+    """
+
+    # MediaPipe's own detector shrinks what it sees to 128 px and misses faces below a seventh of that.
+    _LONG_SIDE = 1280
+    # Scouted at this size, a face of a hundredth of the picture still has the 20 px that the scout needs.
+    _SCOUT_SIDE = 2560
+
+    def __init__(self, max_faces: int = 8, min_confidence: float = 0.5) -> None:
+        with quiet_stderr():
+            from mediapipe.tasks.python import BaseOptions, vision
+
+            self._landmarker = vision.FaceLandmarker.create_from_options(
+                vision.FaceLandmarkerOptions(
+                    base_options=BaseOptions(model_asset_path=str(weights.locate("face_landmarker"))),
+                    num_faces=max_faces,
+                    min_face_detection_confidence=min_confidence,
+                    output_face_blendshapes=True,
+                    output_facial_transformation_matrixes=True,
+                )
+            )
+            end_quietly(self._landmarker)
+            # The delegates announce themselves on first use.
+            self._landmarker.detect(to_image(np.zeros((64, 64, 3), np.uint8)))
+
+    def __enter__(self) -> FaceFinder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the landmarker. Closing twice is fine."""
+        self._landmarker.close()
+
+    def find(
+        self, photo: NDArray[np.uint8], size: int = 256, choose: Choice = "largest", name: object = "the picture"
+    ) -> Face:
+        """The chosen face of a photo, aligned.
+
+        Args:
+            photo: ``(H, W, 3)`` uint8 RGB.
+            size: side of the aligned picture in pixels.
+            choose: the largest face, or the one nearest to the photo's centre.
+            name: what to call the photo in an error.
+
+        Raises:
+            NoFaceError: no face at any size tried.
+        """
+        height, width = photo.shape[:2]
+        faces = self.find_all(photo)
+        if not faces:
+            advice = "try a larger, sharper or more frontal picture"
+            raise NoFaceError(f"no face found in {name} ({width}x{height}); {advice}")
+        if choose == "largest":
+            best = max(faces, key=lambda face: (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
+        else:
+            centre = np.array([width / 2, height / 2])
+            best = min(faces, key=lambda face: float(np.linalg.norm(face.points[:, :2].mean(0) - centre)))
+        return align(photo, best, size, len(faces) - 1)
+
+    def find_all(self, photo: NDArray[np.uint8]) -> list[Detection]:
+        """Every face of a photo ``(H, W, 3)`` uint8 RGB, from the first look that shows any.
+
+        The looks: the whole picture; the picture with a border, for a face that fills it; a close look wherever a scout
+        sees a face, for small faces in large pictures and difficult ones. Most pictures need only the first.
+        """
+        return self._look(photo) or self._look(photo, border=1 / 3) or self._look_closer(photo)
+
+    def _look(self, photo: NDArray[np.uint8], left: int = 0, top: int = 0, border: float = 0.0) -> list[Detection]:
+        """Faces of one cut, in pixels of the photo that it was cut from at ``left``, ``top``.
+
+        A ``border`` of that share of the longer side repeats the cut's edge all round.
+        """
+        height, width = photo.shape[:2]
+        long = max(height, width) * (1 + 2 * border)
+        seen = _resized(photo, self._LONG_SIDE / long if long > self._LONG_SIDE else max(1.0, 256 / long))
+        margin = round(border * max(seen.shape[:2]))
+        pixel = np.array([width / seen.shape[1], height / seen.shape[0], width / seen.shape[1]], np.float32)
+        if margin:
+            seen = np.pad(seen, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+        found = self._landmarker.detect(to_image(seen))
+        extent = np.array([width, height, width], np.float32) + 2 * margin * pixel
+        corner = np.array([left - margin * pixel[0], top - margin * pixel[1], 0], np.float32)
+        faces = []
+        for points, shapes, pose in zip(
+            found.face_landmarks, found.face_blendshapes, found.facial_transformation_matrixes, strict=True
+        ):
+            flat = np.array([(point.x, point.y, point.z) for point in points], np.float32)
+            scores = np.array([shape.score for shape in shapes], np.float32)
+            faces.append(Detection(flat * extent + corner, scores, np.asarray(pose, np.float32)))
+        return faces
+
+    def _look_closer(self, photo: NDArray[np.uint8]) -> list[Detection]:
+        """Faces of the cuts around the places that the scout names, each found once."""
+        height, width = photo.shape[:2]
+        faces: list[Detection] = []
+        for x, y, side in self._scout(photo):
+            left, right = max(0, int(x - 1.5 * side)), min(width, int(x + 1.5 * side) + 1)
+            top, bottom = max(0, int(y - 1.5 * side)), min(height, int(y + 1.5 * side) + 1)
+            for face in self._look(photo[top:bottom, left:right], left, top):
+                if not any(_same_place(face, other) for other in faces):
+                    faces.append(face)
+        return faces
+
+    def _scout(self, photo: NDArray[np.uint8]) -> Iterator[tuple[float, float, float]]:
+        """Centre x, centre y and side of every place that may be a face, in pixels of the photo, the surest first."""
+        scale = min(1.0, self._SCOUT_SIDE / max(photo.shape[:2]))
+        seen = _resized(photo, scale)
+        self._yunet.setInputSize((seen.shape[1], seen.shape[0]))
+        boxes = self._yunet.detect(np.ascontiguousarray(seen[:, :, ::-1]))[1]
+        for x, y, wide, tall in [] if boxes is None else boxes[:, :4].astype(float) / scale:
+            yield x + wide / 2, y + tall / 2, max(wide, tall)
+
+    @cached_property
+    def _yunet(self) -> Any:
+        import cv2
+
+        with quiet_stderr():
+            return cv2.FaceDetectorYN.create(str(weights.locate("yunet")), "", (320, 320), score_threshold=0.6)
+
+
+def _resized(photo: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    """A picture made larger or smaller, at least one pixel each way."""
+    import cv2
+
+    if scale == 1:
+        return photo
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
+    return np.asarray(cv2.resize(photo, (width, height), interpolation=way), np.uint8)
+
+
+def _same_place(one: Detection, other: Detection) -> bool:
+    """Whether two boxes overlap by more than half of the smaller."""
+    a, b = one.box, other.box
+    wide, tall = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return wide > 0 and tall > 0 and wide * tall > smaller / 2
+
+
+BLENDSHAPES = (
+    "_neutral", "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
+    "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight",
+    "eyeLookInLeft", "eyeLookInRight", "eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight",
+    "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight", "jawForward", "jawLeft", "jawOpen", "jawRight",
+    "mouthClose", "mouthDimpleLeft", "mouthDimpleRight", "mouthFrownLeft", "mouthFrownRight", "mouthFunnel",
+    "mouthLeft", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthPressLeft", "mouthPressRight", "mouthPucker",
+    "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper",
+    "mouthSmileLeft", "mouthSmileRight",
+    "mouthStretchLeft", "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight", "noseSneerLeft", "noseSneerRight",
+)  # fmt: skip

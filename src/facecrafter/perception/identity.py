@@ -1,0 +1,210 @@
+"""Aligned face to identity embedding: one protocol, three recognisers.
+
+The condition and the judge are never the same network: SFace conditions the mini scale, dlib's network judges it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter import weights
+from facecrafter.errors import WeightsError
+from facecrafter.perception.face import (
+    LEFT_EYE,
+    LEFT_EYE_CORNERS,
+    MOUTH_CORNERS,
+    NOSE_BASE,
+    NOSE_TIP,
+    RIGHT_EYE,
+    RIGHT_EYE_CORNERS,
+    Face,
+)
+
+# Where ArcFace's 112 px template has the right eye, left eye, nose tip and mouth corners (Deng et al., 2019).
+ARCFACE_TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+ARCFACE_SIZE = 112
+
+
+class Recogniser(Protocol):
+    """Turns faces into unit vectors whose dot product says how alike two people are."""
+
+    name: str
+    dimension: int
+
+    def embed(self, faces: Sequence[Face]) -> NDArray[np.float32]:
+        """``N`` faces of any size to ``(N, dimension)`` embeddings of unit length."""
+        ...
+
+
+def arcface_crop(face: Face) -> NDArray[np.uint8]:
+    """The 112 px RGB crop that ArcFace and SFace were trained on: a least-squares similarity of five points."""
+    import cv2
+
+    points = face.points[:, :2].astype(np.float64)
+    five = np.stack(
+        [
+            points[list(RIGHT_EYE)].mean(0),
+            points[list(LEFT_EYE)].mean(0),
+            points[NOSE_TIP],
+            points[MOUTH_CORNERS[0]],
+            points[MOUTH_CORNERS[1]],
+        ]
+    )
+    matrix = similarity(five, ARCFACE_TEMPLATE)
+    crop = cv2.warpAffine(face.image, matrix, (ARCFACE_SIZE, ARCFACE_SIZE), flags=cv2.INTER_LINEAR)
+    return np.asarray(crop, np.uint8)
+
+
+def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The ``(2, 3)`` similarity (turn, scale, shift; no mirror) that maps ``(N, 2)`` points onto others best.
+
+    Best in the least-squares sense (Umeyama, 1991).
+    """
+    a, b = source - source.mean(0), target - target.mean(0)
+    # In the plane a similarity is one complex number, and least squares gives it in closed form.
+    a_complex, b_complex = a[:, 0] + 1j * a[:, 1], b[:, 0] + 1j * b[:, 1]
+    turn = (np.conj(a_complex) * b_complex).sum() / max((np.abs(a_complex) ** 2).sum(), 1e-12)
+    matrix = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
+    return np.column_stack([matrix, target.mean(0) - matrix @ source.mean(0)])
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors ``(..., D)`` scaled to unit length."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
+
+
+class OnnxRecogniser:
+    """A recogniser that takes ArcFace crops through onnxruntime.
+
+    Args:
+        path: the ONNX file.
+        name: what to call it in result files.
+        mean, scale: pixels 0-255 become ``(pixel - mean) * scale``.
+
+    Raises:
+        WeightsError: the file is not an ONNX model that turns one 112 px RGB crop into one vector.
+    """
+
+    def __init__(self, path: Path, name: str, mean: float, scale: float) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        # int8 weights are widened once, at the start, not again for every face: half the time, the same result.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.intra_op_num_threads = 1 if os.environ.get("FACECRAFTER_WORKER") else 0
+        try:
+            model = _without_weight_inputs(path)
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._input = self._session.get_inputs()[0].name
+            # Some files leave their shapes open, so a trial says what a shape would promise.
+            trial = self._run(np.zeros((3, ARCFACE_SIZE, ARCFACE_SIZE), np.float32))
+        except Exception as error:  # onnx and onnxruntime raise types of their own
+            reason = " ".join(str(error).split())[:200]
+            raise WeightsError(f"{path} is not a recogniser in ONNX for 112 px pictures ({reason})") from None
+        self.name, self._mean, self._scale = name, mean, scale
+        self.dimension = len(trial)
+
+    def embed(self, faces: Sequence[Face]) -> NDArray[np.float32]:
+        """See :class:`Recogniser`. Faces go one at a time: the published file has a fixed batch of one."""
+        rows = []
+        for face in faces:
+            crop = (arcface_crop(face).astype(np.float32) - self._mean) * self._scale
+            rows.append(self._run(crop.transpose(2, 0, 1)))
+        return unit(np.array(rows, np.float32).reshape(len(rows), self.dimension))
+
+    def _run(self, crop: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The raw embedding ``(D,)`` of one crop ``(3, 112, 112)`` as the network wants it."""
+        return np.asarray(self._session.run(None, {self._input: crop[None]})[0], np.float32).reshape(-1)
+
+
+def _without_weight_inputs(path: Path) -> bytes:
+    """An ONNX model that asks for pictures only. SFace's file declares its weights as inputs too, some of them read by
+    no node at all, and onnxruntime then refuses to run without them."""
+    import onnx
+
+    model = onnx.load(str(path))
+    stored = {tensor.name for tensor in model.graph.initializer}
+    read = {name for node in model.graph.node for name in node.input}
+    inputs = [value for value in model.graph.input if value.name in read - stored]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    return bytes(model.SerializeToString())
+
+
+class DlibRecogniser:
+    """dlib's 128-d ResNet (King, 2017) on its own 150 px chip, from five mesh points in place of dlib's landmarks.
+
+    Raises:
+        WeightsError: its file is missing or another one.
+    """
+
+    name = "dlib"
+    dimension = 128
+    # dlib's order: the eye on the picture's right first, outer corner before inner, then the base of the nose.
+    _FIVE = (*LEFT_EYE_CORNERS, *RIGHT_EYE_CORNERS, NOSE_BASE)
+
+    def __init__(self) -> None:
+        import dlib
+
+        self._dlib = dlib
+        self._network = dlib.face_recognition_model_v1(str(weights.locate("dlib")))
+
+    def embed(self, faces: Sequence[Face]) -> NDArray[np.float32]:
+        """See :class:`Recogniser`."""
+        rows = [np.array(self._network.compute_face_descriptor(self._chip(face)), np.float32) for face in faces]
+        return unit(np.array(rows, np.float32).reshape(len(rows), self.dimension))
+
+    def _chip(self, face: Face) -> Any:
+        """The ``(150, 150, 3)`` uint8 RGB chip that the network was trained on."""
+        dlib, side = self._dlib, len(face.image)
+        parts = [dlib.point(round(x), round(y)) for x, y in face.points[list(self._FIVE), :2].tolist()]
+        shape = dlib.full_object_detection(dlib.rectangle(0, 0, side, side), parts)
+        return dlib.get_face_chip(np.ascontiguousarray(face.image), shape, size=150, padding=0.25)
+
+
+def sface() -> OnnxRecogniser:
+    """SFace (Zhong et al., 2021), 128-d, from its package."""
+    return OnnxRecogniser(weights.locate("sface"), "sface", 0.0, 1.0)
+
+
+def arcface(path: Path) -> OnnxRecogniser:
+    """ArcFace (Deng et al., 2019), 512-d: the ``arcface.onnx`` of Arc2Face, from a file the user has.
+
+    Raises:
+        WeightsError: there is no such file, or it is not a recogniser of 512 numbers.
+    """
+    if not Path(path).is_file():
+        raise WeightsError(f"there is no ArcFace file {path}; see docs/weights.md for where to get arcface.onnx")
+    recogniser = OnnxRecogniser(path, "arcface", 127.5, 1 / 127.5)
+    if recogniser.dimension != 512:
+        raise WeightsError(f"{path} gives {recogniser.dimension} numbers a face, not ArcFace's 512; give arcface.onnx")
+    return recogniser
+
+
+RECOGNISERS: dict[str, Callable[[], Recogniser]] = {"sface": sface, "dlib": DlibRecogniser}
+
+
+def recogniser(name: str, path: Path | None = None) -> Recogniser:
+    """A recogniser by name: ``sface``, ``dlib``, or ``arcface`` with the path of its file.
+
+    Raises:
+        WeightsError: the name is unknown, or its file is missing or another one.
+    """
+    if name == "arcface":
+        if path is None:
+            raise WeightsError("the recogniser 'arcface' needs the path of arcface.onnx; see docs/weights.md")
+        return arcface(path)
+    if name not in RECOGNISERS:
+        raise WeightsError(f"unknown recogniser '{name}'; there are {', '.join([*RECOGNISERS, 'arcface'])}")
+    return RECOGNISERS[name]()

@@ -1,0 +1,133 @@
+"""The YAML of a training run, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from facecrafter.errors import ConfigError
+
+Stage = Literal["autoencoder", "base", "landmark", "emotion"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Mixture(_Strict):
+    """How often a sample sees which conditions; the shares sum to 1. The paper does not state them: our choice."""
+
+    none: Share = 0.0
+    identity: Share = 0.0
+    landmark: Share = 0.0  # identity and landmarks
+    emotion: Share = 0.0  # identity and emotion
+    both: Share = 0.0  # identity, landmarks and emotion
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Mixture:
+        total = sum(self.shares)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of a mixture sum to {total:g}, not 1")
+        return self
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """In the order none, identity, landmark, emotion, both."""
+        return self.none, self.identity, self.landmark, self.emotion, self.both
+
+
+class AutoencoderLoss(_Strict):
+    """What the autoencoder is trained for."""
+
+    lpips: float = Field(0.3, ge=0)  # weight of LPIPS (AlexNet) beside L1
+    prior: float = Field(1e-3, ge=0)  # weight of the latents' mean square, which bounds them under the fixed noise
+    crop: int = Field(64, ge=32)  # side of the training crops in pixels, a multiple of 16
+    whole_from: Share = 0.75  # from this share of the run on, whole pictures, a third as many a step
+
+
+class TrainConfig(_Strict):
+    """One training run."""
+
+    stage: Stage
+    scale: Literal["mini", "arc2face"] = "mini"
+    data: Path  # a folder that `facecrafter data prepare` wrote
+    run: Path  # where checkpoints, logs and the result go
+    start: Path | None = None  # a model folder (or an earlier run's `model/`) whose parts this stage builds on
+    steps: int = Field(ge=1)
+    batch_size: int = Field(32, ge=1)  # over all processes and accumulated steps
+    accumulate: int = Field(1, ge=1)
+    learning_rate: float = Field(3e-4, gt=0)
+    warmup: int = Field(100, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0)  # largest norm of the gradient
+    ema: float = Field(0.999, ge=0, lt=1)
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    seed: int = 0
+    held_out: bool = True  # keep the people that evaluation uses out of training
+    log_every: int = Field(20, ge=1)
+    save_every: int = Field(500, ge=1)
+    sample_every: int = Field(1000, ge=1)
+    plain_attention: bool = True  # two products and a softmax: on a CPU the fused kernel's backward is slow
+    mixture: Mixture = Mixture(none=0.1, identity=0.9)
+    scaffold: bool = False  # base stage: train the controls along, which steadies a short run (see docs/method.md)
+    pair: Share = 0.5  # how often the identity comes from another photo of the same person, where there is one
+    identity_noise: float = Field(0.0, ge=0)  # deviation added to each number of the identity embedding
+    snr_gamma: float | None = Field(5.0, gt=0)  # min-SNR weighting (Hang et al., 2023); null for plain Eq. 4
+    loss: AutoencoderLoss = AutoencoderLoss()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if self.stage == "autoencoder" and self.scale != "mini":
+            raise ValueError("the arc2face scale brings its own autoencoder; only mini trains one")
+        if self.stage != "autoencoder" and self.start is None:
+            raise ValueError(f"the {self.stage} stage needs `start`, the model folder it builds on")
+        if self.stage in ("landmark", "emotion"):
+            other = {"landmark": self.mixture.emotion, "emotion": self.mixture.landmark}[self.stage] + self.mixture.both
+            if other > 0:
+                raise ValueError(f"the {self.stage} stage trains one module alone; its mixture names the other too")
+            if getattr(self.mixture, self.stage) == 0:
+                raise ValueError(f"the {self.stage} stage learns nothing from a mixture without {self.stage}")
+        return self
+
+
+def load(path: Path, overrides: dict[str, object] | None = None) -> TrainConfig:
+    """Read a YAML file.
+
+    Args:
+        path: the file.
+        overrides: values that replace the file's, by name.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a name or value that is not allowed; the message says which.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError:
+        raise ConfigError(f"there is no config {path}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings")
+    try:
+        return TrainConfig(**{**content, **(overrides or {})})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{path}: there is no setting '{place}'{_nearest(place)}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}") from None
+
+
+def _nearest(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, TrainConfig.model_fields, 1)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,96 @@
+"""Everything random in a training step, as a pure function of seed and step.
+
+A run that is stopped and resumed, or spread over several processes, sees what one uninterrupted process would have seen:
+nothing has a state that must be saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from facecrafter.training.config import Mixture
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random part of one batch of ``B`` samples.
+
+    Attributes:
+        indices: which samples, ``(B,)``.
+        timesteps: ``(B,)`` int64 in [0, 1000).
+        noise: standard normal, the shape of the latents.
+        dropped: ``(B,)`` bool, samples without identity.
+        landmark, emotion: ``(B,)``, the coefficients of Eq. 1, 0 or 1.
+        swap, pick: see :meth:`facecrafter.data.training_set.TrainingSet.identities`.
+        identity_noise: standard normal, ``(B, D)``.
+    """
+
+    indices: Tensor
+    timesteps: Tensor
+    noise: Tensor
+    dropped: Tensor
+    landmark: Tensor
+    emotion: Tensor
+    swap: Tensor
+    pick: Tensor
+    identity_noise: Tensor
+
+    def part(self, index: int, parts: int) -> Draw:
+        """An even share of the batch, for one process or one accumulated step."""
+        size = len(self.indices) // parts
+        window = slice(index * size, (index + 1) * size)
+        return Draw(**{name: value[window] for name, value in vars(self).items()})
+
+
+def generator(seed: int, *path: int) -> torch.Generator:
+    """A generator for one place in a run; neighbouring places are unrelated."""
+    state = seed & 0xFFFFFFFF
+    for step in path:
+        state = (state * 6364136223846793005 + step * 1442695040888963407 + 1) & 0x7FFFFFFFFFFFFFFF
+        state ^= state >> 29
+    return torch.Generator().manual_seed(state)
+
+
+def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
+    """Sample numbers of a step, ``(batch,)``: every epoch is a new permutation, and batches run on across epochs."""
+    positions = torch.arange(step * batch, (step + 1) * batch)
+    orders = {
+        epoch: torch.randperm(count, generator=generator(seed, 0, epoch)) for epoch in (positions // count).unique().tolist()
+    }
+    return torch.stack([orders[int(place // count)][place % count] for place in positions])
+
+
+def draw(seed: int, step: int, batch: int, count: int, latent: torch.Size, embedding: int, mixture: Mixture, pair: float) -> Draw:
+    """The random part of one step.
+
+    Args:
+        seed, step: where in the run.
+        batch: samples in the batch, over all processes.
+        count: samples in the set.
+        latent: shape of one sample's latents.
+        embedding: length of an identity embedding.
+        mixture: shares of the condition combinations.
+        pair: chance that the identity comes from another photo.
+    """
+    source = generator(seed, 1, step)
+    kind = torch.multinomial(torch.tensor(mixture.shares), batch, replacement=True, generator=source)
+    return Draw(
+        indices=batch_indices(seed, step, batch, count),
+        timesteps=_stratified(batch, source),
+        noise=torch.randn(batch, *latent, generator=source),
+        dropped=kind == 0,
+        landmark=((kind == 2) | (kind == 4)).float(),
+        emotion=((kind == 3) | (kind == 4)).float(),
+        swap=torch.rand(batch, generator=source) < pair,
+        pick=torch.rand(batch, generator=source),
+        identity_noise=torch.randn(batch, embedding, generator=source),
+    )
+
+
+def _stratified(batch: int, source: torch.Generator) -> Tensor:
+    """Timesteps spread evenly over [0, 1000), one a stratum, in random order: uniform each, with a steadier mean loss."""
+    shares = (torch.arange(batch) + torch.rand(batch, generator=source)) / batch
+    return (shares * 1000).long().clamp(max=999)[torch.randperm(batch, generator=source)]

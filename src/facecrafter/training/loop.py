@@ -1,0 +1,295 @@
+"""The training loop, the same for every stage: init, resume, steps, checkpoints, result."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from facecrafter.data import shards
+from facecrafter.data.training_set import TrainingSet
+from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
+from facecrafter.model import zoo
+from facecrafter.training.config import TrainConfig
+from facecrafter.training.stages import STAGES, Stage
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> Path:
+    """Run one stage of training, or go on with it.
+
+    Args:
+        config: the run.
+        resume: go on from the run folder's checkpoint; without it a folder that has one is refused.
+        progress: show a bar.
+
+    Returns:
+        The folder of the result, ``run/model``.
+
+    Raises:
+        ConfigError: the run folder is in use, or belongs to another config.
+        FaceCrafterError: the loss is no longer a number; the last checkpoint is kept.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from diffusers.training_utils import EMAModel
+    from tqdm import tqdm
+
+    # init
+    accelerator = Accelerator(
+        mixed_precision=config.precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    parts = accelerator.num_processes * config.accumulate
+    if config.batch_size % parts:
+        raise ConfigError(f"batch_size {config.batch_size} does not divide among {parts} processes and accumulated steps")
+    main = accelerator.is_main_process
+    if main:
+        _open_run(config, resume)
+    accelerator.wait_for_everyone()
+
+    # data, network
+    stage = _stage(config, accelerator.device)
+    stage.objective.requires_grad_(False)
+    parameters = _unfreeze(stage)
+    ema = EMAModel(parameters, decay=config.ema, use_ema_warmup=True, power=0.75, foreach=True)
+
+    # optimiser
+    optimizer = torch.optim.AdamW(
+        parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=_fused(accelerator.device)
+    )
+    objective, optimizer = accelerator.prepare(stage.objective, optimizer)
+    first = _restore(config, parameters, optimizer, ema) if resume else 0
+
+    # loop
+    log = _Log(config.run, main)
+    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc=config.stage, disable=not (main and progress))
+    started, done = time.monotonic(), 0
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(config, step)
+        loss = _step(config, stage, objective, optimizer, parameters, accelerator, step, parts)
+        if not math.isfinite(loss):
+            raise FaceCrafterError(
+                f"the loss became {loss} at step {step} of {config.run}; the last checkpoint is kept; "
+                "lower learning_rate and go on with --resume"
+            )
+        ema.step(parameters)
+        done += 1
+        if (step + 1) % config.log_every == 0:
+            rate = done * config.batch_size / (time.monotonic() - started)
+            log.scalars(step + 1, loss=loss, learning_rate=optimizer.param_groups[0]["lr"], samples_per_second=rate)
+            bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.0f}/s")
+        if main and (step + 1) % config.sample_every == 0:
+            with _averaged(ema, parameters, stage):
+                log.pictures(step + 1, stage.samples())
+        if main and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
+            _save(config, step + 1, parameters, optimizer, ema)
+
+    # result
+    if main:
+        with _averaged(ema, parameters, stage):
+            stage.save(config.run / "model")
+            log.pictures(config.steps, stage.samples())
+    log.close()
+    accelerator.wait_for_everyone()
+    return config.run / "model"
+
+
+def schedule(config: TrainConfig, step: int) -> float:
+    """The learning rate's factor at a step, in (0, 1]: linear warm-up, then constant or half a cosine down to 2 %."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    if config.schedule == "constant":
+        return warm
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+
+
+def _step(
+    config: TrainConfig,
+    stage: Stage,
+    objective: nn.Module,
+    optimizer: Any,
+    parameters: list[nn.Parameter],
+    accelerator: Any,
+    step: int,
+    parts: int,
+) -> float:
+    """One optimiser step over this process's shares of the batch; the loss averaged over all of it."""
+    total = torch.zeros((), device=accelerator.device)
+    for turn in range(config.accumulate):
+        index = turn * accelerator.num_processes + accelerator.process_index
+        batch = stage.batch(step, index, parts, accelerator.device)
+        last = turn == config.accumulate - 1
+        with accelerator.no_sync(objective) if not last else _nothing():
+            with accelerator.autocast():
+                loss = objective(**batch) / config.accumulate
+            accelerator.backward(loss)
+        total += loss.detach()
+    accelerator.clip_grad_norm_(parameters, config.clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(accelerator.reduce(total, "mean"))
+
+
+def _stage(config: TrainConfig, device: torch.device) -> Stage:
+    prepared = shards.load(config.data, recogniser=zoo.SCALES[config.scale].recogniser)
+    keep = ~shards.held_out(prepared.persons) if config.held_out else None
+    size = int(zoo.SCALES[config.scale].controls.get("landmark_size", 512))  # type: ignore[call-overload]
+    stage: Stage = STAGES[config.stage](config, TrainingSet(prepared, keep, size), device)
+    return stage
+
+
+def _unfreeze(stage: Stage) -> list[nn.Parameter]:
+    """Let the stage's own modules learn; returns their parameters in a fixed order."""
+    for module in stage.trained():
+        module.requires_grad_(True)
+    return [parameter for parameter in stage.objective.parameters() if parameter.requires_grad]
+
+
+def _fused(device: torch.device) -> bool:
+    return device.type in ("cuda", "cpu")
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class _averaged:
+    """Within it the model has the averaged weights."""
+
+    def __init__(self, ema: Any, parameters: list[nn.Parameter], stage: Stage) -> None:
+        self.ema, self.parameters, self.stage = ema, parameters, stage
+
+    def __enter__(self) -> None:
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+        self.stage.objective.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.ema.restore(self.parameters)
+        self.stage.objective.train()
+
+
+# --- the run folder ---------------------------------------------------------------------------------------------------
+
+
+def _open_run(config: TrainConfig, resume: bool) -> None:
+    """Make the run folder, or check that it is this run's, and write down how the run was made."""
+    checkpoint, saved = config.run / CHECKPOINT, config.run / "config.yaml"
+    wanted = json.loads(config.model_dump_json())
+    if resume:
+        if not checkpoint.is_file():
+            raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
+        if yaml.safe_load(saved.read_text()) != wanted:
+            raise ConfigError(f"{config.run} was started with another config; see {saved}, or choose another run folder")
+        return
+    if checkpoint.is_file():
+        raise ConfigError(f"{config.run} already holds a run; go on with --resume, or choose another run folder")
+    config.run.mkdir(parents=True, exist_ok=True)
+    saved.write_text(yaml.safe_dump(wanted, sort_keys=False))
+    (config.run / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+
+
+def environment() -> dict[str, str]:
+    """What a result depends on besides its config: commit, versions, hardware."""
+    import accelerate
+    import diffusers
+    import transformers
+
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "commit": commit or "unknown",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+
+
+def _save(config: TrainConfig, step: int, parameters: list[nn.Parameter], optimizer: Any, ema: Any) -> None:
+    """Write the checkpoint beside the last one and put it in its place: at any moment one of them is whole."""
+    state = {
+        "step": step,
+        "parameters": [parameter.detach() for parameter in parameters],
+        "optimizer": optimizer.state_dict(),
+        "ema": ema.state_dict(),
+    }
+    partial = config.run / (CHECKPOINT + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"the checkpoint of step {step} could not be written to {config.run}: {error}") from None
+    partial.replace(config.run / CHECKPOINT)
+
+
+def _restore(config: TrainConfig, parameters: list[nn.Parameter], optimizer: Any, ema: Any) -> int:
+    """Take up the last checkpoint; returns the number of steps it has behind it."""
+    path = config.run / CHECKPOINT
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many types on a damaged file
+        raise CheckpointError(f"{path} cannot be read: {str(error)[:200]}") from None
+    with torch.no_grad():
+        for parameter, value in zip(parameters, state["parameters"], strict=True):
+            parameter.copy_(value)
+    optimizer.load_state_dict(state["optimizer"])
+    ema.load_state_dict(state["ema"])
+    ema.to(parameters[0].device)
+    return int(state["step"])
+
+
+class _Log:
+    """TensorBoard events and a line of JSON a record, in the run folder."""
+
+    def __init__(self, run: Path, active: bool) -> None:
+        self._writer = None
+        if active:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(run / "tensorboard"))
+            self._lines = open(run / "log.jsonl", "a", buffering=1)  # noqa: SIM115 - open as long as the run
+            self._folder = run / "samples"
+
+    def scalars(self, step: int, **values: float) -> None:
+        if self._writer:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+            self._lines.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
+
+    def pictures(self, step: int, pictures: torch.Tensor, columns: int = 8) -> None:
+        if self._writer:
+            from PIL import Image
+
+            count, channels, height, width = pictures.shape
+            columns = min(columns, count)
+            rows = count // columns
+            grid = pictures[: rows * columns].unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
+            grid = grid.reshape(channels, rows * height, columns * width).float().clamp(-1, 1) * 127.5 + 127.5
+            values = grid.round().to(torch.uint8)
+            self._writer.add_image("samples", values, step)
+            self._folder.mkdir(exist_ok=True)
+            Image.fromarray(values.permute(1, 2, 0).numpy()).save(self._folder / f"{step:07d}.png")
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+            self._lines.close()

@@ -1,0 +1,274 @@
+"""What each training stage trains and what it minimises. A stage reads top to bottom: parts, step, samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from facecrafter.data.training_set import TrainingSet
+from facecrafter.errors import ConfigError
+from facecrafter.model import attention, checkpoint, controls, zoo
+from facecrafter.sampling.sampler import build_scheduler
+from facecrafter.training import losses
+from facecrafter.training.config import TrainConfig
+from facecrafter.training.draws import batch_indices, draw, generator
+
+
+class Stage(Protocol):
+    """One stage of training."""
+
+    objective: nn.Module  # called with what `batch` returns; gives the loss; all trained parts are inside it
+    model: checkpoint.FaceModel | nn.Module
+
+    def trained(self) -> list[nn.Module]:
+        """The modules that learn; everything else is frozen."""
+        ...
+
+    def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Tensor]:
+        """The ``index``-th of ``parts`` even shares of a step's batch."""
+        ...
+
+    def samples(self) -> Tensor:
+        """A grid of pictures ``(N, 3, S, S)`` in [-1, 1] that shows how far training is."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the model as it is now."""
+        ...
+
+
+class AutoencoderObjective(nn.Module):
+    """L1 + LPIPS + a prior on the latents, under the posterior's noise."""
+
+    def __init__(self, autoencoder: nn.Module, perceptual: nn.Module, config: TrainConfig) -> None:
+        super().__init__()
+        self.autoencoder, self.perceptual, self.weights = autoencoder, perceptual, config.loss
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
+        """Pictures ``(B, 3, S, S)`` in [-1, 1] and normal noise of the latents' shape to the loss."""
+        posterior = self.autoencoder.encode(pictures).latent_dist
+        reconstruction = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
+        perceptual = self.perceptual(reconstruction, pictures)
+        weights = self.weights
+        return losses.reconstruction_loss(
+            reconstruction, pictures, posterior.mean, perceptual, weights.prior, weights.lpips
+        )
+
+
+class AutoencoderStage:
+    """Pictures to latents and back (mini only; arc2face brings Stable Diffusion's)."""
+
+    def __init__(self, config: TrainConfig, data: TrainingSet, device: torch.device) -> None:
+        from facecrafter import weights
+        from facecrafter.evaluation.lpips import LPIPS
+
+        self.config, self.data = config, data
+        self.model = zoo.build_autoencoder(zoo.SCALES[config.scale])
+        perceptual = LPIPS(weights.locate("lpips_alexnet"))
+        self.objective = AutoencoderObjective(self.model, perceptual, config).to(device, memory_format=torch.channels_last)
+
+    def trained(self) -> list[nn.Module]:
+        """See :class:`Stage`."""
+        return [self.model]
+
+    def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Tensor]:
+        """Crops for the first part of the run, whole pictures after it: crops see more faces a second, and whole
+        pictures teach the borders."""
+        config, side = self.config, self.data.images.shape[1]
+        whole = step >= config.loss.whole_from * config.steps
+        crop = side if whole else config.loss.crop
+        size = max(parts, config.batch_size // 3 if whole else config.batch_size) // parts
+        source = generator(config.seed, 2, step)
+        left, top = torch.randint(0, side - crop + 1, (2,), generator=source).tolist()
+        chosen = batch_indices(config.seed, step, config.batch_size, len(self.data))[index * size : (index + 1) * size]
+        noise = torch.randn(size * parts, 4 * self.model.config.latent_channels, crop // 16, crop // 16, generator=source)
+        pictures = self.data.pictures(chosen)[:, :, top : top + crop, left : left + crop]
+        return {
+            "pictures": pictures.to(device, memory_format=torch.channels_last),
+            "noise": noise[index * size : (index + 1) * size].to(device),
+        }
+
+    @torch.no_grad()
+    def samples(self) -> Tensor:
+        """Eight pictures above their reconstructions."""
+        device = next(self.model.parameters()).device
+        pictures = self.data.pictures(torch.arange(min(8, self.data.count))).to(device)
+        return torch.cat([pictures, self.model.decode(self.model.encode(pictures).latent_dist.mode()).sample]).cpu()
+
+    @torch.no_grad()
+    def save(self, folder: Path) -> None:
+        """Write the autoencoder, its latents standardised over the training set."""
+        import copy
+
+        model = copy.deepcopy(self.model)
+        device = next(model.parameters()).device
+        count = min(2048, self.data.count)
+        rows = torch.linspace(0, self.data.count - 1, count).long().split(64)
+        latents = torch.cat([model.encoder(self.data.pictures(part).to(device)) for part in rows])
+        model.standardise(latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.save_part(model, folder / "autoencoder.safetensors", "autoencoder", self.config.scale)
+
+
+class DiffusionObjective(nn.Module):
+    """Eq. 4 over a batch whose samples differ in their conditions (Eq. 1 with a weight a sample)."""
+
+    def __init__(self, model: checkpoint.FaceModel, config: TrainConfig, frozen_encoder: bool) -> None:
+        super().__init__()
+        self.unet, self.encoder, self.controls = model.unet, model.encoder, model.controls
+        self.kind = str(model.scale.scheduler["prediction_type"])
+        self.gamma, self.frozen_encoder = config.snr_gamma, frozen_encoder
+        schedule = build_scheduler("ddpm", model.scale.scheduler)
+        self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
+
+    def forward(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        identity: Tensor,
+        dropped: Tensor,
+        landmark: Tensor,
+        landmark_weight: Tensor,
+        emotion: Tensor,
+        emotion_weight: Tensor,
+    ) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            latents: clean latents ``(B, C, h, w)``.
+            noise: standard normal, the same shape.
+            timesteps: ``(B,)``.
+            identity: embeddings ``(B, D)``.
+            dropped: ``(B,)`` bool, samples without identity.
+            landmark: landmark images ``(R, 3, L, L)`` in [0, 1], only of the R samples whose weight is not 0.
+            landmark_weight: ``(B,)``.
+            emotion: ``(B, 10)``.
+            emotion_weight: ``(B,)``.
+        """
+        alpha_bar = self.alpha_bars[timesteps]
+        scale = alpha_bar.view(-1, 1, 1, 1)
+        noisy = scale.sqrt() * latents + (1 - scale).sqrt() * noise
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
+            tokens = self.encoder.mixed(identity, dropped)
+        branches = []
+        rows = landmark_weight.nonzero().squeeze(1)
+        if len(rows):
+            keys_values = self.controls.keys_values("landmark", landmark)
+            sigma = self.controls.place_sigma("landmark")
+            branches.append(attention.Branch(keys_values, rows, landmark_weight[rows], sigma))
+        emotional = self.controls.branch("emotion", emotion, emotion_weight) if self.controls else None
+        branches += [emotional] if emotional else []
+        conditions = attention.AttentionInputs(branches)
+        prediction = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
+        target = losses.diffusion_target(self.kind, latents, noise, alpha_bar)
+        return losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
+
+
+class DiffusionStage:
+    """The base, or one control module on a frozen base.
+
+    - ``base`` trains the UNet and the identity encoder; with ``scaffold: true`` the controls learn along.
+    - ``landmark`` and ``emotion`` train one module and its K/V projections, everything else frozen (Sec. 3.2).
+    """
+
+    def __init__(self, config: TrainConfig, data: TrainingSet, device: torch.device) -> None:
+        assert config.start is not None
+        self.config, self.data = config, data
+        self.model = _starting_model(config)
+        attention.install(self.model.unet, plain=config.plain_attention and device.type == "cpu")
+        data.encode(self.model.autoencoder.to(device), config.data / "cache", device)
+        frozen = config.stage != "base"
+        self.objective = DiffusionObjective(self.model, config, frozen).to(device, memory_format=torch.channels_last)
+
+    def trained(self) -> list[nn.Module]:
+        """See :class:`Stage`."""
+        model, config = self.model, self.config
+        if config.stage == "base":
+            scaffold = [model.controls] if config.scaffold and model.controls else []
+            return [model.unet, model.encoder, *scaffold]
+        assert model.controls is not None
+        return model.controls.parts(config.stage)
+
+    def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Tensor]:
+        """See :class:`Stage`."""
+        config, data = self.config, self.data
+        assert data.latents is not None
+        whole = draw(
+            config.seed, step, config.batch_size, len(data), data.latents.shape[1:], data.identity.shape[1],
+            config.mixture, config.pair,
+        )  # fmt: skip
+        chosen = whole.part(index, parts)
+        identity = data.identities(chosen.indices, chosen.swap, chosen.pick)
+        with_landmarks = chosen.indices[chosen.landmark.bool()]
+        batch = {
+            "latents": data.latents[chosen.indices].float(),
+            "noise": chosen.noise,
+            "timesteps": chosen.timesteps,
+            "identity": identity + config.identity_noise * chosen.identity_noise,
+            "dropped": chosen.dropped,
+            "landmark": data.landmark_images(with_landmarks) if len(with_landmarks) else torch.zeros(0),
+            "landmark_weight": chosen.landmark,
+            "emotion": data.emotions(chosen.indices),
+            "emotion_weight": chosen.emotion,
+        }
+        return {name: value.to(device) for name, value in batch.items()}
+
+    @torch.no_grad()
+    def samples(self) -> Tensor:
+        """Eight people: the photo, identity alone, and identity with each condition of the next person's photo."""
+        from facecrafter.sampling.guidance import Guidance
+        from facecrafter.sampling.sampler import Sampler
+
+        device = next(self.model.unet.parameters()).device
+        people = torch.arange(0, self.data.count, max(1, self.data.count // 8))[:8]
+        targets = people.roll(-1)
+        sampler = Sampler(self.model)
+        rows = [self.data.pictures(people), self.data.pictures(targets)]
+        for names in ((), ("landmark",), ("emotion",)) if self.model.controls else ((),):
+            rows.append(
+                sampler.generate(
+                    self.data.identity[people].to(device),
+                    landmark=self.data.landmark_images(targets).to(device) if "landmark" in names else None,
+                    emotion=self.data.emotions(targets).to(device) if "emotion" in names else None,
+                    guidance=Guidance(),
+                    steps=20,
+                    seeds=list(range(len(people))),
+                ).cpu()
+            )
+        return torch.cat(rows)
+
+    def save(self, folder: Path) -> None:
+        """See :class:`Stage`."""
+        checkpoint.save_model(self.model, folder)
+
+
+def _starting_model(config: TrainConfig) -> checkpoint.FaceModel:
+    """The model a stage begins with: what `start` holds, and fresh parts where it holds none."""
+    assert config.start is not None
+    scale = zoo.SCALES[config.scale]
+    if config.stage != "base" or (config.start / "unet.safetensors").is_file():
+        model = checkpoint.load_model(config.start)
+        if model.scale is not scale:
+            raise ConfigError(f"{config.start} is a {model.scale.name} model, and the config asks for {scale.name}")
+    else:
+        torch.manual_seed(config.seed)
+        autoencoder = checkpoint.load_part(config.start / "autoencoder.safetensors", "autoencoder", scale.name)
+        model = checkpoint.FaceModel(scale, zoo.build_unet(scale), zoo.build_encoder(scale), autoencoder)
+    if model.controls is None and (config.stage != "base" or config.scaffold):
+        torch.manual_seed(config.seed)
+        model.controls = zoo.build_controls(scale, model.unet)
+    if model.controls is None and sum(config.mixture.shares[2:]) > 0:
+        raise ConfigError(f"the mixture names controls, and {config.start} has none; set scaffold: true, or leave them out")
+    return model
+
+
+def parts_of(model: checkpoint.FaceModel) -> dict[str, int]:
+    """Parameters of every part, for the log."""
+    return {name: controls.parameter_count([module]) for name, module in model.modules.items()}
+
+
+STAGES = {"autoencoder": AutoencoderStage, "base": DiffusionStage, "landmark": DiffusionStage, "emotion": DiffusionStage}

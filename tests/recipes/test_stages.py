@@ -1,0 +1,351 @@
+"""Each training stage for a few steps: what learns, what stays, and that no checkpoint is ever lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from facecrafter import weights
+from facecrafter.data import shards
+from facecrafter.data.shards import Prepared
+from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
+from facecrafter.model import checkpoint, zoo
+from facecrafter.model.zoo import Scale
+from facecrafter.sampling.sampler import Sampler
+from facecrafter.training import loop, stages
+from facecrafter.training.config import TrainConfig
+
+needs_lpips = pytest.mark.skipif(
+    weights.find("lpips_alexnet") is None, reason="needs LPIPS: facecrafter weights fetch lpips_alexnet"
+)
+ALL = {"none": 0.25, "identity": 0.25, "landmark": 0.25, "emotion": 0.25}
+MIXTURES: dict[str, dict[str, float]] = {"landmark": {"landmark": 1.0}, "emotion": {"emotion": 1.0}}
+FILES = ("unet.safetensors", "encoder.safetensors", "autoencoder.safetensors", "controls.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def made_up_data(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prepared folder is in memory, and sample grids take one denoising step."""
+    monkeypatch.setattr(shards, "load", lambda folder, recogniser: prepared)
+    generate = Sampler.generate
+    monkeypatch.setattr(Sampler, "generate", lambda self, *a, **options: generate(self, *a, **{**options, "steps": 1}))
+
+
+@pytest.fixture
+def small(small_scale: Scale, monkeypatch: pytest.MonkeyPatch) -> Scale:
+    """The mini scale is the small one."""
+    monkeypatch.setitem(zoo.SCALES, "mini", small_scale)
+    return small_scale
+
+
+def start_folder(folder: Path, scale: Scale, controls: bool = True, base: bool = True) -> Path:
+    """A model folder to start from: a whole one, one without controls, or an autoencoder alone."""
+    torch.manual_seed(5)
+    autoencoder = zoo.build_autoencoder(scale)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not base:
+        checkpoint.save_part(autoencoder, folder / "autoencoder.safetensors", "autoencoder", "mini")
+        return folder
+    unet = zoo.build_unet(scale)
+    made = zoo.build_controls(scale, unet) if controls else None
+    checkpoint.save_model(checkpoint.FaceModel(scale, unet, zoo.build_encoder(scale), autoencoder, made), folder)
+    return folder
+
+
+def config_of(stage: str, folder: Path, **settings: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "stage": stage,
+        "data": folder / "data",
+        "run": folder / "run",
+        "start": None if stage == "autoencoder" else folder / "start",
+        "steps": 2,
+        "batch_size": 4,
+        "warmup": 0,
+        "schedule": "constant",
+        "precision": "no",
+        "log_every": 1,
+        "mixture": MIXTURES.get(stage, {"none": 0.25, "identity": 0.75}),
+    }
+    return TrainConfig(**{**values, **settings})
+
+
+def changed(before: Path, after: Path) -> dict[str, set[str]]:
+    """By file, the names of the tensors whose bits differ between two model folders."""
+    different = {}
+    for name in FILES:
+        if (before / name).is_file():
+            old, new = load_file(before / name), load_file(after / name)
+            assert old.keys() == new.keys()
+            different[name] = {key for key in old if not torch.equal(old[key], new[key])}
+    return different
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    return {f"{name}/{key}": value for name in FILES if (folder / name).is_file() for key, value in load_file(folder / name).items()}
+
+
+def logged(config: TrainConfig) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (config.run / "log.jsonl").read_text().splitlines()]
+
+
+def is_control_of(condition: str) -> Callable[[str], bool]:
+    return lambda name: name.startswith((f"{condition}.", f"{condition}_keys.", f"{condition}_values."))
+
+
+# --- what each stage trains -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condition", ["landmark", "emotion"])
+def test_a_control_stage_changes_its_own_tensors_and_no_other(condition: str, tmp_path: Path) -> None:
+    before = start_folder(tmp_path / "start", zoo.MINI)
+    config = config_of(condition, tmp_path, ema=0.0)
+    after = loop.train(config, progress=False)
+    different = changed(before, after)
+    own = {name for name in load_file(before / FILES[3]) if is_control_of(condition)(name)}
+    assert different == {FILES[0]: set(), FILES[1]: set(), FILES[2]: set(), FILES[3]: own}
+    assert len(own) == {"landmark": 10 + 8, "emotion": 6 + 8}[condition]
+    assert [record["step"] for record in logged(config)] == [1, 2]
+    assert all(0 < record["loss"] < 100 for record in logged(config))
+
+
+@pytest.mark.parametrize(("scaffold", "name"), [(True, "mini"), (False, "small"), (True, "small")])
+def test_the_base_stage_changes_unet_and_encoder_and_with_a_scaffold_the_controls(
+    scaffold: bool, name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    before = start_folder(tmp_path / "start", zoo.MINI if name == "mini" else request.getfixturevalue("small"))
+    mixture = {"none": 0.1, "landmark": 0.3, "emotion": 0.3, "both": 0.3} if scaffold else {"none": 0.1, "identity": 0.9}
+    config = config_of("base", tmp_path, scaffold=scaffold, mixture=mixture, ema=0.0)
+    after = loop.train(config, progress=False)
+    different = changed(before, after)
+    assert different.pop(FILES[0]) == set(load_file(before / FILES[0]))
+    # Weight decay moves every tensor that has a gradient; a buffer has none.
+    encoder = {name for name in load_file(before / FILES[1]) if "position_ids" not in name}
+    assert different.pop(FILES[1]) == encoder
+    assert different.pop(FILES[2]) == set()
+    assert different.pop(FILES[3]) == (set(load_file(before / FILES[3])) if scaffold else set())
+    assert all(0 < record["loss"] < 100 for record in logged(config))
+
+
+@needs_lpips
+def test_the_autoencoder_stage_leaves_an_autoencoder_with_standard_latents(prepared: Prepared, tmp_path: Path) -> None:
+    config = config_of("autoencoder", tmp_path, steps=4, loss={"crop": 32, "whole_from": 0.5})
+    folder = loop.train(config, progress=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["autoencoder.safetensors"]
+    autoencoder = checkpoint.load_part(folder / "autoencoder.safetensors", "autoencoder", "mini")
+    kept = prepared.images[~shards.held_out(prepared.persons)]
+    pictures = torch.from_numpy(kept).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        latents = autoencoder.encoder(pictures)
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-3
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-3
+    assert all(0 < record["loss"] < 10 for record in logged(config))
+
+
+def test_a_base_from_an_autoencoder_alone_is_fresh_by_seed(small: Scale, tmp_path: Path) -> None:
+    start = start_folder(tmp_path / "start", small, base=False)
+    seeded = [stages._starting_model(config_of("base", tmp_path, seed=seed)) for seed in (1, 1, 2)]
+    first, again, other = (model.unet.state_dict() for model in seeded)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["conv_in.weight"], other["conv_in.weight"])
+    assert seeded[0].controls is None
+    loop.train(config_of("base", tmp_path), progress=False)
+    assert sorted(path.name for path in (tmp_path / "run" / "model").iterdir()) == sorted(FILES[:3])
+    assert torch.equal(*(load_file(folder / FILES[2])["encoder.1.weight"] for folder in (start, tmp_path / "run" / "model")))
+
+
+def test_a_control_stage_adds_controls_to_a_base_that_has_none(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small, controls=False)
+    folder = loop.train(config_of("landmark", tmp_path), progress=False)
+    controls = load_file(folder / FILES[3])
+    assert all(value.count_nonzero() == 0 for name, value in controls.items() if name.startswith("emotion_values"))
+    assert all(value.count_nonzero() > 0 for name, value in controls.items() if name.startswith("landmark_values"))
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing in the loop catches it."""
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = stages.DiffusionStage.batch
+
+    def batch(self: stages.DiffusionStage, now: int, *arguments: Any) -> dict[str, Tensor]:
+        if now == step:
+            raise Killed
+        return real(self, now, *arguments)
+
+    monkeypatch.setattr(stages.DiffusionStage, "batch", batch)
+
+
+@pytest.mark.parametrize("stage", ["base", "landmark"])
+def test_two_steps_and_two_more_are_four_to_the_bit(
+    stage: str, small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_folder(tmp_path / "start", small)
+    settings: dict[str, Any] = {"steps": 4, "save_every": 2, "schedule": "cosine", "warmup": 3, "scaffold": stage == "base"}
+    if stage == "base":
+        settings["mixture"] = ALL
+    whole = config_of(stage, tmp_path, run=tmp_path / "whole", **settings)
+    loop.train(whole, progress=False)
+    halves = config_of(stage, tmp_path, run=tmp_path / "halves", **settings)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(2, patch)
+        loop.train(halves, progress=False)
+    assert not (halves.run / "model").exists()
+    loop.train(halves, resume=True, progress=False)
+    expected, got = tensors(whole.run / "model"), tensors(halves.run / "model")
+    assert expected.keys() == got.keys()
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+    curve = [[(record["step"], record["loss"]) for record in logged(config)] for config in (whole, halves)]
+    assert curve[0] == curve[1]
+
+
+@needs_lpips
+def test_the_autoencoder_resumes_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"steps": 2, "save_every": 1, "batch_size": 2, "loss": {"crop": 32, "whole_from": 1.0}}
+    whole, halves = (config_of("autoencoder", tmp_path, run=tmp_path / name, **settings) for name in ("whole", "halves"))
+    torch.manual_seed(0)
+    loop.train(whole, progress=False)
+    real = stages.AutoencoderStage.batch
+
+    def batch(self: stages.AutoencoderStage, step: int, *arguments: Any) -> dict[str, Tensor]:
+        if step == 1:
+            raise Killed
+        return real(self, step, *arguments)
+
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(stages.AutoencoderStage, "batch", batch)
+        loop.train(halves, progress=False)
+    loop.train(halves, resume=True, progress=False)
+    expected, got = tensors(whole.run / "model"), tensors(halves.run / "model")
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+
+
+def test_accumulated_steps_are_one_large_one(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    results = []
+    for accumulate in (1, 2):
+        config = config_of("landmark", tmp_path, run=tmp_path / str(accumulate), accumulate=accumulate, steps=1, ema=0.0)
+        results.append((tensors(loop.train(config, progress=False)), logged(config)[0]["loss"]))
+    (whole, loss), (parts, loss_of_parts) = results
+    assert loss == pytest.approx(loss_of_parts, abs=2e-6)
+    # Adam's first step is the sign of the gradient, so a tiny gradient may fall on the other side: compare most.
+    for name in whole:
+        close = (whole[name] - parts[name]).abs() < 1e-4
+        assert close.float().mean() > 0.98, name
+
+
+def test_the_run_folder_tells_how_it_was_made(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    config = config_of("emotion", tmp_path, sample_every=1)
+    loop.train(config, progress=False)
+    assert TrainConfig(**yaml.safe_load((config.run / "config.yaml").read_text())) == config
+    assert {"commit", "torch", "device"} <= json.loads((config.run / "environment.json").read_text()).keys()
+    assert list((config.run / "tensorboard").iterdir())
+    with Image.open(config.run / "samples" / "0000001.png") as picture:
+        assert picture.mode == "RGB"
+    assert not list(config.run.rglob("*.partial"))
+
+
+def test_people_kept_out_are_never_seen(small: Scale, prepared: Prepared, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    seen = [
+        set(loop._stage(config_of("landmark", tmp_path, held_out=held_out), torch.device("cpu")).data.persons)  # type: ignore[attr-defined]
+        for held_out in (True, False)
+    ]
+    assert seen == [{"Ann", "Bob", "Cid"}, {"Ann", "Bob", "Cid", "Ida"}]
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_used_folder_is_refused_and_a_resume_must_be_of_the_same_run(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    config = config_of("landmark", tmp_path, steps=1)
+    with pytest.raises(ConfigError, match="no checkpoint to resume"):
+        loop.train(config, resume=True, progress=False)
+    loop.train(config, progress=False)
+    before = (config.run / loop.CHECKPOINT).read_bytes()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        loop.train(config, progress=False)
+    with pytest.raises(ConfigError, match="another config"):
+        loop.train(config.model_copy(update={"learning_rate": 1.0}), resume=True, progress=False)
+    assert (config.run / loop.CHECKPOINT).read_bytes() == before
+
+
+def test_a_start_that_does_not_fit_is_refused(small: Scale, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="start"):
+        loop.train(config_of("landmark", tmp_path), progress=False)
+    start_folder(tmp_path / "start", small, base=False)
+    with pytest.raises(CheckpointError, match=r"unet\.safetensors"):
+        loop.train(config_of("landmark", tmp_path, run=tmp_path / "other"), progress=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(
+    value: float, small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_folder(tmp_path / "start", small)
+    config = config_of("landmark", tmp_path, steps=3, save_every=1)
+    real = stages.DiffusionObjective.forward
+    calls = []
+
+    def forward(self: stages.DiffusionObjective, **batch: Tensor) -> Tensor:
+        calls.append(1)
+        return real(self, **batch) * (value if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(stages.DiffusionObjective, "forward", forward)
+    with pytest.raises(FaceCrafterError, match="at step 2 of .*checkpoint is kept"):
+        loop.train(config, progress=False)
+    state = torch.load(config.run / loop.CHECKPOINT, weights_only=True)
+    assert state["step"] == 2
+    assert all(parameter.isfinite().all() for parameter in state["parameters"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full to stand for a full disk")
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_folder(tmp_path / "start", small)
+    config = config_of("landmark", tmp_path, steps=2, save_every=1)
+    real = loop._save
+
+    def save(config: TrainConfig, step: int, *arguments: Any) -> None:
+        if step == 2:
+            (config.run / f"{loop.CHECKPOINT}.partial").symlink_to("/dev/full")
+        real(config, step, *arguments)
+
+    monkeypatch.setattr(loop, "_save", save)
+    with pytest.raises(CheckpointError, match="step 2 could not be written"):
+        loop.train(config, progress=False)
+    assert torch.load(config.run / loop.CHECKPOINT, weights_only=True)["step"] == 1
+    assert not list(config.run.glob("*.partial"))
+
+
+def test_a_damaged_checkpoint_is_named(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    config = config_of("landmark", tmp_path, steps=1)
+    loop.train(config, progress=False)
+    path = config.run / loop.CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read"):
+        loop.train(config, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("mixture", [{"landmark": 1.0}, {"emotion": 1.0}, {"both": 1.0}])
+def test_a_mixture_that_names_controls_needs_them(mixture: dict[str, float], small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small, controls=False)
+    with pytest.raises(ConfigError, match="controls"):
+        loop.train(config_of("base", tmp_path, mixture=mixture, scaffold=False), progress=False)
