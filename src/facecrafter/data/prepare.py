@@ -114,7 +114,7 @@ def prepare(
     *,
     size: int = 128,
     workers: int = 0,
-    recognisers: Sequence[str] = ("sface", "dlib"),
+    recognisers: Sequence[str] = ("sface",),
     arcface: Path | None = None,
     choose: Choice = "centre",
     shard_size: int = 512,

@@ -1,0 +1,244 @@
+"""How well a model does what it is asked, on people it was not trained on.
+
+The judge of identity is another network than the condition (dlib's, where SFace conditions), and every estimator is
+named in the result.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from facecrafter.data import shards
+from facecrafter.errors import DataError, NoFaceError
+from facecrafter.perception import landmarks
+from facecrafter.perception.emotion import EMOTIONS, default_estimator
+from facecrafter.perception.face import Face, FaceFinder
+from facecrafter.perception.identity import recogniser
+from facecrafter.sampling.guidance import Guidance
+from facecrafter.sampling.sampler import Sampler
+
+ALIGNED_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is generated.
+
+    Attributes:
+        identities: how many people, one photo each.
+        targets: photos of other people whose pose, expression and emotion each is asked to take.
+        steps, scheduler, guidance: how pictures are sampled.
+        seed: chooses people and targets, and starts the pictures' seeds.
+        batch: pictures made at once.
+    """
+
+    identities: int = 100
+    targets: int = 5
+    steps: int = 25
+    scheduler: str = "dpm"
+    guidance: Guidance = Guidance()
+    seed: int = 0
+    batch: int = 16
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows of a prepared folder: whose identity, and whose pose, for each of the P pictures."""
+
+    identity: NDArray[np.int64]
+    target: NDArray[np.int64]
+
+
+def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
+    """People kept out of training, each with targets spread over yaw.
+
+    Targets are photos of other people kept out, drawn evenly from the quantiles of yaw, so that turned heads are not
+    outnumbered by frontal ones.
+
+    Raises:
+        DataError: fewer people kept out than asked for.
+    """
+    random = np.random.default_rng(protocol.seed)
+    rows = np.flatnonzero(shards.held_out(prepared.persons))
+    people: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        people.setdefault(prepared.persons[row], []).append(row)
+    if len(people) < max(2, protocol.identities):
+        raise DataError(f"{protocol.identities} people kept out are asked for, and the folder has {len(people)}")
+    chosen = random.permutation(sorted(people))[: protocol.identities]
+    by_yaw = rows[np.argsort(prepared.angles[rows, 0], kind="stable")]
+    strata = np.array_split(by_yaw, protocol.targets)
+    identity, target = [], []
+    for person in chosen.tolist():
+        source = int(random.choice(people[person]))
+        for stratum in strata:
+            others = [row for row in stratum.tolist() if prepared.persons[row] != person]
+            identity.append(source)
+            target.append(int(random.choice(others)))
+    return Pairs(np.array(identity), np.array(target))
+
+
+def generate(
+    sampler: Sampler, prepared: shards.Prepared, pairs: Pairs, protocol: Protocol, conditions: Sequence[str], progress: bool = True
+) -> tuple[NDArray[np.uint8], float]:
+    """One picture a pair under some of the conditions ``landmark`` and ``emotion``; also the seconds a picture took."""
+    from tqdm import tqdm
+
+    size = prepared.images.shape[1]
+    controls = sampler.model.controls
+    made, start = [], time.monotonic()
+    count = len(pairs.identity)
+    for first in tqdm(range(0, count, protocol.batch), desc="+".join(["identity", *conditions]), disable=not progress):
+        part = slice(first, first + protocol.batch)
+        targets = pairs.target[part]
+        drawn = None
+        if "landmark" in conditions:
+            assert controls is not None
+            images = [landmarks.draw(points, size, controls.config.landmark_size) for points in prepared.points[targets]]
+            drawn = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+        pictures = sampler.generate(
+            torch.from_numpy(prepared.identity[pairs.identity[part]]),
+            drawn,
+            torch.from_numpy(prepared.emotion[targets]) if "emotion" in conditions else None,
+            protocol.guidance,
+            protocol.steps,
+            list(range(protocol.seed + first, protocol.seed + first + len(targets))),
+            protocol.scheduler,
+        )
+        made.append(((pictures + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    return np.concatenate(made), (time.monotonic() - start) / count
+
+
+def look(pictures: NDArray[np.uint8]) -> list[Face | None]:
+    """The face of each picture ``(P, S, S, 3)``, None where none is found."""
+    faces: list[Face | None] = []
+    with FaceFinder() as finder:
+        for picture in pictures:
+            try:
+                faces.append(finder.find(picture, ALIGNED_SIZE, "centre"))
+            except NoFaceError:
+                faces.append(None)
+    return faces
+
+
+def auc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
+    """The chance that a score of the first kind is above one of the second, ties counting half."""
+    order = np.sort(negative)
+    below = np.searchsorted(order, positive, "left")
+    upto = np.searchsorted(order, positive, "right")
+    return float(((below + upto) / 2).mean() / len(negative))
+
+
+def identity_scores(faces: list[Face | None], sources: list[Face | None], pairs: Pairs, judge: str) -> dict[str, float]:
+    """Cosine of outputs to their own person and to the other people, and the AUC between the two.
+
+    Args:
+        faces: of the outputs, one a pair.
+        sources: of the identity photos, one a pair.
+        pairs: the pairs.
+        judge: the recogniser's name.
+    """
+    network = recogniser(judge)
+    seen = [index for index, (face, source) in enumerate(zip(faces, sources, strict=True)) if face and source]
+    out = network.embed([face for index in seen if (face := faces[index])])
+    people, place = np.unique(pairs.identity[seen], return_inverse=True)
+    first = [int(np.flatnonzero(place == index)[0]) for index in range(len(people))]
+    own = network.embed([source for index in first if (source := sources[seen[index]])])
+    scores = out @ own.T
+    same = scores[np.arange(len(seen)), place]
+    other = scores[place[:, None] != np.arange(len(people))]
+    return {"same": float(same.mean()), "other": float(other.mean()), "auc": auc(same, other)}
+
+
+def control_scores(faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs) -> dict[str, float]:
+    """How far outputs are from their targets: yaw and pitch in degrees, blendshapes, and emotion."""
+    seen = [index for index, face in enumerate(faces) if face]
+    found = [face for face in faces if face]
+    targets = pairs.target[seen]
+    angles = np.array([face.angles for face in found])
+    wanted = prepared.angles[targets]
+    shapes = np.array([face.blendshapes for face in found])
+    perceived = default_estimator().estimate(found)
+    asked = prepared.emotion[targets]
+    scores = {}
+    for axis, name in enumerate(("yaw", "pitch")):
+        scores[f"{name}_error"] = float(np.abs(angles[:, axis] - wanted[:, axis]).mean())
+        scores[f"{name}_correlation"] = float(np.corrcoef(angles[:, axis], wanted[:, axis])[0, 1])
+    scores["blendshape_rmse"] = float(np.sqrt(((shapes - prepared.blendshapes[targets]) ** 2).mean()))
+    labels = [EMOTIONS[index] for index in asked[:, 2:].argmax(1)]
+    scores["emotion_agreement"] = float(np.mean([emotion.label == label for emotion, label in zip(perceived, labels, strict=True)]))
+    scores["valence_rmse"] = float(np.sqrt(np.mean([(e.valence - v) ** 2 for e, v in zip(perceived, asked[:, 0], strict=True)])))
+    scores["arousal_rmse"] = float(np.sqrt(np.mean([(e.arousal - a) ** 2 for e, a in zip(perceived, asked[:, 1], strict=True)])))
+    return scores
+
+
+def evaluate(model_folder: Path, data: Path, out: Path, protocol: Protocol = Protocol(), progress: bool = True) -> dict[str, Any]:
+    """Measure a model on the people kept out and write ``result.json`` and ``grid.png`` into ``out``.
+
+    Args:
+        model_folder: a model folder.
+        data: a prepared folder that holds people kept out of training.
+        out: where the result goes.
+        protocol: what to generate.
+        progress: show bars.
+
+    Raises:
+        DataError: too few people kept out.
+        CheckpointError: the model cannot be loaded.
+    """
+    from facecrafter.model.checkpoint import load_model
+    from facecrafter.training.loop import environment
+
+    model = load_model(model_folder)
+    prepared = shards.load(data, recogniser=model.scale.recogniser)
+    pairs = choose_pairs(prepared, protocol)
+    sampler = Sampler(model)
+    judge = "dlib" if model.scale.recogniser != "dlib" else "sface"
+    sources = look(prepared.images[pairs.identity])
+    result: dict[str, Any] = {
+        "environment": environment(),
+        "model": model_folder.name,
+        "protocol": {**vars(protocol), "guidance": vars(protocol.guidance)},
+        "estimators": {
+            "condition": model.scale.recogniser,
+            "judge": judge,
+            "pose and expression": "MediaPipe face landmarker",
+            "emotion": default_estimator().name,
+        },
+        "settings": {},
+    }
+    columns = [prepared.images[pairs.identity], prepared.images[pairs.target]]
+    for conditions in ((), ("landmark",), ("emotion",), ("landmark", "emotion")) if model.controls else ((),):
+        pictures, seconds = generate(sampler, prepared, pairs, protocol, conditions, progress)
+        faces = look(pictures)
+        result["settings"]["+".join(["identity", *conditions])] = {
+            "pictures": len(pictures),
+            "face_found": float(np.mean([face is not None for face in faces])),
+            "seconds_a_picture": seconds,
+            **identity_scores(faces, sources, pairs, judge),
+            **control_scores(faces, prepared, pairs),
+        }
+        columns.append(pictures)
+    out.mkdir(parents=True, exist_ok=True)
+    _grid(columns, out / "grid.png")
+    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _grid(columns: list[NDArray[np.uint8]], path: Path, rows: int = 64, across: int = 4) -> None:
+    """Evenly chosen pairs, ``across`` of them side by side: identity, target, then a picture a setting."""
+    chosen = np.linspace(0, len(columns[0]) - 1, min(rows, len(columns[0]))).astype(int)
+    strips = np.stack([np.concatenate([column[row] for column in columns], axis=1) for row in chosen])
+    strips = strips[: len(strips) // across * across]
+    lines = [np.concatenate(list(strips[first : first + across]), axis=1) for first in range(0, len(strips), across)]
+    Image.fromarray(np.concatenate(lines)).save(path)

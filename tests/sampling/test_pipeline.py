@@ -1,0 +1,267 @@
+"""A photo in, pictures out: every way to say a condition, and what is wrong with the ways that cannot be."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from facecrafter import FaceCrafter, __version__
+from facecrafter.errors import CheckpointError, ConfigError, NoFaceError, PhotoError, WeightsError
+from facecrafter.model.checkpoint import FaceModel
+from facecrafter.perception.emotion import Emotion
+from facecrafter.perception.landmarks import turn
+from facecrafter.sampling import watermark
+from facecrafter.sampling.pipeline import Conditions, Settings, describe, emotion_of
+
+
+@pytest.fixture(scope="module")
+def crafter(small_model: FaceModel) -> FaceCrafter:
+    return FaceCrafter(small_model)
+
+
+def pixels(pictures: list[Image.Image]) -> NDArray[np.int16]:
+    return np.stack([np.asarray(picture) for picture in pictures]).astype(np.int16)
+
+
+def test_pictures_are_of_the_models_size_marked_and_say_how_they_were_made(crafter: FaceCrafter, portrait: Path) -> None:
+    pictures = crafter.generate(portrait, portrait, emotion="happy:0.8,surprise:0.2", n=2, seed=7, steps=2)
+    assert [picture.size for picture in pictures] == [(128, 128)] * 2
+    assert all(watermark.is_marked(np.asarray(picture)) for picture in pictures)
+    info = pictures[1].info
+    assert info["Software"] == f"FaceCrafter {__version__}"
+    assert "artificial intelligence" in info["Description"]
+    assert info["facecrafter"] == {
+        "model": "mini",
+        "scale": "mini",
+        "identity": "astronaut.png",
+        "landmarks": "astronaut.png",
+        "emotion": "happy 0.80, surprise 0.20; valence +0.73, arousal +0.54",
+        "identity_scale": 2.5,
+        "landmark_scale": 2.0,
+        "emotion_scale": 2.0,
+        "steps": 2,
+        "scheduler": "dpm",
+        "seed": 8,
+    }
+    json.dumps(info["facecrafter"])
+
+
+def test_the_same_seed_gives_the_same_picture_alone_or_in_a_batch(crafter: FaceCrafter, portrait: Path) -> None:
+    four = pixels(crafter.generate(portrait, n=4, seed=3, steps=2))
+    alone = pixels(crafter.generate(portrait, n=1, seed=5, steps=2))
+    in_twos = pixels(crafter.generate(portrait, n=4, seed=3, steps=2, batch_size=2))
+    assert np.abs(four[2] - alone[0]).max() <= 1  # the last bit is the batched kernels'
+    assert np.abs(four - in_twos).max() <= 1
+    assert np.abs(four[0] - four[1]).max() > 5
+
+
+@pytest.mark.parametrize(
+    "kind", [str, Path, lambda path: np.asarray(Image.open(path)), Image.open, lambda path: [path], lambda path: (path, path)]
+)
+def test_a_photo_may_come_in_any_form(crafter: FaceCrafter, portrait: Path, kind: Callable[[Path], Any]) -> None:
+    expected = crafter.conditions(portrait)
+    np.testing.assert_allclose(crafter.conditions(kind(portrait)).identity, expected.identity, atol=1e-6)
+
+
+def test_an_embedding_is_an_identity_of_any_length(crafter: FaceCrafter, portrait: Path) -> None:
+    person = crafter.person(portrait)
+    assert person.shape == (128,) and person.dtype == np.float32
+    asked = crafter.conditions(person * 3)
+    np.testing.assert_allclose(asked.identity, person, atol=1e-6)
+    assert asked.asked == {"identity": "an embedding"}
+
+
+def test_several_photos_are_averaged_into_one_person(crafter: FaceCrafter, lfw: Path) -> None:
+    photos = sorted((lfw / "Adrien_Brody").glob("*.jpg"))
+    one_by_one = np.stack([crafter.person(photo) for photo in photos])
+    person = crafter.person(*photos)
+    np.testing.assert_allclose(person, one_by_one.mean(0) / np.linalg.norm(one_by_one.mean(0)), atol=1e-5)
+    assert np.linalg.norm(person) == pytest.approx(1, abs=1e-5)
+    stranger = crafter.person(lfw / "Al_Sharpton" / "Al_Sharpton_0001.jpg")
+    assert (one_by_one @ person).min() > 0.8 > stranger @ person
+
+
+def test_target_gives_landmarks_and_emotion_and_each_can_be_replaced(crafter: FaceCrafter, portrait: Path) -> None:
+    face = crafter.face(portrait)
+    from_target = crafter.conditions(portrait, portrait)
+    assert from_target.points is face.points
+    assert from_target.emotion is not None and from_target.emotion.label == "happy"
+    words = crafter.conditions(portrait, portrait, emotion={"sad": 1.0})
+    assert words.emotion == Emotion.from_words({"sad": 1.0}) and words.points is face.points
+    turned = turn(face.points, yaw=30)
+    points = crafter.conditions(portrait, portrait, landmarks_from=turned)
+    assert points.points is turned and points.emotion == from_target.emotion
+    assert points.asked["landmarks"] == "landmarks"
+    parts = crafter.conditions(portrait, landmarks_from=portrait, emotion_from=portrait)
+    assert parts.points is face.points and parts.emotion == from_target.emotion
+    nothing = crafter.conditions(portrait)
+    assert nothing.points is None and nothing.emotion is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"target": True}, {"landmarks_from": True}, {"emotion_from": True}, {"emotion": "sad"}, {"valence": -0.9, "arousal": 0.9}],
+)
+def test_every_condition_reaches_the_picture(crafter: FaceCrafter, portrait: Path, asked: dict[str, Any]) -> None:
+    asked = {name: portrait if value is True else value for name, value in asked.items()}
+    free = pixels(crafter.generate(portrait, n=1, steps=2))
+    conditioned = pixels(crafter.generate(portrait, n=1, steps=2, landmark_scale=20, emotion_scale=20, **asked))
+    off = pixels(crafter.generate(portrait, n=1, steps=2, landmark_scale=0, emotion_scale=0, **asked))
+    assert np.abs(conditioned - free).max() > 3
+    assert np.abs(off - free).max() <= 1
+
+
+def test_render_mixes_conditions_of_different_kinds(crafter: FaceCrafter, portrait: Path) -> None:
+    person, face = crafter.person(portrait), crafter.face(portrait)
+    happy = Emotion.from_words({"happy": 1.0})
+    asked = [Conditions(person), Conditions(person, face.points), Conditions(person), Conditions(person, face.points, happy)]
+    amounts: list[float] = []
+    made = dict(crafter.render(asked, [0, 1, 2, 3], Settings(steps=2), amounts.append))
+    assert sorted(made) == [0, 1, 2, 3]
+    assert sum(amounts) == pytest.approx(4)
+    assert made[2].info["facecrafter"]["seed"] == 2
+    alone = pixels(crafter.generate(person, n=1, seed=2, steps=2))[0]
+    assert np.abs(np.asarray(made[2]).astype(int) - alone).max() <= 1
+
+
+def test_a_photo_read_before_is_not_read_again_until_it_changes(
+    small_model: FaceModel, astronaut: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    crafter = FaceCrafter(small_model)
+    path = tmp_path / "a.png"
+    Image.fromarray(astronaut).save(path)
+    first = crafter.face(path)
+    assert crafter.face(str(path)) is first
+    Image.fromarray(np.ascontiguousarray(astronaut[:, ::-1])).save(path)
+    assert crafter.face(path) is not first
+
+
+@pytest.fixture(scope="module")
+def crowd(astronaut: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The astronaut twice: at full size on the left, at three quarters in the middle of the picture."""
+    small = np.asarray(Image.fromarray(astronaut[:256, 96:352]).resize((192, 192)))
+    picture = np.full((512, 1024, 3), 255, np.uint8)
+    picture[:, :400] = astronaut[:, 50:450]
+    picture[160:352, 416:608] = small
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("choose", "left", "words"), [("largest", 100, "the largest is used"), ("centre", 416, "nearest to the centre")]
+)
+def test_of_several_faces_the_chosen_one_is_used_and_that_is_said(
+    small_model: FaceModel,
+    crowd: NDArray[np.uint8],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    choose: Any,
+    left: int,
+    words: str,
+) -> None:
+    Image.fromarray(crowd).save(tmp_path / "crowd.png")
+    logger = logging.getLogger("facecrafter")
+    logger.propagate = True
+    with caplog.at_level(logging.WARNING, "facecrafter"):
+        face = FaceCrafter(small_model, choose=choose).face(tmp_path / "crowd.png")
+    assert face.others == 1
+    assert left <= face.box[0] < left + 200
+    assert "crowd.png shows 2 faces" in caplog.text and words in caplog.text
+
+
+WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "no photo": ({"identity": []}, ConfigError, "at least one photo"),
+    "no file": ({"identity": "nobody.jpg"}, PhotoError, "nobody.jpg"),
+    "no face": ({"identity": np.zeros((64, 64, 3), np.uint8)}, NoFaceError, "no face found in the picture"),
+    "grey array": ({"identity": np.zeros((64, 64), np.uint8)}, PhotoError, r"\(64, 64\)"),
+    "float array": ({"identity": np.zeros((64, 64, 3))}, PhotoError, "float64"),
+    "zero embedding": ({"identity": np.zeros(128, np.float32)}, ConfigError, "no direction"),
+    "endless embedding": ({"identity": np.full(128, np.inf, np.float32)}, ConfigError, "no direction"),
+    "short embedding": ({"identity": np.ones(64, np.float32)}, ConfigError, "64"),
+    "unknown emotion": ({"emotion": "jolly"}, ConfigError, "unknown emotion 'jolly'; there are neutral, happy"),
+    "share of no number": ({"emotion": "happy:much"}, ConfigError, "'much'"),
+    "share of nothing": ({"emotion": "happy:"}, ConfigError, "''"),
+    "share of nan": ({"emotion": "happy:nan"}, ConfigError, "nan"),
+    "too much": ({"emotion": "happy:0.8,sad:0.5"}, ConfigError, "1.3"),
+    "twice": ({"emotion": "happy:0.2,happy:0.3"}, ConfigError, "twice"),
+    "empty words": ({"emotion": ""}, ConfigError, "unknown emotion ''"),
+    "valence of 3": ({"valence": 3.0, "arousal": 0.0}, ConfigError, r"valence 3 is outside \[-1, 1\]"),
+    "arousal alone": ({"arousal": 0.5}, ConfigError, "valence is missing"),
+    "words and numbers": ({"emotion": "sad", "valence": 0.0, "arousal": 0.0}, ConfigError, "one way"),
+    "words and photo": ({"emotion": "sad", "emotion_from": "a.jpg"}, ConfigError, "one way"),
+    "scheduler": ({"scheduler": "magic"}, ConfigError, "magic"),
+    "no steps": ({"steps": 0}, ConfigError, "steps"),
+    "no batch": ({"batch_size": 0}, ConfigError, "batch size"),
+    "scale of nan": ({"identity_scale": float("nan")}, ConfigError, "identity scale"),
+    "negative seed": ({"seed": -1}, ConfigError, "-1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_is_refused_in_one_sentence(crafter: FaceCrafter, portrait: Path, case: str) -> None:
+    arguments, kind, words = WRONG[case]
+    with pytest.raises(kind, match=words) as caught:
+        crafter.generate(**{"identity": portrait, "steps": 2, "n": 1, **arguments})
+    assert "\n" not in str(caught.value)
+
+
+def test_controls_are_asked_for_only_of_a_model_that_has_them(small_model: FaceModel, portrait: Path) -> None:
+    base = FaceModel(small_model.scale, small_model.unet, small_model.encoder, small_model.autoencoder)
+    crafter = FaceCrafter(base)
+    assert len(crafter.generate(portrait, n=1, steps=1)) == 1
+    with pytest.raises(ConfigError, match="no controls"):
+        crafter.generate(portrait, portrait, n=1, steps=1)
+
+
+def test_from_pretrained_reads_a_folder(model_folder: Path, crafter: FaceCrafter, portrait: Path) -> None:
+    loaded = FaceCrafter.from_pretrained(model_folder, device="cpu")
+    assert loaded.name == "small"
+    same = pixels(loaded.generate(portrait, portrait, n=1, steps=2)) - pixels(crafter.generate(portrait, portrait, n=1, steps=2))
+    assert np.abs(same).max() <= 1
+
+
+def test_from_pretrained_refuses_what_is_not_there(tmp_path: Path, model_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="no model folder nowhere"):
+        FaceCrafter.from_pretrained("nowhere")
+    with pytest.raises(ConfigError, match="no device 'cuda:77'"):
+        FaceCrafter.from_pretrained(model_folder, device="cuda:77")
+    with pytest.raises(ConfigError, match="no device 'toaster'"):
+        FaceCrafter.from_pretrained(model_folder, device="toaster")
+    with pytest.raises(CheckpointError, match="none.safetensors"):
+        FaceCrafter.from_pretrained(model_folder, controls=tmp_path / "none.safetensors")
+
+
+def test_the_large_scale_needs_the_recognisers_file(small_model: FaceModel, portrait: Path, tmp_path: Path) -> None:
+    import dataclasses
+
+    scale = dataclasses.replace(small_model.scale, recogniser="arcface")
+    crafter = FaceCrafter(dataclasses.replace(small_model, scale=scale), arcface=tmp_path / "arcface.onnx")
+    with pytest.raises(WeightsError, match=r"arcface\.onnx"):
+        crafter.person(portrait)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, None),
+        ({"emotion": "happy"}, Emotion.from_words({"happy": 1.0})),
+        ({"emotion": " happy : 0.8 , surprise:.2"}, Emotion.from_words({"happy": 0.8, "surprise": 0.2})),
+        ({"emotion": {"fear": 0.5}}, Emotion.from_words({"fear": 0.5, "neutral": 0.5})),
+        ({"emotion": Emotion.from_words({"sad": 1})}, Emotion.from_words({"sad": 1.0})),
+        ({"valence": 0.6, "arousal": 0.4}, Emotion.from_valence_arousal(0.6, 0.4)),
+        ({"valence": 0.0, "arousal": 0.0}, Emotion.from_valence_arousal(0, 0)),
+    ],
+)
+def test_emotion_of(given: dict[str, Any], expected: Emotion | None) -> None:
+    assert emotion_of(**given) == expected
+
+
+def test_describe_names_what_matters() -> None:
+    assert describe(Emotion.from_words({"happy": 0.97, "sad": 0.03})).startswith("happy 0.97; valence +0.7")
