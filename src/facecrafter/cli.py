@@ -60,7 +60,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and stop.")
+    ] = False,
 ) -> None:
     """Faces of a person from a photo, with control of pose, expression and emotion."""
     handler = logging.StreamHandler(sys.stderr)
@@ -75,7 +77,9 @@ def _root(
 @app.command()
 def generate(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.", file_okay=False)],
-    identity: Annotated[list[Path] | None, typer.Option(metavar="PHOTO", help="Photo of the person; give several to average.")] = None,
+    identity: Annotated[
+        list[Path] | None, typer.Option(metavar="PHOTO", help="Photo of the person; several are averaged.")
+    ] = None,
     target: Annotated[Path | None, typer.Option(help="Photo whose pose, expression and emotion to take.")] = None,
     landmarks_from: Annotated[Path | None, typer.Option(help="Photo whose pose and expression to take.")] = None,
     emotion_from: Annotated[Path | None, typer.Option(help="Photo whose emotion to take.")] = None,
@@ -116,7 +120,7 @@ def generate(
             done = generate_pairs(crafter, pairs, out, seed, settings, overwrite, progress)
         typer.echo(f"{done.made} made, {done.there} already there, {done.failed} failed: {out / 'results.csv'}")
         if done.failed:
-            raise FaceCrafterError(f"{done.failed} of {rows} rows failed; see the column 'error' of {out / 'results.csv'}")
+            raise FaceCrafterError(f"{done.failed} of {rows} rows failed; {out / 'results.csv'} says why")
         return
     places = [out / f"{number:05d}.png" for number in range(seed, seed + count)]
     # What needs no model is checked before one is loaded.
@@ -172,7 +176,7 @@ def demo(
 
 @data_app.command("prepare")
 def data_prepare(
-    source: Annotated[Path, typer.Argument(help="Folder of people (Name/photo.jpg) or of photos, or a tar or zip of one.")],
+    source: Annotated[Path, typer.Argument(help="Folder of people (Name/photo.jpg) or of photos, or its tar.")],
     out: Annotated[Path, typer.Argument(help="Folder for the shards.")],
     size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.")] = 128,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
@@ -230,7 +234,8 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Chooses people and targets.")] = 0,
 ) -> None:
     """Measure a model on the people kept out of training: identity, pose, expression, emotion, speed."""
-    from facecrafter.evaluation.heldout import Protocol, evaluate as measure
+    from facecrafter.evaluation.heldout import Protocol
+    from facecrafter.evaluation.heldout import evaluate as measure
     from facecrafter.weights import ASSETS
 
     folder = ASSETS / "mini" if model == "mini" else Path(model)

@@ -83,7 +83,7 @@ def tiles(crafter: FaceCrafter, photo: NDArray[np.uint8]) -> dict[str, list[Tile
 
 
 def compose(photo: NDArray[np.uint8], rows: dict[str, list[Tile]], pictures: list[Image.Image]) -> Image.Image:
-    """The photo on the left, the generated faces in rows on the right, landmarks asked for in a corner of their face."""
+    """The photo on the left, the generated faces in rows on the right, landmarks asked for in their corner."""
     heading, label = ImageFont.load_default(20), ImageFont.load_default(14)
     row_height = 2 * LABEL + TILE + GAP
     left = MARGIN + 2 * TILE + MARGIN
@@ -91,7 +91,8 @@ def compose(photo: NDArray[np.uint8], rows: dict[str, list[Tile]], pictures: lis
     poster = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(poster)
     pen.text((MARGIN, MARGIN), "the photo", "black", heading)
-    poster.paste(Image.fromarray(photo).resize((2 * TILE, 2 * TILE), Image.Resampling.LANCZOS), (MARGIN, MARGIN + 2 * LABEL))
+    shown = Image.fromarray(photo).resize((2 * TILE, 2 * TILE), Image.Resampling.LANCZOS)
+    poster.paste(shown, (MARGIN, MARGIN + 2 * LABEL))
     note = "All other faces are generated.\nNone of them is a photo."
     pen.text((MARGIN, MARGIN + 3 * LABEL + 2 * TILE), note, "black", label)
     remaining = iter(pictures)

@@ -98,7 +98,7 @@ def test_wider_lines_cover_more(face: Face) -> None:
 
 def test_points_beyond_the_picture_are_cut_off(face: Face) -> None:
     assert not draw(face.points + 1000, 256, 64).any()
-    assert draw(face.points + (100, 0, 0), 256, 64)[:, -1].any()
+    assert draw(face.points + np.array([100, 0, 0]), 256, 64)[:, -1].any()
 
 
 def test_connections_are_mediapipes() -> None:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from facecrafter.perception.expressions import EXPRESSIONS, open_mouth, raise_brows, smile
-from facecrafter.perception.face import LEFT_EYE, MOUTH_CORNERS, NOSE_TIP, RIGHT_EYE, Face, FaceFinder, ffhq_frame
+from facecrafter.perception.face import (
+    LEFT_EYE,
+    MOUTH_CORNERS,
+    NOSE_TIP,
+    RIGHT_EYE,
+    Face,
+    FaceFinder,
+    ffhq_frame,
+    load_photo,
+)
 from facecrafter.perception.landmarks import draw, turn
 
 Points = NDArray[np.float32]
@@ -58,16 +69,12 @@ def test_turn_takes_any_scale_and_size(face: Face) -> None:
     np.testing.assert_allclose(turn(face.points, 20, 5, size=512), turn(face.points, 20, 5) * 2, atol=0.05)
 
 
-def test_a_real_face_seen_from_the_side_has_the_turned_landmarks(finder: FaceFinder, lfw: object) -> None:
-    """Photos of one man at two yaws: turning one onto the other explains most of the difference of their landmarks."""
-    from pathlib import Path
-
-    from facecrafter.perception.face import load_photo
-
-    photos = sorted(Path(str(lfw)).glob("*/*.jpg"))
+def test_a_real_face_seen_from_the_side_has_the_turned_landmarks(finder: FaceFinder, lfw: Path) -> None:
+    """Faces at two angles: turning one to the other's explains most of the difference between their landmarks."""
+    photos = sorted(lfw.glob("*/*.jpg"))
     faces = [finder.find(load_photo(path), 256) for path in photos]
     gains = []
-    for first, second in zip(faces, faces[1:], strict=False):
+    for first, second in pairwise(faces):
         yaw, pitch = (b - a for a, b in zip(first.angles[:2], second.angles[:2], strict=True))
         if abs(yaw) < 15:
             continue

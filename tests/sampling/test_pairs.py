@@ -180,7 +180,7 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, content: bytes, 
 
 
 def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none.csv cannot be read"):
+    with pytest.raises(ConfigError, match=r"none\.csv cannot be read"):
         read_pairs(tmp_path / "none.csv")
 
 

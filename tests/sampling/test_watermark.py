@@ -29,7 +29,8 @@ def jpeg(picture: Picture, quality: int = 85) -> Picture:
 
 
 def real_pictures(face: Face) -> dict[str, Picture]:
-    photos = {name: getattr(skimage.data, name)() for name in ("astronaut", "camera", "coffee", "page", "brick", "text")}
+    names = ("astronaut", "camera", "coffee", "page", "brick", "text")
+    photos = {name: getattr(skimage.data, name)() for name in names}
     rgb = {name: np.stack([photo] * 3, -1) if photo.ndim == 2 else photo for name, photo in photos.items()}
     return {"face": face.image, **rgb}
 

@@ -60,8 +60,15 @@ class FaceModel:
 
 
 def save_model(model: FaceModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write every part of a model into a folder, each file whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write every part of a model into a folder, each file whole or not at all.
+
+    Raises:
+        CheckpointError: the folder cannot be made, or a file not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"the folder {folder} could not be made: {error.strerror}") from None
     for name, module in model.modules.items():
         save_part(module, folder / f"{name}.safetensors", name, model.scale.name, dtype)
 
@@ -149,17 +156,23 @@ def load_part(path: Path, kind: str, scale: str) -> Any:
         if metadata.get(name) != wanted:
             found = metadata.get(name, "nothing")
             raise CheckpointError(f"{path} is not a {scale} {kind} of {FORMAT}: its {name} says {found}")
-    config = json.loads(metadata["config"])
-    if kind == "encoder":
-        module = CLIPTextModel(CLIPTextConfig(**config))
-    else:
-        builders = {"unet": UNet2DConditionModel, "autoencoder": _autoencoder_class(scale), "controls": FaceControls}
-        module = builders[kind].from_config(config)
-    problems = module.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
-    if problems.missing_keys or problems.unexpected_keys:
-        name = (problems.missing_keys + problems.unexpected_keys)[0]
-        raise CheckpointError(f"{path} does not hold the tensors its config asks for (first: {name})")
+    try:
+        module = _build(kind, scale, json.loads(metadata["config"]))
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{path} carries no config that a {kind} can be built from") from None
+    own = module.state_dict()
+    wrong = own.keys() ^ tensors.keys() or {name for name in own if own[name].shape != tensors[name].shape}
+    if wrong:
+        raise CheckpointError(f"{path} does not hold the tensors its config asks for (first: {min(wrong)})")
+    module.load_state_dict({name: value.float() for name, value in tensors.items()})
     return module.eval()
+
+
+def _build(kind: str, scale: str, config: dict[str, Any]) -> Any:
+    if kind == "encoder":
+        return CLIPTextModel(CLIPTextConfig(**config))
+    builders = {"unet": UNet2DConditionModel, "autoencoder": _autoencoder_class(scale), "controls": FaceControls}
+    return builders[kind].from_config(config)
 
 
 def _autoencoder_class(scale: str) -> type[FaceAutoencoder] | type[AutoencoderKL]:

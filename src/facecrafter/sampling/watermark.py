@@ -1,7 +1,7 @@
 """An invisible mark in generated pictures: spread-spectrum in the cosine coefficients of luminance (Cox et al., 1997).
 
-The mark lives on a grid of 128 x 128 whatever the picture's size, so that it stays through resizing. It is blind: reading
-it needs no original. It says only that this software made the picture; it carries nothing about whom it shows.
+The mark lives on a grid of 128 x 128 whatever the picture's size, so that it stays through resizing. It is blind:
+reading it needs no original. It says only that this software made the picture; it carries nothing about whom it shows.
 """
 
 from __future__ import annotations

@@ -1,0 +1,336 @@
+"""The command line: bad input is one sentence and an exit code, good input goes all the way to files."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import CliRunner
+
+from facecrafter import __version__
+from facecrafter.cli import app
+
+if TYPE_CHECKING:
+    from facecrafter.model.checkpoint import FaceModel
+
+HEAVY = ("torch", "diffusers", "transformers", "mediapipe", "cv2", "onnxruntime", "pyarrow", "rich")
+CONFIG = "stage: autoencoder\ndata: prepared\nrun: run\nsteps: 2\n"
+
+
+def facecrafter(*arguments: object) -> Any:
+    """Run a command in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+# --- through the real entry point -------------------------------------------------------------------------------------
+
+
+def entry_point(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "facecrafter", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_version_is_the_packages() -> None:
+    done = entry_point("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"facecrafter {__version__}\n", "")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project.get("version", __version__) == __version__
+    assert project["scripts"] == {"facecrafter": "facecrafter.cli:main"}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom facecrafter.cli import main\n"
+        "try:\n    sys.argv[1:] = ['--help']\n    main()\n"
+        f"finally:\n    print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.strip() == "[]"
+    for command in ("generate", "inspect", "demo", "train", "data", "weights"):
+        assert command in done.stdout
+
+
+def test_an_error_has_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("hello")
+    done = entry_point("inspect", tmp_path / "a.png")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "a.png" in done.stderr
+
+
+def test_ctrl_c_while_sampling(portrait: Path, model_folder: Path, tmp_path: Path) -> None:
+    arguments = ("generate", "--identity", portrait, "--model", model_folder, "--out", tmp_path / "out")
+    many = ("-n", "1", "--steps", "900", "--scheduler", "ddim")
+    command = [sys.executable, "-m", "facecrafter", *map(str, arguments), *many]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        seen = b""
+        # The bar moves once sampling has begun.
+        while b"  1%" not in seen:
+            seen += process.stderr.read1(1000)
+            assert process.poll() is None, seen.decode()
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=120)
+    told = (seen + rest).decode()
+    assert process.returncode == 130
+    assert told.strip().splitlines()[-1] == "stopped; what was finished is kept"
+    assert "Traceback" not in told
+    assert not (tmp_path / "out").exists() or files(tmp_path / "out") == []
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, portrait: Path, model_folder: Path, small_model: FaceModel) -> Path:
+    """Inputs, most of them bad."""
+    from facecrafter.model.checkpoint import save_part
+
+    face = Image.open(portrait)
+    face.save(tmp_path / "face.jpg", quality=90)
+    whole = (tmp_path / "face.jpg").read_bytes()
+    (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "words.jpg").write_text("hello")
+    Image.new("RGB", (320, 240), "grey").save(tmp_path / "blank.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "typo.yaml").write_text(CONFIG + "lerning_rate: 0.1\n")
+    (tmp_path / "value.yaml").write_text(CONFIG.replace("2", "-2"))
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    (tmp_path / "pairs.csv").write_text("identity\nface.jpg\n")
+    (tmp_path / "model").symlink_to(model_folder)
+    assert small_model.controls is not None
+    save_part(small_model.controls, tmp_path / "large.safetensors", "controls", "arc2face")
+    (tmp_path / "damaged.safetensors").write_bytes(b"12345678")
+    return tmp_path
+
+
+# What is asked (files in the folder by their names), the exit code, and words of the sentence.
+BAD = {
+    "no face": ("generate --identity blank.png", 1, "no face found in blank.png (320x240)"),
+    "no face in one of several": ("generate --identity face.jpg --identity blank.png", 1, "blank.png"),
+    "no face in the target": ("generate --identity face.jpg --target blank.png", 1, "blank.png"),
+    "no face for landmarks": ("generate --identity face.jpg --landmarks-from blank.png", 1, "blank.png"),
+    "no face for emotion": ("generate --identity face.jpg --emotion-from blank.png", 1, "blank.png"),
+    "not an image": ("generate --identity words.jpg", 1, "words.jpg is not a picture"),
+    "truncated JPEG": ("generate --identity truncated.jpg", 1, "truncated.jpg is damaged"),
+    "a folder for a photo": ("generate --identity empty", 1, "empty is a folder"),
+    "no such photo": ("generate --identity none.jpg", 1, "there is no file"),
+    "unknown emotion": ("generate --identity face.jpg --emotion jolly", 1, "unknown emotion 'jolly'"),
+    "valence of 3": ("generate --identity face.jpg --valence 3 --arousal 0", 1, "valence 3 is outside [-1, 1]"),
+    "arousal alone": ("generate --identity face.jpg --arousal 0", 1, "valence is missing"),
+    "emotion twice": ("generate --identity face.jpg --emotion sad --emotion-from face.jpg", 1, "give it one way"),
+    "unknown scheduler": ("generate --identity face.jpg --scheduler magic", 1, "unknown scheduler 'magic'"),
+    "scale of nan": ("generate --identity face.jpg --identity-scale nan", 1, "identity scale"),
+    "no such model": ("generate --identity face.jpg --model none", 1, "there is no model folder"),
+    "controls of the other scale": ("generate --identity face.jpg --controls large.safetensors", 1, "says arc2face"),
+    "damaged controls": ("generate --identity face.jpg --controls damaged.safetensors", 1, "damaged.safetensors"),
+    "a table without a column": ("generate --pairs pairs.csv", 1, "no column 'target'"),
+    "no such table": ("generate --pairs none.csv", 1, "none.csv"),
+    "neither photo nor table": ("generate", 2, "either --identity or --pairs"),
+    "photo and table": ("generate --identity face.jpg --pairs pairs.csv", 2, "either --identity or --pairs"),
+    "conditions beside a table": ("generate --pairs pairs.csv --emotion sad", 2, "come from the table"),
+    "valence of a word": ("generate --identity face.jpg --valence high", 2, "high"),
+    "no pictures": ("generate --identity face.jpg -n 0", 2, "-n"),
+    "unknown choice": ("generate --identity face.jpg --choose smallest", 2, "smallest"),
+    "unknown option": ("generate --identity face.jpg --emotoin sad", 2, "--emotoin"),
+    "inspecting words": ("inspect words.jpg", 1, "words.jpg is not a picture"),
+    "inspecting nothing": ("inspect none.png", 1, "there is no file"),
+    "preparing an empty folder": ("data prepare empty prepared", 1, "empty"),
+    "preparing no folder": ("data prepare none prepared", 1, "none"),
+    "config with a typo": ("train typo.yaml", 1, "no setting 'lerning_rate'; did you mean 'learning_rate'?"),
+    "config with a bad value": ("train value.yaml", 1, "steps"),
+    "config of another kind": ("train list.yaml", 1, "holds no settings"),
+    "no such config": ("train none.yaml", 1, "there is no config"),
+    "nothing to resume": ("train config.yaml --resume", 1, "no checkpoint to resume"),
+    "steps of 0": ("train config.yaml --steps 0", 2, "--steps"),
+    "unknown weights": ("weights fetch magic", 1, "no weights called 'magic'"),
+    "unknown command": ("conjure", 2, "conjure"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_an_exit_code(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line, code, words = BAD[case]
+    arguments = line.split()
+    if arguments[0] == "generate":
+        arguments += ["--out", "out", *(() if "--model" in arguments else ("--model", "model")), "--steps", "1"]
+    monkeypatch.chdir(folder)
+    before = files(folder)
+    done = facecrafter(*arguments)
+    assert done.exit_code == code, done.output
+    assert words in done.stderr
+    if code == 1:
+        complaints = [told for told in done.stderr.splitlines() if told.startswith("error: ")]
+        assert len(complaints) == 1
+        assert done.stderr.strip().splitlines()[-1] == complaints[0]
+    assert "Traceback" not in done.output
+    assert files(folder) == before
+
+
+def test_a_full_disk_is_one_sentence_and_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    def full(path: Path, content: bytes) -> int:
+        with open(path, "wb") as file:
+            file.write(content[:100])
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    out = folder / "out"
+    asked = ("--identity", folder / "face.jpg", "--model", folder / "model", "--steps", 1, "-n", 1)
+    done = facecrafter("generate", *asked, "--out", out)
+    assert done.exit_code == 1
+    assert "00000.png could not be written (no space left on device)" in done.stderr.splitlines()[-1]
+    assert files(out) == []
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, portrait: Path, tmp_path: Path) -> None:
+    from facecrafter.sampling.pipeline import FaceCrafter
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FaceCrafter, "from_pretrained", stop)
+    done = facecrafter("generate", "--identity", portrait, "--out", tmp_path / "out")
+    assert done.exit_code == 130
+    assert done.stderr == "stopped; what was finished is kept\n"
+
+
+# --- good input -------------------------------------------------------------------------------------------------------
+
+
+def test_generate_writes_pictures_and_a_sheet_and_inspect_reads_them(folder: Path) -> None:
+    out = folder / "out"
+    face = folder / "face.jpg"
+    asked = [
+        "generate",
+        "--identity",
+        face,
+        "--identity",
+        face,
+        "--target",
+        face,
+        "--emotion",
+        "happy:0.8,surprise:0.2",
+    ]
+    asked += ["--model", folder / "model", "--steps", 1, "-n", 3, "--seed", 5]
+    done = facecrafter(*asked, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert files(out) == ["00005.png", "00006.png", "00007.png", "sheet.png"]
+    assert done.stdout == f"3 pictures and sheet.png are in {out}\n"
+    seen = facecrafter("inspect", out / "00006.png", folder / "words.jpg", face)
+    assert seen.exit_code == 1 and seen.stderr.startswith("error: ")
+    ours, others = seen.stdout.split(str(face))
+    assert "watermark: yes" in ours and "watermark: no" in others
+    for words in ("seed: 6", "identity: face.jpg, face.jpg", "emotion: happy 0.80", "artificial", "scale: mini"):
+        assert words in ours
+
+    first = (out / "00005.png").read_bytes()
+    again = facecrafter(*asked, "--out", out)
+    assert again.exit_code == 1 and "00005.png exists already" in again.stderr
+    anew = facecrafter(*asked, "--out", out, "--overwrite")
+    assert anew.exit_code == 0
+    assert (out / "00005.png").read_bytes() == first
+
+
+def test_generate_says_which_of_several_faces_it_took(folder: Path, astronaut: NDArray[np.uint8]) -> None:
+    pair = np.concatenate([astronaut, np.ascontiguousarray(astronaut[:, ::-1])], 1)
+    Image.fromarray(pair).save(folder / "pair.png")
+    asked = ("--identity", folder / "pair.png", "--choose", "centre", "--steps", 1, "-n", 1)
+    done = facecrafter("generate", *asked, "--model", folder / "model", "--out", folder / "out")
+    assert done.exit_code == 0
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {folder / 'pair.png'} shows 2 faces; the one nearest to the centre is used"]
+
+
+def test_generate_pairs(folder: Path) -> None:
+    (folder / "pairs.csv").write_text("identity,target\nface.jpg,face.jpg\nblank.png,face.jpg\nface.jpg,\n")
+    asked = (
+        "generate",
+        "--pairs",
+        folder / "pairs.csv",
+        "--steps",
+        1,
+        "--model",
+        folder / "model",
+        "--out",
+        folder / "out",
+    )
+    done = facecrafter(*asked)
+    assert done.exit_code == 1
+    assert done.stdout.startswith("2 made, 0 already there, 1 failed")
+    assert "error: 1 of 3 rows failed" in done.stderr
+    Image.open(folder / "face.jpg").save(folder / "blank.png")
+    done = facecrafter(*asked)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("1 made, 2 already there, 0 failed")
+
+
+def test_data_prepare_then_train(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the wiring: what preparing and training do is tested beside them."""
+    from facecrafter.data import prepare as preparing
+    from facecrafter.training import loop
+
+    calls: list[tuple[Any, ...]] = []
+
+    def prepare(*places: Path, **options: Any) -> preparing.Report:
+        calls.append((*places, options))
+        return preparing.Report(places[1], 10, 8, 2, 0, 1.0)
+
+    monkeypatch.setattr(preparing, "prepare", prepare)
+    done = facecrafter("data", "prepare", folder, folder / "out", "--size", 64, "--choose", "largest", "--workers", 1)
+    assert done.exit_code == 0
+    assert "8 of 10 photos" in done.stdout and "rejected.csv" in done.stdout
+    source, out, options = calls.pop()
+    assert (source, out) == (folder, folder / "out")
+    assert options["size"] == 64 and options["choose"] == "largest" and options["recognisers"] == ["sface", "dlib"]
+
+    def train(config: Any, resume: bool) -> Path:
+        calls.append((config.run, config.steps, resume))
+        return Path("run/model")
+
+    monkeypatch.setattr(loop, "train", train)
+    done = facecrafter("train", folder / "config.yaml", "--run", folder / "elsewhere", "--steps", 7, "--resume")
+    assert done.exit_code == 0 and done.stdout == "the model is in run/model\n"
+    assert calls == [(folder / "elsewhere", 7, True)]
+
+
+def test_weights_list_and_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from facecrafter import weights
+
+    done = facecrafter("weights", "list")
+    assert done.exit_code == 0
+    for words in ("face_landmarker", "sface", "CC0-1.0", weights.WEIGHTS["dlib"].sha256, "emotion/blendshapes"):
+        assert words in done.stdout
+    monkeypatch.setattr(weights, "fetch", lambda name: Path("cache") / name)
+    done = facecrafter("weights", "fetch", "sface", "dlib")
+    assert done.stdout == "sface is in cache/sface\ndlib is in cache/dlib\n"
+
+
+def test_demo_shows_the_photo_and_every_row(model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "demo.png"
+    asked = ("demo", "--model", model_folder, "--steps", 1, "--out", out)
+    done = facecrafter(*asked)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"see {out}\n"
+    with Image.open(out) as poster:
+        width, height = poster.size
+        assert width > 1300 and height > 800
+        assert np.asarray(poster.convert("L")).std() > 20
+    seen = facecrafter("inspect", out)
+    assert "watermark: yes" in seen.stdout and "steps: 1" in seen.stdout
+    again = facecrafter(*asked)
+    assert again.exit_code == 1 and "demo.png exists already" in again.stderr
