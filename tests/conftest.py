@@ -80,7 +80,7 @@ def face(finder: FaceFinder, astronaut: NDArray[np.uint8]) -> Face:
 
 @pytest.fixture(scope="session")
 def small_scale() -> Scale:
-    """The mini scale with narrow networks: the same classes, blocks and shapes of conditions, at a twentieth of the cost."""
+    """The mini scale with narrow networks: the same classes, blocks and conditions at a twentieth of the cost."""
     from facecrafter.model import zoo
 
     return dataclasses.replace(

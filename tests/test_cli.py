@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,10 @@ def test_ctrl_c_while_sampling(portrait: Path, model_folder: Path, tmp_path: Pat
     arguments = ("generate", "--identity", portrait, "--model", model_folder, "--out", tmp_path / "out")
     many = ("-n", "1", "--steps", "900", "--scheduler", "ddim")
     command = [sys.executable, "-m", "facecrafter", *map(str, arguments), *many]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # A test run in the background has Ctrl-C switched off, and its children would inherit that.
+    listen = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, preexec_fn=listen) as process:
         assert process.stderr is not None
         seen = b""
         # The bar moves once sampling has begun.

@@ -98,7 +98,8 @@ def test_equation_1_with_a_weight_per_condition_and_sample(weights: list[list[fl
     """Attn_final = Attn_ID + a_LMK Attn_LMK + a_EMO Attn_EMO, then the output projection."""
     attn = block()
     hidden, identity = random(3, 4, 8, seed=1), random(3, 6, 5, seed=2)
-    landmark, emotion = ((random(3, tokens, 8, seed=seed), random(3, tokens, 8, seed=seed + 1)) for tokens, seed in ((9, 3), (2, 5)))
+    landmark = random(3, 9, 8, seed=3), random(3, 9, 8, seed=4)
+    emotion = random(3, 2, 8, seed=5), random(3, 2, 8, seed=6)
     made = []
     for (key, value), weight, sigma in ((landmark, weights[0], 0.4), (emotion, weights[1], None)):
         rows = torch.tensor([row for row, a in enumerate(weight) if a != 0], dtype=torch.int64)
@@ -208,11 +209,14 @@ def test_identity_keys_computed_beforehand_equal_those_computed_inside(small_mod
 def test_a_sample_alone_is_the_sample_in_a_batch(small_model: FaceModel) -> None:
     unet, controls, inputs = small_model.unet, small_model.controls, unet_inputs(small_model.scale)
     assert controls is not None
-    values, weights = condition_values(), {"landmark": torch.tensor([1.0, 0.0, 2.0, -1.0]), "emotion": torch.tensor([0.5, 0.0, 0.0, 1.0])}
+    values = condition_values()
+    weights = {"landmark": torch.tensor([1.0, 0.0, 2.0, -1.0]), "emotion": torch.tensor([0.5, 0.0, 0.0, 1.0])}
     together = call(unet, inputs, AttentionInputs(branches(controls, values, weights)))
     for row in range(4):
         one = slice(row, row + 1)
-        made = branches(controls, {name: value[one] for name, value in values.items()}, {n: w[one] for n, w in weights.items()})
+        made = branches(
+            controls, {name: value[one] for name, value in values.items()}, {n: w[one] for n, w in weights.items()}
+        )
         alone = call(unet, tuple(x[one] for x in inputs), AttentionInputs(made))
         # Matrix products of another height add up in another order, so the last bits may differ.
         torch.testing.assert_close(alone[0], together[row], rtol=0, atol=2e-5)
@@ -222,7 +226,9 @@ def test_plain_attention_in_every_block_is_the_fused_one(small_model: FaceModel)
     controls, inputs = small_model.controls, unet_inputs(small_model.scale)
     assert controls is not None
     unet = copy.deepcopy(small_model.unet)
-    inputs_of = AttentionInputs(branches(controls, condition_values(), {name: torch.ones(4) for name in ("landmark", "emotion")}))
+    inputs_of = AttentionInputs(
+        branches(controls, condition_values(), {name: torch.ones(4) for name in ("landmark", "emotion")})
+    )
     fused = call(unet, inputs, inputs_of)
     attention.install(unet, plain=True)
     torch.testing.assert_close(call(unet, inputs, inputs_of), fused, rtol=0, atol=2e-5)

@@ -55,7 +55,10 @@ def test_a_fresh_residual_block_changes_nothing() -> None:
 
 def test_standardise_gives_unit_latents_and_the_same_reconstructions(autoencoder: FaceAutoencoder) -> None:
     pictures = torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    before, raw = autoencoder.decode(autoencoder.encode(pictures).latent_dist.mode()).sample, autoencoder.encoder(pictures)
+    before, raw = (
+        autoencoder.decode(autoencoder.encode(pictures).latent_dist.mode()).sample,
+        autoencoder.encoder(pictures),
+    )
     autoencoder.standardise(raw.mean((0, 2, 3)), raw.std((0, 2, 3)))
     latents = autoencoder.encoder(pictures)
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-4)

@@ -82,7 +82,9 @@ def test_a_second_round_trip_writes_the_same_bytes(saved: Path, tmp_path: Path) 
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_half_precision_halves_the_file_and_is_read_back_in_single(saved: Path, small_model: FaceModel, tmp_path: Path) -> None:
+def test_half_precision_halves_the_file_and_is_read_back_in_single(
+    saved: Path, small_model: FaceModel, tmp_path: Path
+) -> None:
     save_model(small_model, tmp_path, torch.float16)
     again = load_model(tmp_path)
     for name, module in small_model.modules.items():
@@ -184,7 +186,7 @@ def test_a_folder_with_a_spoiled_unet_is_refused(spoil: Callable[[Path], None], 
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no model folder .*nowhere"):
+    with pytest.raises(CheckpointError, match=r"there is no model folder .*nowhere"):
         load_model(tmp_path / "nowhere")
 
 
@@ -199,7 +201,9 @@ def test_controls_of_another_base_or_scale_are_refused(small_model: FaceModel, t
         load_controls(path, small_model)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_partial(folder: Path, small_model: FaceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_partial(
+    folder: Path, small_model: FaceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = folder / "unet.safetensors"
     before = path.read_bytes()
 

@@ -49,7 +49,9 @@ def test_projections_have_no_bias_and_fresh_values_are_zero(small_model: FaceMod
     ("weights", "rows"),
     [([0.0, 0.0, 0.0], []), ([1.0, 0.0, -2.0], [0, 2]), ([0.0, 1e-6, 0.0], [1]), ([1.0, 2.0, 3.0], [0, 1, 2])],
 )
-def test_a_branch_reads_only_the_samples_it_is_on_for(weights: list[float], rows: list[int], controls: FaceControls) -> None:
+def test_a_branch_reads_only_the_samples_it_is_on_for(
+    weights: list[float], rows: list[int], controls: FaceControls
+) -> None:
     emotion = torch.rand(3, 10)
     emotion[[row for row in range(3) if row not in rows]] = math.nan  # NaN would spread if it were read
     branch = controls.branch("emotion", emotion, torch.tensor(weights))
@@ -109,7 +111,10 @@ def test_emotion_tokens_are_normalised_and_differ_by_emotion() -> None:
     ("settings", "message"),
     [
         ({"landmark_channels": (3, 8, 16), "landmark_strides": (2, 2)}, "ends at 16 channels, not the context's 256"),
-        ({"landmark_channels": (3, 8, 256), "landmark_strides": (2, 2, 2)}, "2 convolutions need as many strides, not 3"),
+        (
+            {"landmark_channels": (3, 8, 256), "landmark_strides": (2, 2, 2)},
+            "2 convolutions need as many strides, not 3",
+        ),
     ],
 )
 def test_networks_that_do_not_fit_together_are_refused(settings: dict[str, tuple[int, ...]], message: str) -> None:

@@ -51,7 +51,9 @@ def test_a_batch_equals_one_at_a_time(encoder: IdentityEncoder, embeddings: Tens
     assert (together[0] - together[1]).abs().max() > 1e-2
 
 
-def test_the_embedding_takes_the_place_of_token_4(encoder: IdentityEncoder, embeddings: Tensor, scale: zoo.Scale) -> None:
+def test_the_embedding_takes_the_place_of_token_4(
+    encoder: IdentityEncoder, embeddings: Tensor, scale: zoo.Scale
+) -> None:
     """The same by hand: look the prompt up, put the padded embedding in, and let the transformer read it."""
     ids = torch.tensor([[*scale.prompt, *[scale.end] * (scale.length - len(scale.prompt))]])
     words = encoder.text_model.get_input_embeddings().weight[ids].repeat(3, 1, 1)
@@ -103,7 +105,9 @@ def test_no_hook_is_left_behind(encoder: IdentityEncoder, embeddings: Tensor) ->
 
 
 @pytest.mark.parametrize("dropped", [[False] * 3, [True, False, True], [True] * 3])
-def test_mixed_drops_identity_where_it_is_told(dropped: list[bool], encoder: IdentityEncoder, embeddings: Tensor) -> None:
+def test_mixed_drops_identity_where_it_is_told(
+    dropped: list[bool], encoder: IdentityEncoder, embeddings: Tensor
+) -> None:
     got, given, empty = encoder.mixed(embeddings, torch.tensor(dropped)), encoder(embeddings), encoder.unconditional(3)
     for row, drop in enumerate(dropped):
         assert torch.equal(got[row], (empty if drop else given)[row])

@@ -30,9 +30,9 @@ def test_the_landmark_path_has_the_papers_11_7_million(arc2face: tuple[nn.Module
 
 def test_both_modules_have_the_papers_18_million(arc2face: tuple[nn.Module, FaceControls]) -> None:
     assert round(parameter_count([arc2face[1]]) / 1e6) == 18
-    assert parameter_count(arc2face[1].parts("landmark")) + parameter_count(arc2face[1].parts("emotion")) == parameter_count(
-        [arc2face[1]]
-    )
+    assert parameter_count(arc2face[1].parts("landmark")) + parameter_count(
+        arc2face[1].parts("emotion")
+    ) == parameter_count([arc2face[1]])
 
 
 def test_the_base_is_stable_diffusion_1_5(arc2face: tuple[nn.Module, FaceControls]) -> None:

@@ -418,3 +418,13 @@ def test_a_program_ends_in_silence(ending: str) -> None:
     program = "from facecrafter.perception.face import FaceFinder\n" + ENDINGS[ending]
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_finders_forgotten_in_a_cycle_are_closed() -> None:
+    """Collected with its own thread pool, MediaPipe's task would wait for ever."""
+    code = (
+        "import gc\nfrom facecrafter.perception.face import FaceFinder\n"
+        "finder = FaceFinder()\nfinder.itself = finder\ndel finder\ngc.collect()\nprint('closed')\nkept = FaceFinder()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")

@@ -90,7 +90,12 @@ def changed(before: Path, after: Path) -> dict[str, set[str]]:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    return {f"{name}/{key}": value for name in FILES if (folder / name).is_file() for key, value in load_file(folder / name).items()}
+    return {
+        f"{name}/{key}": value
+        for name in FILES
+        if (folder / name).is_file()
+        for key, value in load_file(folder / name).items()
+    }
 
 
 def logged(config: TrainConfig) -> list[dict[str, float]]:
@@ -113,6 +118,8 @@ def test_a_control_stage_changes_its_own_tensors_and_no_other(condition: str, tm
     own = {name for name in load_file(before / FILES[3]) if is_control_of(condition)(name)}
     assert different == {FILES[0]: set(), FILES[1]: set(), FILES[2]: set(), FILES[3]: own}
     assert len(own) == {"landmark": 10 + 8, "emotion": 6 + 8}[condition]
+    learned = torch.load(config.run / loop.CHECKPOINT, weights_only=True)["parameters"]
+    assert len(learned) == len(own)  # the optimiser holds nothing else
     assert [record["step"] for record in logged(config)] == [1, 2]
     assert all(0 < record["loss"] < 100 for record in logged(config))
 
@@ -122,7 +129,9 @@ def test_the_base_stage_changes_unet_and_encoder_and_with_a_scaffold_the_control
     scaffold: bool, name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     before = start_folder(tmp_path / "start", zoo.MINI if name == "mini" else request.getfixturevalue("small"))
-    mixture = {"none": 0.1, "landmark": 0.3, "emotion": 0.3, "both": 0.3} if scaffold else {"none": 0.1, "identity": 0.9}
+    mixture = (
+        {"none": 0.1, "landmark": 0.3, "emotion": 0.3, "both": 0.3} if scaffold else {"none": 0.1, "identity": 0.9}
+    )
     config = config_of("base", tmp_path, scaffold=scaffold, mixture=mixture, ema=0.0)
     after = loop.train(config, progress=False)
     different = changed(before, after)
@@ -159,7 +168,9 @@ def test_a_base_from_an_autoencoder_alone_is_fresh_by_seed(small: Scale, tmp_pat
     assert seeded[0].controls is None
     loop.train(config_of("base", tmp_path), progress=False)
     assert sorted(path.name for path in (tmp_path / "run" / "model").iterdir()) == sorted(FILES[:3])
-    assert torch.equal(*(load_file(folder / FILES[2])["encoder.1.weight"] for folder in (start, tmp_path / "run" / "model")))
+    assert torch.equal(
+        *(load_file(folder / FILES[2])["encoder.1.weight"] for folder in (start, tmp_path / "run" / "model"))
+    )
 
 
 def test_a_control_stage_adds_controls_to_a_base_that_has_none(small: Scale, tmp_path: Path) -> None:
@@ -193,7 +204,13 @@ def test_two_steps_and_two_more_are_four_to_the_bit(
     stage: str, small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_folder(tmp_path / "start", small)
-    settings: dict[str, Any] = {"steps": 4, "save_every": 2, "schedule": "cosine", "warmup": 3, "scaffold": stage == "base"}
+    settings: dict[str, Any] = {
+        "steps": 4,
+        "save_every": 2,
+        "schedule": "cosine",
+        "warmup": 3,
+        "scaffold": stage == "base",
+    }
     if stage == "base":
         settings["mixture"] = ALL
     whole = config_of(stage, tmp_path, run=tmp_path / "whole", **settings)
@@ -214,7 +231,9 @@ def test_two_steps_and_two_more_are_four_to_the_bit(
 @needs_lpips
 def test_the_autoencoder_resumes_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"steps": 2, "save_every": 1, "batch_size": 2, "loss": {"crop": 32, "whole_from": 1.0}}
-    whole, halves = (config_of("autoencoder", tmp_path, run=tmp_path / name, **settings) for name in ("whole", "halves"))
+    whole, halves = (
+        config_of("autoencoder", tmp_path, run=tmp_path / name, **settings) for name in ("whole", "halves")
+    )
     torch.manual_seed(0)
     loop.train(whole, progress=False)
     real = stages.AutoencoderStage.batch
@@ -237,7 +256,9 @@ def test_accumulated_steps_are_one_large_one(small: Scale, tmp_path: Path) -> No
     start_folder(tmp_path / "start", small)
     results = []
     for accumulate in (1, 2):
-        config = config_of("landmark", tmp_path, run=tmp_path / str(accumulate), accumulate=accumulate, steps=1, ema=0.0)
+        config = config_of(
+            "landmark", tmp_path, run=tmp_path / str(accumulate), accumulate=accumulate, steps=1, ema=0.0
+        )
         results.append((tensors(loop.train(config, progress=False)), logged(config)[0]["loss"]))
     (whole, loss), (parts, loss_of_parts) = results
     assert loss == pytest.approx(loss_of_parts, abs=2e-6)
@@ -307,7 +328,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(
         return real(self, **batch) * (value if len(calls) == 3 else 1.0)
 
     monkeypatch.setattr(stages.DiffusionObjective, "forward", forward)
-    with pytest.raises(FaceCrafterError, match="at step 2 of .*checkpoint is kept"):
+    with pytest.raises(FaceCrafterError, match=r"at step 2 of .*checkpoint is kept"):
         loop.train(config, progress=False)
     state = torch.load(config.run / loop.CHECKPOINT, weights_only=True)
     assert state["step"] == 2

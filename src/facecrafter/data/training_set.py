@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -106,7 +107,7 @@ class TrainingSet:
             made.append((mean.float() * autoencoder.config.scaling_factor).half().cpu())
         self.latents = torch.cat(made).contiguous()  # convolutions may leave channels last
         cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # several processes may get here at once
         save_file({"latents": self.latents}, partial)
         partial.replace(path)
 

@@ -154,6 +154,12 @@ def install(unet: torch.nn.Module, plain: bool = False) -> None:
 
 def identity_keys_values(unet: torch.nn.Module, tokens: Tensor) -> list[KeyValue]:
     """K and V of identity tokens ``(B, T, context)`` in every cross-attention block: once a picture, not once a step."""
+    projections = iter(identity_projections(unet))
+    return [(key(tokens), value(tokens)) for key, value in zip(projections, projections, strict=True)]
+
+
+def identity_projections(unet: torch.nn.Module) -> list[torch.nn.Linear]:
+    """The base's own key and value projection of every cross-attention block: K, V, K, V, ..."""
     modules = dict(unet.named_modules())
     blocks = [modules[name.removesuffix(".processor")] for name in cross_attention_names(unet)]
-    return [(block.to_k(tokens), block.to_v(tokens)) for block in blocks]
+    return [projection for block in blocks for projection in (block.to_k, block.to_v)]

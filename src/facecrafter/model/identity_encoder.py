@@ -23,11 +23,15 @@ class IdentityEncoder(nn.Module):
         prompt: token ids up to and without the end token, the token that is replaced at index 4.
         end: id of the end token, which also pads.
         length: tokens in all.
+        gain: what the unit embedding is multiplied by. 1 is Arc2Face's; a transformer trained from scratch needs more, or
+            what it adds by itself drowns who the person is.
     """
 
-    def __init__(self, text_model: nn.Module, prompt: Sequence[int], end: int, length: int) -> None:
+    def __init__(
+        self, text_model: nn.Module, prompt: Sequence[int], end: int, length: int, gain: float = 1.0
+    ) -> None:
         super().__init__()
-        self.text_model = text_model
+        self.text_model, self.gain = text_model, gain
         filled = [*prompt, *[end] * (length - len(prompt))]
         empty = [prompt[0], *[end] * (length - 1)]
         self.register_buffer("prompt_ids", torch.tensor([filled]), persistent=False)
@@ -41,10 +45,10 @@ class IdentityEncoder(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         """Identity embeddings ``(B, D)``, D at most the width, to tokens ``(B, length, width)``.
 
-        Embeddings are L2-normalised and padded with zeros on the right. The tokens are the last hidden state after
+        Embeddings are L2-normalised, multiplied by the gain, and padded with zeros on the right. The tokens are the last hidden state after
         the final layer norm.
         """
-        spliced = F.pad(F.normalize(embedding, dim=-1), (0, self.width - embedding.shape[-1]))
+        spliced = F.pad(self.gain * F.normalize(embedding, dim=-1), (0, self.width - embedding.shape[-1]))
 
         def splice(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             output = output.clone()

@@ -20,7 +20,7 @@ from facecrafter.model.controls import FaceControls
 from facecrafter.model.identity_encoder import CLIP_END, CLIP_LENGTH, CLIP_PROMPT, IdentityEncoder
 
 # mini's vocabulary: the words of Arc2Face's prompt and nothing else.
-MINI_PROMPT, MINI_END, MINI_LENGTH = (0, 1, 2, 3, 4, 5), 6, 12
+MINI_PROMPT, MINI_END, MINI_LENGTH = (0, 1, 2, 3, 4, 5), 6, 8
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Scale:
         size: side of a picture in pixels.
         recogniser: whose embeddings the identity encoder reads.
         embedding: their length.
-        prompt, end, length: see :class:`IdentityEncoder`.
+        prompt, end, length, gain: see :class:`IdentityEncoder`.
         unet, text, controls: arguments of the three networks.
         scheduler: arguments of the noise schedule.
     """
@@ -44,6 +44,7 @@ class Scale:
     prompt: tuple[int, ...]
     end: int
     length: int
+    gain: float
     unet: dict[str, object]
     text: dict[str, object]
     controls: dict[str, object]
@@ -69,6 +70,7 @@ MINI = Scale(
     prompt=MINI_PROMPT,
     end=MINI_END,
     length=MINI_LENGTH,
+    gain=16.0,
     unet={
         "sample_size": 8,
         "in_channels": 32,
@@ -115,6 +117,7 @@ ARC2FACE = Scale(
     prompt=CLIP_PROMPT,
     end=CLIP_END,
     length=CLIP_LENGTH,
+    gain=1.0,
     unet={"sample_size": 64, "cross_attention_dim": 768},
     text={
         "vocab_size": 49408,
@@ -148,7 +151,7 @@ def build_encoder(scale: Scale) -> IdentityEncoder:
 
 def wrap_encoder(scale: Scale, text_model: nn.Module) -> IdentityEncoder:
     """An identity encoder around a CLIP text model."""
-    return IdentityEncoder(text_model, scale.prompt, scale.end, scale.length)
+    return IdentityEncoder(text_model, scale.prompt, scale.end, scale.length, scale.gain)
 
 
 def build_autoencoder(scale: Scale) -> FaceAutoencoder | AutoencoderKL:

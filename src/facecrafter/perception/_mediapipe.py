@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,8 +35,11 @@ def to_image(photo: NDArray[np.uint8]) -> Any:
     return mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(photo))
 
 
-def end_quietly(task: Any) -> None:
-    """Let a MediaPipe task live until the interpreter ends, unclosed.
+def end_quietly(task: Any, owner: object) -> None:
+    """Close a MediaPipe task with its owner, or let it live until the interpreter ends, unclosed.
+
+    Only the task's being held here makes closing safe: a task that is garbage together with its own thread pool, as in
+    a cycle of references, would wait for a thread that has already gone.
 
     MediaPipe closes a forgotten task in ``__del__`` by handing work to a thread. While the interpreter ends there is no
     such thread any more, and a traceback is printed for a process that gives its memory back anyway. No hook at exit
@@ -48,3 +52,4 @@ def end_quietly(task: Any) -> None:
             kind.close(self)
 
     task.__class__ = type(kind.__name__, (kind,), {"__del__": __del__})
+    weakref.finalize(owner, task.close).atexit = False

@@ -215,7 +215,7 @@ class FaceFinder:
                     output_facial_transformation_matrixes=True,
                 )
             )
-            end_quietly(self._landmarker)
+            end_quietly(self._landmarker, self)
             # The delegates announce themselves on first use.
             self._landmarker.detect(to_image(np.zeros((64, 64, 3), np.uint8)))
 

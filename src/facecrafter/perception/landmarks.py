@@ -117,4 +117,4 @@ def turn(points: NDArray[np.float32], yaw: float = 0.0, pitch: float = 0.0, size
     scale = size / float(np.hypot(*frame[:, 0]))
     turned[:, :2] = (turned[:, :2] - frame[:, 2]) @ np.linalg.inv(frame[:, :2]).T * size
     turned[:, 2] *= scale
-    return turned.astype(np.float32)
+    return np.asarray(turned, np.float32)

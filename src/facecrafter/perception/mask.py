@@ -81,7 +81,7 @@ class PersonSegmenter:
                     output_confidence_masks=True,
                 )
             )
-            end_quietly(self._segmenter)
+            end_quietly(self._segmenter, self)
             # The delegates announce themselves on first use.
             self.mask(np.zeros((64, 64, 3), np.uint8))
 

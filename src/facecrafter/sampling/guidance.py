@@ -47,7 +47,7 @@ class Guidance:
         w_landmark = self.landmark if landmark else 0.0
         w_emotion = self.emotion if emotion else 0.0
         weights = (1 - self.identity, self.identity - w_landmark - w_emotion, w_landmark, w_emotion)
-        return {name: weight for name, weight in zip(PREDICTIONS, weights, strict=True) if weight != 0}
+        return {name: weight for name, weight in zip(PREDICTIONS, weights, strict=True) if abs(weight) > 1e-9}
 
 
 def combine(predictions: Tensor, coefficients: dict[str, float]) -> Tensor:

@@ -36,7 +36,7 @@ def save(picture: Image.Image, path: Path, overwrite: bool = False) -> None:
     text = PngImagePlugin.PngInfo()
     for key, value in picture.info.items():
         # JSON escapes what Latin-1, the alphabet of PNG text, does not have.
-        text.add_text(key, value if isinstance(value, str) else json.dumps(value))
+        text.add_text(str(key), value if isinstance(value, str) else json.dumps(value))
     content = io.BytesIO()
     picture.save(content, "PNG", pnginfo=text)
     write_whole(path, content.getvalue())
@@ -132,7 +132,7 @@ def inspect(path: Path) -> Inspection:
     """
     pixels = load_photo(path)
     with Image.open(path) as file:
-        text = {key: value for key, value in file.info.items() if isinstance(value, str)}
+        text = {str(key): value for key, value in file.info.items() if isinstance(value, str)}
     try:
         made = json.loads(text.pop("facecrafter", "{}"))
     except json.JSONDecodeError:  # another program's word, or a damaged one

@@ -27,7 +27,7 @@ def mark(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = picture.shape[:2]
     pattern = Image.fromarray(_pattern()).resize((width, height), Image.Resampling.BICUBIC)
     marked = picture.astype(np.float32) + np.asarray(pattern)[:, :, None]
-    return marked.round().clip(0, 255).astype(np.uint8)
+    return np.asarray(marked.round().clip(0, 255), np.uint8)
 
 
 def score(picture: NDArray[np.uint8]) -> float:
@@ -55,13 +55,13 @@ def _signs() -> NDArray[np.float64]:
     shape = (GRID // 8, GRID // 8, len(_PLACES))
     # Bits of a hash, because numpy's random streams may change between versions and the key must not.
     key = np.frombuffer(hashlib.shake_256(b"facecrafter watermark 1").digest(int(np.prod(shape)) // 8), np.uint8)
-    return np.unpackbits(key).reshape(shape) * 2.0 - 1.0
+    return np.unpackbits(key).reshape(shape).astype(np.float64) * 2 - 1
 
 
 @lru_cache(maxsize=1)
 def _cosines() -> NDArray[np.float64]:
     """The orthonormal cosine transform of 8 values, ``(8, 8)``."""
-    rows = np.cos(np.pi / 16 * np.outer(np.arange(8), 2 * np.arange(8) + 1)) / 2
+    rows: NDArray[np.float64] = np.cos(np.pi / 16 * np.outer(np.arange(8), 2 * np.arange(8) + 1)) / 2
     rows[0] /= np.sqrt(2)
     return rows
 
@@ -73,7 +73,7 @@ def _pattern() -> NDArray[np.float32]:
     rows, columns = zip(*_PLACES, strict=True)
     blocks[:, :, rows, columns] = _STRENGTH * _signs()
     pixels = _cosines().T @ blocks @ _cosines()
-    return pixels.transpose(0, 2, 1, 3).reshape(GRID, GRID).astype(np.float32)
+    return np.asarray(pixels.transpose(0, 2, 1, 3).reshape(GRID, GRID), np.float32)
 
 
 def _coefficients(grey: NDArray[np.float32]) -> NDArray[np.float64]:

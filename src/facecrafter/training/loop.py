@@ -65,7 +65,11 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
 
     # optimiser
     optimizer = torch.optim.AdamW(
-        parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=_fused(accelerator.device)
+        _groups(config, stage, parameters),
+        config.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=config.weight_decay,
+        fused=_fused(accelerator.device),
     )
     objective, optimizer = accelerator.prepare(stage.objective, optimizer)
     first = _restore(config, parameters, optimizer, ema) if resume else 0
@@ -76,7 +80,7 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
     started, done = time.monotonic(), 0
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(config, step)
+            group["lr"] = config.learning_rate * group["share"] * schedule(config, step)
         loss = _step(config, stage, objective, optimizer, parameters, accelerator, step, parts)
         if not math.isfinite(loss):
             raise FaceCrafterError(
@@ -87,7 +91,7 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
         done += 1
         if (step + 1) % config.log_every == 0:
             rate = done * config.batch_size / (time.monotonic() - started)
-            log.scalars(step + 1, loss=loss, learning_rate=optimizer.param_groups[0]["lr"], samples_per_second=rate)
+            log.scalars(step + 1, loss=loss, learning_rate=config.learning_rate * schedule(config, step), samples_per_second=rate)
             bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.0f}/s")
         if main and (step + 1) % config.sample_every == 0:
             with _averaged(ema, parameters, stage):
@@ -123,7 +127,8 @@ def _step(
     step: int,
     parts: int,
 ) -> float:
-    """One optimiser step over this process's shares of the batch; the loss averaged over all of it."""
+    """One optimiser step over this process's shares of the batch; the loss averaged over all of it, NaN if the gradients
+    are not finite, and then nothing was changed."""
     total = torch.zeros((), device=accelerator.device)
     for turn in range(config.accumulate):
         index = turn * accelerator.num_processes + accelerator.process_index
@@ -132,12 +137,17 @@ def _step(
         with accelerator.no_sync(objective) if not last else _nothing():
             with accelerator.autocast():
                 loss = objective(**batch) / config.accumulate
-            accelerator.backward(loss)
+            if loss.requires_grad:  # a share may happen to hold no sample with the condition that learns
+                accelerator.backward(loss)
         total += loss.detach()
-    accelerator.clip_grad_norm_(parameters, config.clip)
+    loss_value = float(accelerator.reduce(total, "mean"))
+    norm = accelerator.clip_grad_norm_(parameters, config.clip)
+    # The fp16 scaler skips steps whose gradients overflow; everywhere else such a step would destroy the parameters.
+    if config.precision != "fp16" and norm is not None and not math.isfinite(float(norm)):
+        return float("nan")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(accelerator.reduce(total, "mean"))
+    return loss_value
 
 
 def _stage(config: TrainConfig, device: torch.device) -> Stage:
@@ -153,6 +163,17 @@ def _unfreeze(stage: Stage) -> list[nn.Parameter]:
     for module in stage.trained():
         module.requires_grad_(True)
     return [parameter for parameter in stage.objective.parameters() if parameter.requires_grad]
+
+
+def _groups(config: TrainConfig, stage: Stage, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+    """The parameters by learning rate."""
+    groups, special = [], set()
+    for members, share in stage.rates():
+        learning = [one for one in members if one.requires_grad]
+        special.update(id(one) for one in learning)
+        groups.append({"params": learning, "share": share})
+    groups.insert(0, {"params": [one for one in parameters if id(one) not in special], "share": 1.0})
+    return [group for group in groups if group["params"]]
 
 
 def _fused(device: torch.device) -> bool:

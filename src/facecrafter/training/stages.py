@@ -27,6 +27,10 @@ class Stage(Protocol):
         """The modules that learn; everything else is frozen."""
         ...
 
+    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
+        """Parameters that learn at a share of the learning rate of their own, with that share."""
+        ...
+
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Tensor]:
         """The ``index``-th of ``parts`` even shares of a step's batch."""
         ...
@@ -66,6 +70,7 @@ class AutoencoderStage:
         from facecrafter.evaluation.lpips import LPIPS
 
         self.config, self.data = config, data
+        torch.manual_seed(config.seed)
         self.model = zoo.build_autoencoder(zoo.SCALES[config.scale])
         perceptual = LPIPS(weights.locate("lpips_alexnet"))
         self.objective = AutoencoderObjective(self.model, perceptual, config).to(device, memory_format=torch.channels_last)
@@ -73,6 +78,10 @@ class AutoencoderStage:
     def trained(self) -> list[nn.Module]:
         """See :class:`Stage`."""
         return [self.model]
+
+    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
+        """See :class:`Stage`; all of it learns alike."""
+        return []
 
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Tensor]:
         """Crops for the first part of the run, whole pictures after it: crops see more faces a second, and whole
@@ -193,6 +202,14 @@ class DiffusionStage:
         assert model.controls is not None
         return model.controls.parts(config.stage)
 
+    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
+        """See :class:`Stage`: the identity encoder, and the identity's K and V in the base."""
+        projections = attention.identity_projections(self.model.unet)
+        return [
+            (list(self.model.encoder.parameters()), self.config.encoder_rate),
+            ([projection.weight for projection in projections], self.config.identity_rate),
+        ]
+
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Tensor]:
         """See :class:`Stage`."""
         config, data = self.config, self.data
@@ -262,7 +279,7 @@ def _starting_model(config: TrainConfig) -> checkpoint.FaceModel:
         torch.manual_seed(config.seed)
         model.controls = zoo.build_controls(scale, model.unet)
     if model.controls is None and sum(config.mixture.shares[2:]) > 0:
-        raise ConfigError(f"the mixture names controls, and {config.start} has none; set scaffold: true, or leave them out")
+        raise ConfigError(f"the mixture names controls, and {config.start} has none; set scaffold: true, or drop them")
     return model
 
 

@@ -1,0 +1,172 @@
+"""The training set: twins in the mirror, identities from other photos, latents encoded once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from facecrafter.data import training_set
+from facecrafter.data.shards import Prepared, held_out
+from facecrafter.data.training_set import TrainingSet
+from facecrafter.errors import DataError
+from facecrafter.model import zoo
+from facecrafter.model.autoencoder import FaceAutoencoder
+from facecrafter.perception import landmarks
+
+COUNT = 8
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data(prepared: Prepared) -> TrainingSet:
+    return TrainingSet(prepared, landmark_size=32)
+
+
+def identities(data: TrainingSet, index: int, swap: bool, pick: float) -> Tensor:
+    return data.identities(torch.tensor([index]), torch.tensor([swap]), torch.tensor([pick]))[0]
+
+
+def test_pictures_are_the_photos_and_their_mirror_images(data: TrainingSet, prepared: Prepared) -> None:
+    assert len(data) == 2 * COUNT
+    got = data.pictures(torch.tensor([2, 2 + COUNT, 5]))
+    expected = prepared.images[[2, 5]].astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1
+    np.testing.assert_allclose(got[0], expected[0], atol=1e-6)
+    np.testing.assert_allclose(got[1], expected[0][:, :, ::-1], atol=1e-6)
+    np.testing.assert_allclose(got[2], expected[1], atol=1e-6)
+    assert got.dtype == torch.float32
+    assert got.min() >= -1
+    assert got.max() <= 1
+
+
+def test_landmark_images_are_mirrored_with_their_pictures(data: TrainingSet, prepared: Prepared) -> None:
+    first, twin = data.landmark_images(torch.tensor([3, 3 + COUNT]))
+    drawn = landmarks.draw(prepared.points[3], 128, 32).astype(np.float32).transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(first, drawn, atol=1e-6)
+    np.testing.assert_allclose(twin, drawn[:, :, ::-1], atol=1e-6)
+    assert first.max() <= 1
+    assert first.std() > 0.05
+
+
+def test_landmark_images_are_drawn_once_where_they_fit(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    real = landmarks.draw
+
+    def counted(points: np.ndarray, *rest: int) -> np.ndarray:
+        drawn.append(1)
+        return real(points, *rest)
+
+    monkeypatch.setattr(landmarks, "draw", counted)
+    indices = torch.tensor([1, 1 + COUNT, 1, 4])
+    kept = TrainingSet(prepared, landmark_size=16)
+    first = kept.landmark_images(indices)
+    assert torch.equal(kept.landmark_images(indices), first)
+    assert len(drawn) == 2
+    monkeypatch.setattr(training_set, "_DRAWN_LIMIT", 0)
+    assert torch.equal(TrainingSet(prepared, landmark_size=16).landmark_images(indices), first)
+    assert len(drawn) == 2 + 4
+
+
+@pytest.mark.parametrize(("index", "others"), [(0, [1, 5]), (5, [0, 1]), (2, [4, 6]), (3, [3]), (7, [7])])
+def test_an_identity_comes_from_another_photo_of_the_same_person(
+    index: int, others: list[int], data: TrainingSet
+) -> None:
+    """Ann is 0, 1, 5; Bob 2, 4, 6; Ida 3 and Cid 7 have one photo, which then stands for itself."""
+    for twin in (index, index + COUNT):
+        assert torch.equal(identities(data, twin, False, 0.9), data.identity[index])
+        got = [identities(data, twin, True, pick) for pick in (0.0, 0.49, 0.51, 0.9999)]
+        expected = [others[0], others[0], others[-1], others[-1]]
+        assert all(torch.equal(a, data.identity[b]) for a, b in zip(got, expected, strict=True))
+
+
+def test_emotions_belong_to_the_photo_and_to_its_twin(data: TrainingSet, prepared: Prepared) -> None:
+    got = data.emotions(torch.tensor([6, 6 + COUNT]))
+    np.testing.assert_array_equal(got, prepared.emotion[[6, 6]])
+
+
+def test_only_what_is_kept_is_used(prepared: Prepared) -> None:
+    keep = ~held_out(prepared.persons)
+    assert keep.tolist() == [person != "Ida" for person in prepared.persons]
+    data = TrainingSet(prepared, keep, 16)
+    assert len(data) == 14
+    assert "Ida" not in data.persons
+    # Sample 3 is now Bob's second photo, number 4 of the folder; its mirror image is 3 + 7.
+    np.testing.assert_allclose(
+        data.pictures(torch.tensor([3 + 7]))[0, :, :, ::1].flip(2), data.pictures(torch.tensor([3]))[0]
+    )
+    np.testing.assert_array_equal(data.identity[3], prepared.identity[4])
+    assert torch.equal(identities(data, 3, True, 0.0), data.identity[2])
+
+
+def test_an_empty_choice_is_refused(prepared: Prepared) -> None:
+    with pytest.raises(DataError, match="no sample is left to train on"):
+        TrainingSet(prepared, np.zeros(COUNT, bool))
+
+
+# --- latents ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def autoencoder() -> FaceAutoencoder:
+    torch.manual_seed(0)
+    made = zoo.build_autoencoder(zoo.MINI)
+    assert isinstance(made, FaceAutoencoder)
+    return made.requires_grad_(False).eval()
+
+
+def test_latents_are_the_autoencoders_means(data: TrainingSet, autoencoder: FaceAutoencoder, tmp_path: Path) -> None:
+    data.encode(autoencoder, tmp_path / "new" / "cache", CPU, progress=False)
+    assert data.latents is not None
+    assert data.latents.shape == (2 * COUNT, 32, 8, 8)
+    assert data.latents.dtype == torch.float16
+    for index in (1, 1 + COUNT):
+        expected = autoencoder.encode(data.pictures(torch.tensor([index]))).latent_dist.mode()[0]
+        # Encoded under bfloat16 autocast, which keeps eight bits.
+        assert (data.latents[index].float() - expected).abs().max() < 0.05 * expected.abs().max()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_latents_are_computed_once_for_an_autoencoder_and_its_samples(
+    prepared: Prepared, autoencoder: FaceAutoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = np.arange(COUNT) < 2
+    first = TrainingSet(prepared, few, 16)
+    first.encode(autoencoder, tmp_path, CPU, progress=False)
+    again = TrainingSet(prepared, few, 16)
+    with monkeypatch.context() as patch:
+        patch.setattr(FaceAutoencoder, "encode", None)  # calling it would fail
+        again.encode(autoencoder, tmp_path, CPU, progress=False)
+    assert torch.equal(again.latents, first.latents)  # type: ignore[arg-type]
+    TrainingSet(prepared, ~few, 16).encode(autoencoder, tmp_path, CPU, progress=False)
+    other = zoo.build_autoencoder(zoo.MINI).requires_grad_(False)
+    first.encode(other, tmp_path, CPU, progress=False)
+    assert len(list(tmp_path.glob("latents-*.safetensors"))) == 3
+    assert not torch.equal(again.latents, first.latents)  # type: ignore[arg-type]
+
+
+def test_latents_are_scaled_by_the_autoencoders_factor(
+    prepared: Prepared, autoencoder: FaceAutoencoder, tmp_path: Path
+) -> None:
+    one = np.arange(COUNT) == 0
+    plain, scaled = TrainingSet(prepared, one, 16), TrainingSet(prepared, one, 16)
+    plain.encode(autoencoder, tmp_path / "a", CPU, progress=False)
+    autoencoder.register_to_config(scaling_factor=0.5)
+    try:
+        scaled.encode(autoencoder, tmp_path / "b", CPU, progress=False)
+    finally:
+        autoencoder.register_to_config(scaling_factor=1.0)
+    assert plain.latents is not None
+    assert scaled.latents is not None
+    torch.testing.assert_close(scaled.latents.float(), plain.latents.float() / 2, rtol=1e-3, atol=1e-4)
+
+
+def test_another_size_of_picture_keeps_its_landmarks(prepared: Prepared) -> None:
+    """Points are in pixels of the pictures, whatever those measure."""
+    halved = dataclasses.replace(prepared, images=prepared.images[:, ::2, ::2], points=prepared.points / 2)
+    one = torch.tensor([0])
+    first, second = (TrainingSet(given, landmark_size=32).landmark_images(one) for given in (prepared, halved))
+    torch.testing.assert_close(first, second, rtol=0, atol=2 / 255)

@@ -1,0 +1,277 @@
+"""The reverse process: reproducible, equal to a plain loop of Eq. 6, and free of work that nobody asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor, nn
+
+from facecrafter.errors import ConfigError
+from facecrafter.model.attention import AttentionInputs, cross_attention_names
+from facecrafter.model.checkpoint import FaceModel
+from facecrafter.model.controls import branches
+from facecrafter.sampling.guidance import Guidance
+from facecrafter.sampling.sampler import SCHEDULERS, Sampler, build_scheduler
+
+SOURCE = torch.Generator().manual_seed(0)
+IDENTITY = torch.randn(3, 128, generator=SOURCE)
+LANDMARK = torch.rand(3, 3, 128, 128, generator=SOURCE)
+EMOTION = torch.rand(3, 10, generator=SOURCE)
+
+
+@pytest.fixture(scope="module")
+def sampler(small_model: FaceModel) -> Sampler:
+    return Sampler(small_model)
+
+
+@dataclass
+class Work:
+    """What one call of the sampler did."""
+
+    unet_rows: list[int] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def watched(model: FaceModel) -> Iterator[Work]:
+    """Counts rows of every UNet call and calls of all that should run once a picture."""
+    work = Work()
+    once: dict[str, nn.Module] = {"text_model": model.encoder.text_model}
+    assert model.controls is not None
+    layers = (nn.Linear, nn.Conv2d)
+    once |= {name: module for name, module in model.controls.named_modules() if isinstance(module, layers)}
+    modules = dict(model.unet.named_modules())
+    for name in cross_attention_names(model.unet):
+        block = name.removesuffix(".processor")
+        once |= {f"{block}.{part}": modules[f"{block}.{part}"] for part in ("to_k", "to_v")}
+
+    def counter(name: str):
+        def count(*_: object) -> None:
+            work.calls[name] = work.calls.get(name, 0) + 1
+
+        return count
+
+    hooks = [module.register_forward_hook(counter(name)) for name, module in once.items()]
+    hooks.append(model.unet.register_forward_pre_hook(lambda _, inputs: work.unet_rows.append(len(inputs[0]))))
+    try:
+        yield work
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def plain_loop(
+    model: FaceModel,
+    guidance: Guidance,
+    steps: int,
+    seeds: list[int],
+    scheduler: str,
+    landmark: bool = True,
+    emotion: bool = True,
+) -> Tensor:
+    """Eq. 6 as the paper writes it: four separate predictions a step, conditions computed anew every time."""
+    tokens, empty = model.encoder(IDENTITY), model.encoder.unconditional(3)
+    solver = build_scheduler(scheduler, model.scale.scheduler)
+    solver.set_timesteps(steps)
+    sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+    latents = torch.stack([torch.randn(32, 8, 8, generator=source) for source in sources]) * solver.init_noise_sigma
+    assert model.controls is not None
+
+    def predict(noisy: Tensor, time: Tensor, context: Tensor, values: dict[str, Tensor]) -> Tensor:
+        assert model.controls is not None
+        made = branches(model.controls, values, {name: torch.ones(3) for name in values})
+        out: Tensor = model.unet(
+            noisy, time, context, cross_attention_kwargs={"conditions": AttentionInputs(made)}
+        ).sample
+        return out
+
+    for time in solver.timesteps:
+        noisy = solver.scale_model_input(latents, time)
+        none, identity = predict(noisy, time, empty, {}), predict(noisy, time, tokens, {})
+        e = none + guidance.identity * (identity - none)
+        if landmark:
+            e = e + guidance.landmark * (predict(noisy, time, tokens, {"landmark": LANDMARK}) - identity)
+        if emotion:
+            e = e + guidance.emotion * (predict(noisy, time, tokens, {"emotion": EMOTION}) - identity)
+        options = {"generator": sources} if scheduler == "ddpm" else {}
+        latents = solver.step(e, time, latents, **options).prev_sample
+    out: Tensor = model.autoencoder.decode(latents).sample.clamp(-1, 1)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "scales"),
+    [("dpm", (2.5, 2.0, 2.0)), ("ddim", (1.5, -1.0, 0.5)), ("ddpm", (3.0, 2.0, 1.0)), ("euler", (0.5, 1.0, 2.0))],
+)
+@torch.no_grad()
+def test_the_sampler_is_a_plain_loop_of_equation_6(
+    scheduler: str, scales: tuple[float, float, float], sampler: Sampler
+) -> None:
+    guidance, seeds = Guidance(*scales), [5, 1, 9]
+    got = sampler.generate(IDENTITY, LANDMARK, EMOTION, guidance, 3, seeds, scheduler)
+    expected = plain_loop(sampler.model, guidance, 3, seeds, scheduler)
+    assert expected.std() > 0.01
+    # Four calls and one call of four times the rows add up in another order; guidance multiplies the difference.
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
+
+
+@torch.no_grad()
+def test_identity_alone_is_a_plain_loop_of_two_terms(sampler: Sampler) -> None:
+    got = sampler.generate(IDENTITY, steps=2, seeds=[1, 2, 3])
+    expected = plain_loop(sampler.model, Guidance(), 2, [1, 2, 3], "dpm", landmark=False, emotion=False)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_makes_pictures_that_its_seeds_repeat(scheduler: str, sampler: Sampler) -> None:
+    options = {"steps": 3, "scheduler": scheduler, "landmark": LANDMARK, "emotion": EMOTION}
+    first = sampler.generate(IDENTITY, seeds=[1, 2, 3], **options)
+    assert first.shape == (3, 3, 128, 128)
+    assert first.dtype == torch.float32
+    assert first.isfinite().all()
+    assert first.abs().max() <= 1
+    assert torch.equal(sampler.generate(IDENTITY, seeds=[1, 2, 3], **options), first)
+    other = sampler.generate(IDENTITY, seeds=[1, 2, 4], **options)
+    assert torch.equal(other[:2], first[:2])
+    assert not torch.equal(other[2], first[2])
+
+
+def test_global_randomness_is_neither_read_nor_changed(sampler: Sampler) -> None:
+    torch.manual_seed(1)
+    first = sampler.generate(IDENTITY, steps=2, scheduler="ddpm")
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(sampler.generate(IDENTITY, steps=2, scheduler="ddpm"), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("scheduler", ["dpm", "ddpm"])
+def test_a_picture_does_not_depend_on_its_neighbours(scheduler: str, sampler: Sampler) -> None:
+    together = sampler.generate(IDENTITY, LANDMARK, EMOTION, steps=2, seeds=[7, 8, 9], scheduler=scheduler)
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = sampler.generate(
+            IDENTITY[one], LANDMARK[one], EMOTION[one], steps=2, seeds=[7 + row], scheduler=scheduler
+        )
+        # Matrix products of another height add up in another order.
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=2e-4)
+
+
+def test_seeds_count_from_zero_by_default(sampler: Sampler) -> None:
+    assert torch.equal(sampler.generate(IDENTITY, steps=1), sampler.generate(IDENTITY, steps=1, seeds=range(3)))
+
+
+@pytest.mark.parametrize(
+    ("guidance", "given"),
+    [
+        (Guidance(2.5, 0.0, 2.0), {"emotion": EMOTION}),
+        (Guidance(2.5, 2.0, 0.0), {"landmark": LANDMARK}),
+        (Guidance(2.5, 0, 0), {}),
+    ],
+)
+def test_scale_zero_is_a_condition_not_given_to_the_bit(
+    guidance: Guidance, given: dict[str, Tensor], sampler: Sampler
+) -> None:
+    zero = sampler.generate(IDENTITY, LANDMARK, EMOTION, guidance, steps=2)
+    assert torch.equal(zero, sampler.generate(IDENTITY, guidance=guidance, steps=2, **given))
+
+
+def test_each_condition_changes_the_picture(sampler: Sampler) -> None:
+    base = sampler.generate(IDENTITY, steps=2)
+    for other in (
+        sampler.generate(IDENTITY.flip(0), steps=2),
+        sampler.generate(IDENTITY, LANDMARK, steps=2),
+        sampler.generate(IDENTITY, emotion=EMOTION, steps=2),
+    ):
+        assert ((other - base).abs().amax((1, 2, 3)) > 1e-3)[[0, 2]].all()
+
+
+@pytest.mark.parametrize(
+    ("scales", "landmark", "emotion", "predictions"),
+    [
+        ((2.5, 2.0, 2.0), True, True, 4),
+        ((2.5, 2.0, 2.0), True, False, 3),
+        ((2.5, 2.0, 0.0), True, True, 3),
+        ((2.5, 2.0, 2.0), False, False, 2),
+        ((2.0, 2.0, 0.0), True, True, 2),
+        ((1.0, 0.0, 0.0), True, True, 1),
+        ((0.0, 0.0, 0.0), False, False, 1),
+    ],
+)
+def test_the_work_of_a_picture(
+    scales: tuple[float, float, float], landmark: bool, emotion: bool, predictions: int, sampler: Sampler
+) -> None:
+    """One UNet call a step with a row for each needed prediction; K and V once a picture, and only of what is on."""
+    steps, on = 3, {"landmark": landmark and scales[1] != 0, "emotion": emotion and scales[2] != 0}
+    with watched(sampler.model) as work:
+        sampler.generate(
+            IDENTITY, LANDMARK if landmark else None, EMOTION if emotion else None, Guidance(*scales), steps
+        )
+    assert work.unet_rows == [3 * predictions] * steps
+    projections = [name for name in work.calls if name.endswith((".to_k", ".to_v"))]
+    assert len(projections) == 2 * 4
+    assert all(work.calls[name] == 1 for name in projections)
+    for condition, used in on.items():
+        own = [count for name, count in work.calls.items() if name.startswith(condition)]
+        assert own == ([1] * len(own) if used else [])
+        assert bool(own) == used
+    assert work.calls["text_model"] <= 2
+
+
+def test_progress_is_told_once_a_step(sampler: Sampler) -> None:
+    told: list[int] = []
+    sampler.generate(IDENTITY[:1], steps=4, progress=lambda: told.append(1))
+    assert len(told) == 4
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedulers_start_at_full_noise_on_the_models_schedule(scheduler: str, small_model: FaceModel) -> None:
+    solver = build_scheduler(scheduler, small_model.scale.scheduler)
+    assert type(solver) is getattr(diffusers, SCHEDULERS[scheduler])
+    solver.set_timesteps(5)
+    assert len(solver.timesteps) == 5
+    assert solver.timesteps[0] == 999
+    assert all(a > b for a, b in zip(solver.timesteps, solver.timesteps[1:], strict=False))
+    assert solver.config.prediction_type == "v_prediction"
+    reference = diffusers.DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear").alphas_cumprod
+    assert torch.equal(solver.alphas_cumprod, reference)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheduler": "pndm"}, "unknown scheduler 'pndm'; there are dpm, ddim"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"steps": -3}, "steps must be at least 1, not -3"),
+        ({"seeds": [1]}, "3 pictures need as many seeds, not 1"),
+        ({"seeds": []}, "3 pictures need as many seeds, not 0"),
+        ({"identity": torch.zeros(3, 512)}, "the mini scale reads embeddings of 128 numbers, not 512"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_refused(options: dict[str, object], message: str, sampler: Sampler) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sampler.generate(**{"identity": IDENTITY, **options})  # type: ignore[arg-type]
+
+
+def test_a_base_alone_makes_pictures_from_identity_and_nothing_else(small_model: FaceModel, sampler: Sampler) -> None:
+    base = Sampler(replace(small_model, controls=None))
+    assert torch.equal(base.generate(IDENTITY, steps=1), sampler.generate(IDENTITY, steps=1))
+    for condition in ({"landmark": LANDMARK}, {"emotion": EMOTION}):
+        with pytest.raises(ConfigError, match="no controls"):
+            base.generate(IDENTITY, **condition)
+
+
+def test_latents_are_unscaled_before_decoding(small_model: FaceModel) -> None:
+    latents = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = small_model.autoencoder.decode(latents).sample.clamp(-1, 1)
+    small_model.autoencoder.register_to_config(scaling_factor=0.5)
+    try:
+        assert torch.equal(Sampler(small_model).decode(latents / 2), expected)
+    finally:
+        small_model.autoencoder.register_to_config(scaling_factor=1.0)

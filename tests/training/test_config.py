@@ -1,0 +1,141 @@
+"""A config is checked whole before anything loads, and what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from facecrafter.errors import ConfigError
+from facecrafter.training.config import Mixture, TrainConfig, load
+from facecrafter.training.loop import schedule
+
+GOOD = "stage: base\ndata: d\nrun: r\nstart: s\nsteps: 10\n"
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_projects_own_configs_are_good(path: Path) -> None:
+    config = load(path)
+    assert (config.scale, config.stage) == (path.parent.name, path.stem)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("", "batch_size", 32),
+        ("learning_rate: 3e-4", "learning_rate", 3e-4),  # YAML reads this as text
+        ("learning_rate: 1", "learning_rate", 1.0),
+        ("snr_gamma: null", "snr_gamma", None),
+        ("ema: 0", "ema", 0.0),
+        ("mixture: {none: 0.1, identity: 0.3, landmark: 0.3, emotion: 0.3}", "mixture", None),
+        ("mixture: {both: 1}", "mixture", Mixture(both=1.0)),
+        ("precision: 'no'", "precision", "no"),
+        ("batch_size: 8\naccumulate: 4", "accumulate", 4),
+    ],
+)
+def test_good_settings(text: str, name: str, value: Any, tmp_path: Path) -> None:
+    config = load(write(tmp_path, GOOD + text))
+    if name == "mixture" and value is None:
+        assert config.mixture.shares == (0.1, 0.3, 0.3, 0.3, 0.0)
+    else:
+        assert getattr(config, name) == value
+
+
+def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    assert load(path, {"steps": 3, "run": "other"}).steps == 3
+    assert load(path, {"run": "other"}).run == Path("other")
+    with pytest.raises(ConfigError, match="steps"):
+        load(path, {"steps": 0})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "learning_rat: 1", "there is no setting 'learning_rat'; did you mean 'learning_rate'?"),
+        (GOOD + "batchsize: 8", "there is no setting 'batchsize'; did you mean 'batch_size'?"),
+        (GOOD + "xyzzy: 8", "there is no setting 'xyzzy'"),
+        (GOOD + "mixture: {landmrk: 1}", "there is no setting 'mixture.landmrk'"),
+        (GOOD + "batch_size: many", "batch_size: Input should be a valid integer"),
+        (GOOD + "batch_size: 2.5", "batch_size: Input should be a valid integer"),
+        (GOOD + "batch_size: 0", "batch_size: Input should be greater than or equal to 1"),
+        (GOOD + "learning_rate: 0", "learning_rate: Input should be greater than 0"),
+        (GOOD + "learning_rate: .nan", "learning_rate: Input should be greater than 0"),
+        (GOOD + "ema: 1", "ema: Input should be less than 1"),
+        (GOOD + "clip: -1", "clip: Input should be greater than 0"),
+        (GOOD + "precision: int8", "precision: Input should be 'no', 'bf16' or 'fp16'"),
+        (GOOD + "schedule: linear", "schedule: Input should be 'constant' or 'cosine'"),
+        (GOOD + "scale: huge", "scale: Input should be 'mini' or 'arc2face'"),
+        (GOOD + "pair: 1.5", "pair: Input should be less than or equal to 1"),
+        (GOOD + "snr_gamma: 0", "snr_gamma: Input should be greater than 0"),
+        (GOOD + "mixture: {none: 0.1, identity: 0.8}", "mixture: the shares of a mixture sum to 0.9, not 1"),
+        (GOOD + "mixture: {none: -0.5, identity: 1.5}", "mixture.none: Input should be greater than or equal to 0"),
+        (GOOD + "mixture: identity", "mixture: Input should be"),
+        (GOOD + "batch_size: 10\naccumulate: 4", "batch_size 10 is not a multiple of accumulate 4"),
+        (GOOD + "loss: {crop: 8}", "loss.crop: Input should be greater than or equal to 32"),
+        (GOOD.replace("base", "joints"), "stage: Input should be 'autoencoder', 'base', 'landmark' or 'emotion'"),
+        (GOOD.replace("steps: 10\n", ""), "steps: Field required"),
+        (GOOD.replace("steps: 10", "steps: -1"), "steps: Input should be greater than or equal to 1"),
+        (GOOD.replace("start: s\n", ""), "the base stage needs `start`"),
+        (GOOD.replace("base", "autoencoder") + "scale: arc2face", "the arc2face scale brings its own autoencoder"),
+        (GOOD.replace("base", "landmark") + "mixture: {landmark: 0.5, emotion: 0.5}", "trains one module alone"),
+        (GOOD.replace("base", "landmark") + "mixture: {landmark: 0.5, both: 0.5}", "trains one module alone"),
+        (GOOD.replace("base", "emotion") + "mixture: {landmark: 0.5, emotion: 0.5}", "trains one module alone"),
+        (GOOD.replace("base", "landmark"), "the landmark stage learns nothing from a mixture without landmark"),
+        (GOOD.replace("base", "emotion") + "mixture: {identity: 1}", "the emotion stage learns nothing from a mixture"),
+        ("", "holds no settings"),
+        ("- a\n- b", "holds no settings"),
+        ("just words", "holds no settings"),
+        ("stage: [unclosed", "is not YAML"),
+        ("a: b: c", "is not YAML"),
+        (GOOD + "1: 2", "there is no setting '1'"),
+    ],
+)
+def test_bad_configs_are_refused_in_one_sentence(text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no config"):
+        load(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="there is no config"):
+        load(tmp_path)
+    path = tmp_path / "picture.yaml"
+    path.write_bytes(b"\xff\xd8\xff\xe0 a picture")
+    with pytest.raises(ConfigError, match=r"picture\.yaml"):
+        load(path)
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = TrainConfig(stage="base", data="d", run="r", start="s", steps=1)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError):
+        config.steps = 2
+
+
+@pytest.mark.parametrize("kind", ["constant", "cosine"])
+def test_the_learning_rate_warms_up_and_then_follows_its_schedule(kind: str) -> None:
+    config = TrainConfig(stage="base", data="d", run="r", start="s", steps=100, warmup=10, schedule=kind)  # type: ignore[arg-type]
+    factors = [schedule(config, step) for step in range(100)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert factors[:10] == sorted(factors[:10])
+    assert factors[0] == pytest.approx(0.1, abs=0.001)
+    if kind == "constant":
+        assert factors[10:] == [1.0] * 90
+    else:
+        assert factors[10:] == sorted(factors[10:], reverse=True)
+        assert factors[50] == pytest.approx(0.51)
+        assert 0.02 <= factors[99] < 0.021

@@ -1,0 +1,108 @@
+"""Each loss against its equation as loops in float64."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from facecrafter.training import losses
+
+SHAPES = [(1, 1, 1, 1), (2, 3, 2, 4), (4, 2, 3, 3)]
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equation_4_is_the_weighted_mean_squared_error(shape: tuple[int, int, int, int]) -> None:
+    prediction, target, weight = random(*shape, seed=1), random(*shape, seed=2), random(shape[0], seed=3).abs()
+    batch, *rest = shape
+    total = 0.0
+    for b in range(batch):
+        places = list(product(*map(range, rest)))
+        total += (
+            float(weight[b]) * sum((float(prediction[b][i]) - float(target[b][i])) ** 2 for i in places) / len(places)
+        )
+    got = losses.diffusion_loss(prediction, target, weight)
+    assert float(got) == pytest.approx(total / batch, rel=1e-5)  # the loss is taken in float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_loss_is_single_precision_whatever_the_network_says(dtype: torch.dtype) -> None:
+    prediction = torch.full((2, 1, 1, 1), 300.0, dtype=dtype)  # its square overflows a half
+    loss = losses.diffusion_loss(prediction, torch.zeros(2, 1, 1, 1), torch.ones(2))
+    assert loss.dtype == torch.float32
+    assert float(loss) == 90000
+
+
+def test_the_gradient_of_equation_4_is_that_of_its_square() -> None:
+    prediction, target = random(2, 1, 2, 2, seed=1).float(), random(2, 1, 2, 2, seed=2).float()
+    weight = torch.tensor([0.5, 2.0])
+    prediction.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(losses.diffusion_loss(prediction, target, weight), prediction)
+    expected = 2 * weight.view(-1, 1, 1, 1) * (prediction - target) / 4 / 2
+    torch.testing.assert_close(gradient, expected.detach())
+
+
+@pytest.mark.parametrize("alpha_bar", [0.9991, 0.5, 0.0047])
+def test_targets_recover_the_clean_picture(alpha_bar: float) -> None:
+    clean, noise = random(2, 3, 2, 2, seed=1), random(2, 3, 2, 2, seed=2)
+    a = torch.full((2,), alpha_bar, dtype=torch.float64)
+    noisy = math.sqrt(alpha_bar) * clean + math.sqrt(1 - alpha_bar) * noise
+    epsilon = losses.diffusion_target("epsilon", clean, noise, a)
+    assert torch.equal(epsilon, noise)
+    torch.testing.assert_close((noisy - math.sqrt(1 - alpha_bar) * epsilon) / math.sqrt(alpha_bar), clean)
+    velocity = losses.diffusion_target("v_prediction", clean, noise, a)
+    torch.testing.assert_close(math.sqrt(alpha_bar) * noisy - math.sqrt(1 - alpha_bar) * velocity, clean)
+    torch.testing.assert_close(math.sqrt(1 - alpha_bar) * noisy + math.sqrt(alpha_bar) * velocity, noise)
+
+
+def test_each_sample_has_its_own_noise_level() -> None:
+    clean, noise = random(2, 1, 1, 1, seed=1), random(2, 1, 1, 1, seed=2)
+    a = torch.tensor([0.9, 0.1], dtype=torch.float64)
+    together = losses.diffusion_target("v_prediction", clean, noise, a)
+    for row in range(2):
+        alone = losses.diffusion_target("v_prediction", clean[row : row + 1], noise[row : row + 1], a[row : row + 1])
+        assert torch.equal(together[row], alone[0])
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("gamma", [0.1, 1.0, 5.0, 1e9])
+def test_min_snr_weights_the_clean_pictures_error_by_at_most_gamma(kind: str, gamma: float) -> None:
+    """A prediction off by d in the clean picture costs min(SNR, gamma) d^2, whichever target the network has."""
+    clean, off = random(4, 1, 2, 2, seed=1), random(4, 1, 2, 2, seed=2)
+    a = torch.tensor([0.99, 0.7, 0.2, 0.01], dtype=torch.float64)
+    alpha, weight = a.view(-1, 1, 1, 1), losses.snr_weight(kind, a, gamma)
+    noise = random(4, 1, 2, 2, seed=3)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
+    def said(x: Tensor) -> Tensor:
+        """What a network says that believes in the clean picture x."""
+        return losses.diffusion_target(kind, x, (noisy - alpha.sqrt() * x) / (1 - alpha).sqrt(), a)
+
+    for row in range(4):
+        snr = float(a[row] / (1 - a[row]))
+        cost = float(weight[row]) * float((said(clean + off) - said(clean))[row].square().mean())
+        assert cost == pytest.approx(min(snr, gamma) * float(off[row].square().mean()), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_without_gamma_equation_4_is_unweighted(kind: str) -> None:
+    assert torch.equal(losses.snr_weight(kind, torch.tensor([0.9, 0.1]), None), torch.ones(2))
+
+
+@pytest.mark.parametrize(("lpips", "prior"), [(0.3, 1e-3), (0.0, 0.0), (1.0, 2.0)])
+def test_the_autoencoders_loss_is_its_three_terms(lpips: float, prior: float) -> None:
+    reconstruction, picture = random(2, 3, 2, 2, seed=1), random(2, 3, 2, 2, seed=2)
+    mean, perceptual = random(2, 4, 1, 1, seed=3), random(2, seed=4).abs()
+    pairs = list(zip(reconstruction.flatten().tolist(), picture.flatten().tolist(), strict=True))
+    l1 = sum(abs(x - y) for x, y in pairs) / len(pairs)
+    squares = [z * z for z in mean.flatten().tolist()]
+    expected = l1 + lpips * sum(perceptual.tolist()) / 2 + prior * sum(squares) / len(squares)
+    got = losses.reconstruction_loss(reconstruction, picture, mean, perceptual, prior, lpips)
+    assert float(got) == pytest.approx(expected, rel=1e-5)
