@@ -232,14 +232,22 @@ def evaluate(
     targets: Annotated[int, typer.Option(min=1, help="Poses and moods asked of each.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     seed: Annotated[int, typer.Option(min=0, help="Chooses people and targets.")] = 0,
+    identity_scale: Annotated[float, typer.Option(help="Guidance by the identity (Eq. 6).")] = 2.5,
+    landmark_scale: Annotated[float, typer.Option(help="Guidance by the landmarks.")] = 2.0,
+    emotion_scale: Annotated[float, typer.Option(help="Guidance by the emotion.")] = 2.0,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Faster, and a little less exact.")] = False,
 ) -> None:
     """Measure a model on the people kept out of training: identity, pose, expression, emotion, speed."""
     from facecrafter.evaluation.heldout import Protocol
     from facecrafter.evaluation.heldout import evaluate as measure
+    from facecrafter.sampling.guidance import Guidance
     from facecrafter.weights import ASSETS
 
     folder = ASSETS / "mini" if model == "mini" else Path(model)
-    result = measure(folder, data, out, Protocol(identities, targets, steps, seed=seed))
+    guidance = Guidance(identity_scale, landmark_scale, emotion_scale)
+    result = measure(
+        folder, data, out, Protocol(identities, targets, steps, guidance=guidance, seed=seed, bfloat16=bfloat16)
+    )
     for setting, scores in result["settings"].items():
         typer.echo(setting)
         for name, value in scores.items():

@@ -1,0 +1,1 @@
+"""Photos become shards, and shards become batches."""

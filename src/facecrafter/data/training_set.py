@@ -29,7 +29,9 @@ class TrainingSet:
         landmark_size: side of the landmark images.
     """
 
-    def __init__(self, prepared: shards.Prepared, keep: NDArray[np.bool_] | None = None, landmark_size: int = 128) -> None:
+    def __init__(
+        self, prepared: shards.Prepared, keep: NDArray[np.bool_] | None = None, landmark_size: int = 128
+    ) -> None:
         chosen = np.arange(len(prepared.files)) if keep is None else np.flatnonzero(keep)
         if len(chosen) == 0:
             raise DataError("no sample is left to train on; prepare more photos, or set held_out: false")
@@ -46,7 +48,9 @@ class TrainingSet:
             by_person[person].append(index)
         self._others = [by_person[person] for person in self.persons]
         cells = self.count * landmark_size**2 * 3
-        self._drawn = np.zeros((self.count, landmark_size, landmark_size, 3), np.uint8) if cells < _DRAWN_LIMIT else None
+        self._drawn = (
+            np.zeros((self.count, landmark_size, landmark_size, 3), np.uint8) if cells < _DRAWN_LIMIT else None
+        )
         self._is_drawn = np.zeros(self.count, bool)
 
     def __len__(self) -> int:
@@ -93,7 +97,9 @@ class TrainingSet:
         from safetensors.torch import load_file, save_file
         from tqdm import tqdm
 
-        key = hashlib.sha256(b"".join(value.float().cpu().numpy().tobytes() for value in autoencoder.state_dict().values()))
+        key = hashlib.sha256(
+            b"".join(value.float().cpu().numpy().tobytes() for value in autoencoder.state_dict().values())
+        )
         key.update(self.images.tobytes())
         path = cache / f"latents-{key.hexdigest()[:16]}.safetensors"
         if path.is_file():

@@ -1,0 +1,1 @@
+"""Judges the pictures, with other eyes than training had."""

@@ -40,15 +40,19 @@ class Protocol:
         steps, scheduler, guidance: how pictures are sampled.
         seed: chooses people and targets, and starts the pictures' seeds.
         batch: pictures made at once.
+        bfloat16: let the networks compute in bfloat16, which is faster on most machines and not what `generate` does.
+        settings: the conditions beside identity; the first is the one the others are compared with.
     """
 
     identities: int = 100
     targets: int = 5
     steps: int = 25
     scheduler: str = "dpm"
-    guidance: Guidance = Guidance()
+    guidance: Guidance = Guidance()  # noqa: RUF009 - frozen
     seed: int = 0
     batch: int = 16
+    bfloat16: bool = False
+    settings: tuple[tuple[str, ...], ...] = ((), ("landmark",), ("landmark", "emotion"))
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,12 @@ def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
 
 
 def generate(
-    sampler: Sampler, prepared: shards.Prepared, pairs: Pairs, protocol: Protocol, conditions: Sequence[str], progress: bool = True
+    sampler: Sampler,
+    prepared: shards.Prepared,
+    pairs: Pairs,
+    protocol: Protocol,
+    conditions: Sequence[str],
+    progress: bool = True,
 ) -> tuple[NDArray[np.uint8], float]:
     """One picture a pair under some of the conditions ``landmark`` and ``emotion``; also the seconds a picture took."""
     from tqdm import tqdm
@@ -104,17 +113,20 @@ def generate(
         drawn = None
         if "landmark" in conditions:
             assert controls is not None
-            images = [landmarks.draw(points, size, controls.config.landmark_size) for points in prepared.points[targets]]
+            images = [
+                landmarks.draw(points, size, controls.config.landmark_size) for points in prepared.points[targets]
+            ]
             drawn = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-        pictures = sampler.generate(
-            torch.from_numpy(prepared.identity[pairs.identity[part]]),
-            drawn,
-            torch.from_numpy(prepared.emotion[targets]) if "emotion" in conditions else None,
-            protocol.guidance,
-            protocol.steps,
-            list(range(protocol.seed + first, protocol.seed + first + len(targets))),
-            protocol.scheduler,
-        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=protocol.bfloat16):
+            pictures = sampler.generate(
+                torch.from_numpy(prepared.identity[pairs.identity[part]]),
+                drawn,
+                torch.from_numpy(prepared.emotion[targets]) if "emotion" in conditions else None,
+                protocol.guidance,
+                protocol.steps,
+                list(range(protocol.seed + first, protocol.seed + first + len(targets))),
+                protocol.scheduler,
+            )
         made.append(((pictures + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
     return np.concatenate(made), (time.monotonic() - start) / count
 
@@ -176,13 +188,21 @@ def control_scores(faces: list[Face | None], prepared: shards.Prepared, pairs: P
         scores[f"{name}_correlation"] = float(np.corrcoef(angles[:, axis], wanted[:, axis])[0, 1])
     scores["blendshape_rmse"] = float(np.sqrt(((shapes - prepared.blendshapes[targets]) ** 2).mean()))
     labels = [EMOTIONS[index] for index in asked[:, 2:].argmax(1)]
-    scores["emotion_agreement"] = float(np.mean([emotion.label == label for emotion, label in zip(perceived, labels, strict=True)]))
-    scores["valence_rmse"] = float(np.sqrt(np.mean([(e.valence - v) ** 2 for e, v in zip(perceived, asked[:, 0], strict=True)])))
-    scores["arousal_rmse"] = float(np.sqrt(np.mean([(e.arousal - a) ** 2 for e, a in zip(perceived, asked[:, 1], strict=True)])))
+    scores["emotion_agreement"] = float(
+        np.mean([emotion.label == label for emotion, label in zip(perceived, labels, strict=True)])
+    )
+    scores["valence_rmse"] = float(
+        np.sqrt(np.mean([(e.valence - v) ** 2 for e, v in zip(perceived, asked[:, 0], strict=True)]))
+    )
+    scores["arousal_rmse"] = float(
+        np.sqrt(np.mean([(e.arousal - a) ** 2 for e, a in zip(perceived, asked[:, 1], strict=True)]))
+    )
     return scores
 
 
-def evaluate(model_folder: Path, data: Path, out: Path, protocol: Protocol = Protocol(), progress: bool = True) -> dict[str, Any]:
+def evaluate(
+    model_folder: Path, data: Path, out: Path, protocol: Protocol = Protocol(), progress: bool = True
+) -> dict[str, Any]:
     """Measure a model on the people kept out and write ``result.json`` and ``grid.png`` into ``out``.
 
     Args:
@@ -218,7 +238,7 @@ def evaluate(model_folder: Path, data: Path, out: Path, protocol: Protocol = Pro
         "settings": {},
     }
     columns = [prepared.images[pairs.identity], prepared.images[pairs.target]]
-    for conditions in ((), ("landmark",), ("emotion",), ("landmark", "emotion")) if model.controls else ((),):
+    for conditions in protocol.settings if model.controls else ((),):
         pictures, seconds = generate(sampler, prepared, pairs, protocol, conditions, progress)
         faces = look(pictures)
         result["settings"]["+".join(["identity", *conditions])] = {

@@ -18,7 +18,7 @@ _SCALE = (0.458, 0.448, 0.450)
 class _ArraysOnly(pickle.Unpickler):
     """Reads a pickle of nested dicts of numpy arrays and refuses anything that could run code."""
 
-    _ALLOWED = {
+    _ALLOWED = {  # noqa: RUF012
         ("numpy.core.multiarray", "_reconstruct"),
         ("numpy._core.multiarray", "_reconstruct"),
         ("numpy", "ndarray"),
@@ -52,7 +52,9 @@ class LPIPS(nn.Module):
             conv.weight.data.copy_(weight)
             conv.bias.data.copy_(torch.from_numpy(np.array(weights["bias"])))
             convs.append(conv)
-            heads.append(torch.from_numpy(np.array(arrays[f"NetLinLayer_{index}"]["Conv_0"]["kernel"])).reshape(1, -1, 1, 1))
+            heads.append(
+                torch.from_numpy(np.array(arrays[f"NetLinLayer_{index}"]["Conv_0"]["kernel"])).reshape(1, -1, 1, 1)
+            )
         self.convs = nn.ModuleList(convs)
         for index, head in enumerate(heads):
             self.register_buffer(f"head{index}", head)
@@ -61,7 +63,7 @@ class LPIPS(nn.Module):
         self.requires_grad_(False).eval()
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The five feature maps of pictures ``(B, 3, H, W)`` in [-1, 1], each normalised to unit length over channels."""
+        """The five feature maps of pictures ``(B, 3, H, W)`` in [-1, 1], each of unit length over channels."""
         maps = []
         x = (x - self.shift) / self.scale
         for index, conv in enumerate(self.convs):

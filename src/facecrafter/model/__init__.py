@@ -1,0 +1,1 @@
+"""Conditions become attention; nothing here knows of photos."""

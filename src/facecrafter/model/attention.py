@@ -69,7 +69,9 @@ def place_bias(queries: int, tokens: int, sigma: float) -> Tensor:
     return -torch.cdist(grid(queries), grid(tokens)).square() / (2 * sigma**2)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None = None, plain: bool = False) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None = None, plain: bool = False
+) -> Tensor:
     """``softmax(Q K^T / sqrt(d) + bias) V`` by heads.
 
     Args:
@@ -153,7 +155,7 @@ def install(unet: torch.nn.Module, plain: bool = False) -> None:
 
 
 def identity_keys_values(unet: torch.nn.Module, tokens: Tensor) -> list[KeyValue]:
-    """K and V of identity tokens ``(B, T, context)`` in every cross-attention block: once a picture, not once a step."""
+    """K and V of identity tokens ``(B, T, context)`` in every cross-attention block, once a picture."""
     projections = iter(identity_projections(unet))
     return [(key(tokens), value(tokens)) for key, value in zip(projections, projections, strict=True)]
 

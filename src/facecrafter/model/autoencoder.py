@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a straight path. It starts as the identity, which is what makes a norm unnecessary."""
+    """Two 3x3 convolutions beside a straight path. It starts as the identity, which spares a norm."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -26,6 +26,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(B, width, H, W)`` to the same shape."""
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 

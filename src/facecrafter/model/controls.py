@@ -1,4 +1,4 @@
-"""The control modules with their K/V projections: the one thing that is trained, saved and loaded beside a base model."""
+"""The control modules with their K/V projections: what is trained, saved and loaded beside a base model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class FaceControls(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if landmark_channels[-1] != context_width:
-            raise ValueError(f"the landmark CNN ends at {landmark_channels[-1]} channels, not the context's {context_width}")
+            raise ValueError(
+                f"the landmark CNN ends at {landmark_channels[-1]} channels, not the context's {context_width}"
+            )
         self.landmark = LandmarkModule(landmark_channels, landmark_strides)
         self.emotion = EmotionModule(emotion_hidden, emotion_tokens, context_width)
         self.landmark_keys, self.landmark_values = _projections(block_widths, context_width)

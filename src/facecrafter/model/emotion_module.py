@@ -29,5 +29,5 @@ class EmotionModule(nn.Module):
         )
 
     def forward(self, emotion: Tensor) -> Tensor:
-        """Emotions ``(B, 10)``, valence and arousal in [-1, 1] then the eight probabilities, to ``(B, tokens, width)``."""
+        """Emotions ``(B, 10)``, valence, arousal and eight probabilities, to ``(B, tokens, width)``."""
         return F.layer_norm(self.layers(emotion).unflatten(-1, (self.tokens, self.width)), (self.width,))

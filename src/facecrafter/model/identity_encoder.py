@@ -1,4 +1,4 @@
-"""Identity embedding to identity tokens: Arc2Face's splice (Paraperas Papantoniou et al., 2024), batched, at any scale."""
+"""Identity embedding to identity tokens: Arc2Face's splice (Paraperas Papantoniou et al., 2024), batched."""
 
 from __future__ import annotations
 
@@ -23,13 +23,11 @@ class IdentityEncoder(nn.Module):
         prompt: token ids up to and without the end token, the token that is replaced at index 4.
         end: id of the end token, which also pads.
         length: tokens in all.
-        gain: what the unit embedding is multiplied by. 1 is Arc2Face's; a transformer trained from scratch needs more, or
-            what it adds by itself drowns who the person is.
+        gain: what the unit embedding is multiplied by. 1 is Arc2Face's; a transformer trained from scratch needs
+            more, or what it adds by itself drowns who the person is.
     """
 
-    def __init__(
-        self, text_model: nn.Module, prompt: Sequence[int], end: int, length: int, gain: float = 1.0
-    ) -> None:
+    def __init__(self, text_model: nn.Module, prompt: Sequence[int], end: int, length: int, gain: float = 1.0) -> None:
         super().__init__()
         self.text_model, self.gain = text_model, gain
         filled = [*prompt, *[end] * (length - len(prompt))]
@@ -45,8 +43,8 @@ class IdentityEncoder(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         """Identity embeddings ``(B, D)``, D at most the width, to tokens ``(B, length, width)``.
 
-        Embeddings are L2-normalised, multiplied by the gain, and padded with zeros on the right. The tokens are the last hidden state after
-        the final layer norm.
+        Embeddings are L2-normalised, multiplied by the gain, and padded with zeros on the right. The tokens are the last
+        hidden state after the final layer norm.
         """
         spliced = F.pad(self.gain * F.normalize(embedding, dim=-1), (0, self.width - embedding.shape[-1]))
 
@@ -67,7 +65,7 @@ class IdentityEncoder(nn.Module):
         return tokens.expand(batch, -1, -1)
 
     def mixed(self, embedding: Tensor, dropped: Tensor) -> Tensor:
-        """Tokens for a batch in which some samples have no identity: embeddings ``(B, D)``, ``dropped`` ``(B,)`` bool."""
+        """Tokens of embeddings ``(B, D)``, those of the empty prompt where ``dropped`` ``(B,)`` is true."""
         tokens = self(embedding)
         if not dropped.any():
             return tokens

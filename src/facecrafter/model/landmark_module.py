@@ -42,7 +42,7 @@ class LandmarkModule(nn.Module):
 
 
 def places(height: int, width: int, dimension: int) -> Tensor:
-    """Sines and cosines of the row and the column of every place of a grid, ``(height * width, dimension)`` in [-1, 1]."""
+    """Sines and cosines of row and column of every place of a grid, ``(height * width, dimension)`` in [-1, 1]."""
     count = dimension // 4
     frequencies = math.pi * torch.logspace(0, math.log2(max(height, width)), count, base=2.0)
     rows = (torch.arange(height) + 0.5)[:, None] / height * frequencies

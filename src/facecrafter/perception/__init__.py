@@ -1,0 +1,1 @@
+"""A photo becomes conditions; nothing here knows of diffusion."""

@@ -1,0 +1,1 @@
+"""Conditions and a model become pictures."""

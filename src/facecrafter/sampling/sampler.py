@@ -61,8 +61,8 @@ class Sampler:
             ``(B, 3, S, S)`` float32 in [-1, 1].
 
         Raises:
-            ConfigError: unknown scheduler, no steps, as many seeds as pictures are not given, or a condition is asked of a
-                model without controls.
+            ConfigError: unknown scheduler, no steps, as many seeds as pictures are not given, or a condition is
+                asked of a model without controls.
         """
         seeds = list(range(len(identity))) if seeds is None else list(seeds)
         self._check(identity, landmark, emotion, steps, seeds, scheduler)
@@ -133,7 +133,9 @@ class Sampler:
             raise ConfigError(f"{len(identity)} pictures need as many seeds, not {len(seeds)}")
         wanted = self.model.scale.embedding
         if identity.shape[1] != wanted:
-            raise ConfigError(f"the {self.model.scale.name} scale reads embeddings of {wanted} numbers, not {identity.shape[1]}")
+            raise ConfigError(
+                f"the {self.model.scale.name} scale reads embeddings of {wanted} numbers, not {identity.shape[1]}"
+            )
         if self.model.controls is None and (landmark is not None or emotion is not None):
             raise ConfigError("this model has no controls; leave landmarks and emotion out, or load a controls file")
 

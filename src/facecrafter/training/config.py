@@ -81,7 +81,8 @@ class TrainConfig(_Strict):
     pair: Share = 0.5  # how often the identity comes from another photo of the same person, where there is one
     identity_noise: float = Field(0.0, ge=0)  # deviation added to each number of the identity embedding
     # Min-SNR weighting (Hang et al., 2023); null for Eq. 4 as it stands. It takes weight from high noise, where who a
-    # person is and how the head is turned are decided: with 5, a mini base had not begun to use the identity after 60,000 samples.
+    # person is and how the head is turned are decided: with 5, a mini base had not begun to use the identity
+    # after 64,000 samples.
     snr_gamma: float | None = Field(None, gt=0)
     loss: AutoencoderLoss = AutoencoderLoss()
 

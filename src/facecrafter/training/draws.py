@@ -1,7 +1,7 @@
 """Everything random in a training step, as a pure function of seed and step.
 
-A run that is stopped and resumed, or spread over several processes, sees what one uninterrupted process would have seen:
-nothing has a state that must be saved.
+A run that is stopped and resumed, or spread over several processes, sees what one uninterrupted process would have
+seen: nothing has a state that must be saved.
 """
 
 from __future__ import annotations
@@ -58,12 +58,15 @@ def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
     """Sample numbers of a step, ``(batch,)``: every epoch is a new permutation, and batches run on across epochs."""
     positions = torch.arange(step * batch, (step + 1) * batch)
     orders = {
-        epoch: torch.randperm(count, generator=generator(seed, 0, epoch)) for epoch in (positions // count).unique().tolist()
+        epoch: torch.randperm(count, generator=generator(seed, 0, epoch))
+        for epoch in (positions // count).unique().tolist()
     }
     return torch.stack([orders[int(place // count)][place % count] for place in positions])
 
 
-def draw(seed: int, step: int, batch: int, count: int, latent: torch.Size, embedding: int, mixture: Mixture, pair: float) -> Draw:
+def draw(
+    seed: int, step: int, batch: int, count: int, latent: torch.Size, embedding: int, mixture: Mixture, pair: float
+) -> Draw:
     """The random part of one step.
 
     Args:
@@ -91,6 +94,6 @@ def draw(seed: int, step: int, batch: int, count: int, latent: torch.Size, embed
 
 
 def _stratified(batch: int, source: torch.Generator) -> Tensor:
-    """Timesteps spread evenly over [0, 1000), one a stratum, in random order: uniform each, with a steadier mean loss."""
+    """Timesteps spread evenly over [0, 1000), one a stratum, in random order, for a steadier mean loss."""
     shares = (torch.arange(batch) + torch.rand(batch, generator=source)) / batch
     return (shares * 1000).long().clamp(max=999)[torch.randperm(batch, generator=source)]

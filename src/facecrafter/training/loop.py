@@ -51,7 +51,9 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
     )
     parts = accelerator.num_processes * config.accumulate
     if config.batch_size % parts:
-        raise ConfigError(f"batch_size {config.batch_size} does not divide among {parts} processes and accumulated steps")
+        raise ConfigError(
+            f"batch_size {config.batch_size} does not divide among {parts} processes and accumulated steps"
+        )
     main = accelerator.is_main_process
     if main:
         _open_run(config, resume)
@@ -76,8 +78,14 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
 
     # loop
     log = _Log(config.run, main)
-    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc=config.stage, disable=not (main and progress))
-    started, done = time.monotonic(), 0
+    bar = tqdm(
+        range(first, config.steps),
+        initial=first,
+        total=config.steps,
+        desc=config.stage,
+        disable=not (main and progress),
+    )
+    started = time.monotonic()
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * group["share"] * schedule(config, step)
@@ -88,10 +96,14 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
                 "lower learning_rate and go on with --resume"
             )
         ema.step(parameters)
-        done += 1
         if (step + 1) % config.log_every == 0:
-            rate = done * config.batch_size / (time.monotonic() - started)
-            log.scalars(step + 1, loss=loss, learning_rate=config.learning_rate * schedule(config, step), samples_per_second=rate)
+            rate = (step + 1 - first) * config.batch_size / (time.monotonic() - started)
+            log.scalars(
+                step + 1,
+                loss=loss,
+                learning_rate=config.learning_rate * schedule(config, step),
+                samples_per_second=rate,
+            )
             bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.0f}/s")
         if main and (step + 1) % config.sample_every == 0:
             with _averaged(ema, parameters, stage):
@@ -127,8 +139,8 @@ def _step(
     step: int,
     parts: int,
 ) -> float:
-    """One optimiser step over this process's shares of the batch; the loss averaged over all of it, NaN if the gradients
-    are not finite, and then nothing was changed."""
+    """One optimiser step over this process's shares of the batch; the loss averaged over all of it. NaN if the
+    gradients are not finite, and then nothing was changed."""
     total = torch.zeros((), device=accelerator.device)
     for turn in range(config.accumulate):
         index = turn * accelerator.num_processes + accelerator.process_index
@@ -213,7 +225,9 @@ def _open_run(config: TrainConfig, resume: bool) -> None:
         if not checkpoint.is_file():
             raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
         if yaml.safe_load(saved.read_text()) != wanted:
-            raise ConfigError(f"{config.run} was started with another config; see {saved}, or choose another run folder")
+            raise ConfigError(
+                f"{config.run} was started with another config; see {saved}, or choose another run folder"
+            )
         return
     if checkpoint.is_file():
         raise ConfigError(f"{config.run} already holds a run; go on with --resume, or choose another run folder")
@@ -294,7 +308,9 @@ class _Log:
         if self._writer:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
-            self._lines.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
+            self._lines.write(
+                json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n"
+            )
 
     def pictures(self, step: int, pictures: torch.Tensor, columns: int = 8) -> None:
         if self._writer:

@@ -41,7 +41,9 @@ def diffusion_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor
     return (weight * (prediction.float() - target.float()).square().mean((1, 2, 3))).mean()
 
 
-def reconstruction_loss(reconstruction: Tensor, picture: Tensor, mean: Tensor, perceptual: Tensor, prior: float, lpips: float) -> Tensor:
+def reconstruction_loss(
+    reconstruction: Tensor, picture: Tensor, mean: Tensor, perceptual: Tensor, prior: float, lpips: float
+) -> Tensor:
     """The autoencoder's loss: L1 + lpips * LPIPS + prior * mean square of the latents.
 
     Args:

@@ -73,7 +73,9 @@ class AutoencoderStage:
         torch.manual_seed(config.seed)
         self.model = zoo.build_autoencoder(zoo.SCALES[config.scale])
         perceptual = LPIPS(weights.locate("lpips_alexnet"))
-        self.objective = AutoencoderObjective(self.model, perceptual, config).to(device, memory_format=torch.channels_last)
+        self.objective = AutoencoderObjective(self.model, perceptual, config).to(
+            device, memory_format=torch.channels_last
+        )
 
     def trained(self) -> list[nn.Module]:
         """See :class:`Stage`."""
@@ -93,7 +95,9 @@ class AutoencoderStage:
         source = generator(config.seed, 2, step)
         left, top = torch.randint(0, side - crop + 1, (2,), generator=source).tolist()
         chosen = batch_indices(config.seed, step, config.batch_size, len(self.data))[index * size : (index + 1) * size]
-        noise = torch.randn(size * parts, 4 * self.model.config.latent_channels, crop // 16, crop // 16, generator=source)
+        noise = torch.randn(
+            size * parts, 4 * self.model.config.latent_channels, crop // 16, crop // 16, generator=source
+        )
         pictures = self.data.pictures(chosen)[:, :, top : top + crop, left : left + crop]
         return {
             "pictures": pictures.to(device, memory_format=torch.channels_last),
@@ -288,4 +292,9 @@ def parts_of(model: checkpoint.FaceModel) -> dict[str, int]:
     return {name: controls.parameter_count([module]) for name, module in model.modules.items()}
 
 
-STAGES = {"autoencoder": AutoencoderStage, "base": DiffusionStage, "landmark": DiffusionStage, "emotion": DiffusionStage}
+STAGES = {
+    "autoencoder": AutoencoderStage,
+    "base": DiffusionStage,
+    "landmark": DiffusionStage,
+    "emotion": DiffusionStage,
+}

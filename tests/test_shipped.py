@@ -1,0 +1,44 @@
+"""The weights that come with the project: they load, are small, and do what they are asked on a real photo."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from facecrafter.perception import landmarks
+from facecrafter.sampling.pipeline import FaceCrafter
+from facecrafter.weights import ASSETS
+
+
+@pytest.fixture(scope="module")
+def crafter() -> FaceCrafter:
+    return FaceCrafter.from_pretrained("mini", device="cpu")
+
+
+def test_all_shipped_weights_are_half_precision_with_their_config_inside_and_fit_in_80_mb():
+    files = sorted(ASSETS.rglob("*.safetensors"))
+    assert {path.stem for path in files} >= {"unet", "encoder", "autoencoder", "controls", "blendshapes"}
+    assert sum(path.stat().st_size for path in files) <= 80e6
+    for path in files:
+        with safe_open(path, "pt") as file:
+            assert json.loads(file.metadata()["config"]), path
+            assert {file.get_slice(name).get_dtype() for name in file.keys()} <= {"F16", "I64"}, path  # noqa: SIM118
+
+
+def test_a_turned_head_is_generated_turned(crafter, astronaut):
+    """Landmarks of the photo's own face turned either way come back as yaw of that sign, in faces that can be found."""
+    points = crafter.face(astronaut).points
+    identity = crafter.person(astronaut)
+    yaw = []
+    for angle in (-35, 35):
+        pictures = crafter.generate(identity, landmarks_from=landmarks.turn(points, angle, 0), n=2, seed=5, steps=12)
+        yaw.append(np.mean([crafter.face(picture).angles[0] for picture in pictures]))
+    assert yaw[0] < -8 and yaw[1] > 8
+
+
+def test_the_default_model_makes_the_same_picture_twice(crafter, astronaut):
+    first, second = (np.asarray(crafter.generate(crafter.person(astronaut), n=1, seed=3, steps=2)[0]) for _ in range(2))
+    assert np.array_equal(first, second)
