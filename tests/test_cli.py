@@ -146,7 +146,7 @@ BAD = {
     "neither photo nor table": ("generate", 2, "either --identity or --pairs"),
     "photo and table": ("generate --identity face.jpg --pairs pairs.csv", 2, "either --identity or --pairs"),
     "conditions beside a table": ("generate --pairs pairs.csv --emotion sad", 2, "come from the table"),
-    "valence of a word": ("generate --identity face.jpg --valence high", 2, "high"),
+    "valence of a word": ("generate --identity face.jpg --valence high", 2, "Invalid value for '--valence'"),
     "no pictures": ("generate --identity face.jpg -n 0", 2, "-n"),
     "unknown choice": ("generate --identity face.jpg --choose smallest", 2, "smallest"),
     "unknown option": ("generate --identity face.jpg --emotoin sad", 2, "--emotoin"),
@@ -300,7 +300,10 @@ def test_data_prepare_then_train(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "8 of 10 photos" in done.stdout and "rejected.csv" in done.stdout
     source, out, options = calls.pop()
     assert (source, out) == (folder, folder / "out")
-    assert options["size"] == 64 and options["choose"] == "largest" and options["recognisers"] == ["sface", "dlib"]
+    assert (options["size"], options["choose"], options["workers"]) == (64, "largest", 1)
+    assert tuple(options["recognisers"]) == ("sface",)
+    facecrafter("data", "prepare", folder, folder / "out", "--recogniser", "dlib", "--recogniser", "arcface")
+    assert tuple(calls.pop()[2]["recognisers"]) == ("dlib", "arcface")
 
     def train(config: Any, resume: bool) -> Path:
         calls.append((config.run, config.steps, resume))

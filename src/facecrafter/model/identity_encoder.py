@@ -43,7 +43,7 @@ class IdentityEncoder(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         """Identity embeddings ``(B, D)``, D at most the width, to tokens ``(B, length, width)``.
 
-        Embeddings are L2-normalised, multiplied by the gain, and padded with zeros on the right. The tokens are the last
+        Embeddings are L2-normalised, multiplied by the gain, and padded with zeros on the right. Tokens are the last
         hidden state after the final layer norm.
         """
         spliced = F.pad(self.gain * F.normalize(embedding, dim=-1), (0, self.width - embedding.shape[-1]))
