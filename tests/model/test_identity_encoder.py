@@ -58,7 +58,7 @@ def test_the_embedding_takes_the_place_of_token_4(
     ids = torch.tensor([[*scale.prompt, *[scale.end] * (scale.length - len(scale.prompt))]])
     words = encoder.text_model.get_input_embeddings().weight[ids].repeat(3, 1, 1)
     words[:, 4] = 0
-    words[:, 4, : scale.embedding] = F.normalize(embeddings, dim=-1)
+    words[:, 4, : scale.embedding] = scale.gain * F.normalize(embeddings, dim=-1)
     seen: list[Tensor] = []
     hook = encoder.text_model.get_input_embeddings().register_forward_hook(lambda *_: words)
     try:

@@ -45,6 +45,7 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
     from tqdm import tqdm
 
     # init
+    _check_run(config, resume)
     accelerator = Accelerator(
         mixed_precision=config.precision,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -55,8 +56,8 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
             f"batch_size {config.batch_size} does not divide among {parts} processes and accumulated steps"
         )
     main = accelerator.is_main_process
-    if main:
-        _open_run(config, resume)
+    if main and not resume:
+        _open_run(config)
     accelerator.wait_for_everyone()
 
     # data, network
@@ -217,22 +218,24 @@ class _averaged:
 # --- the run folder ---------------------------------------------------------------------------------------------------
 
 
-def _open_run(config: TrainConfig, resume: bool) -> None:
-    """Make the run folder, or check that it is this run's, and write down how the run was made."""
+def _check_run(config: TrainConfig, resume: bool) -> None:
+    """Refuse a run folder that is not this run's. Every process asks, so that none waits for one that has given up."""
     checkpoint, saved = config.run / CHECKPOINT, config.run / "config.yaml"
-    wanted = json.loads(config.model_dump_json())
-    if resume:
-        if not checkpoint.is_file():
-            raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
-        if yaml.safe_load(saved.read_text()) != wanted:
-            raise ConfigError(
-                f"{config.run} was started with another config; see {saved}, or choose another run folder"
-            )
+    if not resume:
+        if checkpoint.is_file():
+            raise ConfigError(f"{config.run} already holds a run; go on with --resume, or choose another run folder")
         return
-    if checkpoint.is_file():
-        raise ConfigError(f"{config.run} already holds a run; go on with --resume, or choose another run folder")
+    if not checkpoint.is_file():
+        raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
+    if yaml.safe_load(saved.read_text()) != json.loads(config.model_dump_json()):
+        raise ConfigError(f"{config.run} was started with another config; see {saved}, or choose another run folder")
+
+
+def _open_run(config: TrainConfig) -> None:
+    """Make the run folder and write down how the run was made."""
     config.run.mkdir(parents=True, exist_ok=True)
-    saved.write_text(yaml.safe_dump(wanted, sort_keys=False))
+    saved = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
+    (config.run / "config.yaml").write_text(saved)
     (config.run / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
 
 
