@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from facecrafter.perception import landmarks
 from facecrafter.perception.emotion import Emotion
 from facecrafter.perception.expressions import EXPRESSIONS
+from facecrafter.perception.face import ALIGNED_SIZE
 from facecrafter.sampling.output import save
-from facecrafter.sampling.pipeline import ALIGNED_SIZE, Conditions, FaceCrafter, Settings, signed
+from facecrafter.sampling.pipeline import Conditions, FaceCrafter, Settings, signed
 
 COLUMNS = 6
 TURNS = {"40° left": (-40, 0), "20° left": (-20, 0), "20° right": (20, 0), "40° right": (40, 0), "20° up": (0, 20)}

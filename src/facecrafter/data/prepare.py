@@ -30,10 +30,9 @@ from facecrafter.data import shards
 from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
 from facecrafter.errors import ConfigError, DataError, FaceCrafterError
 from facecrafter.perception import emotion, identity
-from facecrafter.perception.face import Choice, FaceFinder, load_photo
+from facecrafter.perception.face import ALIGNED_SIZE, Choice, FaceFinder, load_photo
 from facecrafter.perception.mask import face_mask
 
-ALIGNED_SIZE = 256  # recognisers and the emotion estimator see the face at this size, whatever is stored
 UNPACKED = "unpacked.partial"
 _KINDS_OF_FILES = (META, INDEX, REJECTED, "shard-*.tar", "shard-*.json", "*.partial")
 

@@ -22,12 +22,10 @@ from facecrafter.data import shards
 from facecrafter.errors import DataError, NoFaceError
 from facecrafter.perception import landmarks
 from facecrafter.perception.emotion import EMOTIONS, default_estimator
-from facecrafter.perception.face import Face, FaceFinder
+from facecrafter.perception.face import ALIGNED_SIZE, Face, FaceFinder
 from facecrafter.perception.identity import recogniser
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.sampler import Sampler
-
-ALIGNED_SIZE = 256
 
 
 @dataclass(frozen=True)

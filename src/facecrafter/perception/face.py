@@ -18,6 +18,9 @@ from facecrafter.perception._mediapipe import end_quietly, quiet_stderr, to_imag
 
 Choice = Literal["largest", "centre"]
 
+# Recognisers and the emotion estimator see the face at this size, in training, in use and in evaluation.
+ALIGNED_SIZE = 256
+
 # Landmark numbers of MediaPipe's 478-point mesh. "Right" and "left" are the person's own.
 RIGHT_EYE_CORNERS = (33, 133)  # outer, inner
 LEFT_EYE_CORNERS = (263, 362)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from facecrafter.data.training_set import TrainingSet
 from facecrafter.errors import ConfigError
-from facecrafter.model import attention, checkpoint, controls, zoo
+from facecrafter.model import attention, checkpoint, zoo
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
 from facecrafter.training.config import TrainConfig
@@ -285,11 +285,6 @@ def _starting_model(config: TrainConfig) -> checkpoint.FaceModel:
     if model.controls is None and sum(config.mixture.shares[2:]) > 0:
         raise ConfigError(f"the mixture names controls, and {config.start} has none; set scaffold: true, or drop them")
     return model
-
-
-def parts_of(model: checkpoint.FaceModel) -> dict[str, int]:
-    """Parameters of every part, for the log."""
-    return {name: controls.parameter_count([module]) for name, module in model.modules.items()}
 
 
 STAGES = {
