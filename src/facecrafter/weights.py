@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from facecrafter.errors import WeightsError
+from facecrafter.files import whole
 
 
 @dataclass(frozen=True)
@@ -170,16 +171,12 @@ def fetch(name: str) -> Path:
 
 def _write_whole(target: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
-    partial = target.with_name(target.name + ".partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(target)
+        with whole(target) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise WeightsError(f"{target} cannot be written ({error.strerror}); set FACECRAFTER_CACHE elsewhere") from None
-    finally:
-        if partial.is_file():
-            partial.unlink()
 
 
 def _read_from_archive(archive: Path, ending: str) -> bytes | None:

@@ -17,6 +17,9 @@ from facecrafter.errors import DataError
 from facecrafter.model import zoo
 from facecrafter.model.autoencoder import FaceAutoencoder
 from facecrafter.perception import landmarks
+from facecrafter.perception.differentiable import crop_grid
+from facecrafter.perception.face import LEFT_EYE, MOUTH_CORNERS, NOSE_TIP, RIGHT_EYE
+from facecrafter.perception.identity import ARCFACE_TEMPLATE
 
 COUNT = 8
 CPU = torch.device("cpu")
@@ -81,6 +84,33 @@ def test_an_identity_comes_from_another_photo_of_the_same_person(
         got = [identities(data, twin, True, pick) for pick in (0.0, 0.49, 0.51, 0.9999)]
         expected = [others[0], others[0], others[-1], others[-1]]
         assert all(torch.equal(a, data.identity[b]) for a, b in zip(got, expected, strict=True))
+
+
+def test_crop_grids_cut_a_face_and_its_twin_where_they_are(data: TrainingSet) -> None:
+    """A picture whose pixels say where they are: the crop of a twin is the mirror image of the photo's crop, up to
+    which eye is called right, which a made-up face of five points settles."""
+    five = np.array([[40.0, 50.0], [90.0, 54.0], [66.0, 80.0], [48.0, 100.0], [88.0, 98.0]])
+    for place, point in zip(
+        (RIGHT_EYE, LEFT_EYE, (NOSE_TIP,), MOUTH_CORNERS[:1], MOUTH_CORNERS[1:]), five, strict=True
+    ):
+        data.points[1][list(place), :2] = point
+    grid, twin = data.crop_grids(torch.tensor([1, 1 + COUNT])).numpy()
+    assert np.array_equal(grid, crop_grid(five, 128))
+    mirrored = np.stack([127 - five[:, 0], five[:, 1]], axis=1)[[1, 0, 2, 4, 3]]
+    assert np.array_equal(twin, crop_grid(mirrored, 128))
+    template = (ARCFACE_TEMPLATE + 0.5) / 56 - 1  # in the crop's own [-1, 1]
+    for matrix, points in ((grid, five), (twin, mirrored)):
+        read = (np.column_stack([template, np.ones(5)]) @ matrix.T + 1) * 64 - 0.5
+        assert np.abs(read - points).max() < 8  # a similarity cannot fit five points exactly
+        assert np.abs(read.mean(0) - points.mean(0)).max() < 1e-3
+
+
+def test_the_usual_crop_is_its_own_mirror_image(data: TrainingSet) -> None:
+    grid = data.usual_crop_grid().numpy()
+    turn = grid[0, 1] - -grid[1, 0]
+    assert abs(turn) < 1e-6
+    left, right = (grid @ [x, 0.0, 1.0] for x in (-1.0, 1.0))
+    assert left[0] + right[0] == pytest.approx(2 * grid[0, 2], abs=1e-6)
 
 
 def test_emotions_belong_to_the_photo_and_to_its_twin(data: TrainingSet, prepared: Prepared) -> None:

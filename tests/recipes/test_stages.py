@@ -181,6 +181,41 @@ def test_a_control_stage_adds_controls_to_a_base_that_has_none(small: Scale, tmp
     assert all(value.count_nonzero() > 0 for name, value in controls.items() if name.startswith("landmark_values"))
 
 
+def test_the_identity_loss_lowers_when_its_gradient_is_followed(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    settings: dict[str, Any] = {"mixture": {"identity": 1.0}, "identity_loss": {"weight": 1e3, "batch": 4, "steps": 2}}
+    stage = loop._stage(config_of("base", tmp_path, **settings), torch.device("cpu"))
+    objective = stage.objective.requires_grad_(False)
+    learning = loop._unfreeze(stage)
+    batch = stage.batch(0, 0, 1, torch.device("cpu"))
+    before = objective(**batch)
+    before.backward()
+    slope = sum(float(one.grad.square().sum()) for one in learning if one.grad is not None)
+    assert slope > 0
+    with torch.no_grad():
+        for one in learning:
+            if one.grad is not None:
+                one -= 1.0 / slope * one.grad  # to first order the loss falls by 1, a thousandth of the cosine
+        assert 0.3 < float(before - objective(**batch)) < 3
+
+
+def test_pictures_whose_pose_is_free_are_cropped_where_faces_usually_are(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    config = config_of(
+        "base", tmp_path, mixture=ALL, batch_size=16, scaffold=True, identity_loss={"weight": 1.0, "batch": 16}
+    )
+    stage = loop._stage(config, torch.device("cpu"))
+    assert isinstance(stage, stages.DiffusionStage)
+    batch: Any = stage.batch(0, 0, 1, torch.device("cpu"))
+    free = batch["landmark_weight"] == 0
+    assert 0 < free.sum() < 16
+    usual = (batch["walk"]["grids"] == stage.usual_grid).all(-1).all(-1)
+    assert torch.equal(usual, free)
+    assert 0 <= int(batch["walk"]["stop"]) < 8
+    lengths = batch["walk"]["identity"].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(16))
+
+
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 
@@ -199,9 +234,12 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages.DiffusionStage, "batch", batch)
 
 
-@pytest.mark.parametrize("stage", ["base", "landmark"])
+@pytest.mark.parametrize(
+    ("stage", "identity_loss"),
+    [("base", {}), ("base", {"weight": 0.5, "batch": 2, "steps": 3}), ("landmark", {})],
+)
 def test_two_steps_and_two_more_are_four_to_the_bit(
-    stage: str, small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, identity_loss: dict[str, Any], small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_folder(tmp_path / "start", small)
     settings: dict[str, Any] = {
@@ -210,6 +248,7 @@ def test_two_steps_and_two_more_are_four_to_the_bit(
         "schedule": "cosine",
         "warmup": 3,
         "scaffold": stage == "base",
+        "identity_loss": identity_loss,
     }
     if stage == "base":
         settings["mixture"] = ALL

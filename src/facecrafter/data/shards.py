@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.errors import DataError
+from facecrafter.files import whole
 from facecrafter.perception.face import Face
 
 FORMAT = 1
@@ -262,15 +263,11 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         DataError: the disk is full, or the place cannot be written to.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise unwritable(path, error) from None
-        raise
+        with whole(path) as partial:
+            partial.write_bytes(content)
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def unwritable(path: Path, error: OSError) -> DataError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,7 +13,10 @@ from torch import Tensor, nn
 
 from facecrafter.data import shards
 from facecrafter.errors import DataError
+from facecrafter.files import whole
 from facecrafter.perception import landmarks
+from facecrafter.perception.differentiable import crop_grid
+from facecrafter.perception.identity import five_points
 
 # Landmark images are kept in memory up to this size, and drawn anew each time beyond it.
 _DRAWN_LIMIT = 2 * 2**30
@@ -83,6 +85,23 @@ class TrainingSet:
         """Emotions ``(B, 10)``; a mirror does not change them."""
         return self.emotion[indices % self.count]
 
+    def crop_grids(self, indices: Tensor) -> Tensor:
+        """Where the faces are, ``(B, 2, 3)``, as :func:`facecrafter.perception.differentiable.crop_grid` has it."""
+        side = self.images.shape[1]
+        grids = []
+        for index in indices.tolist():
+            five = five_points(self.points[index % self.count])
+            if index >= self.count:  # in a mirror right is left
+                five = np.stack([side - 1 - five[:, 0], five[:, 1]], axis=1)[[1, 0, 2, 4, 3]]
+            grids.append(crop_grid(five, side))
+        return torch.from_numpy(np.stack(grids))
+
+    def usual_crop_grid(self) -> Tensor:
+        """Where a face is on average, ``(2, 3)``: for pictures whose pose was left free."""
+        five = np.mean([five_points(points) for points in self.points], axis=0)
+        mirrored = np.stack([self.images.shape[1] - 1 - five[:, 0], five[:, 1]], axis=1)[[1, 0, 2, 4, 3]]
+        return torch.from_numpy(crop_grid((five + mirrored) / 2, self.images.shape[1]))
+
     @torch.no_grad()
     def encode(self, autoencoder: nn.Module, cache: Path, device: torch.device, progress: bool = True) -> None:
         """Compute the latents of all samples and their twins, or read them from a run before that used the same
@@ -113,9 +132,8 @@ class TrainingSet:
             made.append((mean.float() * autoencoder.config.scaling_factor).half().cpu())
         self.latents = torch.cat(made).contiguous()  # convolutions may leave channels last
         cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")  # several processes may get here at once
-        save_file({"latents": self.latents}, partial)
-        partial.replace(path)
+        with whole(path, shared=True) as partial:
+            save_file({"latents": self.latents}, partial)
 
     def _landmark_image(self, index: int) -> NDArray[np.uint8]:
         if self._drawn is not None and self._is_drawn[index]:

@@ -23,7 +23,7 @@ from facecrafter.errors import DataError, NoFaceError
 from facecrafter.perception import landmarks
 from facecrafter.perception.emotion import EMOTIONS, default_estimator
 from facecrafter.perception.face import ALIGNED_SIZE, Face, FaceFinder
-from facecrafter.perception.identity import recogniser
+from facecrafter.perception.identity import Recogniser, recogniser
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.sampler import Sampler
 
@@ -65,7 +65,8 @@ def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
     """People kept out of training, each with targets spread over yaw.
 
     Targets are photos of other people kept out, drawn evenly from the quantiles of yaw, so that turned heads are not
-    outnumbered by frontal ones.
+    outnumbered by frontal ones. Within a quantile the person is drawn first and then the photo, so that nobody counts
+    for more because there are more photos of them.
 
     Raises:
         DataError: fewer people kept out than asked for.
@@ -84,9 +85,12 @@ def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
     for person in chosen.tolist():
         source = int(random.choice(people[person]))
         for stratum in strata:
-            others = [row for row in stratum.tolist() if prepared.persons[row] != person]
+            others: dict[str, list[int]] = {}
+            for row in stratum.tolist():
+                if prepared.persons[row] != person:
+                    others.setdefault(prepared.persons[row], []).append(row)
             identity.append(source)
-            target.append(int(random.choice(others)))
+            target.append(int(random.choice(others[random.choice(sorted(others))])))
     return Pairs(np.array(identity), np.array(target))
 
 
@@ -149,16 +153,17 @@ def auc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
     return float(((below + upto) / 2).mean() / len(negative))
 
 
-def identity_scores(faces: list[Face | None], sources: list[Face | None], pairs: Pairs, judge: str) -> dict[str, float]:
+def identity_scores(
+    faces: list[Face | None], sources: list[Face | None], pairs: Pairs, network: Recogniser
+) -> dict[str, float]:
     """Cosine of outputs to their own person and to the other people, and the AUC between the two.
 
     Args:
         faces: of the outputs, one a pair.
         sources: of the identity photos, one a pair.
         pairs: the pairs.
-        judge: the recogniser's name.
+        network: the judge.
     """
-    network = recogniser(judge)
     seen = [index for index, (face, source) in enumerate(zip(faces, sources, strict=True)) if face and source]
     out = network.embed([face for index in seen if (face := faces[index])])
     people, place = np.unique(pairs.identity[seen], return_inverse=True)
@@ -221,7 +226,7 @@ def evaluate(
     prepared = shards.load(data, recogniser=model.scale.recogniser)
     pairs = choose_pairs(prepared, protocol)
     sampler = Sampler(model)
-    judge = "dlib" if model.scale.recogniser != "dlib" else "sface"
+    judge = recogniser("dlib" if model.scale.recogniser != "dlib" else "sface")
     sources = look(prepared.images[pairs.identity])
     result: dict[str, Any] = {
         "environment": environment(),
@@ -229,7 +234,7 @@ def evaluate(
         "protocol": {**vars(protocol), "guidance": vars(protocol.guidance)},
         "estimators": {
             "condition": model.scale.recogniser,
-            "judge": judge,
+            "judge": judge.name,
             "pose and expression": "MediaPipe face landmarker",
             "emotion": default_estimator().name,
         },

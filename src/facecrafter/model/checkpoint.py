@@ -15,6 +15,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from facecrafter.errors import CheckpointError
+from facecrafter.files import whole
 from facecrafter.model import attention, zoo
 from facecrafter.model.autoencoder import FaceAutoencoder
 from facecrafter.model.controls import FaceControls
@@ -95,12 +96,10 @@ def save_part(module: nn.Module, path: Path, kind: str, scale: str, dtype: torch
         name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
         for name, value in module.state_dict().items()
     }
-    partial = path.with_suffix(".partial")
     try:
-        save_file(tensors, partial, metadata)
-        partial.replace(path)
+        with whole(path) as partial:
+            save_file(tensors, partial, metadata)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise CheckpointError(f"{path} could not be written: {error}") from None
 
 

@@ -77,7 +77,7 @@ class FaceControls(ModelMixin, ConfigMixin):
 
         Args:
             condition: ``landmark`` or ``emotion``.
-            value: as for :meth:`keys_values`, for all B samples; read only where the weight is not 0.
+            value: as for :meth:`keys_values`, for the samples whose weight is not 0, in their order, or for all B.
             weights: ``(B,)``, the coefficient a of Eq. 1 for each sample, any real number; 0 cuts the condition.
 
         Returns:
@@ -86,7 +86,8 @@ class FaceControls(ModelMixin, ConfigMixin):
         rows = weights.nonzero().squeeze(1)
         if len(rows) == 0:
             return None
-        return Branch(self.keys_values(condition, value[rows]), rows, weights[rows], self.place_sigma(condition))
+        given = value if len(value) == len(rows) else value[rows]
+        return Branch(self.keys_values(condition, given), rows, weights[rows], self.place_sigma(condition))
 
     def place_sigma(self, condition: str) -> float | None:
         """The place bias of a condition; emotion has no place."""

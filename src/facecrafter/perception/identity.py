@@ -48,19 +48,23 @@ def arcface_crop(face: Face) -> NDArray[np.uint8]:
     """The 112 px RGB crop that ArcFace and SFace were trained on: a least-squares similarity of five points."""
     import cv2
 
-    points = face.points[:, :2].astype(np.float64)
-    five = np.stack(
-        [
-            points[list(RIGHT_EYE)].mean(0),
-            points[list(LEFT_EYE)].mean(0),
-            points[NOSE_TIP],
-            points[MOUTH_CORNERS[0]],
-            points[MOUTH_CORNERS[1]],
-        ]
-    )
-    matrix = similarity(five, ARCFACE_TEMPLATE)
+    matrix = similarity(five_points(face.points), ARCFACE_TEMPLATE)
     crop = cv2.warpAffine(face.image, matrix, (ARCFACE_SIZE, ARCFACE_SIZE), flags=cv2.INTER_LINEAR)
     return np.asarray(crop, np.uint8)
+
+
+def five_points(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The five points of ArcFace's template, ``(5, 2)``, among landmarks ``(478, 2 or 3)``."""
+    flat = points[:, :2].astype(np.float64)
+    return np.stack(
+        [
+            flat[list(RIGHT_EYE)].mean(0),
+            flat[list(LEFT_EYE)].mean(0),
+            flat[NOSE_TIP],
+            flat[MOUTH_CORNERS[0]],
+            flat[MOUTH_CORNERS[1]],
+        ]
+    )
 
 
 def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -104,7 +108,7 @@ class OnnxRecogniser:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.intra_op_num_threads = 1 if os.environ.get("FACECRAFTER_WORKER") else 0
         try:
-            model = _without_weight_inputs(path)
+            model = without_weight_inputs(path)
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             self._input = self._session.get_inputs()[0].name
             # Some files leave their shapes open, so a trial says what a shape would promise.
@@ -128,7 +132,7 @@ class OnnxRecogniser:
         return np.asarray(self._session.run(None, {self._input: crop[None]})[0], np.float32).reshape(-1)
 
 
-def _without_weight_inputs(path: Path) -> bytes:
+def without_weight_inputs(path: Path) -> bytes:
     """An ONNX model that asks for pictures only. SFace's file declares its weights as inputs too, some of them read by
     no node at all, and onnxruntime then refuses to run without them."""
     import onnx
@@ -175,7 +179,25 @@ class DlibRecogniser:
 
 def sface() -> OnnxRecogniser:
     """SFace (Zhong et al., 2021), 128-d, from its package."""
-    return OnnxRecogniser(weights.locate("sface"), "sface", 0.0, 1.0)
+    path, mean, scale = published("sface")
+    return OnnxRecogniser(path, "sface", mean, scale)
+
+
+def published(name: str, path: Path | None = None) -> tuple[Path, float, float]:
+    """The ONNX file of ``sface`` or ``arcface``, and the mean and scale of its pixels.
+
+    Raises:
+        WeightsError: the file is missing, or the recogniser has none in ONNX.
+    """
+    if name == "sface":
+        return weights.locate("sface"), 0.0, 1.0
+    if name != "arcface":
+        raise WeightsError(f"the recogniser '{name}' is not an ONNX file; there are sface and arcface")
+    if path is None:
+        raise WeightsError("the recogniser 'arcface' needs the path of arcface.onnx; see docs/weights.md")
+    if not path.is_file():
+        raise WeightsError(f"there is no ArcFace file {path}; see docs/weights.md for where to get arcface.onnx")
+    return path, 127.5, 1 / 127.5
 
 
 def arcface(path: Path) -> OnnxRecogniser:
@@ -184,9 +206,8 @@ def arcface(path: Path) -> OnnxRecogniser:
     Raises:
         WeightsError: there is no such file, or it is not a recogniser of 512 numbers.
     """
-    if not Path(path).is_file():
-        raise WeightsError(f"there is no ArcFace file {path}; see docs/weights.md for where to get arcface.onnx")
-    recogniser = OnnxRecogniser(path, "arcface", 127.5, 1 / 127.5)
+    path, mean, scale = published("arcface", Path(path))
+    recogniser = OnnxRecogniser(path, "arcface", mean, scale)
     if recogniser.dimension != 512:
         raise WeightsError(f"{path} gives {recogniser.dimension} numbers a face, not ArcFace's 512; give arcface.onnx")
     return recogniser
@@ -202,9 +223,7 @@ def recogniser(name: str, path: Path | None = None) -> Recogniser:
         WeightsError: the name is unknown, or its file is missing or another one.
     """
     if name == "arcface":
-        if path is None:
-            raise WeightsError("the recogniser 'arcface' needs the path of arcface.onnx; see docs/weights.md")
-        return arcface(path)
+        return arcface(published(name, path)[0])
     if name not in RECOGNISERS:
         raise WeightsError(f"unknown recogniser '{name}'; there are {', '.join([*RECOGNISERS, 'arcface'])}")
     return RECOGNISERS[name]()

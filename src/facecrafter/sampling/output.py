@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from facecrafter.errors import OutputError
+from facecrafter.files import whole
 from facecrafter.perception.face import load_photo
 from facecrafter.sampling import watermark
 from facecrafter.sampling.pipeline import signed
@@ -48,17 +48,13 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OutputError: it cannot be written; what was there before is still there.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with whole(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         advice = "free some space or choose another folder, and run it again"
         raise OutputError(f"{path} could not be written ({(error.strerror or str(error)).lower()}); {advice}") from None
-    finally:
-        if partial.is_file():
-            partial.unlink()
 
 
 def check_free(paths: Iterable[Path], overwrite: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -49,6 +50,15 @@ class AutoencoderLoss(_Strict):
     whole_from: Share = 0.75  # from this share of the run on, whole pictures, a third as many a step
 
 
+class IdentityLoss(_Strict):
+    """A loss on who is in the picture, through the recogniser that gave the condition. See docs/method.md."""
+
+    weight: float = Field(0.0, ge=0)  # of 1 - cosine beside Eq. 4; 0 for none
+    batch: int = Field(8, ge=1)  # pictures a step, over all processes and accumulated steps
+    steps: int = Field(8, ge=2)  # denoising steps of the walk from noise to the picture that is judged
+    blend: Share = 0.3  # share of the pictures whose identity lies between two people: nobody the set has
+
+
 class TrainConfig(_Strict):
     """One training run."""
 
@@ -85,11 +95,19 @@ class TrainConfig(_Strict):
     # after 64,000 samples.
     snr_gamma: float | None = Field(None, gt=0)
     loss: AutoencoderLoss = AutoencoderLoss()
+    identity_loss: IdentityLoss = IdentityLoss()
+    arcface: Path | None = None  # arcface.onnx, which the identity loss reads at the arc2face scale
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if self.identity_loss.weight and self.stage != "base":
+            raise ValueError(f"identity_loss belongs to the base stage, not to {self.stage}")
+        if self.identity_loss.weight and (
+            self.identity_loss.batch > self.batch_size or self.identity_loss.batch % self.accumulate
+        ):
+            raise ValueError("identity_loss.batch is at most batch_size, and a multiple of accumulate")
         if self.stage == "autoencoder" and self.scale != "mini":
             raise ValueError("the arc2face scale brings its own autoencoder; only mini trains one")
         if self.stage != "autoencoder" and self.start is None:
@@ -129,13 +147,17 @@ def load(path: Path, overrides: dict[str, object] | None = None) -> TrainConfig:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{path}: there is no setting '{place}'{_nearest(place)}") from None
+            raise ConfigError(f"{path}: there is no setting '{place}'{_nearest(first['loc'])}") from None
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}") from None
 
 
-def _nearest(name: str) -> str:
+def _nearest(place: Sequence[object]) -> str:
     import difflib
 
-    close = difflib.get_close_matches(name, TrainConfig.model_fields, 1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    *parents, name = (str(part) for part in place)
+    model: type[BaseModel] = TrainConfig
+    for parent in parents:
+        model = model.model_fields[parent].annotation  # type: ignore[assignment]
+    close = difflib.get_close_matches(name, model.model_fields, 1)
+    return f"; did you mean '{'.'.join([*parents, close[0]])}'?" if close else ""

@@ -18,6 +18,7 @@ from torch import nn
 from facecrafter.data import shards
 from facecrafter.data.training_set import TrainingSet
 from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
+from facecrafter.files import whole
 from facecrafter.model import zoo
 from facecrafter.training.config import TrainConfig
 from facecrafter.training.stages import STAGES, Stage
@@ -260,23 +261,20 @@ def environment() -> dict[str, str]:
 
 
 def _save(config: TrainConfig, step: int, parameters: list[nn.Parameter], optimizer: Any, ema: Any) -> None:
-    """Write the checkpoint beside the last one and put it in its place: at any moment one of them is whole."""
+    """Write the checkpoint: at any moment the last one or this one is whole."""
     state = {
         "step": step,
         "parameters": [parameter.detach() for parameter in parameters],
         "optimizer": optimizer.state_dict(),
         "ema": ema.state_dict(),
     }
-    partial = config.run / (CHECKPOINT + ".partial")
     try:
-        with open(partial, "wb") as file:
+        with whole(config.run / CHECKPOINT) as partial, open(partial, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         raise CheckpointError(f"the checkpoint of step {step} could not be written to {config.run}: {error}") from None
-    partial.replace(config.run / CHECKPOINT)
 
 
 def _restore(config: TrainConfig, parameters: list[nn.Parameter], optimizer: Any, ema: Any) -> int:

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from facecrafter.data.training_set import TrainingSet
 from facecrafter.errors import ConfigError
 from facecrafter.model import attention, checkpoint, zoo
+from facecrafter.model.controls import branches
+from facecrafter.perception.differentiable import DifferentiableRecogniser
+from facecrafter.perception.identity import published
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
 from facecrafter.training.config import TrainConfig
-from facecrafter.training.draws import batch_indices, draw, generator
+from facecrafter.training.draws import Draw, batch_indices, draw, generator
+from facecrafter.training.identity_loss import IdentityLossTerm
 
 
 class Stage(Protocol):
@@ -136,6 +140,8 @@ class DiffusionObjective(nn.Module):
         self.gamma, self.frozen_encoder = config.snr_gamma, frozen_encoder
         schedule = build_scheduler("ddpm", model.scale.scheduler)
         self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
+        self.identity_weight = config.identity_loss.weight
+        self.identity_loss = _identity_loss(model, config, self.alpha_bars) if self.identity_weight else None
 
     def forward(
         self,
@@ -148,6 +154,7 @@ class DiffusionObjective(nn.Module):
         landmark_weight: Tensor,
         emotion: Tensor,
         emotion_weight: Tensor,
+        walk: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """The loss of a batch.
 
@@ -161,24 +168,46 @@ class DiffusionObjective(nn.Module):
             landmark_weight: ``(B,)``.
             emotion: ``(B, 10)``.
             emotion_weight: ``(B,)``.
+            walk: what the identity loss needs for the first rows of the batch, see :meth:`_identity`.
         """
         alpha_bar = self.alpha_bars[timesteps]
         scale = alpha_bar.view(-1, 1, 1, 1)
         noisy = scale.sqrt() * latents + (1 - scale).sqrt() * noise
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
             tokens = self.encoder.mixed(identity, dropped)
-        branches = []
-        rows = landmark_weight.nonzero().squeeze(1)
-        if len(rows):
-            keys_values = self.controls.keys_values("landmark", landmark)
-            sigma = self.controls.place_sigma("landmark")
-            branches.append(attention.Branch(keys_values, rows, landmark_weight[rows], sigma))
-        emotional = self.controls.branch("emotion", emotion, emotion_weight) if self.controls else None
-        branches += [emotional] if emotional else []
-        conditions = attention.AttentionInputs(branches)
+        conditions = self._conditions(landmark, landmark_weight, emotion, emotion_weight)
         prediction = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
         target = losses.diffusion_target(self.kind, latents, noise, alpha_bar)
-        return losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
+        loss = losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
+        if walk is None or self.identity_loss is None:
+            return loss
+        first = len(walk["identity"])
+        drawn = landmark[: int(landmark_weight[:first].count_nonzero())]
+        conditions = self._conditions(drawn, landmark_weight[:first], emotion[:first], emotion_weight[:first])
+        wrong = self.identity_loss(
+            walk["noise"], int(walk["stop"]), self.encoder(walk["identity"]), conditions, walk["identity"],
+            walk["grids"], walk["jitter"],
+        )  # fmt: skip
+        return loss + self.identity_weight * wrong.mean()
+
+    def _conditions(
+        self, landmark: Tensor, landmark_weight: Tensor, emotion: Tensor, emotion_weight: Tensor
+    ) -> attention.AttentionInputs:
+        """The controls' summands of Eq. 1; landmark images only of the samples whose weight is not 0."""
+        if self.controls is None:
+            return attention.AttentionInputs()
+        values = {"landmark": landmark, "emotion": emotion}
+        return attention.AttentionInputs(
+            branches(self.controls, values, {"landmark": landmark_weight, "emotion": emotion_weight})
+        )
+
+
+def _identity_loss(model: checkpoint.FaceModel, config: TrainConfig, alpha_bars: Tensor) -> IdentityLossTerm:
+    recogniser = DifferentiableRecogniser(*published(model.scale.recogniser, config.arcface))
+    kind = str(model.scale.scheduler["prediction_type"])
+    return IdentityLossTerm(
+        model.unet, model.autoencoder, recogniser, alpha_bars, kind, config.identity_loss.steps
+    )  # fmt: skip
 
 
 class DiffusionStage:
@@ -194,6 +223,7 @@ class DiffusionStage:
         self.model = _starting_model(config)
         attention.install(self.model.unet, plain=config.plain_attention and device.type == "cpu")
         data.encode(self.model.autoencoder.to(device), config.data / "cache", device)
+        self.usual_grid = data.usual_crop_grid()
         frozen = config.stage != "base"
         self.objective = DiffusionObjective(self.model, config, frozen).to(device, memory_format=torch.channels_last)
 
@@ -236,7 +266,32 @@ class DiffusionStage:
             "emotion": data.emotions(chosen.indices),
             "emotion_weight": chosen.emotion,
         }
-        return {name: value.to(device) for name, value in batch.items()}
+        placed = {name: value.to(device) for name, value in batch.items()}
+        if config.identity_loss.weight:
+            walk = self._walk(step, index, chosen, identity, config.identity_loss.batch // parts)
+            return {**placed, "walk": {name: value.to(device) for name, value in walk.items()}}
+        return placed
+
+    def _walk(self, step: int, index: int, chosen: Draw, identity: Tensor, count: int) -> dict[str, Tensor]:
+        """What the identity loss needs for the first ``count`` samples of a batch: some keep their person, and some get
+        one between two people."""
+        config, data = self.config.identity_loss, self.data
+        source = generator(self.config.seed, 3, step, index)
+        own = identity[:count]
+        other = data.identity[torch.randint(0, data.count, (count,), generator=source)]
+        share = torch.rand(count, 1, generator=source) * (torch.rand(count, 1, generator=source) < config.blend)
+        grids = data.crop_grids(chosen.indices[:count])
+        free = chosen.landmark[:count] == 0
+        grids[free] = self.usual_grid
+        # Every process goes as many steps, so that none waits for another.
+        stop = torch.randint(0, config.steps, (), generator=generator(self.config.seed, 4, step))
+        return {
+            "noise": torch.randn(count, *chosen.noise.shape[1:], generator=source),
+            "stop": stop,
+            "identity": nn.functional.normalize((1 - share) * own + share * other, dim=-1),
+            "grids": grids,
+            "jitter": 2 * torch.rand(count, 8, generator=source) - 1,
+        }
 
     @torch.no_grad()
     def samples(self) -> Tensor:

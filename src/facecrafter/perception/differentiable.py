@@ -1,0 +1,144 @@
+"""A recogniser that gradients pass through: the same network as in :mod:`facecrafter.perception.identity`, in torch.
+
+onnxruntime only runs forward. For a loss on the identity of a picture, the network is read from its ONNX file, node by
+node, and run with torch's functions. The files of SFace and of ArcFace are chains of the nodes in :data:`NODES`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facecrafter.errors import WeightsError
+from facecrafter.perception.identity import ARCFACE_SIZE, ARCFACE_TEMPLATE, similarity, without_weight_inputs
+
+Attributes = dict[str, Any]
+
+
+def _conv(values: list[Tensor], attributes: Attributes) -> Tensor:
+    pads = attributes.get("pads", [0, 0, 0, 0])
+    return F.conv2d(
+        *values, stride=attributes.get("strides", 1), padding=pads[:2], dilation=attributes.get("dilations", 1),
+        groups=attributes.get("group", 1),
+    )  # fmt: skip
+
+
+def _gemm(values: list[Tensor], attributes: Attributes) -> Tensor:
+    weight = values[1] if attributes.get("transB") else values[1].T
+    return F.linear(values[0], weight, *values[2:])
+
+
+def _batch_norm(values: list[Tensor], attributes: Attributes) -> Tensor:
+    x, gamma, beta, mean, variance = values
+    return F.batch_norm(x, mean, variance, gamma, beta, eps=attributes.get("epsilon", 1e-5))
+
+
+NODES: dict[str, Callable[[list[Tensor], Attributes], Tensor]] = {
+    "Add": lambda values, _: values[0] + values[1],
+    "Sub": lambda values, _: values[0] - values[1],
+    "Mul": lambda values, _: values[0] * values[1],
+    "Conv": _conv,
+    "PRelu": lambda values, _: F.prelu(values[0], values[1].flatten()),
+    "BatchNormalization": _batch_norm,
+    "Flatten": lambda values, _: values[0].flatten(1),
+    "Gemm": _gemm,
+}
+
+
+class DifferentiableRecogniser(nn.Module):
+    """A recogniser's network with frozen weights.
+
+    Args:
+        path: its ONNX file.
+        mean, scale: pixels 0-255 become ``(pixel - mean) * scale``, as for
+            :class:`facecrafter.perception.identity.OnnxRecogniser`.
+
+    Raises:
+        WeightsError: the file cannot be read, or has nodes that are not in :data:`NODES`.
+    """
+
+    def __init__(self, path: Path, mean: float, scale: float) -> None:
+        super().__init__()
+        graph = _simplified(path)
+        unknown = sorted({node.op_type for node in graph.node} - NODES.keys())
+        if unknown:
+            raise WeightsError(f"{path} has nodes that this project cannot differentiate: {', '.join(unknown)}")
+        self._mean, self._scale = mean, scale
+        self._nodes = [(node.op_type, list(node.input), node.output[0], _attributes(node)) for node in graph.node]
+        self._input, self._output = graph.input[0].name, graph.output[0].name
+        self._names = {tensor.name: f"weight{index}" for index, tensor in enumerate(graph.initializer)}
+        for tensor in graph.initializer:
+            self.register_buffer(self._names[tensor.name], torch.from_numpy(_array(tensor)), persistent=False)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """ArcFace crops ``(B, 3, 112, 112)``, RGB in 0-255, to embeddings ``(B, D)`` of unit length."""
+        values = {self._input: (crops - self._mean) * self._scale}
+        for kind, inputs, output, attributes in self._nodes:
+            arguments = [getattr(self, self._names[name]) if name in self._names else values[name] for name in inputs]
+            values[output] = NODES[kind](arguments, attributes)
+        return F.normalize(values[self._output].float(), dim=-1)
+
+
+def crop_grid(five: NDArray[np.float64], side: int) -> NDArray[np.float32]:
+    """Where ArcFace's crop reads a picture: the ``(2, 3)`` matrix for :func:`torch.nn.functional.affine_grid`.
+
+    Args:
+        five: ``(5, 2)`` points in pixels, by :func:`facecrafter.perception.identity.five_points`.
+        side: of the picture.
+    """
+    forward = np.vstack([similarity(five, ARCFACE_TEMPLATE), [0, 0, 1]])
+    to_pixels = _from_unit(ARCFACE_SIZE)  # [-1, 1] over the crop to its pixels
+    return np.asarray((np.linalg.inv(_from_unit(side)) @ np.linalg.inv(forward) @ to_pixels)[:2], np.float32)
+
+
+def arcface_crops(pictures: Tensor, grids: Tensor) -> Tensor:
+    """Cut ArcFace's crops ``(B, 3, 112, 112)`` out of pictures ``(B, 3, S, S)``; ``grids`` ``(B, 2, 3)`` by
+    :func:`crop_grid`. Outside a picture it is black, as in the recogniser's own crops."""
+    size = [len(pictures), 3, ARCFACE_SIZE, ARCFACE_SIZE]
+    return F.grid_sample(pictures, F.affine_grid(grids, size, align_corners=False), align_corners=False)
+
+
+def _from_unit(side: int) -> NDArray[np.float64]:
+    """The matrix from torch's [-1, 1] (borders of the outer pixels) to pixel numbers (0 = centre of the first)."""
+    return np.array([[side / 2, 0, (side - 1) / 2], [0, side / 2, (side - 1) / 2], [0, 0, 1]])
+
+
+def _simplified(path: Path) -> Any:
+    """The graph with weights in place of what only prepares them, and batch norms folded into convolutions."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "simplified.onnx")
+        try:
+            onnxruntime.InferenceSession(without_weight_inputs(path), options, providers=["CPUExecutionProvider"])
+            return onnx.load(options.optimized_model_filepath).graph
+        except Exception as error:  # onnx and onnxruntime raise types of their own
+            reason = " ".join(str(error).split())[:200]
+            raise WeightsError(f"{path} is not a recogniser in ONNX ({reason})") from None
+
+
+def _attributes(node: Any) -> Attributes:
+    import onnx
+
+    return {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+
+
+def _array(tensor: Any) -> NDArray[Any]:
+    import onnx
+
+    return np.array(onnx.numpy_helper.to_array(tensor))
