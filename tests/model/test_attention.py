@@ -13,7 +13,14 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 
 from facecrafter.model import attention, zoo
-from facecrafter.model.attention import AttentionInputs, Branch, ConditionedAttention, attend, place_bias
+from facecrafter.model.attention import (
+    AttentionInputs,
+    AttentionRecord,
+    Branch,
+    ConditionedAttention,
+    attend,
+    place_bias,
+)
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.model.controls import branches
 from facecrafter.model.zoo import Scale
@@ -248,6 +255,61 @@ def test_gradient_checkpointing_changes_nothing(small_model: FaceModel) -> None:
         gradients.append(torch.autograd.grad(loss, list(controls.parameters())))
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     assert all(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_record_says_what_each_block_said_and_changes_nothing(small_model: FaceModel, checkpointing: bool) -> None:
+    unet, controls = copy.deepcopy(small_model.unet).train(), copy.deepcopy(small_model.controls)
+    assert controls is not None
+    controls.requires_grad_(True)
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    inputs = unet_inputs(small_model.scale)
+    weights = {"landmark": torch.tensor([0.0, 1, 0, 1]), "emotion": torch.tensor([0.0, 0, 2, 1])}
+
+    def run(record: AttentionRecord | None) -> tuple[Tensor, AttentionInputs]:
+        conditions = AttentionInputs(branches(controls, condition_values(), weights), record=record)
+        return unet(*inputs, cross_attention_kwargs={"conditions": conditions}).sample, conditions
+
+    said: list[Tensor] = []
+    blocks = [name.removesuffix(".processor") for name in attention.cross_attention_names(unet)]
+    hooks = [
+        dict(unet.named_modules())[name]
+        .to_out[0]
+        .register_forward_pre_hook(lambda _module, given: said.append(given[0].detach()))
+        for name in blocks
+    ]
+    out, conditions = run(AttentionRecord())
+    for hook in hooks:
+        hook.remove()
+    assert conditions.record is not None
+    record = conditions.record.taken()
+    assert len(record.identity) == len(record.controls) == len(blocks)
+    for block in range(len(blocks)):
+        assert torch.equal(record.identity[block] + record.controls[block], said[block])
+        assert record.controls[block][0].count_nonzero() == 0
+        assert all(record.controls[block][row].abs().max() > 0 for row in (1, 2, 3))
+    plain, _ = run(None)
+    torch.testing.assert_close(out, plain, rtol=0, atol=1e-5)
+
+    # The gradient of something recorded, with blocks that run again in the backward pass or without.
+    sum(part.square().mean() for part in record.controls).backward()
+    assert len(record.identity) == len(blocks)
+    made = branches(controls, condition_values(), weights)
+    expected = torch.autograd.grad(
+        sum(part.square().mean() for part in _recorded(unet, inputs, made).controls), list(controls.parameters())
+    )
+    for parameter, gradient in zip(controls.parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def _recorded(unet: Any, inputs: tuple[Tensor, ...], made: list[attention.Branch]) -> AttentionRecord:
+    unet.disable_gradient_checkpointing()
+    conditions = AttentionInputs(made, record=AttentionRecord())
+    unet(*inputs, cross_attention_kwargs={"conditions": conditions})
+    assert conditions.record is not None
+    return conditions.record
 
 
 def test_processors_hold_no_weights_and_number_the_blocks_in_order(tiny_model: FaceModel) -> None:

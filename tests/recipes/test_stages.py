@@ -144,6 +144,70 @@ def test_the_base_stage_changes_unet_and_encoder_and_with_a_scaffold_the_control
     assert all(0 < record["loss"] < 100 for record in logged(config))
 
 
+def joint_config(folder: Path, **settings: Any) -> TrainConfig:
+    values = config_of("base", folder, **{"batch_size": 8, **settings}).model_dump(exclude={"mixture"})
+    return TrainConfig(**{**values, "stage": "joint"})
+
+
+@pytest.mark.parametrize("projections", [False, True])
+def test_the_joint_stage_changes_controls_and_encoder_and_of_the_base_nothing_unasked(
+    projections: bool, small: Scale, tmp_path: Path
+) -> None:
+    before = start_folder(tmp_path / "start", small)
+    config = joint_config(tmp_path, ema=0.0, steps=4, joint={"identity_projections": projections, "drop": 0.1})
+    different = changed(before, loop.train(config, progress=False))
+    own = {name for name in load_file(before / FILES[0]) if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
+    assert len(own) == 8
+    assert different.pop(FILES[0]) == (own if projections else set())
+    assert different.pop(FILES[1]) == {name for name in load_file(before / FILES[1]) if "position_ids" not in name}
+    assert different.pop(FILES[2]) == set()
+    assert different.pop(FILES[3]) == set(load_file(before / FILES[3]))
+
+
+@pytest.mark.parametrize("reading", ["sum", "branch"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_equation_5_is_the_diffusion_loss_and_lambda_times_equation_3(
+    reading: str, checkpointing: bool, small: Scale, tmp_path: Path
+) -> None:
+    start_folder(tmp_path / "start", small)
+    losses, gradients = [], []
+    for weight in (0.0, 1.0, 3.0):
+        config = joint_config(
+            tmp_path, joint={"weight": weight, "reading": reading}, gradient_checkpointing=checkpointing
+        )
+        stage = loop._stage(config, torch.device("cpu"))
+        stage.objective.requires_grad_(False).train()
+        learning = loop._unfreeze(stage)
+        loss = stage.objective(**stage.batch(0, 0, 1, torch.device("cpu")))
+        loss.backward()
+        losses.append(float(loss))
+        gradients.append(torch.cat([one.grad.flatten() for one in learning if one.grad is not None]))
+    assert losses[1] > losses[0] + 1e-3
+    assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-3)
+    of_the_loss = gradients[1] - gradients[0]
+    assert of_the_loss.abs().max() > 1e-6
+    torch.testing.assert_close(gradients[2] - gradients[0], 3 * of_the_loss, rtol=1e-2, atol=1e-5)
+
+
+def test_groups_are_compared_within_themselves_and_must_fit(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    stage = loop._stage(joint_config(tmp_path, joint={"groups": 2}), torch.device("cpu"))
+    batch: Any = stage.batch(0, 0, 1, torch.device("cpu"))
+    assert batch["group"] == 4
+    assert batch["masks"].shape == (8, 64, 64)
+    assert torch.equal(batch["masks"][0], batch["masks"][3])
+    assert stage.batch(0, 1, 4, torch.device("cpu"))["group"] == 2
+    stage = loop._stage(joint_config(tmp_path, batch_size=12, joint={"groups": 3}), torch.device("cpu"))
+    with pytest.raises(ConfigError, match="groups of 4 replicas do not fit into parts of 6 samples"):
+        stage.batch(0, 0, 2, torch.device("cpu"))
+
+
+def test_the_joint_stage_needs_trained_controls(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small, controls=False)
+    with pytest.raises(ConfigError, match=r"the joint stage builds on trained controls, and .* has none"):
+        loop.train(joint_config(tmp_path), progress=False)
+
+
 @needs_lpips
 def test_the_autoencoder_stage_leaves_an_autoencoder_with_standard_latents(prepared: Prepared, tmp_path: Path) -> None:
     config = config_of("autoencoder", tmp_path, steps=4, loss={"crop": 32, "whole_from": 0.5})

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from facecrafter.training.config import Mixture
-from facecrafter.training.draws import Draw, batch_indices, draw, generator
+from facecrafter.training.draws import Draw, batch_indices, draw, draw_joint, generator
 
 LATENT = torch.Size((2, 3, 3))
 MIXTURE = Mixture(none=0.1, identity=0.2, landmark=0.3, emotion=0.15, both=0.25)
@@ -119,3 +119,33 @@ def test_neighbouring_places_of_a_run_are_unrelated() -> None:
     numbers = torch.stack([torch.randn(500, generator=generator(seed, kind, step)) for seed, kind, step in places])
     correlations = torch.corrcoef(numbers) - torch.eye(len(places))
     assert correlations.abs().max() < 0.25
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6, 12])
+def test_a_joint_batch_replicates_its_data_points(groups: int) -> None:
+    made = draw_joint(3, 5, 12, 50, LATENT, 7, groups, 0.0, 0.5)
+    size = 12 // groups
+    for name in ("indices", "swap", "pick", "identity_noise"):
+        value = getattr(made, name).unflatten(0, (groups, size))
+        assert torch.equal(value, value[:, :1].expand_as(value)), name
+    assert len(made.indices.unique()) == groups
+    assert len(made.timesteps.unique()) > 6  # each replica has its own
+    assert not torch.equal(made.noise[0], made.noise[1])
+    again = draw_joint(3, 5, 12, 50, LATENT, 7, groups, 0.0, 0.5)
+    assert all(same(made, again))
+
+
+def test_joint_batches_go_through_all_data_points() -> None:
+    seen = torch.cat([draw_joint(0, step, 8, 10, LATENT, 7, 2, 0.0, 0.5).indices[::4] for step in range(5)])
+    assert sorted(seen.tolist()) == list(range(10))
+
+
+def test_the_four_combinations_are_equally_likely() -> None:
+    made = [draw_joint(1, step, 40, 50, LATENT, 7, 1, 0.2, 0.5) for step in range(100)]
+    kinds = Counter(
+        (bool(d), int(a), int(b))
+        for one in made
+        for d, a, b in zip(one.dropped, one.landmark, one.emotion, strict=True)
+    )
+    assert set(kinds) == {(True, 0, 0), *((False, a, b) for a in (0, 1) for b in (0, 1))}
+    assert all(700 < count < 900 for count in kinds.values())

@@ -42,6 +42,7 @@ class TrainingSet:
         self.identity = torch.from_numpy(prepared.identity[chosen])
         self.emotion = torch.from_numpy(prepared.emotion[chosen])
         self.points = prepared.points[chosen]
+        self.masks = prepared.masks[chosen]
         self.persons = [prepared.persons[index] for index in chosen]
         self.landmark_size = landmark_size
         self.latents: Tensor | None = None
@@ -84,6 +85,11 @@ class TrainingSet:
     def emotions(self, indices: Tensor) -> Tensor:
         """Emotions ``(B, 10)``; a mirror does not change them."""
         return self.emotion[indices % self.count]
+
+    def face_masks(self, indices: Tensor) -> Tensor:
+        """Face masks ``(B, M, M)`` in [0, 1], mirrored with their pictures."""
+        masks = torch.from_numpy(self.masks[(indices % self.count).numpy()]).float() / 255
+        return torch.where((indices >= self.count).view(-1, 1, 1), masks.flip(2), masks)
 
     def crop_grids(self, indices: Tensor) -> Tensor:
         """Where the faces are, ``(B, 2, 3)``, as :func:`facecrafter.perception.differentiable.crop_grid` has it."""

@@ -38,6 +38,26 @@ class Branch:
 
 
 @dataclass
+class AttentionRecord:
+    """What the cross-attention blocks said in one UNet call, for the loss of Eq. 2.
+
+    Each list has one tensor ``(B, Q, width of the block)`` a block, before the block's output projection.
+
+    Attributes:
+        identity: Attn_ID.
+        controls: the other summands of Eq. 1 together; zero for samples without.
+    """
+
+    identity: list[Tensor] = field(default_factory=list)
+    controls: list[Tensor] = field(default_factory=list)
+
+    def taken(self) -> AttentionRecord:
+        """A copy that keeps what is there now: checkpointed blocks run, and would be recorded, again in the backward
+        pass."""
+        return AttentionRecord(list(self.identity), list(self.controls))
+
+
+@dataclass
 class AttentionInputs:
     """What all cross-attention blocks of one UNet call need.
 
@@ -45,10 +65,12 @@ class AttentionInputs:
         branches: the controls that are on.
         identity: K and V of the identity tokens for each block, when they were computed beforehand; otherwise the
             blocks compute them from ``encoder_hidden_states``.
+        record: where the blocks write what they said; None for not at all.
     """
 
     branches: list[Branch] = field(default_factory=list)
     identity: list[KeyValue] | None = None
+    record: AttentionRecord | None = None
 
 
 @lru_cache(maxsize=32)
@@ -122,8 +144,17 @@ class ConditionedAttention:
             key, value = attn.to_k(context), attn.to_v(context)
         out = attend(query, key, value, attn.heads, plain=self.plain)
         if self.block is not None and conditions is not None:
-            for branch in conditions.branches:
-                out = self._add(out, query, branch, attn.heads)
+            record = conditions.record
+            if record is not None:
+                record.identity.append(out)
+                controls = torch.zeros_like(out)
+                for branch in conditions.branches:
+                    controls = self._add(controls, query, branch, attn.heads)
+                record.controls.append(controls)
+                out = out + controls
+            else:
+                for branch in conditions.branches:
+                    out = self._add(out, query, branch, attn.heads)
         return attn.to_out[1](attn.to_out[0](out))
 
     def _add(self, out: Tensor, query: Tensor, branch: Branch, heads: int) -> Tensor:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from facecrafter.errors import ConfigError
 
-Stage = Literal["autoencoder", "base", "landmark", "emotion"]
+Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -59,6 +59,18 @@ class IdentityLoss(_Strict):
     blend: Share = 0.3  # share of the pictures whose identity lies between two people: nobody the set has
 
 
+class Joint(_Strict):
+    """The joint disentanglement stage (Sec. 3.2). What the paper leaves open is said in docs/method.md."""
+
+    weight: float = Field(5e-4, ge=0)  # lambda of Eq. 5; 0 trains jointly without the loss
+    # Which feature Eq. 2 compares: Eq. 1's sum (the paper speaks of features "associated with different control
+    # combinations"), or what each branch adds by itself.
+    reading: Literal["sum", "branch"] = "sum"
+    groups: int = Field(1, ge=1)  # data points a batch, each replicated batch_size / groups times; 1 is the paper's
+    drop: Share = 0.05  # share of replicas without any condition; without them guidance's starting point drifts
+    identity_projections: bool = False  # train the base's identity K and V too
+
+
 class TrainConfig(_Strict):
     """One training run."""
 
@@ -96,12 +108,18 @@ class TrainConfig(_Strict):
     snr_gamma: float | None = Field(None, gt=0)
     loss: AutoencoderLoss = AutoencoderLoss()
     identity_loss: IdentityLoss = IdentityLoss()
+    joint: Joint = Joint()
+    gradient_checkpointing: bool = False  # recompute the UNet's blocks in the backward pass: less memory, more time
     arcface: Path | None = None  # arcface.onnx, which the identity loss reads at the arc2face scale
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if self.stage == "joint" and "mixture" in self.model_fields_set:
+            raise ValueError("the joint stage mixes its four combinations evenly; leave `mixture` out")
+        if self.stage == "joint" and self.batch_size % self.joint.groups:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of joint.groups {self.joint.groups}")
         if self.identity_loss.weight and self.stage != "base":
             raise ValueError(f"identity_loss belongs to the base stage, not to {self.stage}")
         if self.identity_loss.weight and (

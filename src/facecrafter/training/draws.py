@@ -6,7 +6,7 @@ seen: nothing has a state that must be saved.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -90,6 +90,40 @@ def draw(
         swap=torch.rand(batch, generator=source) < pair,
         pick=torch.rand(batch, generator=source),
         identity_noise=torch.randn(batch, embedding, generator=source),
+    )
+
+
+def draw_joint(
+    seed: int,
+    step: int,
+    batch: int,
+    count: int,
+    latent: torch.Size,
+    embedding: int,
+    groups: int,
+    drop: float,
+    pair: float,
+) -> Draw:
+    """The random part of one joint step: Intra-Batch Mixed Conditioning (Sec. 3.2).
+
+    ``groups`` data points are each replicated ``batch / groups`` times, replicas side by side; each replica gets one
+    of ID, ID+LMK, ID+EMO and ID+LMK+EMO with equal chance, and noise and timestep of its own. Replicas share the photo
+    that says who they are.
+
+    Args:
+        groups: data points in the batch; 1 is the paper's.
+        drop: chance that a replica has no condition at all, so that guidance keeps its starting point.
+        seed, step, batch, count, latent, embedding, pair: see :func:`draw`.
+    """
+    mixture = Mixture(none=drop, **dict.fromkeys(("identity", "landmark", "emotion", "both"), (1 - drop) / 4))
+    mixed = draw(seed, step, batch, count, latent, embedding, mixture, pair)
+    first = torch.arange(groups).repeat_interleave(batch // groups)
+    return replace(
+        mixed,
+        indices=batch_indices(seed, step, groups, count)[first],
+        swap=mixed.swap[first],
+        pick=mixed.pick[first],
+        identity_noise=mixed.identity_noise[first],
     )
 
 

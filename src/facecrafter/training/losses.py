@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def diffusion_target(kind: str, clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -39,6 +40,76 @@ def diffusion_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor
         weight: ``(B,)``.
     """
     return (weight * (prediction.float() - target.float()).square().mean((1, 2, 3))).mean()
+
+
+# The five pairs of combinations in Eq. 3. The sixth, ID+EMO with ID+LMK+EMO, is not in it.
+COMBINATIONS = ("ID", "ID+LMK", "ID+EMO", "ID+LMK+EMO")
+DISENTANGLED = (
+    ("ID", "ID+LMK"),
+    ("ID", "ID+EMO"),
+    ("ID", "ID+LMK+EMO"),
+    ("ID+LMK", "ID+EMO"),
+    ("ID+LMK", "ID+LMK+EMO"),
+)
+
+
+def combination(dropped: Tensor, landmark: Tensor, emotion: Tensor) -> Tensor:
+    """Which of :data:`COMBINATIONS` each sample has, ``(B,)`` int64; -1 where identity is dropped.
+
+    Args:
+        dropped: ``(B,)`` bool.
+        landmark, emotion: the coefficients of Eq. 1, ``(B,)``.
+    """
+    numbers = (landmark != 0).long() + 2 * (emotion != 0).long()
+    return torch.where(dropped, -1, numbers)
+
+
+def attention_features(identity: Tensor, controls: Tensor, reading: str) -> Tensor:
+    """The features A of Eq. 2 at one block, ``(B, Q, C)``.
+
+    Args:
+        identity: Attn_ID, ``(B, Q, C)``.
+        controls: the other summands of Eq. 1, ``(B, Q, C)``, zero for samples without.
+        reading: ``sum`` for the sum of Eq. 1; ``branch`` for what the controls add, and Attn_ID for samples without.
+    """
+    if reading == "sum":
+        return identity + controls
+    alone = (controls == 0).all(dim=(1, 2))
+    return torch.where(alone.view(-1, 1, 1), identity, controls)
+
+
+def attention_disentanglement(features: list[Tensor], masks: Tensor, combinations: Tensor, group: int) -> Tensor:
+    """Eq. 3 over Eq. 2: how alike samples with different conditions are in attention, within the face.
+
+    For every pair of combinations in :data:`DISENTANGLED` and every block, the sum over pairs of samples of the mean
+    over the face's places of ReLU(cos); then the mean over blocks and over groups.
+
+    Args:
+        features: one ``(B, Q, C)`` a block; Q is a square number.
+        masks: the samples' face masks, ``(B, M, M)`` in [0, 1]; a pair is compared where the first's face is.
+        combinations: ``(B,)``, see :func:`combination`.
+        group: samples are compared within each run of so many, the replicas of one data point.
+
+    Returns:
+        A scalar, 0 where no pair of combinations is in the batch.
+    """
+    wanted = torch.zeros(len(COMBINATIONS), len(COMBINATIONS), device=combinations.device)
+    for a, b in DISENTANGLED:
+        wanted[COMBINATIONS.index(a), COMBINATIONS.index(b)] = 1
+    rows = combinations.view(-1, group)
+    known = rows >= 0
+    pairs = wanted[rows.clamp(min=0)[:, :, None], rows.clamp(min=0)[:, None, :]]
+    pairs = pairs * known[:, :, None] * known[:, None, :]  # (groups, i, j)
+    total = features[0].new_zeros((), dtype=torch.promote_types(features[0].dtype, torch.float32))
+    with torch.autocast(features[0].device.type, enabled=False):
+        for feature in features:
+            side = round(feature.shape[1] ** 0.5)
+            mask = (functional.adaptive_avg_pool2d(masks.to(total.dtype), side) >= 0.5).flatten(1).to(total.dtype)
+            share = mask / mask.sum(1, keepdim=True).clamp(min=1)
+            unit = functional.normalize(feature.to(total.dtype), dim=-1).unflatten(0, (-1, group))
+            alike = torch.einsum("giqc,gjqc->gijq", unit, unit).relu()
+            total = total + (pairs * torch.einsum("gijq,giq->gij", alike, share.unflatten(0, (-1, group)))).sum()
+    return total / len(features) / len(rows)
 
 
 def reconstruction_loss(

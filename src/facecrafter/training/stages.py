@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from facecrafter.perception.identity import published
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
 from facecrafter.training.config import TrainConfig
-from facecrafter.training.draws import Draw, batch_indices, draw, generator
+from facecrafter.training.draws import Draw, batch_indices, draw, draw_joint, generator
 from facecrafter.training.identity_loss import IdentityLossTerm
 
 
@@ -35,7 +35,7 @@ class Stage(Protocol):
         """Parameters that learn at a share of the learning rate of their own, with that share."""
         ...
 
-    def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Tensor]:
+    def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
         """The ``index``-th of ``parts`` even shares of a step's batch."""
         ...
 
@@ -140,6 +140,7 @@ class DiffusionObjective(nn.Module):
         self.gamma, self.frozen_encoder = config.snr_gamma, frozen_encoder
         schedule = build_scheduler("ddpm", model.scale.scheduler)
         self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
+        self.joint = config.joint if config.stage == "joint" else None
         self.identity_weight = config.identity_loss.weight
         self.identity_loss = _identity_loss(model, config, self.alpha_bars) if self.identity_weight else None
 
@@ -154,6 +155,8 @@ class DiffusionObjective(nn.Module):
         landmark_weight: Tensor,
         emotion: Tensor,
         emotion_weight: Tensor,
+        masks: Tensor | None = None,
+        group: int = 0,
         walk: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """The loss of a batch.
@@ -168,7 +171,9 @@ class DiffusionObjective(nn.Module):
             landmark_weight: ``(B,)``.
             emotion: ``(B, 10)``.
             emotion_weight: ``(B,)``.
-            walk: what the identity loss needs for the first rows of the batch, see :meth:`_identity`.
+            masks: face masks ``(B, M, M)`` in [0, 1], in the joint stage.
+            group: how many neighbouring samples are replicas of one data point, in the joint stage.
+            walk: what the identity loss needs for the first rows of the batch, see :class:`IdentityLossTerm`.
         """
         alpha_bar = self.alpha_bars[timesteps]
         scale = alpha_bar.view(-1, 1, 1, 1)
@@ -176,9 +181,19 @@ class DiffusionObjective(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
             tokens = self.encoder.mixed(identity, dropped)
         conditions = self._conditions(landmark, landmark_weight, emotion, emotion_weight)
+        record = conditions.record = attention.AttentionRecord() if self.joint and self.joint.weight else None
         prediction = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
         target = losses.diffusion_target(self.kind, latents, noise, alpha_bar)
         loss = losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
+        if record is not None and self.joint is not None:
+            said = record.taken()
+            features = [
+                losses.attention_features(own, controls, self.joint.reading)
+                for own, controls in zip(said.identity, said.controls, strict=True)
+            ]
+            combinations = losses.combination(dropped, landmark_weight, emotion_weight)
+            # Eq. 5
+            return loss + self.joint.weight * losses.attention_disentanglement(features, masks, combinations, group)
         if walk is None or self.identity_loss is None:
             return loss
         first = len(walk["identity"])
@@ -215,6 +230,7 @@ class DiffusionStage:
 
     - ``base`` trains the UNet and the identity encoder; with ``scaffold: true`` the controls learn along.
     - ``landmark`` and ``emotion`` train one module and its K/V projections, everything else frozen (Sec. 3.2).
+    - ``joint`` trains both, and the transformer of the identity encoder (Sec. 3.2, Eq. 5).
     """
 
     def __init__(self, config: TrainConfig, data: TrainingSet, device: torch.device) -> None:
@@ -222,9 +238,11 @@ class DiffusionStage:
         self.config, self.data = config, data
         self.model = _starting_model(config)
         attention.install(self.model.unet, plain=config.plain_attention and device.type == "cpu")
+        if config.gradient_checkpointing:
+            self.model.unet.enable_gradient_checkpointing()
         data.encode(self.model.autoencoder.to(device), config.data / "cache", device)
         self.usual_grid = data.usual_crop_grid()
-        frozen = config.stage != "base"
+        frozen = config.stage in ("landmark", "emotion")
         self.objective = DiffusionObjective(self.model, config, frozen).to(device, memory_format=torch.channels_last)
 
     def trained(self) -> list[nn.Module]:
@@ -234,6 +252,9 @@ class DiffusionStage:
             scaffold = [model.controls] if config.scaffold and model.controls else []
             return [model.unet, model.encoder, *scaffold]
         assert model.controls is not None
+        if config.stage == "joint":
+            projections = attention.identity_projections(model.unet) if config.joint.identity_projections else []
+            return [model.controls, model.encoder, *projections]
         return model.controls.parts(config.stage)
 
     def rates(self) -> list[tuple[list[nn.Parameter], float]]:
@@ -244,14 +265,15 @@ class DiffusionStage:
             ([projection.weight for projection in projections], self.config.identity_rate),
         ]
 
-    def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Tensor]:
+    def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
         """See :class:`Stage`."""
         config, data = self.config, self.data
         assert data.latents is not None
-        whole = draw(
-            config.seed, step, config.batch_size, len(data), data.latents.shape[1:], data.identity.shape[1],
-            config.mixture, config.pair,
-        )  # fmt: skip
+        about = (config.seed, step, config.batch_size, len(data), data.latents.shape[1:], data.identity.shape[1])
+        if config.stage == "joint":
+            whole = draw_joint(*about, config.joint.groups, config.joint.drop, config.pair)
+        else:
+            whole = draw(*about, config.mixture, config.pair)
         chosen = whole.part(index, parts)
         identity = data.identities(chosen.indices, chosen.swap, chosen.pick)
         with_landmarks = chosen.indices[chosen.landmark.bool()]
@@ -266,10 +288,21 @@ class DiffusionStage:
             "emotion": data.emotions(chosen.indices),
             "emotion_weight": chosen.emotion,
         }
-        placed = {name: value.to(device) for name, value in batch.items()}
+        if config.stage == "joint":
+            batch["masks"] = data.face_masks(chosen.indices)
+        placed: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
         if config.identity_loss.weight:
             walk = self._walk(step, index, chosen, identity, config.identity_loss.batch // parts)
-            return {**placed, "walk": {name: value.to(device) for name, value in walk.items()}}
+            placed["walk"] = {name: value.to(device) for name, value in walk.items()}
+        if config.stage == "joint":
+            # A group that is cut into several parts of the batch is compared within each part.
+            group = min(config.batch_size // config.joint.groups, len(chosen.indices))
+            if len(chosen.indices) % group:
+                raise ConfigError(
+                    f"groups of {group} replicas do not fit into parts of {len(chosen.indices)} samples; choose "
+                    "joint.groups so that a group is a multiple of a part or a part of a group"
+                )
+            placed["group"] = group
         return placed
 
     def _walk(self, step: int, index: int, chosen: Draw, identity: Tensor, count: int) -> dict[str, Tensor]:
@@ -334,6 +367,10 @@ def _starting_model(config: TrainConfig) -> checkpoint.FaceModel:
         torch.manual_seed(config.seed)
         autoencoder = checkpoint.load_part(config.start / "autoencoder.safetensors", "autoencoder", scale.name)
         model = checkpoint.FaceModel(scale, zoo.build_unet(scale), zoo.build_encoder(scale), autoencoder)
+    if model.controls is None and config.stage == "joint":
+        raise ConfigError(
+            f"the joint stage builds on trained controls, and {config.start} has none; train landmark and emotion first"
+        )
     if model.controls is None and (config.stage != "base" or config.scaffold):
         torch.manual_seed(config.seed)
         model.controls = zoo.build_controls(scale, model.unet)
@@ -347,4 +384,5 @@ STAGES = {
     "base": DiffusionStage,
     "landmark": DiffusionStage,
     "emotion": DiffusionStage,
+    "joint": DiffusionStage,
 }
