@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,7 +279,7 @@ def test_pictures_whose_pose_is_free_are_cropped_where_faces_usually_are(small: 
     assert 0 < free.sum() < 16
     usual = (batch["walk"]["grids"] == stage.usual_grid).all(-1).all(-1)
     assert torch.equal(usual, free)
-    assert 0 <= int(batch["walk"]["stop"]) < 8
+    assert batch["walk"]["timesteps"].shape == (4,)
     lengths = batch["walk"]["identity"].norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones(16))
 
@@ -473,3 +477,37 @@ def test_a_mixture_that_names_controls_needs_them(mixture: dict[str, float], sma
     start_folder(tmp_path / "start", small, controls=False)
     with pytest.raises(ConfigError, match="controls"):
         loop.train(config_of("base", tmp_path, mixture=mixture, scaffold=False), progress=False)
+
+
+@pytest.mark.parametrize("stage", ["base", "joint"])
+def test_two_processes_are_one_with_the_whole_batch(
+    stage: str, prepared: Prepared, small: Scale, tmp_path: Path
+) -> None:
+    """Through `accelerate launch`: the same losses and weights. A joint group is one process's, so there are two."""
+    start_folder(tmp_path / "start", small)
+    data = tmp_path / "data.pickle"
+    data.write_bytes(pickle.dumps((prepared, small)))
+    settings: dict[str, Any] = {"batch_size": 8, "sample_every": 1000}
+    config = (
+        joint_config(tmp_path, joint={"groups": 2, "weight": 0.1}, **settings)
+        if stage == "joint"
+        else config_of("base", tmp_path, scaffold=True, mixture=ALL, **settings)
+    )
+    alone = config.model_copy(update={"run": tmp_path / "alone"})
+    whole = tensors(loop.train(alone, progress=False))
+    text = tmp_path / "config.yaml"
+    text.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
+        "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0",
+        str(Path(__file__).parent / "launched.py"), str(data), str(text),
+    ]  # fmt: skip
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    halves = tensors(config.run / "model")
+    one, two = ([record["loss"] for record in logged(run)] for run in (alone, config))
+    assert two == pytest.approx(one, abs=1e-5)
+    for name in whole:
+        close = (whole[name] - halves[name]).abs() < 1e-4
+        assert close.float().mean() > 0.98, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -24,16 +25,15 @@ WHOLE = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # the crop is the whol
 
 
 class ToyDenoiser(nn.Module):
-    """Depends on what it is given, on the time and on a weight; counts the calls that a gradient passes through."""
+    """Depends on what it is given, on the time and on a weight."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.3))
-        self.with_gradient = self.calls = 0
+        self.calls = 0
 
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, cross_attention_kwargs: object) -> object:
         self.calls += 1
-        self.with_gradient += torch.is_grad_enabled()
         share = (timesteps / 1000).view(-1, 1, 1, 1)
         return SimpleNamespace(sample=self.weight * noisy * (1 + share) + tokens.mean((1, 2)).view(-1, 1, 1, 1))
 
@@ -61,45 +61,68 @@ def test_a_perfect_prediction_gives_back_what_was_mixed(kind: str) -> None:
     torch.testing.assert_close(got_noise, noise, rtol=0, atol=1e-5)
 
 
-def test_a_walk_goes_from_pure_noise_down() -> None:
-    assert walk_timesteps(8) == [999, 874, 749, 624, 499, 374, 249, 124]
-    assert walk_timesteps(2) == [999, 499]
+@pytest.mark.parametrize(
+    ("jitter", "expected"),
+    [
+        ([0.5, 0.5, 0.5], [999, 750, 500, 250]),
+        ([0.0, 0.0, 0.0], [999, 875, 625, 375]),
+        ([0.999, 0.25, 0.75], [999, 625, 562, 187]),
+        ([0.5], [999, 500]),
+        ([0.0], [999, 750]),
+    ],
+)
+def test_a_walk_goes_from_pure_noise_down(jitter: list[float], expected: list[int]) -> None:
+    assert walk_timesteps(len(jitter) + 1, torch.tensor(jitter)).tolist() == expected
+
+
+@pytest.mark.parametrize("steps", [2, 4, 25])
+def test_a_walk_never_goes_up(steps: int) -> None:
+    source = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        timesteps = walk_timesteps(steps, torch.rand(steps - 1, generator=source)).tolist()
+        assert timesteps[0] == 999
+        assert all(a >= b >= 20 for a, b in pairwise(timesteps))
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("stop", [0, 1, 3])
-def test_the_loss_is_the_walk_written_out(kind: str, stop: int) -> None:
+@pytest.mark.parametrize("walk", [[999], [999, 500], [999, 749, 499, 249]])
+def test_the_loss_is_the_walk_written_out(kind: str, walk: list[int]) -> None:
     torch.manual_seed(0)
     unet = ToyDenoiser()
-    term = IdentityLossTerm(unet, ToyDecoder(), ToyRecogniser(), ALPHA_BARS, kind, 4)
+    term = IdentityLossTerm(unet, ToyDecoder(), ToyRecogniser(), ALPHA_BARS, kind)
     noise, tokens, identity = torch.randn(3, 3, 8, 8), torch.randn(3, 5, 6), torch.randn(3, 12)
-    got = term(noise, stop, tokens, AttentionInputs(), identity, WHOLE.expand(3, -1, -1), torch.zeros(3, 8))
-    assert unet.calls == stop + 1
-    assert unet.with_gradient == 1
+    timesteps = torch.tensor(walk)
+    got = term(noise, timesteps, tokens, AttentionInputs(), identity, WHOLE.expand(3, -1, -1), torch.zeros(3, 8))
+    assert unet.calls == len(walk)
 
-    for row in range(3):
-        x = noise[row]
-        for index, t in enumerate([999, 749, 499, 249][: stop + 1]):
-            a = ALPHA_BARS[t]
-            said = 0.3 * x * (1 + t / 1000) + tokens[row].mean()
-            if kind == "epsilon":
-                rest = said
-                clean = (x - (1 - a) ** 0.5 * rest) / a**0.5
-            else:
-                clean = a**0.5 * x - (1 - a) ** 0.5 * said
-                rest = (1 - a) ** 0.5 * x + a**0.5 * said
-            if index < stop:
-                b = ALPHA_BARS[[999, 749, 499, 249][index + 1]]
-                x = b**0.5 * clean + (1 - b) ** 0.5 * rest
-        picture = ((clean / 2).repeat_interleave(14, 1).repeat_interleave(14, 2) + 1) * 127.5
-        means = torch.stack([picture[:, i : i + 56, j : j + 56].mean((1, 2)) for i in (0, 56) for j in (0, 56)], dim=1)
-        made = means.flatten() / means.norm()
-        expected = 1 - made @ identity[row] / identity[row].norm()
-        torch.testing.assert_close(got[row], expected, rtol=1e-4, atol=1e-4)
+    def written_out(weight: float) -> list[float]:
+        wrong = []
+        for row in range(3):
+            x = noise[row].double()
+            for index, t in enumerate(walk):
+                a = float(ALPHA_BARS[t])
+                said = weight * x * (1 + t / 1000) + float(tokens[row].mean())
+                if kind == "epsilon":
+                    rest = said
+                    clean = (x - (1 - a) ** 0.5 * rest) / a**0.5
+                else:
+                    clean = a**0.5 * x - (1 - a) ** 0.5 * said
+                    rest = (1 - a) ** 0.5 * x + a**0.5 * said
+                if index + 1 < len(walk):
+                    b = float(ALPHA_BARS[walk[index + 1]])
+                    x = b**0.5 * clean + (1 - b) ** 0.5 * rest
+            picture = ((clean / 2).repeat_interleave(14, 1).repeat_interleave(14, 2) + 1) * 127.5
+            means = [picture[:, i : i + 56, j : j + 56].mean((1, 2)) for i in (0, 56) for j in (0, 56)]
+            made = torch.stack(means, dim=1).flatten()
+            wrong.append(1 - float(made @ identity[row].double() / identity[row].norm() / made.norm()))
+        return wrong
 
+    torch.testing.assert_close(got, torch.tensor(written_out(0.3)), rtol=1e-4, atol=1e-4)
     got.sum().backward()
     assert unet.weight.grad is not None
-    assert unet.weight.grad.abs() > 1e-6
+    # The gradient is that of the whole walk, not of its last prediction alone.
+    slope = (sum(written_out(0.3 + 1e-5)) - sum(written_out(0.3 - 1e-5))) / 2e-5
+    assert float(unet.weight.grad) == pytest.approx(slope, rel=1e-2, abs=1e-3)
 
 
 def test_no_jitter_changes_nothing() -> None:

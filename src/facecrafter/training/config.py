@@ -55,7 +55,7 @@ class IdentityLoss(_Strict):
 
     weight: float = Field(0.0, ge=0)  # of 1 - cosine beside Eq. 4; 0 for none
     batch: int = Field(8, ge=1)  # pictures a step, over all processes and accumulated steps
-    steps: int = Field(8, ge=2)  # denoising steps of the walk from noise to the picture that is judged
+    steps: int = Field(4, ge=2)  # denoising steps of the walk from noise to the picture that is judged
     blend: Share = 0.3  # share of the pictures whose identity lies between two people: nobody the set has
 
 

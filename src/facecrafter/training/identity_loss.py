@@ -2,9 +2,12 @@
 
 Eq. 4 learns a person from pixels alone, which takes millions of photos. A recogniser has seen millions: where it says
 that the person made is not the person asked, its gradient says what to change. The picture is made as sampling makes
-it, from pure noise by deterministic steps (DDIM; Song et al., 2021), and only its last prediction learns, as in ReFL
-(Xu et al., 2023). The recogniser is the condition's own; the judge of evaluation is another network. What the
-recogniser sees is moved, blurred and lit at random, or the model learns patterns that please it and are no likeness.
+it, from pure noise by a few deterministic steps (DDIM; Song et al., 2021), and the gradient goes back through all of
+them (DRaFT; Clark et al., 2024). The recogniser is the condition's own; the judge of evaluation is another network.
+
+The model must not learn patterns that please the recogniser and are no likeness. When only one prediction of a walk
+learned, at fixed timesteps, it did: predictions were recognised, and finished pictures were not. So the whole walk
+learns, its timesteps are random, and what the recogniser sees is moved, blurred and lit at random.
 """
 
 from __future__ import annotations
@@ -18,9 +21,16 @@ from facecrafter.model.attention import AttentionInputs
 from facecrafter.perception.differentiable import DifferentiableRecogniser, arcface_crops
 
 
-def walk_timesteps(steps: int) -> list[int]:
-    """The timesteps of a walk of so many steps, from 999 down, evenly spaced."""
-    return [round(1000 * (steps - step) / steps) - 1 for step in range(steps)]
+def walk_timesteps(steps: int, jitter: Tensor) -> Tensor:
+    """The timesteps of a walk from pure noise, ``(steps,)`` int64: 999, then one in each of equal spans below.
+
+    Args:
+        steps: how many, at least 2.
+        jitter: ``(steps - 1,)`` in [0, 1), where in its span each of the others is.
+    """
+    spans = torch.arange(steps - 1, 0, -1) - jitter + 0.5
+    later = (spans * 1000 / steps).long().clamp(20, 998)
+    return torch.cat([torch.tensor([999]), later])
 
 
 def jittered(grids: Tensor, jitter: Tensor) -> Tensor:
@@ -82,7 +92,6 @@ class IdentityLossTerm(nn.Module):
         recogniser: frozen; the same network that gave the embeddings.
         alpha_bars: ``(1000,)``.
         kind: what the denoiser predicts.
-        steps: of the walk.
     """
 
     def __init__(
@@ -92,42 +101,47 @@ class IdentityLossTerm(nn.Module):
         recogniser: DifferentiableRecogniser,
         alpha_bars: Tensor,
         kind: str,
-        steps: int,
     ) -> None:
         super().__init__()
         self.unet, self.autoencoder, self.recogniser = unet, autoencoder, recogniser
         self.register_buffer("alpha_bars", alpha_bars, persistent=False)
-        self.kind, self.timesteps = kind, walk_timesteps(steps)
+        self.kind = kind
 
     def forward(
-        self, noise: Tensor, stop: int, tokens: Tensor, conditions: AttentionInputs, identity: Tensor, grids: Tensor,
+        self,
+        noise: Tensor,
+        timesteps: Tensor,
+        tokens: Tensor,
+        conditions: AttentionInputs,
+        identity: Tensor,
+        grids: Tensor,
         jitter: Tensor,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """The loss of each picture, ``(B,)`` in [0, 2].
 
         Args:
             noise: where the walk begins, ``(B, C, h, w)``.
-            stop: how many steps it goes before the prediction that learns.
+            timesteps: of its steps, ``(N,)`` falling; the last prediction is the picture.
             tokens: identity tokens ``(B, T, W)``.
             conditions: the controls.
             identity: the embeddings asked for, ``(B, D)``.
             grids: where the faces are, see :func:`facecrafter.perception.differentiable.arcface_crops`.
             jitter: ``(B, 8)`` in [-1, 1], see :func:`jittered` and :func:`relit`; zeros for the crops as they are.
         """
-        with torch.no_grad():
-            noisy = noise
-            for step in range(stop):
-                clean, rest = self._predict(noisy, step, tokens, conditions)
-                alpha_bar = self.alpha_bars[self.timesteps[step + 1]]
+        noisy, steps = noise, timesteps.tolist()
+        for timestep, following in zip(steps, [*steps[1:], None], strict=True):
+            clean, rest = self._predict(noisy, timestep, tokens, conditions)
+            if following is not None:
+                alpha_bar = self.alpha_bars[following]
                 noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * rest
-        clean, _ = self._predict(noisy, stop, tokens, conditions)
         pictures = self.autoencoder.decode(clean / self.autoencoder.config.scaling_factor).sample
         crops = arcface_crops((pictures.float() + 1) * 127.5, jittered(grids, jitter))
         made = self.recogniser(relit(crops, jitter))
         return 1 - (made * nn.functional.normalize(identity.float(), dim=-1)).sum(-1)
 
-    def _predict(self, noisy: Tensor, step: int, tokens: Tensor, conditions: AttentionInputs) -> tuple[Tensor, Tensor]:
-        timestep = self.timesteps[step]
+    def _predict(
+        self, noisy: Tensor, timestep: int, tokens: Tensor, conditions: AttentionInputs
+    ) -> tuple[Tensor, Tensor]:
         timesteps = torch.full((len(noisy),), timestep, device=noisy.device)
         prediction = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
         return clean_and_noise(self.kind, prediction.float(), noisy, self.alpha_bars[timestep])

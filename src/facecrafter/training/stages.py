@@ -18,7 +18,7 @@ from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
 from facecrafter.training.config import TrainConfig
 from facecrafter.training.draws import Draw, batch_indices, draw, draw_joint, generator
-from facecrafter.training.identity_loss import IdentityLossTerm
+from facecrafter.training.identity_loss import IdentityLossTerm, walk_timesteps
 
 
 class Stage(Protocol):
@@ -200,7 +200,7 @@ class DiffusionObjective(nn.Module):
         drawn = landmark[: int(landmark_weight[:first].count_nonzero())]
         conditions = self._conditions(drawn, landmark_weight[:first], emotion[:first], emotion_weight[:first])
         wrong = self.identity_loss(
-            walk["noise"], int(walk["stop"]), self.encoder(walk["identity"]), conditions, walk["identity"],
+            walk["noise"], walk["timesteps"], self.encoder(walk["identity"]), conditions, walk["identity"],
             walk["grids"], walk["jitter"],
         )  # fmt: skip
         return loss + self.identity_weight * wrong.mean()
@@ -220,9 +220,7 @@ class DiffusionObjective(nn.Module):
 def _identity_loss(model: checkpoint.FaceModel, config: TrainConfig, alpha_bars: Tensor) -> IdentityLossTerm:
     recogniser = DifferentiableRecogniser(*published(model.scale.recogniser, config.arcface))
     kind = str(model.scale.scheduler["prediction_type"])
-    return IdentityLossTerm(
-        model.unet, model.autoencoder, recogniser, alpha_bars, kind, config.identity_loss.steps
-    )  # fmt: skip
+    return IdentityLossTerm(model.unet, model.autoencoder, recogniser, alpha_bars, kind)
 
 
 class DiffusionStage:
@@ -316,11 +314,10 @@ class DiffusionStage:
         grids = data.crop_grids(chosen.indices[:count])
         free = chosen.landmark[:count] == 0
         grids[free] = self.usual_grid
-        # Every process goes as many steps, so that none waits for another.
-        stop = torch.randint(0, config.steps, (), generator=generator(self.config.seed, 4, step))
+        jitter = torch.rand(config.steps - 1, generator=source)
         return {
             "noise": torch.randn(count, *chosen.noise.shape[1:], generator=source),
-            "stop": stop,
+            "timesteps": walk_timesteps(config.steps, jitter),
             "identity": nn.functional.normalize((1 - share) * own + share * other, dim=-1),
             "grids": grids,
             "jitter": 2 * torch.rand(count, 8, generator=source) - 1,
