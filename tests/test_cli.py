@@ -23,7 +23,7 @@ from facecrafter.cli import app
 if TYPE_CHECKING:
     from facecrafter.model.checkpoint import FaceModel
 
-HEAVY = ("torch", "diffusers", "transformers", "mediapipe", "cv2", "onnxruntime", "pyarrow", "rich")
+HEAVY = ("torch", "diffusers", "transformers", "mediapipe", "cv2", "onnxruntime", "pyarrow", "rich", "matplotlib", "av")
 CONFIG = "stage: autoencoder\ndata: prepared\nrun: run\nsteps: 2\n"
 
 
@@ -61,7 +61,7 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr.strip() == "[]"
-    for command in ("generate", "inspect", "demo", "train", "data", "weights"):
+    for command in ("generate", "inspect", "perceive", "demo", "train", "data", "weights"):
         assert command in done.stdout
 
 

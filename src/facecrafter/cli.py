@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +45,26 @@ class Choose(StrEnum):
 
     largest = "largest"
     centre = "centre"
+
+
+class Which(StrEnum):
+    """Whose faces of a photo are read."""
+
+    largest = "largest"
+    centre = "centre"
+    all = "all"
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+# From how many pictures on a bar shows how far the work is.
+MANY = 5
 
 
 def main() -> None:
@@ -155,6 +175,70 @@ def inspect(files: Annotated[list[Path], typer.Argument(help="Pictures.")]) -> N
 
 
 @app.command()
+def perceive(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Pictures, and folders of pictures.")],
+    choose: Annotated[
+        Which | None, typer.Option(help="Which faces of a photo: largest, centre, or all, which is the default.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to print the results.")] = Format.table,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for one PNG a face that shows all that was seen.", file_okay=False)
+    ] = None,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="The pictures already are tight face crops; 48 px are enough.")
+    ] = False,
+    emonet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="emonet_8.pth or emonet_5.pth, to read emotions with EmoNet.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace PNGs that are there.")] = False,
+) -> None:
+    """Say what faces express: emotion, valence, arousal, and where the head looks.
+
+    Valence goes from unpleasant -1 to pleasant 1, arousal from calm -1 to excited 1. Without --emonet both are derived
+    from the probabilities of eight emotions, which come from the movements of the face. Angles are in degrees: yaw to
+    the picture's right, pitch up, roll counter-clockwise. The box is in pixels of the photo; the largest face is
+    number 1.
+
+    \b
+    facecrafter perceive me.jpg
+    facecrafter perceive me.jpg --out out/me
+    facecrafter perceive holiday/ --format csv > holiday.csv
+    facecrafter perceive crops/ --aligned --emonet emonet_8.pth --format csv
+
+    With --aligned and --emonet no face is looked for: angles and box stay empty. With --aligned alone the landmarks are
+    looked for in the crop, enlarged.
+
+    What cannot be read (no picture, a damaged one, no face in it) is listed on stderr and left out. The exit code is 1
+    only when nothing at all could be read.
+    """
+    if aligned and choose:
+        raise typer.BadParameter("with --aligned a picture is one face; leave out --choose")
+
+    from facecrafter import perceive as faces
+
+    estimator = faces.estimator_for(emonet)
+    sources, lacking = faces.find_sources(photos)
+    with _bar(len(sources), "pictures") if len(sources) >= MANY else nullcontext() as progress:
+        survey = faces.perceive(
+            sources,
+            estimator,
+            which=choose.value if choose else "all",
+            aligned=aligned,
+            out=out,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    survey.skipped[:0] = lacking
+    for _, reason in survey.skipped:
+        typer.echo(f"skipped: {' '.join(reason.split())}", err=True)
+    if not survey.rows:
+        raise FaceCrafterError(f"no face could be read; {len(survey.skipped)} skipped, see above")
+    typer.echo(faces.FORMATS[form](survey), nl=False)
+    if out:
+        typer.echo(f"written to {out}: {len(survey.rows)} PNG", err=True)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The picture to write.", dir_okay=False)] = Path("out/demo.png"),
     model: Annotated[str, typer.Option(help="mini, or a model folder.")] = "mini",
@@ -176,7 +260,7 @@ def demo(
 
 @data_app.command("prepare")
 def data_prepare(
-    source: Annotated[Path, typer.Argument(help="Folder of people (Name/photo.jpg) or of photos, or its tar.")],
+    source: Annotated[Path, typer.Argument(help="Folder of people (Name/photo.jpg or .mp4) or of photos, or its tar.")],
     out: Annotated[Path, typer.Argument(help="Folder for the shards.")],
     size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.")] = 128,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
@@ -185,6 +269,7 @@ def data_prepare(
     ] = ["sface"],  # noqa: B006
     arcface: Annotated[Path | None, typer.Option(help="arcface.onnx, for that recogniser.")] = None,
     choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.centre,
+    interval: Annotated[float, typer.Option(help="Seconds between the frames that are taken of a video.")] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew instead of going on.")] = False,
 ) -> None:
     """Find, align and describe every face of a folder. A stopped run goes on where it was."""
@@ -198,9 +283,10 @@ def data_prepare(
         recognisers=recogniser,
         arcface=arcface,
         choose=choose.value,
+        interval=interval,
         overwrite=overwrite,
     )
-    typer.echo(f"{done.prepared} of {done.photos} photos are in {done.folder} ({done.seconds:.0f} s)")
+    typer.echo(f"{done.prepared} of {done.photos} pictures are in {done.folder} ({done.seconds:.0f} s)")
     if done.rejected:
         typer.echo(f"{done.rejected} were left out; {done.folder / 'rejected.csv'} says why")
 
@@ -212,7 +298,7 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Run folder in place of the config's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in place of the config's.")] = None,
 ) -> None:
-    """Train one stage: autoencoder, base, landmark or emotion."""
+    """Train one stage: autoencoder, base, landmark, emotion or joint."""
     from facecrafter.training.config import load
 
     given = {"run": run, "steps": steps}

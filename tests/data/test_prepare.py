@@ -16,15 +16,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow.parquet
 import pytest
 from PIL import Image
 
 from facecrafter.data import prepare as module
-from facecrafter.data import shards
+from facecrafter.data import shards, video
 from facecrafter.data.prepare import Report, prepare
-from facecrafter.errors import ConfigError, DataError, FaceCrafterError, WeightsError
+from facecrafter.errors import ConfigError, DataError, FaceCrafterError, PhotoError, WeightsError
 from facecrafter.perception import emotion, face, identity, mask
 
 LFW = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "lfw-deepfunneled.tar.gz"
@@ -399,6 +400,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[FaceCrafterError], str]] = [
     ({"workers": -1}, ConfigError, "workers -1 is negative"),
     ({"shard_size": 0}, ConfigError, "shard_size 0 must be at least 1"),
     ({"choose": "left"}, ConfigError, "choose 'left' is not one of largest, centre"),
+    ({"interval": 0.0}, ConfigError, "interval 0 must be at least 0.01 seconds"),
     ({"recognisers": ()}, ConfigError, "recognisers is empty"),
     ({"recognisers": ("sfase",)}, WeightsError, "unknown recogniser 'sfase'"),
     ({"recognisers": ("arcface",)}, WeightsError, "arcface"),
@@ -431,3 +433,154 @@ def test_press_photos_come_through(tmp_path: Path) -> None:
     likeness = loaded.identity @ loaded.identity.T
     assert likeness[~same].mean() < 0.3
     assert (np.abs(loaded.points[:, 1, :2] - [32, 36]) < 12).all()
+
+
+# --- videos -----------------------------------------------------------------------------------------------------------
+
+
+def film(path: Path, seconds: list[Image.Image]) -> Path:
+    """A video that shows each picture for a second, five times."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream: Any = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = (*seconds[0].size, "yuv420p")
+        stream.options = {"crf": "10", "g": "5"}
+        for picture in seconds:
+            for _ in range(5):
+                container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def films(astronaut: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos as MEAD has them, one of them cut off and one with a wall in it, a photo, and a video that is none."""
+    folder = tmp_path_factory.mktemp("films")
+    mirrored, wall = astronaut.transpose(Image.Transpose.FLIP_LEFT_RIGHT), Image.new("RGB", astronaut.size, "grey")
+    film(folder / "M003" / "video" / "front" / "happy" / "level_2" / "001.mp4", [astronaut, wall, mirrored])
+    cut = film(folder / "W009" / "video" / "left_30" / "angry" / "level_1" / "002.mp4", [mirrored] * 6)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    (folder / "Ann").mkdir()
+    astronaut.save(folder / "Ann" / "Ann.jpg", quality=95)
+    (folder / "Ann" / "none.mov").write_text("no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def filmed(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("filmed") / "out"
+    report = run(films, out)
+    rows = report.prepared
+    assert rows == 1 + 2 + len(cut_frames(films))
+    assert (report.photos, report.rejected, report.resumed) == (rows + 3, 3, 0)
+    return out
+
+
+HAPPY, ANGRY = "M003/video/front/happy/level_2/001.mp4", "W009/video/left_30/angry/level_1/002.mp4"
+
+
+def cut_frames(films: Path) -> list[tuple[float, np.ndarray]]:
+    found = []
+    with pytest.raises(PhotoError, match="is damaged after"):
+        for frame in video.frames(films / ANGRY):
+            found.append(frame)
+    assert 1 <= len(found) < 6
+    return found
+
+
+def test_every_frame_is_a_sample_that_says_whose_and_when(filmed: Path, films: Path) -> None:
+    cut = cut_frames(films)
+    loaded = shards.load(filmed)
+    assert loaded.files == ["Ann/Ann.jpg", f"{HAPPY}#t=0.000", f"{HAPPY}#t=2.000"] + [
+        f"{ANGRY}#t={seconds:.3f}" for seconds, _ in cut
+    ]
+    assert loaded.persons == ["Ann", "M003", "M003"] + ["W009"] * len(cut)
+    index = shards.read_index(filmed)
+    assert index["key"][:3] == ["00000000", "00000002-00000000", "00000002-00002000"]
+    assert index["key"][3:] == [f"00000003-{round(seconds * 1000):08d}" for seconds, _ in cut]
+    (_, first), (_, third) = (frame for number, frame in enumerate(video.frames(films / HAPPY)) if number != 1)
+    with face.FaceFinder() as finder:
+        for row, image in ((1, first), (2, third), (3, cut[0][1])):
+            np.testing.assert_array_equal(loaded.images[row], finder.find(image, 256, "centre").resized(64).image)
+    assert loaded.angles[1, 0] == pytest.approx(-loaded.angles[2, 0], abs=3)
+
+
+def test_a_frame_keeps_what_the_folders_say(filmed: Path) -> None:
+    told = {
+        key: json.loads(parts["json"])
+        for path in sorted(filmed.glob("shard-*.tar"))
+        for key, parts in shards.read_shard(path)
+    }
+    assert "video" not in told["00000000"]
+    assert told["00000002-00002000"]["video"] == {"seconds": 2.0, "emotion": "happy", "level": 2, "view": "front"}
+    assert told["00000003-00000000"]["video"] == {"seconds": 0.0, "emotion": "anger", "level": 1, "view": "left_30"}
+    assert told["00000003-00000000"]["file"] == f"{ANGRY}#t=0.000"
+
+
+def test_webdataset_reads_frames_too(filmed: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    names = [str(path) for path in sorted(filmed.glob("shard-*.tar"))]
+    samples = list(webdataset.WebDataset(names, shardshuffle=False).decode("rgb8"))
+    assert [sample["__key__"] for sample in samples] == shards.read_index(filmed)["key"]
+    assert samples[1]["png"].shape == (64, 64, 3)
+
+
+def test_frames_without_a_face_and_damaged_videos_are_listed(filmed: Path, films: Path) -> None:
+    with open(filmed / "rejected.csv", newline="", encoding="utf-8") as file:
+        rejected = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+    assert list(rejected) == ["Ann/none.mov", f"{HAPPY}#t=1.000", ANGRY]
+    assert rejected["Ann/none.mov"].startswith("Ann/none.mov is not a video that can be read")
+    assert rejected[f"{HAPPY}#t=1.000"].startswith(f"no face found in {HAPPY}#t=1.000 (256x256)")
+    assert rejected[ANGRY].startswith(f"{ANGRY} is damaged after")
+    assert not any(str(films) in reason for reason in rejected.values())
+
+
+def test_videos_go_on_where_they_stopped_and_spread_over_workers(films: Path, filmed: Path, tmp_path: Path) -> None:
+    # Shards of two pictures, and of whole videos: Ann's two files, M003's three frames, what is left of W009's six.
+    assert len(list(filmed.glob("shard-*.tar"))) == 3
+    run(films, tmp_path / "out", workers=2)
+    assert content(tmp_path / "out") == content(filmed)
+    for number in (1, 2):
+        shards.shard_path(tmp_path / "out", number).unlink()
+    report = run(films, tmp_path / "out")
+    assert report.resumed == 2
+    assert content(tmp_path / "out") == content(filmed)
+
+
+def test_another_interval_is_refused_and_photos_alone_have_none(
+    films: Path, filmed: Path, prepared: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(filmed, tmp_path / "out"))
+    with pytest.raises(DataError, match=r"was begun with interval 1\.0, not 2\.0"):
+        run(films, out, interval=2.0)
+    assert content(out) == content(filmed)
+    assert json.loads((filmed / "meta.json").read_text())["interval"] == 1.0
+    assert "interval" not in json.loads((prepared / "meta.json").read_text())
+
+
+def test_an_archive_of_one_persons_videos_keeps_the_person(films: Path, tmp_path: Path) -> None:
+    """MEAD comes as ``M003/video.tar``."""
+    (tmp_path / "M003").mkdir()
+    archive = shutil.make_archive(str(tmp_path / "M003" / "video"), "tar", films / "M003", "video")
+    assert run(Path(archive), tmp_path / "out", interval=2.0).prepared == 2
+    loaded = shards.load(tmp_path / "out")
+    assert loaded.persons == ["M003", "M003"]
+    assert loaded.files == ["front/happy/level_2/001.mp4#t=0.000", "front/happy/level_2/001.mp4#t=2.000"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shard_size", "expected"),
+    [
+        ([1, 1, 1, 1, 1], 2, [[1, 1], [1, 1], [1]]),
+        ([1, 1, 1, 1], 2, [[1, 1], [1, 1]]),
+        ([1, 3, 1, 1, 2, 9, 1], 4, [[1, 3], [1, 1, 2], [9], [1]]),
+        ([9, 9], 1, [[9], [9]]),
+    ],
+)
+def test_shards_are_filled_by_pictures_and_divide_no_video(
+    sizes: list[int], shard_size: int, expected: list[list[int]]
+) -> None:
+    photos = [module._Photo(str(key), Path(), "", "", pictures=size) for key, size in enumerate(sizes)]
+    parts = module._parts(photos, shard_size)
+    assert [photo for part in parts for photo in part] == photos
+    assert [[photo.pictures for photo in part] for part in parts] == expected

@@ -249,9 +249,12 @@ def test_a_control_stage_adds_controls_to_a_base_that_has_none(small: Scale, tmp
     assert all(value.count_nonzero() > 0 for name, value in controls.items() if name.startswith("landmark_values"))
 
 
-def test_the_identity_loss_lowers_when_its_gradient_is_followed(small: Scale, tmp_path: Path) -> None:
+def test_the_picture_loss_lowers_when_its_gradient_is_followed(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
-    settings: dict[str, Any] = {"mixture": {"identity": 1.0}, "identity_loss": {"weight": 1e3, "batch": 4, "steps": 2}}
+    settings: dict[str, Any] = {
+        "mixture": {"identity": 1.0},
+        "picture_loss": {"identity": 1e3, "batch": 4, "steps": 2, "learning": 2},
+    }
     stage = loop._stage(config_of("base", tmp_path, **settings), torch.device("cpu"))
     objective = stage.objective.requires_grad_(False)
     learning = loop._unfreeze(stage)
@@ -270,18 +273,22 @@ def test_the_identity_loss_lowers_when_its_gradient_is_followed(small: Scale, tm
 def test_pictures_whose_pose_is_free_are_cropped_where_faces_usually_are(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of(
-        "base", tmp_path, mixture=ALL, batch_size=16, scaffold=True, identity_loss={"weight": 1.0, "batch": 16}
+        "base", tmp_path, mixture=ALL, batch_size=16, scaffold=True, picture_loss={"identity": 1.0, "batch": 16}
     )
     stage = loop._stage(config, torch.device("cpu"))
     assert isinstance(stage, stages.DiffusionStage)
     batch: Any = stage.batch(0, 0, 1, torch.device("cpu"))
     free = batch["landmark_weight"] == 0
     assert 0 < free.sum() < 16
-    usual = (batch["walk"]["grids"] == stage.usual_grid).all(-1).all(-1)
-    assert torch.equal(usual, free)
-    assert batch["walk"]["timesteps"].shape == (4,)
-    lengths = batch["walk"]["identity"].norm(dim=1)
-    torch.testing.assert_close(lengths, torch.ones(16))
+    walk = batch["walk"]
+    assert torch.equal((walk.grids == stage.usual_grid).all(-1).all(-1), free)
+    assert torch.equal(walk.posed, ~free)
+    assert walk.timesteps.shape == walk.learns.shape == (8,)
+    assert int(walk.learns.sum()) == 4
+    assert 0 < int((~walk.own).sum()) < 10
+    torch.testing.assert_close(walk.identity.norm(dim=1), torch.ones(16))
+    own = torch.nn.functional.normalize(batch["identity"][walk.own], dim=1)
+    torch.testing.assert_close(walk.identity[walk.own], own)
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -303,11 +310,15 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "identity_loss"),
-    [("base", {}), ("base", {"weight": 0.5, "batch": 2, "steps": 3}), ("landmark", {})],
+    ("stage", "picture_loss"),
+    [
+        ("base", {}),
+        ("base", {"identity": 0.5, "colours": 0.5, "batch": 2, "steps": 3, "learning": 2}),
+        ("landmark", {}),
+    ],
 )
 def test_two_steps_and_two_more_are_four_to_the_bit(
-    stage: str, identity_loss: dict[str, Any], small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, picture_loss: dict[str, Any], small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_folder(tmp_path / "start", small)
     settings: dict[str, Any] = {
@@ -316,7 +327,7 @@ def test_two_steps_and_two_more_are_four_to_the_bit(
         "schedule": "cosine",
         "warmup": 3,
         "scaffold": stage == "base",
-        "identity_loss": identity_loss,
+        "picture_loss": picture_loss,
     }
     if stage == "base":
         settings["mixture"] = ALL

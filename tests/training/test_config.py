@@ -86,12 +86,13 @@ def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
         (GOOD.replace("base", "joint") + "mixture: {both: 1}", "the joint stage mixes its four combinations evenly"),
         (GOOD.replace("base", "joint") + "joint: {groups: 5}\nbatch_size: 8", "is not a multiple of joint.groups 5"),
         (GOOD.replace("base", "joint") + "joint: {reading: both}", "joint.reading: Input should be 'sum' or 'branch'"),
-        (GOOD + "identity_loss: {weight: -1}", "identity_loss.weight: Input should be greater than or equal to 0"),
-        (GOOD + "batch_size: 4\nidentity_loss: {weight: 1}", "identity_loss.batch is at most batch_size"),
-        (GOOD + "accumulate: 8\nidentity_loss: {weight: 1, batch: 6}", "a multiple of accumulate"),
+        (GOOD + "picture_loss: {identity: -1}", "picture_loss.identity: Input should be greater than or equal to 0"),
+        (GOOD + "batch_size: 4\npicture_loss: {lpips: 1}", "picture_loss.batch is at most batch_size"),
+        (GOOD + "accumulate: 8\npicture_loss: {colours: 1, batch: 6}", "a multiple of accumulate"),
+        (GOOD + "picture_loss: {colours: 1, learning: 9}", "picture_loss.learning is at most picture_loss.steps, 8"),
         (
-            GOOD.replace("base", "emotion") + "mixture: {emotion: 1}\nidentity_loss: {weight: 1}",
-            "identity_loss belongs to the base stage, not to emotion",
+            GOOD.replace("base", "emotion") + "mixture: {emotion: 1}\npicture_loss: {identity: 1}",
+            "picture_loss belongs to the base stage, not to emotion",
         ),
         (
             GOOD.replace("base", "joints"),

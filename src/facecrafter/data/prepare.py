@@ -1,4 +1,4 @@
-"""Photos to a prepared folder: find, align, estimate, and write shards, in parallel and resumable."""
+"""Photos and videos to a prepared folder: find, align, estimate, and write shards, in parallel and resumable."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facecrafter import weights
-from facecrafter.data import shards
+from facecrafter.data import shards, video
 from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
 from facecrafter.errors import ConfigError, DataError, FaceCrafterError
 from facecrafter.perception import emotion, identity
@@ -43,10 +44,10 @@ class Report:
 
     Attributes:
         folder: the prepared folder.
-        photos: files found in the source.
-        prepared: photos in the shards.
-        rejected: photos listed in ``rejected.csv``.
-        resumed: photos whose shards an earlier run had finished.
+        photos: photos and video frames found in the source: those prepared and those rejected.
+        prepared: photos and frames in the shards.
+        rejected: photos, frames and damaged videos listed in ``rejected.csv``.
+        resumed: how many of ``photos`` an earlier run had finished.
         seconds: wall-clock time.
     """
 
@@ -60,10 +61,20 @@ class Report:
 
 @dataclass(frozen=True)
 class _Photo:
+    """A file of the source, or a frame of a video."""
+
     key: str
     path: Path
     file: str  # inside the source
     person: str
+    video: video.VideoSource | None = None
+    pictures: int = 1  # a video's frames, by its header
+    seconds: float | None = None  # when a frame is shown
+
+    def at(self, seconds: float) -> _Photo:
+        """A frame of this video; its name is the video's with the time as a media fragment."""
+        key, file = f"{self.key}-{round(seconds * 1000):08d}", f"{self.file}#t={seconds:.3f}"
+        return replace(self, key=key, file=file, pictures=1, seconds=seconds)
 
 
 @dataclass(frozen=True)
@@ -74,11 +85,12 @@ class _Job:
     choose: Choice
     recognisers: tuple[str, ...]
     arcface: Path | None
+    interval: float = 1.0
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A prepared photo: its row of the index, less the shard."""
+    """A prepared picture: its row of the index, less the shard."""
 
     key: str
     person: str
@@ -119,25 +131,29 @@ def prepare(
     shard_size: int = 512,
     progress: bool = True,
     overwrite: bool = False,
+    interval: float = 1.0,
 ) -> Report:
-    """Turn a folder of photos into a prepared folder, which :func:`facecrafter.data.shards.load` reads.
+    """Turn photos, and frames of videos, into a prepared folder, which :func:`facecrafter.data.shards.load` reads.
 
     A killed run goes on where it stopped when it is called again. The bytes written depend on the photos and the
     settings alone, not on the number of workers. A script calls it under ``if __name__ == "__main__":``, as workers are
     spawned.
 
     Args:
-        source: a folder of people (``Name/photo.jpg``), of loose photos (each its own person), or a tar or zip of one.
-            A photo's person is the name of the folder it lies in.
+        source: a folder of people (``Name/photo.jpg``), of loose photos (each its own person), or a tar or zip of one,
+            with videos in place of photos or among them.
+            A photo's person is the name of the folder it lies in; whose videos are whose is told in
+            :func:`facecrafter.data.video.source`, which knows MEAD's folders.
         out: a new or empty folder, or one that the same command has begun.
         size: side of the stored pictures in pixels, 32 to 1024.
         workers: processes, each with one thread; 0 for one a core, 1 for none beside this one.
         recognisers: whose embeddings to store: ``sface``, ``dlib``, ``arcface``.
         arcface: the path of ``arcface.onnx``, if that recogniser is asked for.
         choose: which of several faces is meant.
-        shard_size: photos a shard.
+        shard_size: pictures a shard. A video is never divided between two.
         progress: show a bar on the terminal.
         overwrite: clear what an earlier run has prepared in ``out``, instead of going on with it.
+        interval: seconds from one frame of a video to the next that is taken.
 
     Raises:
         DataError: no photos, not one face, ``out`` is something else or was begun with other settings, or cannot be
@@ -146,26 +162,34 @@ def prepare(
         WeightsError: a recogniser that is unknown or whose weights are missing.
     """
     start, source, out = time.monotonic(), Path(source), Path(out)
-    job = _checked(_Job(size, choose, tuple(dict.fromkeys(recognisers)), arcface), workers, shard_size)
+    job = _Job(size, choose, tuple(dict.fromkeys(recognisers)), arcface, interval)
+    _check(job, workers, shard_size)
     _check_folders(source, out)
-    with _photos_of(source, out) as photos:
+    made = 0
+    with _photos_of(source, out, interval) as photos:
         _begin(out, _settings(job, shard_size, photos), overwrite)
-        parts = [photos[first : first + shard_size] for first in range(0, len(photos), shard_size)]
+        parts = _parts(photos, shard_size)
         todo = [number for number in range(len(parts)) if not _finished(out, number)]
-        open_photos = sum(len(parts[number]) for number in todo)
-        with _bar(progress, len(photos), len(photos) - open_photos) as advance:
+        pictures = _count_pictures(photos)
+        open_pictures = sum(_count_pictures(parts[number]) for number in todo)
+        with _bar(progress, pictures, pictures - open_pictures) as advance:
             # A worker takes seconds to start, so a few photos do not pay for one.
-            count = workers or max(1, min(os.cpu_count() or 1, open_photos // 32))
+            count = workers or max(1, min(os.cpu_count() or 1, open_pictures // 32))
             with _readers(job, count if todo else 1) as read:
                 for number in todo:
-                    _write_shard(out, number, [advance(result) for result in read(parts[number])])
+                    results: list[_Result] = []
+                    for photo, found in zip(parts[number], read(parts[number]), strict=True):
+                        results.extend(advance(photo, found))
+                    _write_shard(out, number, results)
+                    made += len(results)
     prepared, rejected = _write_index(out, len(parts))
     if not prepared:
         raise DataError(f"not one of the {rejected} files in {source} gave a face; {out / REJECTED} says why")
-    return Report(out, len(photos), prepared, rejected, len(photos) - open_photos, time.monotonic() - start)
+    total = prepared + rejected
+    return Report(out, total, prepared, rejected, total - made, time.monotonic() - start)
 
 
-def _checked(job: _Job, workers: int, shard_size: int) -> _Job:
+def _check(job: _Job, workers: int, shard_size: int) -> None:
     if not 32 <= job.size <= 1024:
         raise ConfigError(f"size {job.size} is outside 32 to 1024 pixels")
     if workers < 0:
@@ -176,7 +200,24 @@ def _checked(job: _Job, workers: int, shard_size: int) -> _Job:
         raise ConfigError(f"choose '{job.choose}' is not one of {', '.join(get_args(Choice))}")
     if not job.recognisers:
         raise ConfigError("recognisers is empty; name at least one, such as sface")
-    return job
+    video.check_interval(job.interval)
+
+
+def _count_pictures(photos: Iterable[_Photo]) -> int:
+    return sum(photo.pictures for photo in photos)
+
+
+def _parts(photos: list[_Photo], shard_size: int) -> list[list[_Photo]]:
+    """The files of each shard, in order: as many as promise ``shard_size`` pictures, and always one."""
+    parts: list[list[_Photo]] = []
+    room = 0
+    for photo in photos:
+        if not parts or photo.pictures > room:
+            parts.append([])
+            room = shard_size
+        parts[-1].append(photo)
+        room -= photo.pictures
+    return parts
 
 
 # --- the source -------------------------------------------------------------------------------------------------------
@@ -199,13 +240,15 @@ def _check_folders(source: Path, out: Path) -> None:
 
 
 @contextmanager
-def _photos_of(source: Path, out: Path) -> Iterator[list[_Photo]]:
+def _photos_of(source: Path, out: Path, interval: float) -> Iterator[list[_Photo]]:
     """The files of a source in a fixed order; an archive is unpacked into ``out`` for as long as it takes."""
     unpacked = out / UNPACKED
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
-        folder = source if source.is_dir() else _unpack(source, unpacked)
-        photos = _list_photos(folder)
+        # Folders called as the archive and where it lies, since they may be what names a video's person.
+        place = unpacked / source.resolve().parent.name / source.name.partition(".")[0]
+        folder = source if source.is_dir() else _unpack(source, place)
+        photos = _list_photos(folder, interval)
         if not photos:
             raise DataError(f"there are no photos in {source}")
         yield photos
@@ -238,7 +281,7 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _list_photos(folder: Path) -> list[_Photo]:
+def _list_photos(folder: Path, interval: float) -> list[_Photo]:
     """Every file that is not hidden, sorted by its path; its number in that order is its key."""
     found: list[Path] = []
     for place, inner, files in os.walk(folder):
@@ -246,8 +289,13 @@ def _list_photos(folder: Path) -> list[_Photo]:
         found.extend(Path(place, name) for name in files if not _hidden(name))
     photos = []
     for number, (file, path) in enumerate(sorted((path.relative_to(folder).as_posix(), path) for path in found)):
-        person = path.stem if path.parent == folder else path.parent.name
-        photos.append(_Photo(f"{number:08d}", path, _text(file), _text(person)))
+        key, film = f"{number:08d}", video.source(folder, path)
+        if film is not None:
+            frames = video.expected_frames(path, interval)
+            photos.append(_Photo(key, path, _text(file), _text(film.person), film, frames))
+        else:
+            person = path.stem if path.parent == folder else path.parent.name
+            photos.append(_Photo(key, path, _text(file), _text(person)))
     return photos
 
 
@@ -264,12 +312,15 @@ def _settings(job: _Job, shard_size: int, photos: list[_Photo]) -> dict[str, Any
     names = hashlib.sha256()
     for photo in photos:
         names.update(f"{photo.file}\0{photo.path.stat().st_size}\0".encode())
+        if photo.video is not None:  # which decides what the shards hold
+            names.update(f"{photo.pictures}\0".encode())
     estimator = emotion.default_estimator()
     return {
         "format": FORMAT,
         "size": job.size,
         "choose": job.choose,
         "shard_size": shard_size,
+        **({"interval": job.interval} if any(photo.video is not None for photo in photos) else {}),
         "mask_size": MASK_SIZE,
         "recognisers": {
             name: {
@@ -314,11 +365,11 @@ def _difference(name: str, before: Any, now: Any) -> str:
     return f"with other weights for {name}"
 
 
-# --- one photo --------------------------------------------------------------------------------------------------------
+# --- one file ---------------------------------------------------------------------------------------------------------
 
 
 class _Reader:
-    """Reads photos, one at a time."""
+    """Reads photos and videos, one at a time."""
 
     def __init__(self, job: _Job) -> None:
         self._job = job
@@ -329,29 +380,53 @@ class _Reader:
     def close(self) -> None:
         self._finder.close()
 
-    def read(self, photo: _Photo) -> _Result:
-        """A photo's row and files, or why it has none. Nothing that a photo can do stops the rest."""
+    def read(self, photo: _Photo) -> list[_Result]:
+        """The rows and files of a photo or of a video's frames, or why there are none. Nothing that a photo, frame or
+        video can do stops the rest."""
+        if photo.video is None:
+            return [_guarded(photo, lambda: self._accept(photo, load_photo(photo.path)))]
+        results: list[_Result] = []
         try:
-            return self._accept(photo)
-        except FaceCrafterError as error:
-            reason = str(error)
-        except Exception as error:  # a library that chokes on one picture of thousands
-            reason = f"{photo.path} cannot be used: {type(error).__name__}: {error}"
-        return _Rejected(photo.file, reason.replace(str(photo.path), photo.file))
+            for seconds, image in video.frames(photo.path, self._job.interval):
+                results.append(self._read_frame(photo.at(seconds), image))
+        except Exception as error:
+            results.append(_rejected(photo, error))
+        return results
 
-    def _accept(self, photo: _Photo) -> _Accepted:
+    def _read_frame(self, frame: _Photo, image: NDArray[np.uint8]) -> _Result:
+        return _guarded(frame, lambda: self._accept(frame, image))
+
+    def _accept(self, photo: _Photo, image: NDArray[np.uint8]) -> _Accepted:
         size = self._job.size
-        aligned = self._finder.find(load_photo(photo.path), max(ALIGNED_SIZE, size), self._job.choose, photo.path)
+        aligned = self._finder.find(image, max(ALIGNED_SIZE, size), self._job.choose, photo.path)
         face, stored = aligned.resized(ALIGNED_SIZE), aligned.resized(size)
         felt = self._estimator.estimate([face])[0]
         mask = np.round(face_mask(face, MASK_SIZE) * 255).astype(np.uint8)
         embeddings = {name: network.embed([face])[0] for name, network in self._recognisers.items()}
         picture, arrays = shards.encode(stored, embeddings, felt.vector, mask)
         about = {"person": photo.person, "file": photo.file, "box": list(face.box), "others": face.others}
+        if photo.video is not None:
+            film = photo.video
+            about["video"] = {"seconds": photo.seconds, "emotion": film.emotion, "level": film.level, "view": film.view}
         row = _Row(
             photo.key, photo.person, photo.file, *face.angles, felt.valence, felt.arousal, felt.label, face.others
         )  # fmt: skip
         return _Accepted(row, {"png": picture, "npz": arrays, "json": json.dumps(about).encode()})
+
+
+def _guarded(photo: _Photo, read: Callable[[], _Accepted]) -> _Result:
+    try:
+        return read()
+    except Exception as error:
+        return _rejected(photo, error)
+
+
+def _rejected(photo: _Photo, error: Exception) -> _Rejected:
+    """Why a photo, frame or video was left out, under its name inside the source."""
+    reason = str(error)
+    if not isinstance(error, FaceCrafterError):  # a library that chokes on one picture of thousands
+        reason = f"{photo.path} cannot be used: {type(error).__name__}: {error}"
+    return _Rejected(photo.file, reason.replace(str(photo.path), photo.file))
 
 
 # --- many at once -----------------------------------------------------------------------------------------------------
@@ -383,14 +458,14 @@ def _use_one_thread() -> None:
     os.environ["FACECRAFTER_WORKER"] = "1"
 
 
-def _read(photo: _Photo) -> _Result:
+def _read(photo: _Photo) -> list[_Result]:
     assert _reader is not None
     return _reader.read(photo)
 
 
 @contextmanager
-def _readers(job: _Job, workers: int) -> Iterator[Callable[[list[_Photo]], Iterable[_Result]]]:
-    """A function that reads photos in order, in this process or in several."""
+def _readers(job: _Job, workers: int) -> Iterator[Callable[[list[_Photo]], Iterable[list[_Result]]]]:
+    """A function that reads files in order, in this process or in several."""
     if workers == 1:
         with _single_thread():
             reader = _Reader(job)
@@ -426,8 +501,8 @@ def _single_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _bar(show: bool, total: int, done: int) -> Iterator[Callable[[_Result], _Result]]:
-    """A progress bar on the terminal; its function counts one result and hands it on."""
+def _bar(show: bool, total: int, done: int) -> Iterator[Callable[[_Photo, list[_Result]], list[_Result]]]:
+    """A progress bar on the terminal; its function counts what came of a file and hands it on."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -442,11 +517,11 @@ def _bar(show: bool, total: int, done: int) -> Iterator[Callable[[_Result], _Res
         task = bar.add_task("preparing", total=total, completed=done, note="")
         rejected = 0
 
-        def advance(result: _Result) -> _Result:
+        def advance(photo: _Photo, results: list[_Result]) -> list[_Result]:
             nonlocal rejected
-            rejected += isinstance(result, _Rejected)
-            bar.update(task, advance=1, note=f"{rejected} rejected" if rejected else "")
-            return result
+            rejected += sum(isinstance(result, _Rejected) for result in results)
+            bar.update(task, advance=photo.pictures, note=f"{rejected} rejected" if rejected else "")
+            return results
 
         yield advance
 

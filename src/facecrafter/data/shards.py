@@ -3,7 +3,8 @@
 A prepared folder holds
 
 - ``shard-00000.tar`` ...: WebDataset shards. A sample is ``KEY.png`` (the aligned picture, lossless), ``KEY.npz``
-  (arrays named in :func:`encode`) and ``KEY.json`` (person, file, box, others).
+  (arrays named in :func:`encode`) and ``KEY.json`` (person, file, box, others; of a video also the frame's time
+  and what its folders say).
 - ``shard-00000.json`` ...: that shard's rows of the index and its rejected files, so that a killed run can go on.
 - ``index.parquet``: a row a picture, in the order of the keys; see :data:`INDEX_COLUMNS`. It is written last.
 - ``rejected.csv``: ``file,reason`` of every photo that was left out.
@@ -79,7 +80,7 @@ class Prepared:
         emotion: ``(N, 10)`` float32: valence, arousal, eight probabilities.
         masks: ``(N, 64, 64)`` uint8, 0 to 255: the face's share of each place.
         persons: whose face it is.
-        files: the photo's path inside the source folder.
+        files: the photo's path inside the source folder; of a frame the video's, and ``#t=`` with the seconds.
     """
 
     images: NDArray[np.uint8]

@@ -50,13 +50,21 @@ class AutoencoderLoss(_Strict):
     whole_from: Share = 0.75  # from this share of the run on, whole pictures, a third as many a step
 
 
-class IdentityLoss(_Strict):
-    """A loss on who is in the picture, through the recogniser that gave the condition. See docs/method.md."""
+class PictureLoss(_Strict):
+    """Losses on finished pictures, beside Eq. 4; all zero for none. See docs/method.md for why they are there."""
 
-    weight: float = Field(0.0, ge=0)  # of 1 - cosine beside Eq. 4; 0 for none
+    identity: float = Field(0.0, ge=0)  # weight of 1 - cosine, by the recogniser that gave the condition
+    lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo, where its landmarks are given
+    colours: float = Field(0.0, ge=0)  # weight of the difference from the photo on an 8 x 8 grid
     batch: int = Field(8, ge=1)  # pictures a step, over all processes and accumulated steps
-    steps: int = Field(4, ge=2)  # denoising steps of the walk from noise to the picture that is judged
-    blend: Share = 0.3  # share of the pictures whose identity lies between two people: nobody the set has
+    steps: int = Field(8, ge=2)  # denoising steps from noise to the picture
+    learning: int = Field(4, ge=1)  # how many of these, drawn at random, the gradient goes into
+    blend: Share = 0.2  # share of the pictures whose identity lies between two people: nobody the set has
+
+    @property
+    def on(self) -> bool:
+        """Whether there is such a loss."""
+        return self.identity > 0 or self.lpips > 0 or self.colours > 0
 
 
 class Joint(_Strict):
@@ -107,7 +115,7 @@ class TrainConfig(_Strict):
     # after 64,000 samples.
     snr_gamma: float | None = Field(None, gt=0)
     loss: AutoencoderLoss = AutoencoderLoss()
-    identity_loss: IdentityLoss = IdentityLoss()
+    picture_loss: PictureLoss = PictureLoss()
     joint: Joint = Joint()
     gradient_checkpointing: bool = False  # recompute the UNet's blocks in the backward pass: less memory, more time
     arcface: Path | None = None  # arcface.onnx, which the identity loss reads at the arc2face scale
@@ -120,12 +128,13 @@ class TrainConfig(_Strict):
             raise ValueError("the joint stage mixes its four combinations evenly; leave `mixture` out")
         if self.stage == "joint" and self.batch_size % self.joint.groups:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of joint.groups {self.joint.groups}")
-        if self.identity_loss.weight and self.stage != "base":
-            raise ValueError(f"identity_loss belongs to the base stage, not to {self.stage}")
-        if self.identity_loss.weight and (
-            self.identity_loss.batch > self.batch_size or self.identity_loss.batch % self.accumulate
-        ):
-            raise ValueError("identity_loss.batch is at most batch_size, and a multiple of accumulate")
+        pictures = self.picture_loss
+        if pictures.on and self.stage != "base":
+            raise ValueError(f"picture_loss belongs to the base stage, not to {self.stage}")
+        if pictures.on and (pictures.batch > self.batch_size or pictures.batch % self.accumulate):
+            raise ValueError("picture_loss.batch is at most batch_size, and a multiple of accumulate")
+        if pictures.on and pictures.learning > pictures.steps:
+            raise ValueError(f"picture_loss.learning is at most picture_loss.steps, {pictures.steps}")
         if self.stage == "autoencoder" and self.scale != "mini":
             raise ValueError("the arc2face scale brings its own autoencoder; only mini trains one")
         if self.stage != "autoencoder" and self.start is None:

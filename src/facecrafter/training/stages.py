@@ -18,7 +18,7 @@ from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
 from facecrafter.training.config import TrainConfig
 from facecrafter.training.draws import Draw, batch_indices, draw, draw_joint, generator
-from facecrafter.training.identity_loss import IdentityLossTerm, walk_timesteps
+from facecrafter.training.picture_loss import PictureLoss, Walk, walk_timesteps
 
 
 class Stage(Protocol):
@@ -141,8 +141,7 @@ class DiffusionObjective(nn.Module):
         schedule = build_scheduler("ddpm", model.scale.scheduler)
         self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
         self.joint = config.joint if config.stage == "joint" else None
-        self.identity_weight = config.identity_loss.weight
-        self.identity_loss = _identity_loss(model, config, self.alpha_bars) if self.identity_weight else None
+        self.picture_loss = _picture_loss(model, config, self.alpha_bars) if config.picture_loss.on else None
 
     def forward(
         self,
@@ -157,7 +156,7 @@ class DiffusionObjective(nn.Module):
         emotion_weight: Tensor,
         masks: Tensor | None = None,
         group: int = 0,
-        walk: dict[str, Tensor] | None = None,
+        walk: Walk | None = None,
     ) -> Tensor:
         """The loss of a batch.
 
@@ -173,7 +172,7 @@ class DiffusionObjective(nn.Module):
             emotion_weight: ``(B,)``.
             masks: face masks ``(B, M, M)`` in [0, 1], in the joint stage.
             group: how many neighbouring samples are replicas of one data point, in the joint stage.
-            walk: what the identity loss needs for the first rows of the batch, see :class:`IdentityLossTerm`.
+            walk: what :class:`PictureLoss` needs, for the first rows of the batch.
         """
         alpha_bar = self.alpha_bars[timesteps]
         scale = alpha_bar.view(-1, 1, 1, 1)
@@ -194,16 +193,12 @@ class DiffusionObjective(nn.Module):
             combinations = losses.combination(dropped, landmark_weight, emotion_weight)
             # Eq. 5
             return loss + self.joint.weight * losses.attention_disentanglement(features, masks, combinations, group)
-        if walk is None or self.identity_loss is None:
+        if walk is None or self.picture_loss is None:
             return loss
-        first = len(walk["identity"])
+        first = len(walk.identity)
         drawn = landmark[: int(landmark_weight[:first].count_nonzero())]
         conditions = self._conditions(drawn, landmark_weight[:first], emotion[:first], emotion_weight[:first])
-        wrong = self.identity_loss(
-            walk["noise"], walk["timesteps"], self.encoder(walk["identity"]), conditions, walk["identity"],
-            walk["grids"], walk["jitter"],
-        )  # fmt: skip
-        return loss + self.identity_weight * wrong.mean()
+        return loss + self.picture_loss(walk, self.encoder(walk.identity), conditions)
 
     def _conditions(
         self, landmark: Tensor, landmark_weight: Tensor, emotion: Tensor, emotion_weight: Tensor
@@ -217,10 +212,16 @@ class DiffusionObjective(nn.Module):
         )
 
 
-def _identity_loss(model: checkpoint.FaceModel, config: TrainConfig, alpha_bars: Tensor) -> IdentityLossTerm:
+def _picture_loss(model: checkpoint.FaceModel, config: TrainConfig, alpha_bars: Tensor) -> PictureLoss:
+    from facecrafter import weights
+    from facecrafter.evaluation.lpips import LPIPS
+
     recogniser = DifferentiableRecogniser(*published(model.scale.recogniser, config.arcface))
+    perceptual = LPIPS(weights.locate("lpips_alexnet")) if config.picture_loss.lpips else None
     kind = str(model.scale.scheduler["prediction_type"])
-    return IdentityLossTerm(model.unet, model.autoencoder, recogniser, alpha_bars, kind)
+    return PictureLoss(
+        model.unet, model.autoencoder, recogniser, perceptual, alpha_bars, kind, config.picture_loss
+    )  # fmt: skip
 
 
 class DiffusionStage:
@@ -289,9 +290,9 @@ class DiffusionStage:
         if config.stage == "joint":
             batch["masks"] = data.face_masks(chosen.indices)
         placed: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
-        if config.identity_loss.weight:
-            walk = self._walk(step, index, chosen, identity, config.identity_loss.batch // parts)
-            placed["walk"] = {name: value.to(device) for name, value in walk.items()}
+        if config.picture_loss.on:
+            walk = self._walk(step, index, chosen, identity, config.picture_loss.batch // parts)
+            placed["walk"] = walk.to(device)
         if config.stage == "joint":
             # A group that is cut into several parts of the batch is compared within each part.
             group = min(config.batch_size // config.joint.groups, len(chosen.indices))
@@ -303,25 +304,29 @@ class DiffusionStage:
             placed["group"] = group
         return placed
 
-    def _walk(self, step: int, index: int, chosen: Draw, identity: Tensor, count: int) -> dict[str, Tensor]:
-        """What the identity loss needs for the first ``count`` samples of a batch: some keep their person, and some get
-        one between two people."""
-        config, data = self.config.identity_loss, self.data
+    def _walk(self, step: int, index: int, chosen: Draw, identity: Tensor, count: int) -> Walk:
+        """Walks for the first ``count`` samples of a batch: most keep their person, some get one between two people."""
+        config, data = self.config.picture_loss, self.data
         source = generator(self.config.seed, 3, step, index)
-        own = identity[:count]
         other = data.identity[torch.randint(0, data.count, (count,), generator=source)]
-        share = torch.rand(count, 1, generator=source) * (torch.rand(count, 1, generator=source) < config.blend)
-        grids = data.crop_grids(chosen.indices[:count])
-        free = chosen.landmark[:count] == 0
-        grids[free] = self.usual_grid
-        jitter = torch.rand(config.steps - 1, generator=source)
-        return {
-            "noise": torch.randn(count, *chosen.noise.shape[1:], generator=source),
-            "timesteps": walk_timesteps(config.steps, jitter),
-            "identity": nn.functional.normalize((1 - share) * own + share * other, dim=-1),
-            "grids": grids,
-            "jitter": 2 * torch.rand(count, 8, generator=source) - 1,
-        }
+        blended = torch.rand(count, 1, generator=source) < config.blend
+        share = torch.rand(count, 1, generator=source) * blended
+        indices, posed = chosen.indices[:count], chosen.landmark[:count] != 0
+        grids = data.crop_grids(indices)
+        grids[~posed] = self.usual_grid
+        learns = torch.zeros(config.steps, dtype=torch.bool)
+        learns[torch.randperm(config.steps, generator=source)[: config.learning]] = True
+        return Walk(
+            noise=torch.randn(count, *chosen.noise.shape[1:], generator=source),
+            timesteps=walk_timesteps(config.steps, torch.rand(config.steps - 1, generator=source)),
+            learns=learns,
+            identity=nn.functional.normalize((1 - share) * identity[:count] + share * other, dim=-1),
+            own=~blended.squeeze(1),
+            posed=posed,
+            photos=data.pictures(indices),
+            grids=grids,
+            jitter=2 * torch.rand(count, 8, generator=source) - 1,
+        )
 
     @torch.no_grad()
     def samples(self) -> Tensor:

@@ -1,0 +1,185 @@
+"""Losses on a finished picture: make one with the model as it is, and look at it.
+
+Eq. 4 learns a person from single predictions under noise, which takes millions of photos. A recogniser has seen
+millions: where it says that the person made is not the person asked, its gradient says what to change. The picture is
+made as sampling makes it, from pure noise by deterministic steps (DDIM; Song et al., 2021), and the gradient goes back
+through several of them (DRaFT; Clark et al., 2024). The recogniser is the condition's own; the judge of evaluation is
+another network.
+
+The model must not learn patterns that please the recogniser and are no likeness. When only one prediction of a walk
+learned, at fixed timesteps, it did: predictions were recognised, and finished pictures were not. So steps from all
+of the walk learn, its timesteps are random, and what the recogniser sees is moved, blurred and lit at random. And
+where the picture's pose is given, the photo that it came from is known: LPIPS and colours hold the picture to that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from facecrafter.model.attention import AttentionInputs
+from facecrafter.perception.differentiable import arcface_crops
+from facecrafter.training.config import PictureLoss as PictureLossConfig
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One batch of walks from noise to pictures.
+
+    Attributes:
+        noise: where they begin, ``(B, C, h, w)``.
+        timesteps: of their steps, ``(N,)`` falling; the last prediction is the picture.
+        learns: ``(N,)`` bool, which steps the gradient goes into.
+        identity: the embeddings asked for, ``(B, D)``.
+        own: ``(B,)`` bool, whether that is the person on the photo.
+        posed: ``(B,)`` bool, whether landmarks say how the face is turned.
+        photos: where the conditions come from, ``(B, 3, S, S)`` in [-1, 1].
+        grids: where the faces are, see :func:`facecrafter.perception.differentiable.arcface_crops`.
+        jitter: ``(B, 8)`` in [-1, 1], see :func:`jittered` and :func:`relit`; zeros for the crops as they are.
+    """
+
+    noise: Tensor
+    timesteps: Tensor
+    learns: Tensor
+    identity: Tensor
+    own: Tensor
+    posed: Tensor
+    photos: Tensor
+    grids: Tensor
+    jitter: Tensor
+
+    def to(self, device: torch.device) -> Walk:
+        """The same on another device."""
+        return Walk(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def walk_timesteps(steps: int, jitter: Tensor) -> Tensor:
+    """The timesteps of a walk from pure noise, ``(steps,)`` int64: 999, then one in each of equal spans below.
+
+    Args:
+        steps: how many, at least 2.
+        jitter: ``(steps - 1,)`` in [0, 1), where in its span each of the others is.
+    """
+    spans = torch.arange(steps - 1, 0, -1) - jitter + 0.5
+    later = (spans * 1000 / steps).long().clamp(20, 998)
+    return torch.cat([torch.tensor([999]), later])
+
+
+def jittered(grids: Tensor, jitter: Tensor) -> Tensor:
+    """Crop grids ``(B, 2, 3)`` turned, scaled, shifted and mirrored at random.
+
+    Args:
+        grids: see :func:`facecrafter.perception.differentiable.crop_grid`.
+        jitter: ``(B, 8)`` in [-1, 1], of which the first five are read: turn (up to 8 degrees), scale (8 %), shift in x
+            and y (5 % of the crop's side), and mirrored where negative.
+    """
+    angle, scale = jitter[:, 0] * math.radians(8), 1 + 0.08 * jitter[:, 1]
+    mirror = torch.where(jitter[:, 4] < 0, -1.0, 1.0)
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    move = torch.stack(
+        [
+            torch.stack([mirror * cosine, -sine, 0.1 * jitter[:, 2]], dim=1),
+            torch.stack([mirror * sine, cosine, 0.1 * jitter[:, 3]], dim=1),
+            torch.tensor([0.0, 0.0, 1.0]).to(jitter).expand(len(jitter), 3),
+        ],
+        dim=1,
+    )
+    return grids @ move
+
+
+def relit(crops: Tensor, jitter: Tensor) -> Tensor:
+    """Crops ``(B, 3, H, W)`` in 0-255 blurred and lit at random.
+
+    Args:
+        crops: the pictures.
+        jitter: ``(B, 8)`` in [-1, 1], of which the last three are read: blur (none below 0, over 4 pixels at 1),
+            contrast (20 %), brightness (20 of 255).
+    """
+    blur, contrast, brightness = (jitter[:, place].view(-1, 1, 1, 1) for place in (5, 6, 7))
+    coarse = nn.functional.interpolate(nn.functional.avg_pool2d(crops, 4), crops.shape[2:], mode="bilinear")
+    crops = crops + blur.clamp(min=0) * (coarse - crops)
+    return (crops - 127.5) * (1 + 0.2 * contrast) + 127.5 + 20 * brightness
+
+
+def clean_and_noise(kind: str, prediction: Tensor, noisy: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
+    """What a prediction says the clean latents and the noise are.
+
+    Args:
+        kind: ``epsilon`` or ``v_prediction``.
+        prediction, noisy: ``(B, C, h, w)``.
+        alpha_bar: a scalar in (0, 1).
+    """
+    signal, rest = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    if kind == "epsilon":
+        return (noisy - rest * prediction) / signal, prediction
+    return signal * noisy - rest * prediction, rest * noisy + signal * prediction
+
+
+class PictureLoss(nn.Module):
+    """What is wrong with the pictures that the model makes.
+
+    Args:
+        unet: the denoiser; its gradients are wanted.
+        autoencoder: frozen.
+        recogniser: frozen; the same network that gave the embeddings.
+        perceptual: LPIPS, or None to leave it out.
+        alpha_bars: ``(1000,)``.
+        kind: what the denoiser predicts.
+        weights: of the terms.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        autoencoder: nn.Module,
+        recogniser: nn.Module,
+        perceptual: nn.Module | None,
+        alpha_bars: Tensor,
+        kind: str,
+        weights: PictureLossConfig,
+    ) -> None:
+        super().__init__()
+        self.unet, self.autoencoder, self.recogniser, self.perceptual = unet, autoencoder, recogniser, perceptual
+        self.register_buffer("alpha_bars", alpha_bars, persistent=False)
+        self.kind, self.weights = kind, weights
+
+    def forward(self, walk: Walk, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
+        """The weighted sum of the terms, each the mean over the batch.
+
+        Args:
+            walk: where it begins, and what should come out.
+            tokens: identity tokens ``(B, T, W)``.
+            conditions: the controls.
+        """
+        pictures = self.pictures(walk, tokens, conditions)
+        crops = relit(arcface_crops((pictures + 1) * 127.5, jittered(walk.grids, walk.jitter)), walk.jitter)
+        asked = nn.functional.normalize(walk.identity.float(), dim=-1)
+        loss = self.weights.identity * (1 - (self.recogniser(crops) * asked).sum(-1)).mean()
+        own, posed = walk.own.float(), (walk.own & walk.posed).float()
+        coarse = nn.functional.avg_pool2d(pictures - walk.photos, pictures.shape[-1] // 8).abs().mean((1, 2, 3))
+        loss = loss + self.weights.colours * (own * coarse).mean()
+        if self.perceptual is not None:
+            loss = loss + self.weights.lpips * (posed * self.perceptual(pictures, walk.photos).float()).mean()
+        return loss
+
+    def pictures(self, walk: Walk, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
+        """Walk from noise to pictures ``(B, 3, S, S)``, about [-1, 1]."""
+        noisy, steps = walk.noise, walk.timesteps.tolist()
+        for timestep, following, learns in zip(steps, [*steps[1:], None], walk.learns.tolist(), strict=True):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+                prediction = self._predict(noisy, timestep, tokens, conditions)
+            # Autocast keeps the first copy it makes of a weight. It was made with gradients, by Eq. 4's prediction.
+            # A step that does not learn passes the gradient straight on, its prediction taken as given.
+            clean, rest = clean_and_noise(self.kind, prediction, noisy, self.alpha_bars[timestep])
+            if following is not None:
+                alpha_bar = self.alpha_bars[following]
+                noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * rest
+        return self.autoencoder.decode(clean / self.autoencoder.config.scaling_factor).sample.float()
+
+    def _predict(self, noisy: Tensor, timestep: int, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
+        timesteps = torch.full((len(noisy),), timestep, device=noisy.device)
+        said = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
+        return said.float()

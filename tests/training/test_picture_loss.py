@@ -1,0 +1,252 @@
+"""The walk from noise to a judged picture, against the same walk written out."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facecrafter.model.attention import AttentionInputs
+from facecrafter.perception.identity import ARCFACE_SIZE
+from facecrafter.training import config
+from facecrafter.training.picture_loss import (
+    PictureLoss,
+    Walk,
+    clean_and_noise,
+    jittered,
+    relit,
+    walk_timesteps,
+)
+
+ALPHA_BARS = torch.linspace(0.999, 0.005, 1000)
+WHOLE = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # the crop is the whole picture
+
+
+class ToyDenoiser(nn.Module):
+    """Depends on what it is given, on the time and on a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.3))
+        self.calls = 0
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, cross_attention_kwargs: object) -> object:
+        self.calls += 1
+        share = (timesteps / 1000).view(-1, 1, 1, 1)
+        return SimpleNamespace(sample=self.weight * noisy * (1 + share) + tokens.mean((1, 2)).view(-1, 1, 1, 1))
+
+
+class ToyDecoder(nn.Module):
+    config = SimpleNamespace(scaling_factor=2.0)
+
+    def decode(self, z: Tensor) -> object:
+        return SimpleNamespace(sample=F.interpolate(z, scale_factor=14))
+
+
+class ToyPerceptual(nn.Module):
+    def forward(self, made: Tensor, wanted: Tensor) -> Tensor:
+        return (made - wanted).square().mean((1, 2, 3))
+
+
+class ToyRecogniser(nn.Module):
+    def forward(self, crops: Tensor) -> Tensor:
+        return F.normalize(F.avg_pool2d(crops, 56).flatten(1), dim=1)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_a_perfect_prediction_gives_back_what_was_mixed(kind: str) -> None:
+    clean, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    a = torch.tensor(0.37)
+    noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
+    prediction = noise if kind == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * clean
+    got_clean, got_noise = clean_and_noise(kind, prediction, noisy, a)
+    torch.testing.assert_close(got_clean, clean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got_noise, noise, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("jitter", "expected"),
+    [
+        ([0.5, 0.5, 0.5], [999, 750, 500, 250]),
+        ([0.0, 0.0, 0.0], [999, 875, 625, 375]),
+        ([0.999, 0.25, 0.75], [999, 625, 562, 187]),
+        ([0.5], [999, 500]),
+        ([0.0], [999, 750]),
+    ],
+)
+def test_a_walk_goes_from_pure_noise_down(jitter: list[float], expected: list[int]) -> None:
+    assert walk_timesteps(len(jitter) + 1, torch.tensor(jitter)).tolist() == expected
+
+
+@pytest.mark.parametrize("steps", [2, 4, 25])
+def test_a_walk_never_goes_up(steps: int) -> None:
+    source = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        timesteps = walk_timesteps(steps, torch.rand(steps - 1, generator=source)).tolist()
+        assert timesteps[0] == 999
+        assert all(a >= b >= 20 for a, b in pairwise(timesteps))
+
+
+def walk_of(steps: list[int], learns: list[bool] | None = None, **settings: Tensor) -> Walk:
+    source = torch.Generator().manual_seed(0)
+    values = {
+        "noise": torch.randn(3, 3, 8, 8, generator=source),
+        "timesteps": torch.tensor(steps),
+        "learns": torch.tensor(learns or [True] * len(steps)),
+        "identity": torch.randn(3, 12, generator=source),
+        "own": torch.tensor([True, True, True]),
+        "posed": torch.tensor([True, True, True]),
+        "photos": torch.rand(3, 3, 112, 112, generator=source) * 2 - 1,
+        "grids": WHOLE.expand(3, -1, -1),
+        "jitter": torch.zeros(3, 8),
+    }
+    return Walk(**{**values, **settings})
+
+
+def loss_of(kind: str = "v_prediction", **weights: float) -> PictureLoss:
+    terms = config.PictureLoss(**weights)
+    return PictureLoss(ToyDenoiser(), ToyDecoder(), ToyRecogniser(), ToyPerceptual(), ALPHA_BARS, kind, terms)
+
+
+TOKENS = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(1))
+
+
+def written_out(walk: Walk, kind: str, weights: list[float]) -> list[Tensor]:
+    """The finished pictures, with a weight of the toy denoiser for each step."""
+    pictures, steps = [], walk.timesteps.tolist()
+    for row in range(3):
+        x = walk.noise[row].double()
+        for index, (t, weight) in enumerate(zip(steps, weights, strict=True)):
+            a = float(ALPHA_BARS[t])
+            said = weight * x * (1 + t / 1000) + float(TOKENS[row].mean())
+            if kind == "epsilon":
+                rest = said
+                clean = (x - (1 - a) ** 0.5 * rest) / a**0.5
+            else:
+                clean = a**0.5 * x - (1 - a) ** 0.5 * said
+                rest = (1 - a) ** 0.5 * x + a**0.5 * said
+            if index + 1 < len(steps):
+                b = float(ALPHA_BARS[steps[index + 1]])
+                x = b**0.5 * clean + (1 - b) ** 0.5 * rest
+        pictures.append((clean / 2).repeat_interleave(14, 1).repeat_interleave(14, 2))
+    return pictures
+
+
+def wrong_people(pictures: list[Tensor], identity: Tensor) -> list[float]:
+    """1 - cosine by the toy recogniser, in loops."""
+    wrong = []
+    for picture, asked in zip(pictures, identity.double(), strict=True):
+        light = (picture + 1) * 127.5
+        means = [light[:, i : i + 56, j : j + 56].mean((1, 2)) for i in (0, 56) for j in (0, 56)]
+        made = torch.stack(means, dim=1).flatten()
+        wrong.append(1 - float(made @ asked / asked.norm() / made.norm()))
+    return wrong
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("steps", [[999], [999, 500], [999, 749, 499, 249]])
+def test_the_identity_term_is_the_walk_written_out(kind: str, steps: list[int]) -> None:
+    walk, loss = walk_of(steps), loss_of(kind, identity=2.0)
+    got = loss(walk, TOKENS, AttentionInputs())
+    assert loss.unet.calls == len(steps)
+
+    def expected(weight: float) -> float:
+        return 2 * sum(wrong_people(written_out(walk, kind, [weight] * len(steps)), walk.identity)) / 3
+
+    assert float(got) == pytest.approx(expected(0.3), abs=1e-4)
+    got.backward()
+    # The gradient is that of the whole walk, not of its last prediction alone.
+    slope = (expected(0.3 + 1e-5) - expected(0.3 - 1e-5)) / 2e-5
+    assert float(loss.unet.weight.grad) == pytest.approx(slope, rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("learns", [[True, False, False], [False, True, False], [False, False, True]])
+def test_a_step_that_does_not_learn_takes_its_prediction_as_given(learns: list[bool]) -> None:
+    walk, loss = walk_of([999, 600, 200], learns), loss_of(identity=1.0)
+    loss(walk, TOKENS, AttentionInputs()).backward()
+    place = learns.index(True)
+
+    def expected(weight: float) -> float:
+        """The other steps say what they say at 0.3, whatever this one does."""
+        x, clean = walk.noise.double(), walk.noise.double()
+        frozen = walk.noise.double()
+        for index, t in enumerate(walk.timesteps.tolist()):
+            a = float(ALPHA_BARS[t])
+            offset = TOKENS.mean((1, 2)).view(-1, 1, 1, 1).double()
+            usual = 0.3 * frozen * (1 + t / 1000) + offset
+            said = weight * x * (1 + t / 1000) + offset if index == place else usual
+            values = []
+            for current, spoken in ((x, said), (frozen, usual)):
+                clean = a**0.5 * current - (1 - a) ** 0.5 * spoken
+                rest = (1 - a) ** 0.5 * current + a**0.5 * spoken
+                b = float(ALPHA_BARS[walk.timesteps[min(index + 1, 2)]])
+                values.append((clean, b**0.5 * clean + (1 - b) ** 0.5 * rest))
+            (clean, x), (_, frozen) = values
+        pictures = [(one / 2).repeat_interleave(14, 1).repeat_interleave(14, 2) for one in clean]
+        return sum(wrong_people(pictures, walk.identity)) / 3
+
+    slope = (expected(0.3 + 1e-5) - expected(0.3 - 1e-5)) / 2e-5
+    assert abs(slope) > 1e-4
+    assert float(loss.unet.weight.grad) == pytest.approx(slope, rel=2e-2, abs=2e-4)
+
+
+def test_the_photo_counts_where_it_is_the_persons_own_and_lpips_where_it_is_posed() -> None:
+    own, posed = torch.tensor([True, False, True]), torch.tensor([True, True, False])
+    walk = walk_of([999, 500], own=own, posed=posed)
+    pictures = torch.stack(written_out(walk, "v_prediction", [0.3, 0.3])).float()
+    difference = pictures - walk.photos
+    coarse = [
+        sum(
+            float(difference[row, c, 14 * i : 14 * i + 14, 14 * j : 14 * j + 14].mean().abs())
+            for c in range(3) for i in range(8) for j in range(8)
+        ) / 192
+        for row in range(3)
+    ]  # fmt: skip
+    with torch.no_grad():
+        colours = loss_of(colours=3.0)(walk, TOKENS, AttentionInputs())
+        perceptual = loss_of(lpips=5.0)(walk, TOKENS, AttentionInputs())
+        both = loss_of(lpips=5.0, colours=3.0)(walk, TOKENS, AttentionInputs())
+    assert float(colours) == pytest.approx(3 * (coarse[0] + coarse[2]) / 3, rel=1e-4)
+    assert float(perceptual) == pytest.approx(5 * float(difference[0].square().mean()) / 3, rel=1e-4)
+    assert float(both) == pytest.approx(float(colours + perceptual), rel=1e-5)
+
+
+def test_no_jitter_changes_nothing() -> None:
+    grids, crops = torch.randn(4, 2, 3), torch.rand(4, 3, ARCFACE_SIZE, ARCFACE_SIZE) * 255
+    torch.testing.assert_close(jittered(grids, torch.zeros(4, 8)), grids, rtol=0, atol=0)
+    torch.testing.assert_close(relit(crops, torch.zeros(4, 8)), crops, rtol=0, atol=1e-4)
+
+
+def at(place: int, value: float) -> Tensor:
+    jitter = torch.zeros(1, 8)
+    jitter[0, place] = value
+    return jitter
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "where"),
+    [
+        # Where the crop's corner (1, 1) and its right middle (1, 0) are read, in the picture's own [-1, 1].
+        (0, 1.0, [[0.8511, 1.1294], [0.9903, 0.1392]]),
+        (1, 1.0, [[1.08, 1.08], [1.08, 0.0]]),
+        (2, 1.0, [[1.1, 1.0], [1.1, 0.0]]),
+        (3, -1.0, [[1.0, 0.9], [1.0, -0.1]]),
+        (4, -1.0, [[-1.0, 1.0], [-1.0, 0.0]]),
+    ],
+)
+def test_each_jitter_moves_the_crop_its_own_way(place: int, value: float, where: list[list[float]]) -> None:
+    (grid,) = jittered(WHOLE[None], at(place, value))
+    corners = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    torch.testing.assert_close(corners @ grid.T, torch.tensor(where), rtol=0, atol=1e-3)
+
+
+def test_blur_contrast_and_brightness() -> None:
+    crops = torch.rand(1, 3, ARCFACE_SIZE, ARCFACE_SIZE, generator=torch.Generator().manual_seed(0)) * 255
+    assert relit(crops, at(5, 1.0)).std() < 0.4 * crops.std()
+    torch.testing.assert_close(relit(crops, at(5, -1.0)), crops, rtol=0, atol=1e-4)
+    torch.testing.assert_close(relit(crops, at(6, 1.0)), 1.2 * crops - 0.2 * 127.5, rtol=0, atol=1e-3)
+    torch.testing.assert_close(relit(crops, at(7, -1.0)), crops - 20, rtol=0, atol=1e-3)
