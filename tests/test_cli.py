@@ -52,6 +52,16 @@ def test_version_is_the_packages() -> None:
     assert project["scripts"] == {"facecrafter": "facecrafter.cli:main"}
 
 
+def test_help_tells_the_scales_own_defaults() -> None:
+    from facecrafter.cli import DEFAULTS
+    from facecrafter.model.zoo import ARC2FACE, MINI
+
+    assert {name: (MINI.sampling[name], ARC2FACE.sampling[name]) for name in MINI.sampling} == DEFAULTS
+    assert MINI.sampling.keys() == ARC2FACE.sampling.keys()
+    shown = " ".join(facecrafter("generate", "--help").output.split())
+    assert f"mini {MINI.sampling['steps']}, arc2face 25" in shown
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom facecrafter.cli import main\n"
@@ -298,7 +308,7 @@ def test_data_prepare_then_train(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(preparing, "prepare", prepare)
     done = facecrafter("data", "prepare", folder, folder / "out", "--size", 64, "--choose", "largest", "--workers", 1)
     assert done.exit_code == 0
-    assert "8 of 10 photos" in done.stdout and "rejected.csv" in done.stdout
+    assert "8 of 10 pictures" in done.stdout and "rejected.csv" in done.stdout
     source, out, options = calls.pop()
     assert (source, out) == (folder, folder / "out")
     assert (options["size"], options["choose"], options["workers"]) == (64, "largest", 1)

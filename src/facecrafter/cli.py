@@ -91,6 +91,32 @@ def _root(
     ours.handlers, ours.propagate = [handler], False
 
 
+def _own(text: str, name: str) -> str:
+    """A help text with the defaults that the model scales have of their own."""
+    mini, arc2face = DEFAULTS[name]
+    return f"{text} [default: the model's own; mini {mini}, arc2face {arc2face}]"
+
+
+# The scales' own values; they are in model/zoo.py too, which is too heavy for --help. A test keeps them in step.
+DEFAULTS = {
+    "identity_scale": (1.2, 2.5),
+    "landmark_scale": (1.5, 2.0),
+    "emotion_scale": (1.5, 2.0),
+    "steps": (12, 25),
+    "scheduler": ("ddim", "dpm"),
+}
+_IdentityScale = Annotated[float | None, typer.Option(help=_own("Guidance by the identity (Eq. 6).", "identity_scale"))]
+_LandmarkScale = Annotated[
+    float | None, typer.Option(help=_own("Guidance by the landmarks; 0 is off.", "landmark_scale"))
+]
+_EmotionScale = Annotated[float | None, typer.Option(help=_own("Guidance by the emotion; 0 is off.", "emotion_scale"))]
+_Steps = Annotated[int | None, typer.Option(min=1, help=_own("Denoising steps.", "steps"))]
+_Scheduler = Annotated[str | None, typer.Option(help=_own("dpm, ddim, ddpm, euler or unipc.", "scheduler"))]
+_Weights = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Arc2Face's published files, for --model arc2face.", file_okay=False)
+]
+
+
 # --- generate and look ------------------------------------------------------------------------------------------------
 
 
@@ -107,15 +133,16 @@ def generate(
     valence: Annotated[float | None, typer.Option(help="Unpleasant -1 to pleasant 1; with --arousal.")] = None,
     arousal: Annotated[float | None, typer.Option(help="Calm -1 to excited 1; with --valence.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV of identity,target[,emotion,valence,arousal,seed].")] = None,
-    identity_scale: Annotated[float, typer.Option(help="Guidance by the identity (Eq. 6).")] = 2.5,
-    landmark_scale: Annotated[float, typer.Option(help="Guidance by the landmarks; 0 is off.")] = 2.0,
-    emotion_scale: Annotated[float, typer.Option(help="Guidance by the emotion; 0 is off.")] = 2.0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
-    scheduler: Annotated[str, typer.Option(help="dpm, ddim, ddpm, euler or unipc.")] = "dpm",
+    identity_scale: _IdentityScale = None,
+    landmark_scale: _LandmarkScale = None,
+    emotion_scale: _EmotionScale = None,
+    steps: _Steps = None,
+    scheduler: _Scheduler = None,
     count: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the first picture; the others follow it.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 8,
-    model: Annotated[str, typer.Option(help="mini, or a model folder.")] = "mini",
+    model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
+    weights: _Weights = None,
     controls: Annotated[Path | None, typer.Option(help="Controls file in place of the model's own.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.largest,
@@ -135,7 +162,7 @@ def generate(
     settings = Settings(identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size)
     if pairs:
         rows = len(read_pairs(pairs))
-        crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value)
+        crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights)
         with _bar(rows, "pairs") as progress:
             done = generate_pairs(crafter, pairs, out, seed, settings, overwrite, progress)
         typer.echo(f"{done.made} made, {done.there} already there, {done.failed} failed: {out / 'results.csv'}")
@@ -146,7 +173,7 @@ def generate(
     # What needs no model is checked before one is loaded.
     emotion_of(emotion, valence, arousal)
     output.check_free([*places, out / output.SHEET], overwrite)
-    crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value)
+    crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights)
     conditions = crafter.conditions(identity or [], target, landmarks_from, emotion_from, emotion, valence, arousal)
     with _bar(count, "pictures") as progress:
         pictures = crafter.render([conditions] * count, range(seed, seed + count), settings, progress)
@@ -313,27 +340,27 @@ def train(
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder that `data prepare` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for result.json and grid.png.", file_okay=False)],
-    model: Annotated[str, typer.Option(help="mini, or a model folder.")] = "mini",
+    model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
+    weights: _Weights = None,
     identities: Annotated[int, typer.Option(min=2, help="People kept out of training.")] = 100,
     targets: Annotated[int, typer.Option(min=1, help="Poses and moods asked of each.")] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    steps: _Steps = None,
+    scheduler: _Scheduler = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses people and targets.")] = 0,
-    identity_scale: Annotated[float, typer.Option(help="Guidance by the identity (Eq. 6).")] = 2.5,
-    landmark_scale: Annotated[float, typer.Option(help="Guidance by the landmarks.")] = 2.0,
-    emotion_scale: Annotated[float, typer.Option(help="Guidance by the emotion.")] = 2.0,
+    identity_scale: _IdentityScale = None,
+    landmark_scale: _LandmarkScale = None,
+    emotion_scale: _EmotionScale = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Faster, and a little less exact.")] = False,
 ) -> None:
     """Measure a model on the people kept out of training: identity, pose, expression, emotion, speed."""
     from facecrafter.evaluation.heldout import Protocol
     from facecrafter.evaluation.heldout import evaluate as measure
-    from facecrafter.sampling.guidance import Guidance
-    from facecrafter.weights import ASSETS
+    from facecrafter.model.published import folder_of
+    from facecrafter.sampling.pipeline import Settings
 
-    folder = ASSETS / "mini" if model == "mini" else Path(model)
-    guidance = Guidance(identity_scale, landmark_scale, emotion_scale)
-    result = measure(
-        folder, data, out, Protocol(identities, targets, steps, guidance=guidance, seed=seed, bfloat16=bfloat16)
-    )
+    folder = folder_of(model, weights)
+    sampling = Settings(identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size=16)
+    result = measure(folder, data, out, Protocol(identities, targets, sampling, seed, bfloat16))
     for setting, scores in result["settings"].items():
         typer.echo(setting)
         for name, value in scores.items():
@@ -350,6 +377,21 @@ def weights_list() -> None:
         typer.echo(f"{row.name}: {row.role}")
         typer.echo(f"  {row.state if row.path else 'missing'}  {row.path or row.package}")
         typer.echo(f"  {row.source}; {row.licence}; sha256 {row.sha256}")
+
+
+@weights_app.command("check")
+def weights_check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with arc2face/, encoder/, vae/, arcface.onnx.")],
+) -> None:
+    """Look whether a folder has what the arc2face scale needs. No network is loaded."""
+    from facecrafter.model.published import check
+
+    findings = check(folder)
+    for finding in findings:
+        typer.echo(f"{finding.state:5}  {finding.sentence}")
+    wrong = sum(not finding.ok for finding in findings)
+    if wrong:
+        raise FaceCrafterError(f"{wrong} of {len(findings)} files in {folder} are missing or wrong, see above")
 
 
 @weights_app.command("fetch")

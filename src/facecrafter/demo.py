@@ -37,7 +37,7 @@ class Tile:
 def make_demo(
     out: Path,
     model: str = "mini",
-    steps: int = 25,
+    steps: int | None = None,
     overwrite: bool = False,
     progress: Callable[[float], object] | None = None,
 ) -> None:
@@ -46,7 +46,7 @@ def make_demo(
     Args:
         out: the PNG to write.
         model: as for :meth:`FaceCrafter.from_pretrained`.
-        steps: denoising steps.
+        steps: denoising steps; the model's own if None.
         overwrite: replace the file if it is there.
         progress: called with the number of faces' worth of work done; there are :data:`PICTURES`.
 
@@ -59,11 +59,11 @@ def make_demo(
     crafter = FaceCrafter.from_pretrained(model)
     rows = tiles(crafter, photo)
     flat = [tile for row in rows.values() for tile in row]
-    settings = Settings(steps=steps)
+    settings = Settings(steps=steps).filled(crafter.model.scale)
     asked, seeds = [tile.conditions for tile in flat], [tile.seed for tile in flat]
     made = dict(crafter.render(asked, seeds, settings, progress))
     poster = compose(photo, rows, [made[index] for index in range(len(flat))])
-    told = {"model": crafter.name, "scale": crafter.model.scale.name, "steps": steps}
+    told = {"model": crafter.name, "scale": crafter.model.scale.name, "steps": settings.steps}
     save(signed(np.asarray(poster), told), out, overwrite)
 
 

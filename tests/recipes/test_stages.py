@@ -149,8 +149,8 @@ def test_the_base_stage_changes_unet_and_encoder_and_with_a_scaffold_the_control
 
 
 def joint_config(folder: Path, **settings: Any) -> TrainConfig:
-    values = config_of("base", folder, **{"batch_size": 8, **settings}).model_dump(exclude={"mixture"})
-    return TrainConfig(**{**values, "stage": "joint"})
+    values = config_of("base", folder, batch_size=8).model_dump(exclude={"mixture"})
+    return TrainConfig(**{**values, "stage": "joint", **settings})
 
 
 @pytest.mark.parametrize("projections", [False, True])
@@ -210,6 +210,48 @@ def test_the_joint_stage_needs_trained_controls(small: Scale, tmp_path: Path) ->
     start_folder(tmp_path / "start", small, controls=False)
     with pytest.raises(ConfigError, match=r"the joint stage builds on trained controls, and .* has none"):
         loop.train(joint_config(tmp_path), progress=False)
+
+
+EASY = {"landmark_turn": 1.0, "landmark_expression": 0.0, "emotion_turn": 80.0}
+
+
+@pytest.mark.parametrize("stage", ["landmark", "emotion", "joint"])
+def test_pairs_say_whose_picture_goes_with_which_input(stage: str, small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    settings: dict[str, Any] = {"pairs": EASY, "identity_noise": 0.0, "batch_size": 8}
+    config = (
+        joint_config(tmp_path, joint={"groups": 2}, **settings)
+        if stage == "joint"
+        else config_of(stage, tmp_path, **settings)
+    )
+    made = loop._stage(config, torch.device("cpu"))
+    data, cpu = made.data, torch.device("cpu")
+    assert data.pairs is not None
+    assert data.pairs.kind == ("emotion" if stage == "emotion" else "landmark")
+    others = mirrored = 0
+    for step in range(6):
+        whole: Any = made.batch(step, 0, 1, cpu)
+        halves: list[Any] = [made.batch(step, index, 2, cpu) for index in range(2)]
+        for name in ("latents", "identity"):
+            assert torch.equal(torch.cat([half[name] for half in halves]), whole[name])
+        if stage == "joint":
+            assert torch.equal(whole["latents"][0], whole["latents"][3])
+            assert torch.equal(whole["identity"][4], whole["identity"][7])
+        for latent, identity in zip(whole["latents"], whole["identity"], strict=True):
+            (index,) = [i for i in range(len(data)) if torch.equal(data.latents[i].float(), latent)]
+            (source,) = [i for i in range(data.count) if torch.equal(data.identity[i], identity)]
+            assert source in data.pairs.partners(index % data.count)
+            others += source != index % data.count
+            mirrored += index >= data.count
+    assert others > 10
+    assert 5 < mirrored < 43
+    loop.train(config, progress=False)
+    assert Image.open(config.run / "pairs.png").size == (1100, 800)
+
+
+def test_pairs_belong_to_the_stages_of_the_paper(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pairs belong to the landmark, emotion and joint stages, not to base"):
+        config_of("base", tmp_path, pairs=EASY)
 
 
 @needs_lpips

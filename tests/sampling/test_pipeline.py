@@ -15,6 +15,7 @@ from PIL import Image
 
 from facecrafter import FaceCrafter, __version__
 from facecrafter.errors import CheckpointError, ConfigError, NoFaceError, PhotoError, WeightsError
+from facecrafter.model import zoo
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.perception.emotion import Emotion
 from facecrafter.perception.landmarks import turn
@@ -44,11 +45,8 @@ def test_pictures_are_marked_and_say_how_they_were_made(crafter: FaceCrafter, po
         "identity": "astronaut.png",
         "landmarks": "astronaut.png",
         "emotion": "happy 0.80, surprise 0.20; valence +0.73, arousal +0.54",
-        "identity_scale": 2.5,
-        "landmark_scale": 2.0,
-        "emotion_scale": 2.0,
+        **zoo.MINI.sampling,
         "steps": 2,
-        "scheduler": "dpm",
         "seed": 8,
     }
     json.dumps(info["facecrafter"])

@@ -194,7 +194,7 @@ def test_a_step_that_does_not_learn_takes_its_prediction_as_given(learns: list[b
     assert float(loss.unet.weight.grad) == pytest.approx(slope, rel=2e-2, abs=2e-4)
 
 
-def test_the_photo_counts_where_it_is_the_persons_own_and_lpips_where_it_is_posed() -> None:
+def test_the_photo_counts_where_it_is_the_persons_own_and_its_face_where_it_is_posed() -> None:
     own, posed = torch.tensor([True, False, True]), torch.tensor([True, True, False])
     walk = walk_of([999, 500], own=own, posed=posed)
     pictures = torch.stack(written_out(walk, "v_prediction", [0.3, 0.3])).float()
@@ -209,9 +209,13 @@ def test_the_photo_counts_where_it_is_the_persons_own_and_lpips_where_it_is_pose
     with torch.no_grad():
         colours = loss_of(colours=3.0)(walk, TOKENS, AttentionInputs())
         perceptual = loss_of(lpips=5.0)(walk, TOKENS, AttentionInputs())
+        fine = loss_of(face=2.0)(walk, TOKENS, AttentionInputs())
         both = loss_of(lpips=5.0, colours=3.0)(walk, TOKENS, AttentionInputs())
     assert float(colours) == pytest.approx(3 * (coarse[0] + coarse[2]) / 3, rel=1e-4)
-    assert float(perceptual) == pytest.approx(5 * float(difference[0].square().mean()) / 3, rel=1e-4)
+    # The toy crop is the whole picture, so its two LPIPS are one.
+    assert float(perceptual) == pytest.approx(5 * float(difference[0].square().mean()) / 3, rel=1e-3)
+    blocks = [difference[0, :, i : i + 4, j : j + 4].mean((1, 2)) for i in range(0, 112, 4) for j in range(0, 112, 4)]
+    assert float(fine) == pytest.approx(2 * float(torch.stack(blocks).abs().mean()) / 3, rel=1e-3)
     assert float(both) == pytest.approx(float(colours + perceptual), rel=1e-5)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facecrafter.data import shards
+from facecrafter.data.pairs import PairSampler
 from facecrafter.errors import DataError
 from facecrafter.files import whole
 from facecrafter.perception import landmarks
@@ -29,10 +30,15 @@ class TrainingSet:
         prepared: the folder's content.
         keep: ``(N,)`` bool, which samples to use; None for all.
         landmark_size: side of the landmark images.
+        pairs: draws inputs and identity pictures together, on the same samples; None to draw them apart.
     """
 
     def __init__(
-        self, prepared: shards.Prepared, keep: NDArray[np.bool_] | None = None, landmark_size: int = 128
+        self,
+        prepared: shards.Prepared,
+        keep: NDArray[np.bool_] | None = None,
+        landmark_size: int = 128,
+        pairs: PairSampler | None = None,
     ) -> None:
         chosen = np.arange(len(prepared.files)) if keep is None else np.flatnonzero(keep)
         if len(chosen) == 0:
@@ -44,7 +50,7 @@ class TrainingSet:
         self.points = prepared.points[chosen]
         self.masks = prepared.masks[chosen]
         self.persons = [prepared.persons[index] for index in chosen]
-        self.landmark_size = landmark_size
+        self.landmark_size, self.pairs = landmark_size, pairs
         self.latents: Tensor | None = None
         by_person: dict[str, list[int]] = defaultdict(list)
         for index, person in enumerate(self.persons):

@@ -24,7 +24,7 @@ from facecrafter.perception import landmarks
 from facecrafter.perception.emotion import EMOTIONS, default_estimator
 from facecrafter.perception.face import ALIGNED_SIZE, Face, FaceFinder
 from facecrafter.perception.identity import Recogniser, recogniser
-from facecrafter.sampling.guidance import Guidance
+from facecrafter.sampling.pipeline import Settings
 from facecrafter.sampling.sampler import Sampler
 
 
@@ -35,20 +35,16 @@ class Protocol:
     Attributes:
         identities: how many people, one photo each.
         targets: photos of other people whose pose, expression and emotion each is asked to take.
-        steps, scheduler, guidance: how pictures are sampled.
+        sampling: how pictures are made.
         seed: chooses people and targets, and starts the pictures' seeds.
-        batch: pictures made at once.
         bfloat16: let the networks compute in bfloat16, which is faster on most machines and not what `generate` does.
         settings: the conditions beside identity; the first is the one the others are compared with.
     """
 
     identities: int = 100
     targets: int = 5
-    steps: int = 25
-    scheduler: str = "dpm"
-    guidance: Guidance = Guidance()  # noqa: RUF009 - frozen
+    sampling: Settings = Settings(batch_size=16)  # noqa: RUF009 - frozen
     seed: int = 0
-    batch: int = 16
     bfloat16: bool = False
     settings: tuple[tuple[str, ...], ...] = ((), ("landmark",), ("landmark", "emotion"))
 
@@ -106,11 +102,12 @@ def generate(
     from tqdm import tqdm
 
     size = prepared.images.shape[1]
-    controls = sampler.model.controls
+    controls, sampling = sampler.model.controls, protocol.sampling.filled(sampler.model.scale)
     made, start = [], time.monotonic()
     count = len(pairs.identity)
-    for first in tqdm(range(0, count, protocol.batch), desc="+".join(["identity", *conditions]), disable=not progress):
-        part = slice(first, first + protocol.batch)
+    asked = "+".join(["identity", *conditions])
+    for first in tqdm(range(0, count, sampling.batch_size), desc=asked, disable=not progress):
+        part = slice(first, first + sampling.batch_size)
         targets = pairs.target[part]
         drawn = None
         if "landmark" in conditions:
@@ -124,10 +121,10 @@ def generate(
                 torch.from_numpy(prepared.identity[pairs.identity[part]]),
                 drawn,
                 torch.from_numpy(prepared.emotion[targets]) if "emotion" in conditions else None,
-                protocol.guidance,
-                protocol.steps,
+                sampling.guidance,
+                sampling.steps,
                 list(range(protocol.seed + first, protocol.seed + first + len(targets))),
-                protocol.scheduler,
+                sampling.scheduler,
             )
         made.append(((pictures + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
     return np.concatenate(made), (time.monotonic() - start) / count
@@ -231,7 +228,7 @@ def evaluate(
     result: dict[str, Any] = {
         "environment": environment(),
         "model": model_folder.name,
-        "protocol": {**vars(protocol), "guidance": vars(protocol.guidance)},
+        "protocol": {**vars(protocol), "sampling": vars(protocol.sampling.filled(model.scale))},
         "estimators": {
             "condition": model.scale.recogniser,
             "judge": judge.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facecrafter import __version__, weights
+from facecrafter import __version__
 from facecrafter.errors import ConfigError, PhotoError
 from facecrafter.perception import landmarks
 from facecrafter.perception.emotion import EMOTIONS, Emotion, EmotionEstimator, default_estimator
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from facecrafter.model.checkpoint import FaceModel
+    from facecrafter.model.zoo import Scale
+    from facecrafter.sampling.guidance import Guidance
 
 log = logging.getLogger(__name__)
 
@@ -59,23 +61,36 @@ class Settings:
     Attributes:
         identity_scale, landmark_scale, emotion_scale: of Eq. 6, any real numbers; 0 switches a condition off.
         steps: denoising steps, at least 1.
-        scheduler: ``dpm``, ``ddim``, ``ddpm``, ``euler`` or ``unipc``.
+        scheduler: ``dpm``, ``ddim``, ``ddpm``, ``euler`` or ``unipc``. Whatever of these is None is the model scale's
+            own, see :class:`facecrafter.model.zoo.Scale`.
         batch_size: pictures made at once, at least 1; it changes how fast they come, not what they show.
 
     Raises:
         ConfigError: a batch size below 1.
     """
 
-    identity_scale: float = 2.5
-    landmark_scale: float = 2.0
-    emotion_scale: float = 2.0
-    steps: int = 25
-    scheduler: str = "dpm"
+    identity_scale: float | None = None
+    landmark_scale: float | None = None
+    emotion_scale: float | None = None
+    steps: int | None = None
+    scheduler: str | None = None
     batch_size: int = 8
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"the batch size must be at least 1, not {self.batch_size}")
+
+    @property
+    def guidance(self) -> Guidance:
+        """The scales, once they are :meth:`filled`."""
+        from facecrafter.sampling.guidance import Guidance
+
+        return Guidance(self.identity_scale, self.landmark_scale, self.emotion_scale)  # type: ignore[arg-type]
+
+    def filled(self, scale: Scale) -> Settings:
+        """The same with a model scale's own values in place of None."""
+        own = {name: value for name, value in scale.sampling.items() if getattr(self, name) is None}
+        return replace(self, **own)  # type: ignore[arg-type]
 
 
 class FaceCrafter:
@@ -104,25 +119,27 @@ class FaceCrafter:
         device: str = "auto",
         controls: str | os.PathLike[str] | None = None,
         choose: Choice = "largest",
+        weights: str | os.PathLike[str] | None = None,
     ) -> FaceCrafter:
         """Load a model.
 
         Args:
-            model: ``mini``, which comes with the package, or a folder that training wrote. A folder of the arc2face
-                scale also holds the recogniser's file, ``arcface.onnx``.
+            model: ``mini``, which comes with the package, ``arc2face``, or a folder that training wrote. A folder of
+                the arc2face scale also holds the recogniser's file, ``arcface.onnx``, unless ``weights`` has it.
             device: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the best there is.
             controls: a controls file to use in place of the model's own.
             choose: which of several faces in a photo is meant, the ``largest`` or the one nearest to the ``centre``.
+            weights: the folder of Arc2Face's published files (docs/arc2face.md), for ``arc2face``.
 
         Raises:
             CheckpointError: the model is missing or damaged, or the controls do not fit it.
-            ConfigError: there is no such device.
+            ConfigError: there is no such device, or the model and ``weights`` do not belong together.
         """
-        from facecrafter.model.checkpoint import load_model
+        from facecrafter.model.published import open_model
 
-        folder = weights.ASSETS / "mini" if model == "mini" else Path(model)
-        loaded = load_model(folder, Path(controls) if controls is not None else None)
-        return cls(loaded.to(_device(device)), Path(model).name, choose, folder / "arcface.onnx")
+        published = None if weights is None else Path(weights)
+        loaded, arcface = open_model(model, published, None if controls is None else Path(controls))
+        return cls(loaded.to(_device(device)), Path(model).name, choose, arcface)
 
     # --- perception ---------------------------------------------------------------------------------------------------
 
@@ -236,13 +253,13 @@ class FaceCrafter:
         emotion: Emotion | Mapping[str, float] | str | None = None,
         valence: float | None = None,
         arousal: float | None = None,
-        identity_scale: float = 2.5,
-        landmark_scale: float = 2.0,
-        emotion_scale: float = 2.0,
+        identity_scale: float | None = None,
+        landmark_scale: float | None = None,
+        emotion_scale: float | None = None,
         n: int = 4,
         seed: int = 0,
-        steps: int = 25,
-        scheduler: str = "dpm",
+        steps: int | None = None,
+        scheduler: str | None = None,
         batch_size: int = 8,
         progress: Callable[[float], object] | None = None,
     ) -> list[Image.Image]:
@@ -297,6 +314,7 @@ class FaceCrafter:
             ConfigError: an unknown scheduler, no steps, a scale that is not finite, a seed out of range, or a condition
                 that this model cannot follow.
         """
+        settings = settings.filled(self.model.scale)
         for seed in seeds:
             if not 0 <= seed < 2**63:
                 raise ConfigError(f"a seed must be between 0 and 2^63 - 1, not {seed}")
@@ -320,8 +338,6 @@ class FaceCrafter:
         """One batch of conditions of the same kinds to ``(B, S, S, 3)`` uint8 RGB."""
         import torch
 
-        from facecrafter.sampling.guidance import Guidance
-
         device = self.model.unet.device
         identity = torch.from_numpy(np.stack([one.identity for one in batch])).to(device)
         emotions = [one.emotion.vector for one in batch if one.emotion is not None]
@@ -329,7 +345,7 @@ class FaceCrafter:
             identity,
             self._landmark_images([one.points for one in batch if one.points is not None]),
             torch.from_numpy(np.stack(emotions)).to(device) if emotions else None,
-            Guidance(settings.identity_scale, settings.landmark_scale, settings.emotion_scale),
+            settings.guidance,
             settings.steps,
             seeds,
             settings.scheduler,

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from facecrafter.data.pairs import PairConfig
 from facecrafter.errors import ConfigError
 
 Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint"]
@@ -54,8 +55,9 @@ class PictureLoss(_Strict):
     """Losses on finished pictures, beside Eq. 4; all zero for none. See docs/method.md for why they are there."""
 
     identity: float = Field(0.0, ge=0)  # weight of 1 - cosine, by the recogniser that gave the condition
-    lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo, where its landmarks are given
+    lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo and its face, where posed
     colours: float = Field(0.0, ge=0)  # weight of the difference from the photo on an 8 x 8 grid
+    face: float = Field(0.0, ge=0)  # weight of the difference from the photo's face on a 28 x 28 grid, where posed
     batch: int = Field(8, ge=1)  # pictures a step, over all processes and accumulated steps
     steps: int = Field(8, ge=2)  # denoising steps from noise to the picture
     learning: int = Field(4, ge=1)  # how many of these, drawn at random, the gradient goes into
@@ -64,7 +66,7 @@ class PictureLoss(_Strict):
     @property
     def on(self) -> bool:
         """Whether there is such a loss."""
-        return self.identity > 0 or self.lpips > 0 or self.colours > 0
+        return max(self.identity, self.lpips, self.colours, self.face) > 0
 
 
 class Joint(_Strict):
@@ -96,6 +98,7 @@ class TrainConfig(_Strict):
     # Shares of the learning rate. At 1 the encoder forgot who is who before the UNet had learned to listen to it.
     encoder_rate: float = Field(0.05, gt=0)  # the identity encoder
     identity_rate: float = Field(4.0, gt=0)  # the identity's K and V projections in the UNet
+    scaffold_rate: float = Field(1.0, gt=0)  # the controls, where the base stage trains them along
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
     ema: float = Field(0.999, ge=0, lt=1)
@@ -108,7 +111,11 @@ class TrainConfig(_Strict):
     plain_attention: bool = True  # two products and a softmax: on a CPU the fused kernel's backward is slow
     mixture: Mixture = Mixture(none=0.1, identity=0.9)
     scaffold: bool = False  # base stage: train the controls along, which steadies a short run (see docs/method.md)
-    pair: Share = 0.5  # how often the identity comes from another photo of the same person, where there is one
+    # Pairs of an input and an identity picture by the paper's rules (Sec. 3.2), in the landmark, emotion and joint
+    # stages; the joint stage takes landmark pairs, which differ in pose and expression. null: see `pair`.
+    pairs: PairConfig | None = None
+    # Without `pairs`: how often the identity comes from another photo of the same person, where there is one.
+    pair: Share = 0.5
     identity_noise: float = Field(0.0, ge=0)  # deviation added to each number of the identity embedding
     # Min-SNR weighting (Hang et al., 2023); null for Eq. 4 as it stands. It takes weight from high noise, where who a
     # person is and how the head is turned are decided: with 5, a mini base had not begun to use the identity
@@ -128,6 +135,8 @@ class TrainConfig(_Strict):
             raise ValueError("the joint stage mixes its four combinations evenly; leave `mixture` out")
         if self.stage == "joint" and self.batch_size % self.joint.groups:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of joint.groups {self.joint.groups}")
+        if self.pairs and self.stage not in ("landmark", "emotion", "joint"):
+            raise ValueError(f"pairs belong to the landmark, emotion and joint stages, not to {self.stage}")
         pictures = self.picture_loss
         if pictures.on and self.stage != "base":
             raise ValueError(f"picture_loss belongs to the base stage, not to {self.stage}")

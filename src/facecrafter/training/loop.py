@@ -16,6 +16,7 @@ import yaml
 from torch import nn
 
 from facecrafter.data import shards
+from facecrafter.data.pairs import PairSampler
 from facecrafter.data.training_set import TrainingSet
 from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
 from facecrafter.files import whole
@@ -63,6 +64,8 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
 
     # data, network
     stage = _stage(config, accelerator.device)
+    if main and stage.data.pairs:
+        stage.data.pairs.report(config.run / "pairs.png", overwrite=True)
     stage.objective.requires_grad_(False)
     parameters = _unfreeze(stage)
     ema = EMAModel(parameters, decay=config.ema, use_ema_warmup=True, power=0.75, foreach=True)
@@ -167,8 +170,11 @@ def _step(
 def _stage(config: TrainConfig, device: torch.device) -> Stage:
     prepared = shards.load(config.data, recogniser=zoo.SCALES[config.scale].recogniser)
     keep = ~shards.held_out(prepared.persons) if config.held_out else None
+    pairs = None
+    if config.pairs:
+        pairs = PairSampler(prepared, "emotion" if config.stage == "emotion" else "landmark", config.pairs, keep)
     size = int(zoo.SCALES[config.scale].controls.get("landmark_size", 512))  # type: ignore[call-overload]
-    stage: Stage = STAGES[config.stage](config, TrainingSet(prepared, keep, size), device)
+    stage: Stage = STAGES[config.stage](config, TrainingSet(prepared, keep, size, pairs), device)
     return stage
 
 

@@ -161,8 +161,13 @@ class PictureLoss(nn.Module):
         own, posed = walk.own.float(), (walk.own & walk.posed).float()
         coarse = nn.functional.avg_pool2d(pictures - walk.photos, pictures.shape[-1] // 8).abs().mean((1, 2, 3))
         loss = loss + self.weights.colours * (own * coarse).mean()
+        faces, wanted = arcface_crops(pictures, walk.grids), arcface_crops(walk.photos, walk.grids)
+        fine = nn.functional.avg_pool2d(faces - wanted, 4).abs().mean((1, 2, 3))
+        loss = loss + self.weights.face * (posed * fine).mean()
         if self.perceptual is not None:
-            loss = loss + self.weights.lpips * (posed * self.perceptual(pictures, walk.photos).float()).mean()
+            # Once over the whole picture, and once over the face alone, larger, where the expression is.
+            apart = self.perceptual(pictures, walk.photos) + self.perceptual(faces, wanted)
+            loss = loss + self.weights.lpips * (posed * apart.float() / 2).mean()
         return loss
 
     def pictures(self, walk: Walk, tokens: Tensor, conditions: AttentionInputs) -> Tensor:

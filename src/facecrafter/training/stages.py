@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ from facecrafter.data.training_set import TrainingSet
 from facecrafter.errors import ConfigError
 from facecrafter.model import attention, checkpoint, zoo
 from facecrafter.model.controls import branches
+from facecrafter.model.published import is_published
+from facecrafter.model.published import load as load_published
 from facecrafter.perception.differentiable import DifferentiableRecogniser
 from facecrafter.perception.identity import published
 from facecrafter.sampling.sampler import build_scheduler
@@ -26,6 +29,7 @@ class Stage(Protocol):
 
     objective: nn.Module  # called with what `batch` returns; gives the loss; all trained parts are inside it
     model: checkpoint.FaceModel | nn.Module
+    data: TrainingSet
 
     def trained(self) -> list[nn.Module]:
         """The modules that learn; everything else is frozen."""
@@ -257,11 +261,14 @@ class DiffusionStage:
         return model.controls.parts(config.stage)
 
     def rates(self) -> list[tuple[list[nn.Parameter], float]]:
-        """See :class:`Stage`: the identity encoder, and the identity's K and V in the base."""
-        projections = attention.identity_projections(self.model.unet)
+        """See :class:`Stage`: the identity encoder, the identity's K and V in the base, and the controls beside it."""
+        model, config = self.model, self.config
+        projections = attention.identity_projections(model.unet)
+        scaffold = list(model.controls.parameters()) if model.controls and config.stage == "base" else []
         return [
-            (list(self.model.encoder.parameters()), self.config.encoder_rate),
-            ([projection.weight for projection in projections], self.config.identity_rate),
+            (list(model.encoder.parameters()), config.encoder_rate),
+            ([projection.weight for projection in projections], config.identity_rate),
+            (scaffold, config.scaffold_rate),
         ]
 
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
@@ -273,8 +280,13 @@ class DiffusionStage:
             whole = draw_joint(*about, config.joint.groups, config.joint.drop, config.pair)
         else:
             whole = draw(*about, config.mixture, config.pair)
-        chosen = whole.part(index, parts)
-        identity = data.identities(chosen.indices, chosen.swap, chosen.pick)
+        if data.pairs:
+            whole, sources = self._paired(step, whole)
+            chosen = whole.part(index, parts)
+            identity = data.identity[sources[index * len(chosen.indices) :][: len(chosen.indices)]]
+        else:
+            chosen = whole.part(index, parts)
+            identity = data.identities(chosen.indices, chosen.swap, chosen.pick)
         with_landmarks = chosen.indices[chosen.landmark.bool()]
         batch = {
             "latents": data.latents[chosen.indices].float(),
@@ -304,6 +316,16 @@ class DiffusionStage:
             placed["group"] = group
         return placed
 
+    def _paired(self, step: int, whole: Draw) -> tuple[Draw, Tensor]:
+        """The draw with inputs from pairs, half of them mirrored, and the numbers of their identity pictures."""
+        config, data = self.config, self.data
+        assert data.pairs is not None
+        points = config.joint.groups if config.stage == "joint" else config.batch_size
+        inputs, sources = data.pairs.draw(config.seed, step, points)
+        mirrored = torch.rand(points, generator=generator(config.seed, 5, step)) < 0.5
+        replicas = torch.arange(points).repeat_interleave(config.batch_size // points)
+        return replace(whole, indices=(inputs + data.count * mirrored)[replicas]), sources[replicas]
+
     def _walk(self, step: int, index: int, chosen: Draw, identity: Tensor, count: int) -> Walk:
         """Walks for the first ``count`` samples of a batch: most keep their person, some get one between two people."""
         config, data = self.config.picture_loss, self.data
@@ -331,8 +353,10 @@ class DiffusionStage:
     @torch.no_grad()
     def samples(self) -> Tensor:
         """Eight people: the photo, identity alone, and identity with each condition of the next person's photo."""
-        from facecrafter.sampling.guidance import Guidance
+        from facecrafter.sampling.pipeline import Settings
         from facecrafter.sampling.sampler import Sampler
+
+        settings = Settings().filled(self.model.scale)
 
         device = next(self.model.unet.parameters()).device
         people = torch.arange(0, self.data.count, max(1, self.data.count // 8))[:8]
@@ -345,9 +369,10 @@ class DiffusionStage:
                     self.data.identity[people].to(device),
                     landmark=self.data.landmark_images(targets).to(device) if "landmark" in names else None,
                     emotion=self.data.emotions(targets).to(device) if "emotion" in names else None,
-                    guidance=Guidance(),
-                    steps=20,
+                    guidance=settings.guidance,
+                    steps=settings.steps,
                     seeds=list(range(len(people))),
+                    scheduler=settings.scheduler,
                 ).cpu()
             )
         return torch.cat(rows)
@@ -361,7 +386,9 @@ def _starting_model(config: TrainConfig) -> checkpoint.FaceModel:
     """The model a stage begins with: what `start` holds, and fresh parts where it holds none."""
     assert config.start is not None
     scale = zoo.SCALES[config.scale]
-    if config.stage != "base" or (config.start / "unet.safetensors").is_file():
+    if config.scale == "arc2face" and is_published(config.start):
+        model = load_published(config.start)
+    elif config.stage != "base" or (config.start / "unet.safetensors").is_file():
         model = checkpoint.load_model(config.start)
         if model.scale is not scale:
             raise ConfigError(f"{config.start} is a {model.scale.name} model, and the config asks for {scale.name}")
