@@ -269,7 +269,7 @@ def perceive(
 def demo(
     out: Annotated[Path, typer.Option(help="The picture to write.", dir_okay=False)] = Path("out/demo.png"),
     model: Annotated[str, typer.Option(help="mini, or a model folder.")] = "mini",
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    steps: _Steps = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it is there.")] = False,
 ) -> None:
     """A real photo beside faces generated from it, each labelled with what was asked."""

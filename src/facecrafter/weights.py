@@ -98,6 +98,14 @@ WEIGHTS: dict[str, WeightFile] = {
 # fmt: on
 
 
+# Recognisers of the same inputs and outputs that load without complaint and give other people.
+OTHER_RECOGNISERS = {
+    "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf": "glintr100.onnx of InsightFace's antelopev2",
+    "a7933ea5330113b01c9b60351d8f4c33003f145d8470ac5f0e52ee2effe25c60": "glintr100.onnx of AuraFace",
+    "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43": "w600k_r50.onnx of InsightFace's buffalo_l",
+}
+
+
 def cache_folder() -> Path:
     """Where fetched files are kept: ``$FACECRAFTER_CACHE``, or ``~/.cache/facecrafter``."""
     return Path(os.environ.get("FACECRAFTER_CACHE", Path.home() / ".cache" / "facecrafter"))

@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
 
+from facecrafter import weights
 from facecrafter.errors import WeightsError
 from facecrafter.perception.differentiable import DifferentiableRecogniser, arcface_crops, crop_grid
 from facecrafter.perception.face import Face
@@ -119,3 +120,11 @@ def test_a_file_that_is_no_network(tmp_path: Path) -> None:
 def test_recognisers_without_a_file(name: str, path: Path | None, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         published(name, path)
+
+
+def test_a_recogniser_that_gives_other_people_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = chain(tmp_path)
+    assert published("arcface", path)[0] == path
+    monkeypatch.setitem(weights.OTHER_RECOGNISERS, weights.sha256(path), "glintr100.onnx of somebody")
+    with pytest.raises(WeightsError, match=r"chain\.onnx is glintr100\.onnx of somebody, which gives other people"):
+        published("arcface", path)

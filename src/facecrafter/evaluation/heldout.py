@@ -216,10 +216,10 @@ def evaluate(
         DataError: too few people kept out.
         CheckpointError: the model cannot be loaded.
     """
-    from facecrafter.model.checkpoint import load_model
+    from facecrafter.model.published import load_folder
     from facecrafter.training.loop import environment
 
-    model = load_model(model_folder)
+    model = load_folder(model_folder)
     prepared = shards.load(data, recogniser=model.scale.recogniser)
     pairs = choose_pairs(prepared, protocol)
     sampler = Sampler(model)

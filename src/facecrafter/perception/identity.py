@@ -197,6 +197,9 @@ def published(name: str, path: Path | None = None) -> tuple[Path, float, float]:
         raise WeightsError("the recogniser 'arcface' needs the path of arcface.onnx; see docs/weights.md")
     if not path.is_file():
         raise WeightsError(f"there is no ArcFace file {path}; see docs/weights.md for where to get arcface.onnx")
+    other = weights.OTHER_RECOGNISERS.get(weights.sha256(path))
+    if other:
+        raise WeightsError(f"{path} is {other}, which gives other people; see docs/weights.md for arcface.onnx")
     return path, 127.5, 1 / 127.5
 
 
