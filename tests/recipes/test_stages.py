@@ -428,6 +428,24 @@ def test_accumulated_steps_are_one_large_one(small: Scale, tmp_path: Path) -> No
         assert close.float().mean() > 0.98, name
 
 
+def test_a_second_run_in_the_same_folder_is_refused_and_costs_the_first_nothing(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    config = config_of("landmark", tmp_path)
+    with (
+        loop._alone(config.run),
+        pytest.raises(ConfigError, match=r"another run is going on in .*run; wait for its end"),
+    ):
+        loop.train(config, progress=False)
+    assert loop.train(config, progress=False).is_dir()
+
+
+def test_a_run_folder_that_is_a_file_is_refused(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"the run folder .*file/run cannot be used \(Not a directory\)"):
+        loop.train(config_of("landmark", tmp_path, run=tmp_path / "file" / "run"), progress=False)
+
+
 def test_the_run_folder_tells_how_it_was_made(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of("emotion", tmp_path, sample_every=1)

@@ -8,6 +8,8 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +44,18 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
         ConfigError: the run folder is in use, or belongs to another config.
         FaceCrafterError: the loss is no longer a number; the last checkpoint is kept.
     """
+    _check_run(config, resume)
+    with _alone(config.run):
+        return _train(config, resume, progress)
+
+
+def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
+    """See :func:`train`; the run folder is this process's."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from diffusers.training_utils import EMAModel
     from tqdm import tqdm
 
     # init
-    _check_run(config, resume)
     accelerator = Accelerator(
         mixed_precision=config.precision,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -236,6 +244,30 @@ def _check_run(config: TrainConfig, resume: bool) -> None:
         raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
     if yaml.safe_load(saved.read_text()) != json.loads(config.model_dump_json()):
         raise ConfigError(f"{config.run} was started with another config; see {saved}, or choose another run folder")
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Keep a second run out of a run folder as long as this one lives, however it ends."""
+    if os.environ.get("RANK", "0") != "0":  # of several processes of one run the first one locks
+        yield
+        return
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = open(run / "lock", "w")  # noqa: SIM115 - open as long as the run
+    except OSError as error:
+        raise ConfigError(f"the run folder {run} cannot be used ({error.strerror}); choose another one") from None
+    with file:
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"another run is going on in {run}; wait for its end, or choose another one") from None
+        yield
 
 
 def _open_run(config: TrainConfig) -> None:
