@@ -101,7 +101,7 @@ def _own(text: str, name: str) -> str:
 DEFAULTS = {
     "identity_scale": (1.2, 2.5),
     "landmark_scale": (2.5, 2.0),
-    "emotion_scale": (2.0, 2.0),
+    "emotion_scale": (4.0, 2.0),
     "steps": (8, 25),
     "scheduler": ("ddim", "dpm"),
 }

@@ -97,12 +97,10 @@ class Prepared:
         return len(self.persons)
 
 
-def held_out(persons: Sequence[str]) -> NDArray[np.bool_]:
-    """Which rows belong to people kept out of all training: ``(N,)``. Whole people, one in twenty, by name."""
-    share = {
-        person: int(hashlib.sha256(person.encode()).hexdigest()[:8], 16) % HELD_OUT_SHARE for person in set(persons)
-    }
-    return np.array([share[person] == 0 for person in persons], np.bool_)
+def held_out(persons: Sequence[str], share: int = HELD_OUT_SHARE) -> NDArray[np.bool_]:
+    """Which rows belong to people kept out of all training: ``(N,)``. Whole people, one in ``share``, by name."""
+    place = {person: int(hashlib.sha256(person.encode()).hexdigest()[:8], 16) % share for person in set(persons)}
+    return np.array([place[person] == 0 for person in persons], np.bool_)
 
 
 def encode(
@@ -192,12 +190,12 @@ def read_index(folder: Path) -> dict[str, list[Any]]:
     return columns
 
 
-def load(folder: Path, recogniser: str = "sface") -> Prepared:
+def load(folder: Path, recogniser: str | None = "sface") -> Prepared:
     """Read a whole prepared folder into memory, about 55 kB a picture at 128 px.
 
     Args:
         folder: what ``facecrafter data prepare`` wrote.
-        recogniser: whose embeddings become ``identity``.
+        recogniser: whose embeddings become ``identity``; None for the first that there is.
 
     Raises:
         DataError: not a prepared folder, an unfinished one, one of another format, a damaged shard, or a recogniser
@@ -205,6 +203,7 @@ def load(folder: Path, recogniser: str = "sface") -> Prepared:
     """
     folder = Path(folder)
     meta = read_meta(folder)
+    recogniser = recogniser or next(iter(meta["recognisers"]))
     if recogniser not in meta["recognisers"]:
         names = ", ".join(meta["recognisers"])
         raise DataError(

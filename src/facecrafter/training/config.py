@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from facecrafter.data.pairs import PairConfig
 from facecrafter.errors import ConfigError
 
-Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint"]
+Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint", "estimator"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -81,6 +81,26 @@ class Joint(_Strict):
     identity_projections: bool = False  # train the base's identity K and V too
 
 
+class Estimator(_Strict):
+    """The emotion estimator: what it learns from, and how."""
+
+    fer2013: Path  # FER2013, a tar or a folder
+    labels: Path  # CSV of image,emotion for photos of `data`
+    widths: tuple[int, ...] = (64, 128, 256)  # channels a stage
+    blocks: int = Field(2, ge=1)  # residual blocks a stage
+    dropout: float = Field(0.3, ge=0, lt=1)
+    photos: Share = 0.25  # share of colour photos in a batch
+    # How much rare classes are drawn more often among the photos: 0 as they come, 1 all alike.
+    evenness: Share = 0.5
+    smoothing: float = Field(0.1, ge=0, lt=1)  # of the labels: people agree on two in three
+    sides: tuple[int, int] = (32, 44)  # of the training crops in pixels: first, and then
+    small_until: Share = 0.4  # share of the run at the first
+    turn: float = Field(15.0, ge=0)  # degrees to either side
+    zoom: float = Field(0.15, ge=0, lt=1)
+    shift: float = Field(0.1, ge=0, lt=1)  # of the crop's side
+    erase: Share = 0.5  # share of the crops with a grey rectangle in them
+
+
 class TrainConfig(_Strict):
     """One training run."""
 
@@ -124,6 +144,7 @@ class TrainConfig(_Strict):
     loss: AutoencoderLoss = AutoencoderLoss()
     picture_loss: PictureLoss = PictureLoss()
     joint: Joint = Joint()
+    estimator: Estimator | None = None  # the estimator stage, which has no use for what is said of diffusion
     gradient_checkpointing: bool = False  # recompute the UNet's blocks in the backward pass: less memory, more time
     arcface: Path | None = None  # arcface.onnx, which the identity loss reads at the arc2face scale
 
@@ -146,7 +167,9 @@ class TrainConfig(_Strict):
             raise ValueError(f"picture_loss.learning is at most picture_loss.steps, {pictures.steps}")
         if self.stage == "autoencoder" and self.scale != "mini":
             raise ValueError("the arc2face scale brings its own autoencoder; only mini trains one")
-        if self.stage != "autoencoder" and self.start is None:
+        if (self.stage == "estimator") != (self.estimator is not None):
+            raise ValueError("`estimator`, which names the labelled faces, belongs to the estimator stage")
+        if self.stage not in ("autoencoder", "estimator") and self.start is None:
             raise ValueError(f"the {self.stage} stage needs `start`, the model folder it builds on")
         if self.stage in ("landmark", "emotion"):
             other = {"landmark": self.mixture.emotion, "emotion": self.mixture.landmark}[self.stage] + self.mixture.both

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from facecrafter.data import shards
 from facecrafter.data.pairs import PairSampler
@@ -24,6 +24,7 @@ from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
 from facecrafter.files import whole
 from facecrafter.model import zoo
 from facecrafter.training.config import TrainConfig
+from facecrafter.training.emotion import EstimatorStage
 from facecrafter.training.stages import STAGES, Stage
 
 CHECKPOINT = "checkpoint.pt"
@@ -72,10 +73,11 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
 
     # data, network
     stage = _stage(config, accelerator.device)
-    if main and stage.data.pairs:
+    if main and stage.data and stage.data.pairs:
         stage.data.pairs.report(config.run / "pairs.png", overwrite=True)
     stage.objective.requires_grad_(False)
     parameters = _unfreeze(stage)
+    buffers = [buffer for module in stage.trained() for buffer in module.buffers()]  # of norms, say
     ema = EMAModel(parameters, decay=config.ema, use_ema_warmup=True, power=0.75, foreach=True)
 
     # optimiser
@@ -87,7 +89,7 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
         fused=_fused(accelerator.device),
     )
     objective, optimizer = accelerator.prepare(stage.objective, optimizer)
-    first = _restore(config, parameters, optimizer, ema) if resume else 0
+    first = _restore(config, parameters, buffers, optimizer, ema) if resume else 0
 
     # loop
     log = _Log(config.run, main)
@@ -122,7 +124,7 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
             with _averaged(ema, parameters, stage):
                 log.pictures(step + 1, stage.samples())
         if main and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
-            _save(config, step + 1, parameters, optimizer, ema)
+            _save(config, step + 1, parameters, buffers, optimizer, ema)
 
     # result
     if main:
@@ -176,6 +178,8 @@ def _step(
 
 
 def _stage(config: TrainConfig, device: torch.device) -> Stage:
+    if config.stage == "estimator":
+        return EstimatorStage(config, device)
     prepared = shards.load(config.data, recogniser=zoo.SCALES[config.scale].recogniser)
     keep = ~shards.held_out(prepared.persons) if config.held_out else None
     pairs = None
@@ -298,11 +302,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def _save(config: TrainConfig, step: int, parameters: list[nn.Parameter], optimizer: Any, ema: Any) -> None:
+def _save(
+    config: TrainConfig, step: int, parameters: list[nn.Parameter], buffers: list[Tensor], optimizer: Any, ema: Any
+) -> None:
     """Write the checkpoint: at any moment the last one or this one is whole."""
     state = {
         "step": step,
         "parameters": [parameter.detach() for parameter in parameters],
+        "buffers": buffers,
         "optimizer": optimizer.state_dict(),
         "ema": ema.state_dict(),
     }
@@ -315,7 +322,9 @@ def _save(config: TrainConfig, step: int, parameters: list[nn.Parameter], optimi
         raise CheckpointError(f"the checkpoint of step {step} could not be written to {config.run}: {error}") from None
 
 
-def _restore(config: TrainConfig, parameters: list[nn.Parameter], optimizer: Any, ema: Any) -> int:
+def _restore(
+    config: TrainConfig, parameters: list[nn.Parameter], buffers: list[Tensor], optimizer: Any, ema: Any
+) -> int:
     """Take up the last checkpoint; returns the number of steps it has behind it."""
     path = config.run / CHECKPOINT
     try:
@@ -323,8 +332,9 @@ def _restore(config: TrainConfig, parameters: list[nn.Parameter], optimizer: Any
     except Exception as error:  # torch.load raises many types on a damaged file
         raise CheckpointError(f"{path} cannot be read: {str(error)[:200]}") from None
     with torch.no_grad():
-        for parameter, value in zip(parameters, state["parameters"], strict=True):
-            parameter.copy_(value)
+        for tensors, name in ((parameters, "parameters"), (buffers, "buffers")):
+            for tensor, value in zip(tensors, state[name], strict=True):
+                tensor.copy_(value)
     optimizer.load_state_dict(state["optimizer"])
     ema.load_state_dict(state["ema"])
     ema.to(parameters[0].device)

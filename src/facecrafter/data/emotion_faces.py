@@ -1,0 +1,153 @@
+"""Faces with a human label of what they express, from the sets that the emotion network learns from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter.data import shards
+from facecrafter.errors import DataError, PhotoError
+from facecrafter.perception.emotion import EMOTIONS
+from facecrafter.perception.emotion_net import SIZE, grey_crop, tight_crop
+from facecrafter.perception.face import to_rgb
+
+# What the sets call the classes, where it is not what we call them.
+SYNONYMS = {"happiness": "happy", "angry": "anger", "sadness": "sad", "surprised": "surprise", "fearful": "fear"}
+
+# One person in so many is kept out of training, to test on. A multiple of the share that other stages keep out, so
+# that the people whom those test on are among them.
+TEST_SHARE = shards.HELD_OUT_SHARE // 4
+
+
+@dataclass(frozen=True)
+class EmotionFaces:
+    """Labelled faces.
+
+    Attributes:
+        crops: ``(N, 48, 48)`` uint8 grey, framed as FER2013's.
+        labels: ``(N,)`` int64, indices of :data:`EMOTIONS`.
+        test: ``(N,)`` bool, which are kept out of training.
+        files: which picture each is.
+        blendshapes: ``(N, 52)`` float32, or None where landmarks were not looked for.
+    """
+
+    crops: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    test: NDArray[np.bool_]
+    files: list[str]
+    blendshapes: NDArray[np.float32] | None = None
+
+    def part(self, test: bool) -> EmotionFaces:
+        """Those to train on, or those to test on."""
+        chosen = np.flatnonzero(self.test == test)
+        shapes = None if self.blendshapes is None else self.blendshapes[chosen]
+        files = [self.files[index] for index in chosen]
+        return EmotionFaces(self.crops[chosen], self.labels[chosen], self.test[chosen], files, shapes)
+
+
+def class_of(name: str) -> int | None:
+    """The index of a class by whatever name a set gives it; None for one that there is not."""
+    name = name.strip().lower()
+    name = SYNONYMS.get(name, name)
+    return EMOTIONS.index(name) if name in EMOTIONS else None
+
+
+def read_fer2013(source: Path) -> EmotionFaces:
+    """FER2013 as ``train/CLASS/*.jpg`` and ``validation/CLASS/*.jpg``, in a folder or a tar; the latter is the test.
+
+    Raises:
+        DataError: there is no such file, it is damaged, or no such pictures are in it.
+    """
+    crops, labels, test, files = [], [], [], []
+    for name, content in _pictures(source):
+        part, kind = PurePosixPath(name).parts[-3:-1]
+        label = class_of(kind)
+        if label is None or part not in ("train", "validation"):
+            continue
+        crops.append(_decoded(name, content, source))
+        labels.append(label)
+        test.append(part == "validation")
+        files.append("/".join(PurePosixPath(name).parts[-3:]))
+    if not any(test) or all(test):
+        raise DataError(f"{source} is not FER2013: it needs train/CLASS/*.jpg and validation/CLASS/*.jpg")
+    order = sorted(range(len(files)), key=files.__getitem__)
+    return EmotionFaces(
+        np.stack([crops[index] for index in order]),
+        np.array([labels[index] for index in order]),
+        np.array([test[index] for index in order]),
+        [files[index] for index in order],
+    )
+
+
+def read_photos(folder: Path, labels: Path) -> EmotionFaces:
+    """Colour photos of a prepared folder with labels from a CSV of ``image,emotion``; ``image`` is a file's name.
+
+    One person in :data:`TEST_SHARE` is for the test, whole people, by name.
+
+    Raises:
+        DataError: the CSV cannot be read or has other columns, or names none of the photos.
+    """
+    prepared = shards.load(folder, recogniser=None)
+    told = _labels(labels)
+    chosen = [index for index, file in enumerate(prepared.files) if PurePosixPath(file).name in told]
+    if not chosen:
+        raise DataError(f"{labels} names none of the photos in {folder}")
+    return EmotionFaces(
+        np.stack([tight_crop(prepared.images[index], prepared.points[index]) for index in chosen]),
+        np.array([told[PurePosixPath(prepared.files[index]).name] for index in chosen]),
+        shards.held_out([prepared.persons[index] for index in chosen], TEST_SHARE),
+        [prepared.files[index] for index in chosen],
+        prepared.blendshapes[chosen],
+    )
+
+
+def _labels(path: Path) -> dict[str, int]:
+    """File names to classes."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            if rows.fieldnames is None or not {"image", "emotion"} <= set(rows.fieldnames):
+                raise DataError(f"{path} is not a list of labels: it needs the columns image and emotion")
+            found = {row["image"]: class_of(row["emotion"] or "") for row in rows}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"the labels {path} cannot be read: {error}") from None
+    return {name: label for name, label in found.items() if label is not None}
+
+
+def _pictures(source: Path) -> Iterator[tuple[str, bytes]]:
+    """The names and contents of the pictures of a folder or a tar that lie two folders deep."""
+    if source.is_dir():
+        for path in source.glob("**/*/*/*"):
+            if path.suffix.lower() in (".jpg", ".png"):
+                yield path.as_posix(), path.read_bytes()
+        return
+    try:
+        with tarfile.open(source) as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                file = archive.extractfile(member) if name.suffix.lower() in (".jpg", ".png") else None
+                if file is not None and len(name.parts) > 2:
+                    yield member.name, file.read()
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise DataError(f"{source} cannot be read as a tar: {error}; give FER2013 as a tar or a folder") from None
+
+
+def _decoded(name: str, content: bytes, source: Path) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            rgb = to_rgb(picture)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{name} in {source} is damaged ({error}); get the set again") from None
+    try:
+        return grey_crop(rgb)
+    except PhotoError:  # FER2013 has a few that are all black; they stay in the figures
+        return np.zeros((SIZE, SIZE), np.uint8)

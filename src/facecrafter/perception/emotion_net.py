@@ -1,0 +1,267 @@
+"""Emotion from the pixels of a face: a small residual network of this project, trained by its `estimator` stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facecrafter.errors import CheckpointError, NoFaceError, PhotoError, WeightsError
+from facecrafter.files import whole
+from facecrafter.perception.emotion import EMOTIONS, Emotion, features
+from facecrafter.perception.face import BLENDSHAPES, Face
+
+ASSET = Path(__file__).parents[1] / "assets" / "emotion" / "pixels.safetensors"
+
+# Side of the crops in pixels, as in FER2013.
+SIZE = 48
+# How FER2013's crops frame a face, measured with MediaPipe on 255 of them: the mean of the two sides of the landmarks'
+# box is 0.86 of the crop's side, and the box's middle lies at 0.55 of its height.
+FRAME, MIDDLE = 0.86, 0.55
+
+FORMAT = "facecrafter-emotion-1"
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions with norms beside a shortcut (He et al., 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs or stride != 1:
+            pool = nn.AvgPool2d(stride, ceil_mode=True) if stride != 1 else nn.Identity()
+            self.shortcut = nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        nn.init.zeros_(self.norm2.weight)  # a block begins as its shortcut
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, inputs, h, w)`` to ``(B, outputs, h / stride, w / stride)``."""
+        change = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(features)))))
+        return F.relu(self.shortcut(features) + change)
+
+
+class EmotionNet(nn.Module):
+    """Grey face crops to class scores that know nothing of how common a class is.
+
+    The scores are log-likelihoods up to a constant: a prior's logarithm is added where probabilities are wanted, the
+    training set's in training (logit adjustment; Menon et al., 2021), :attr:`prior` in use. So data sets with other
+    shares of the classes can be mixed. Beside the pixels there is a multinomial regression on MediaPipe's blendshapes
+    whose scores are of the same kind; where landmarks were found, the two are added.
+
+    Args:
+        widths: channels of the stages, each at half the side of the one before.
+        blocks: residual blocks a stage.
+        dropout: share of the pooled features that training leaves out.
+    """
+
+    prior: Tensor
+    temperature: Tensor
+    joint_temperature: Tensor
+
+    def __init__(self, widths: Sequence[int] = (64, 128, 256), blocks: int = 2, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.config = {"widths": list(widths), "blocks": blocks, "dropout": dropout}
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, widths[0], 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
+        stages: list[nn.Module] = []
+        for index, width in enumerate(widths):
+            for block in range(blocks):
+                first = block == 0
+                before = widths[index - 1] if first and index else width
+                stages.append(Residual(before, width, 2 if first and index else 1))
+        self.stages = nn.Sequential(*stages)
+        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(widths[-1], len(EMOTIONS))
+        self.shapes = nn.Linear(len(BLENDSHAPES), len(EMOTIONS))
+        # How common the classes are, and by what the scores are divided; set when training is over.
+        self.register_buffer("prior", torch.full((len(EMOTIONS),), 1 / len(EMOTIONS)))
+        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("joint_temperature", torch.ones(()))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Crops ``(B, 1, H, W)`` in [0, 1], any side from 32 to 64, to scores ``(B, 8)``. Each crop is brought to mean
+        0 and deviation 1 first."""
+        mean, deviation = crops.mean((2, 3), keepdim=True), crops.std((2, 3), keepdim=True)
+        features = self.stages(self.stem((crops - mean) / (deviation + 0.02)))
+        scores: Tensor = self.head(self.dropout(features.mean((2, 3))))
+        return scores
+
+    def shape_scores(self, blendshapes: NDArray[np.float32]) -> Tensor:
+        """Blendshapes ``(B, 52)`` to scores ``(B, 8)``."""
+        scores: Tensor = self.shapes(torch.from_numpy(features(blendshapes)).float())
+        return scores
+
+    def probabilities(self, scores: Tensor, joint: bool = False) -> Tensor:
+        """Calibrated probabilities ``(B, 8)`` under :attr:`prior`.
+
+        Args:
+            scores: ``(B, 8)``: of the pixels alone, or the sum of theirs and the blendshapes'.
+            joint: which of the two.
+        """
+        temperature = self.joint_temperature if joint else self.temperature
+        return torch.softmax(scores / temperature + self.prior.log(), dim=-1)
+
+
+def save(network: EmotionNet, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the network with its config, whole or not at all.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    metadata = {"format": FORMAT, "config": json.dumps(network.config), "licence": "of the project"}
+    tensors = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    small = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as partial:
+            save_file(small, partial, metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} could not be written: {error}") from None
+
+
+def load(path: Path = ASSET) -> EmotionNet:
+    """Read a network that :func:`save` wrote, in evaluation mode and single precision.
+
+    Raises:
+        WeightsError: there is no such file, it is damaged, or holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    advice = "give one that the estimator stage of training wrote"
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise WeightsError(f"{path} holds no emotion network of this project; {advice}")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        network = EmotionNet(**json.loads(metadata["config"]))
+        network.load_state_dict(state)
+    except FileNotFoundError:
+        raise WeightsError(f"there is no emotion network {path}; {advice}") from None
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} is damaged or another file ({str(error)[:120]}); {advice}") from None
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise WeightsError(f"{path} is damaged: it has values that are not finite numbers; {advice}")
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def tight_crop(image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The grey crop ``(48, 48)`` uint8 out of an aligned face, framed as FER2013 frames its own.
+
+    Args:
+        image: ``(S, S, 3)`` uint8 RGB; where the crop reaches beyond, its edge is repeated.
+        points: ``(478, 3)`` landmarks in pixels of it.
+
+    Raises:
+        NoFaceError: the landmarks are not finite, or all in one place.
+    """
+    import cv2
+
+    low, high = points[:, :2].min(0).astype(np.float64), points[:, :2].max(0).astype(np.float64)
+    side = float((high - low).mean()) / FRAME
+    if not (np.isfinite(side) and side >= 1):
+        raise NoFaceError("the landmarks of a face are not finite, or all in one place; look for the face again")
+    middle = (low + high) / 2 - (0, (MIDDLE - 0.5) * side)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    # Every cell of the crop is the mean over what it covers: first to twice or more its size, then by areas.
+    times = max(1, round(side / SIZE))
+    scale = times * SIZE / side
+    # cv2 addresses pixel centres by whole numbers, the landmarks by halves.
+    shift = times * SIZE / 2 - 0.5 - scale * (middle - 0.5)
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    large = (times * SIZE, times * SIZE)
+    crop = cv2.warpAffine(grey, matrix, large, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.resize(crop, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def grey_crop(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture that already is a tight face crop, stretched to ``(48, 48)`` uint8 grey.
+
+    Args:
+        picture: ``(H, W)`` or ``(H, W, 3)`` uint8, of any size.
+
+    Raises:
+        PhotoError: it is of another kind, or all of one colour.
+    """
+    import cv2
+
+    picture = np.asarray(picture)
+    colours = picture.ndim == 3 and picture.shape[2] == 3
+    if picture.dtype != np.uint8 or picture.size == 0 or not (picture.ndim == 2 or colours):
+        kind = f"{picture.dtype} of shape {picture.shape}"
+        raise PhotoError(f"a face crop is {kind}; give (height, width) or (height, width, 3) uint8")
+    if int(picture.max()) - int(picture.min()) < 2:
+        raise PhotoError("a face crop is all of one colour; give a picture with a face")
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) if colours else picture
+    way = cv2.INTER_AREA if min(grey.shape) > SIZE else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(grey, (SIZE, SIZE), interpolation=way), np.uint8)
+
+
+class PixelEmotion:
+    """Reads emotions with :class:`EmotionNet`, and with the blendshapes too where landmarks were found.
+
+    Valence and arousal are derived from the distribution, not measured.
+
+    Args:
+        path: the network.
+        batch: faces at once.
+
+    Raises:
+        WeightsError: see :func:`load`.
+    """
+
+    name = "pixels"
+
+    def __init__(self, path: Path = ASSET, batch: int = 128) -> None:
+        self.network, self.batch = load(path), batch
+
+    def estimate(self, faces: Sequence[Face]) -> list[Emotion]:
+        """See :class:`facecrafter.perception.emotion.EmotionEstimator`; faces of any aligned size.
+
+        Raises:
+            NoFaceError: a face whose landmarks say nothing, see :func:`tight_crop`.
+        """
+        crops = [tight_crop(face.image, face.points) for face in faces]
+        shapes = np.array([face.blendshapes for face in faces]).reshape(-1, len(BLENDSHAPES))
+        return [Emotion.from_probabilities(row) for row in self.probabilities(crops, shapes)]
+
+    def estimate_crops(self, crops: Sequence[NDArray[np.uint8]]) -> list[Emotion]:
+        """Emotions of pictures that already are tight face crops, by the pixels alone; see :func:`grey_crop`.
+
+        Raises:
+            PhotoError: a picture of another kind, or all of one colour.
+        """
+        return [Emotion.from_probabilities(row) for row in self.probabilities([grey_crop(crop) for crop in crops])]
+
+    def probabilities(
+        self, crops: Sequence[NDArray[np.uint8]], blendshapes: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float64]:
+        """Crops ``(48, 48)`` uint8 grey, and blendshapes ``(N, 52)`` if there are any, to ``(N, 8)``."""
+        made = [np.zeros((0, len(EMOTIONS)))]
+        for start in range(0, len(crops), self.batch):
+            scores = self.scores(np.stack(crops[start : start + self.batch]))
+            if blendshapes is not None:
+                scores = scores + self.network.shape_scores(blendshapes[start : start + self.batch])
+            made.append(self.network.probabilities(scores, joint=blendshapes is not None).double().numpy())
+        shares = np.concatenate(made)
+        return np.asarray(shares / shares.sum(1, keepdims=True))
+
+    def scores(self, crops: NDArray[np.uint8]) -> Tensor:
+        """Crops ``(B, 48, 48)`` uint8 to the network's scores ``(B, 8)``, the mean of the crop's and its mirror
+        image's: a face says the same in a mirror."""
+        pixels = torch.from_numpy(crops)[:, None].float() / 255
+        with torch.inference_mode():
+            scores: Tensor = (self.network(pixels) + self.network(pixels.flip(3))) / 2
+        return scores

@@ -1,0 +1,191 @@
+"""Training of the emotion estimator, on FER2013's grey crops and labelled colour photos at once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facecrafter.data.emotion_faces import read_fer2013, read_photos
+from facecrafter.perception import emotion_net
+from facecrafter.perception.emotion import EMOTIONS, features
+from facecrafter.perception.emotion_net import EmotionNet
+from facecrafter.training.config import Estimator, TrainConfig
+from facecrafter.training.draws import batch_indices, generator
+
+# A class that a set does not have is not impossible there, it is this rare.
+RARE = 1e-3
+# How hard the regression on the blendshapes is held to zero: the weight of half its squares beside the mean loss.
+SHAPES_DECAY = 1e-3
+
+
+def prior(labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> Tensor:
+    """How common each class is: ``(8,)``, at least :data:`RARE` each."""
+    shares = np.bincount(labels, weights, len(EMOTIONS))
+    shares = np.maximum(shares / shares.sum(), RARE)
+    return torch.from_numpy(shares / shares.sum()).float()
+
+
+def evened(labels: NDArray[np.int64], evenness: float) -> NDArray[np.float64]:
+    """How often to draw each sample: ``(N,)`` summing to 1. A class of ``n`` is drawn as ``n ** (1 - evenness)``."""
+    counts = np.bincount(labels, minlength=len(EMOTIONS)).astype(np.float64)
+    weights = counts[labels] ** -evenness
+    return np.asarray(weights / weights.sum())
+
+
+def varied(crops: Tensor, chance: Tensor, side: int, config: Estimator) -> Tensor:
+    """Crops turned, zoomed, shifted, mirrored, lit and partly covered at random.
+
+    Args:
+        crops: ``(B, 1, 48, 48)`` in [0, 1].
+        chance: ``(B, 12)`` in [0, 1): turn, zoom, shift in x and y, mirror, contrast, brightness, whether a rectangle
+            is covered, its height and width, and where it lies.
+        side: of the result in pixels.
+        config: how much of each.
+
+    Returns:
+        ``(B, 1, side, side)``.
+    """
+    spread = 2 * chance - 1
+    angle, zoom = spread[:, 0] * np.deg2rad(config.turn), 1 + config.zoom * spread[:, 1]
+    mirror = torch.where(spread[:, 4] < 0, -1.0, 1.0)
+    cosine, sine = zoom * angle.cos(), zoom * angle.sin()
+    rows = [
+        torch.stack([mirror * cosine, -sine, 2 * config.shift * spread[:, 2]], dim=1),
+        torch.stack([mirror * sine, cosine, 2 * config.shift * spread[:, 3]], dim=1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, dim=1), [len(crops), 1, side, side], align_corners=False)
+    seen = F.grid_sample(crops, grid, padding_mode="border", align_corners=False)
+    mean = seen.mean((2, 3), keepdim=True)
+    contrast, brightness = (spread[:, place].view(-1, 1, 1, 1) for place in (5, 6))
+    seen = mean + (seen - mean) * (1 + 0.3 * contrast) + 0.15 * brightness
+    place = (torch.arange(side) + 0.5) / side
+    height, width = (0.15 + 0.3 * chance[:, index, None] for index in (8, 9))
+    top, left = chance[:, 10, None] * (1 - height), chance[:, 11, None] * (1 - width)
+    down, across = (place > top) & (place < top + height), (place > left) & (place < left + width)
+    covered = down[:, :, None] & across[:, None, :] & (chance[:, 7] < config.erase).view(-1, 1, 1)
+    return torch.where(covered[:, None], mean, seen).clamp(0, 1)
+
+
+class EstimatorObjective(nn.Module):
+    """Cross-entropy of the scores plus the logarithm of how common each class is in the sample's own set."""
+
+    def __init__(self, network: EmotionNet, smoothing: float) -> None:
+        super().__init__()
+        self.network, self.smoothing = network, smoothing
+
+    def forward(self, crops: Tensor, labels: Tensor, log_priors: Tensor) -> Tensor:
+        """Crops ``(B, 1, S, S)``, classes ``(B,)`` and their sets' priors ``(B, 8)`` to the loss."""
+        scores = self.network(crops.contiguous(memory_format=torch.channels_last)).float()
+        return F.cross_entropy(scores + log_priors, labels, label_smoothing=self.smoothing)
+
+
+class EstimatorStage:
+    """See :class:`facecrafter.training.stages.Stage`."""
+
+    data = None
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        assert config.estimator is not None
+        self.config, self.about = config, config.estimator
+        self.grey = read_fer2013(self.about.fer2013).part(test=False)
+        self.photos = read_photos(config.data, self.about.labels).part(test=False)
+        torch.manual_seed(config.seed)
+        self.model = EmotionNet(self.about.widths, self.about.blocks, self.about.dropout)
+        objective = EstimatorObjective(self.model, self.about.smoothing)
+        self.objective = objective.to(device, memory_format=torch.channels_last)
+        self.share_of = evened(self.photos.labels, self.about.evenness)
+        self.log_priors = torch.stack([prior(self.grey.labels), prior(self.photos.labels, self.share_of)]).log()
+
+    def trained(self) -> list[nn.Module]:
+        """See :class:`facecrafter.training.stages.Stage`; what the blendshapes say is fitted at the end."""
+        return [self.model.stem, self.model.stages, self.model.head]
+
+    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
+        """See :class:`facecrafter.training.stages.Stage`; all of it learns alike."""
+        return []
+
+    def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
+        """See :class:`facecrafter.training.stages.Stage`: FER2013 in epochs, the photos drawn by class."""
+        config, about = self.config, self.about
+        source = generator(config.seed, 11, step)
+        second = round(about.photos * config.batch_size)
+        first = config.batch_size - second
+        grey = batch_indices(config.seed, step, first, len(self.grey.labels)).numpy()
+        drawn = torch.multinomial(torch.from_numpy(self.share_of), second, replacement=True, generator=source).numpy()
+        crops = torch.from_numpy(np.concatenate([self.grey.crops[grey], self.photos.crops[drawn]]))
+        labels = torch.from_numpy(np.concatenate([self.grey.labels[grey], self.photos.labels[drawn]]))
+        sets = torch.cat([torch.zeros(first, dtype=torch.long), torch.ones(second, dtype=torch.long)])
+        side = about.sides[int(step >= about.small_until * config.steps)]
+        seen = varied(crops[:, None].float() / 255, torch.rand(len(crops), 12, generator=source), side, about)
+        own = slice(index, None, parts)  # every share sees both sets
+        batch = {"crops": seen[own], "labels": labels[own], "log_priors": self.log_priors[sets[own]]}
+        return {name: value.to(device) for name, value in batch.items()}
+
+    @torch.no_grad()
+    def samples(self) -> Tensor:
+        """Crops as the network sees them in training: eight of each set."""
+        batch = self.batch(self.config.steps, 0, 1, torch.device("cpu"))["crops"]
+        return torch.cat([batch[:8], batch[-8:]]).expand(-1, 3, -1, -1) * 2 - 1
+
+    def save(self, folder: Path) -> None:
+        """See :class:`facecrafter.training.stages.Stage`: norms measured anew for the averaged weights, blendshapes
+        and prior fitted, all in one file. :func:`facecrafter.evaluation.emotions.calibrated` sets temperatures."""
+        self._measure_norms()
+        weight, bias = self.shapes
+        with torch.no_grad():
+            self.model.shapes.weight.copy_(weight)
+            self.model.shapes.bias.copy_(bias)
+        self.model.prior.copy_(self.log_priors[0].exp())
+        emotion_net.save(self.model, folder / "emotion.safetensors")
+
+    @cached_property
+    def shapes(self) -> tuple[Tensor, Tensor]:
+        """The regression on the photos' blendshapes."""
+        assert self.photos.blendshapes is not None
+        return fit_shapes(self.photos.blendshapes, self.photos.labels)
+
+    @torch.no_grad()
+    def _measure_norms(self, batches: int = 40) -> None:
+        """Running means and variances as the averaged weights have them; training left those of the last weights."""
+        norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
+        device = next(self.model.parameters()).device
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+        self.model.train()
+        for step in range(batches):
+            self.model(self.batch(self.config.steps + step, 0, 1, device)["crops"])
+        self.model.eval()
+        for norm in norms:
+            norm.momentum = 0.1
+
+
+def fit_shapes(blendshapes: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """A multinomial logistic regression on blendshapes ``(N, 52)``: weight ``(8, 52)`` and bias ``(8,)``.
+
+    Its scores leave out how common the classes are among the samples, like :class:`EmotionNet`'s.
+    """
+    inputs, wanted = torch.from_numpy(features(blendshapes)), torch.from_numpy(labels)
+    log_prior = prior(labels).double().log()
+    regression = nn.Linear(inputs.shape[1], len(EMOTIONS), dtype=torch.float64)
+    nn.init.zeros_(regression.weight)
+    nn.init.zeros_(regression.bias)
+    optimiser = torch.optim.LBFGS(regression.parameters(), max_iter=300, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        decay = SHAPES_DECAY / 2 * (regression.weight.square().sum() + regression.bias.square().sum())
+        value = F.cross_entropy(regression(inputs) + log_prior, wanted) + decay
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(loss)  # type: ignore[arg-type]
+    return regression.weight.detach().float(), regression.bias.detach().float()
