@@ -171,6 +171,19 @@ BAD = {
     "no such config": ("train none.yaml", 1, "there is no config"),
     "nothing to resume": ("train config.yaml --resume", 1, "no checkpoint to resume"),
     "steps of 0": ("train config.yaml --steps 0", 2, "--steps"),
+    "renewing what is not there": ("data prepare none --only emotion", 1, "none is not a prepared folder"),
+    "renewing in a second folder": ("data prepare empty prepared --only emotion", 2, "the prepared folder alone"),
+    "preparing into nothing": ("data prepare empty", 2, "SOURCE and OUT"),
+    "emotions of no folder": (
+        "evaluate-emotion none --labels l.csv --fer2013 f.tar --out out",
+        1,
+        "f.tar cannot be read",
+    ),
+    "emotions by a wrong network": (
+        "evaluate-emotion none --labels l.csv --fer2013 f.tar --out out --estimator damaged.safetensors",
+        1,
+        "damaged.safetensors",
+    ),
     "unknown weights": ("weights fetch magic", 1, "no weights called 'magic'"),
     "unknown command": ("conjure", 2, "conjure"),
 }

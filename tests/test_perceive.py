@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from facecrafter import perceive as perceiving
 from facecrafter.cli import MANY, app
 from facecrafter.perceive import COLUMNS, find_sources
-from facecrafter.perception.emotion import EMOTIONS, default_estimator
+from facecrafter.perception.emotion import EMOTIONS, estimator
 from facecrafter.perception.face import Face, FaceFinder
 
 HEADER = (
@@ -75,7 +75,7 @@ def test_a_photo_from_the_shell(portrait: Path, tmp_path: Path, face: Face) -> N
     header, line, end = done.stdout.split("\n")
     assert (header, end) == (HEADER, "") and ",".join(COLUMNS) == HEADER
     row = dict(zip(COLUMNS, line.split(","), strict=True))
-    emotion = default_estimator().estimate([face])[0]
+    emotion = estimator().estimate([face])[0]
     assert (row["file"], row["face"], row["emotion"]) == (str(portrait), "1", "happy")
     told = [float(row[name]) for name in COLUMNS[2:12]]
     np.testing.assert_allclose(told, emotion.vector, atol=1e-4)

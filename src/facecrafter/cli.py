@@ -55,6 +55,12 @@ class Which(StrEnum):
     all = "all"
 
 
+class Only(StrEnum):
+    """What of a prepared folder can be renewed by itself."""
+
+    emotion = "emotion"
+
+
 class Format(StrEnum):
     """How results are printed."""
 
@@ -112,6 +118,9 @@ _LandmarkScale = Annotated[
 _EmotionScale = Annotated[float | None, typer.Option(help=_own("Guidance by the emotion; 0 is off.", "emotion_scale"))]
 _Steps = Annotated[int | None, typer.Option(min=1, help=_own("Denoising steps.", "steps"))]
 _Scheduler = Annotated[str | None, typer.Option(help=_own("dpm, ddim, ddpm, euler or unipc.", "scheduler"))]
+_EmoNet = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="emonet_8.pth or emonet_5.pth, to read emotions with EmoNet.")
+]
 _Weights = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Arc2Face's published files, for --model arc2face.", file_okay=False)
 ]
@@ -214,9 +223,7 @@ def perceive(
     aligned: Annotated[
         bool, typer.Option("--aligned", help="The pictures already are tight face crops; 48 px are enough.")
     ] = False,
-    emonet: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="emonet_8.pth or emonet_5.pth, to read emotions with EmoNet.")
-    ] = None,
+    emonet: _EmoNet = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace PNGs that are there.")] = False,
 ) -> None:
     """Say what faces express: emotion, valence, arousal, and where the head looks.
@@ -242,8 +249,9 @@ def perceive(
         raise typer.BadParameter("with --aligned a picture is one face; leave out --choose")
 
     from facecrafter import perceive as faces
+    from facecrafter.perception import emotion
 
-    estimator = faces.estimator_for(emonet)
+    estimator = emotion.estimator(emonet)
     sources, lacking = faces.find_sources(photos)
     with _bar(len(sources), "pictures") if len(sources) >= MANY else nullcontext() as progress:
         survey = faces.perceive(
@@ -288,7 +296,7 @@ def demo(
 @data_app.command("prepare")
 def data_prepare(
     source: Annotated[Path, typer.Argument(help="Folder of people (Name/photo.jpg or .mp4) or of photos, or its tar.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the shards.")],
+    out: Annotated[Path | None, typer.Argument(help="Folder for the shards.")] = None,
     size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.")] = 128,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
     recogniser: Annotated[
@@ -297,11 +305,27 @@ def data_prepare(
     arcface: Annotated[Path | None, typer.Option(help="arcface.onnx, for that recogniser.")] = None,
     choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.centre,
     interval: Annotated[float, typer.Option(help="Seconds between the frames that are taken of a video.")] = 1.0,
+    emonet: _EmoNet = None,
+    only: Annotated[
+        Only | None, typer.Option(help="Renew this in a prepared folder, which SOURCE then is, and nothing else.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew instead of going on.")] = False,
 ) -> None:
-    """Find, align and describe every face of a folder. A stopped run goes on where it was."""
-    from facecrafter.data.prepare import prepare
+    """Find, align and describe every face of a folder. A stopped run goes on where it was.
 
+    \b
+    facecrafter data prepare lfw.tar.gz data/lfw
+    facecrafter data prepare data/lfw --only emotion                        # after the estimator has changed
+    facecrafter data prepare data/lfw --only emotion --emonet emonet_8.pth
+    """
+    if (out is None) != (only is not None):
+        raise typer.BadParameter("give SOURCE and OUT, or with --only the prepared folder alone")
+    from facecrafter.data.prepare import prepare, renew_emotions
+
+    if out is None:
+        renewed = renew_emotions(source, emonet)
+        typer.echo(f"the emotions of {renewed.prepared} pictures in {renewed.folder} are new ({renewed.seconds:.0f} s)")
+        return
     done = prepare(
         source,
         out,
@@ -311,6 +335,7 @@ def data_prepare(
         arcface=arcface,
         choose=choose.value,
         interval=interval,
+        emonet=emonet,
         overwrite=overwrite,
     )
     typer.echo(f"{done.prepared} of {done.photos} pictures are in {done.folder} ({done.seconds:.0f} s)")
@@ -325,7 +350,7 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Run folder in place of the config's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in place of the config's.")] = None,
 ) -> None:
-    """Train one stage: autoencoder, base, landmark, emotion or joint."""
+    """Train one stage: autoencoder, base, landmark, emotion, joint, or the emotion estimator."""
     from facecrafter.training.config import load
 
     given = {"run": run, "steps": steps}
@@ -366,6 +391,29 @@ def evaluate(
         for name, value in scores.items():
             typer.echo(f"  {name}: {value:.3f}")
     typer.echo(f"{out / 'result.json'} has the estimators; {out / 'grid.png'} shows the pictures")
+
+
+@app.command("evaluate-emotion")
+def evaluate_emotion(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled photos that `data prepare` wrote.")],
+    labels: Annotated[Path, typer.Option(metavar="CSV", help="Labels of these photos: image,emotion.")],
+    fer2013: Annotated[Path, typer.Option(help="FER2013, a tar or a folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for result.json and wrong.png.", file_okay=False)],
+    estimator: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What the estimator stage of training wrote.")
+    ] = None,
+) -> None:
+    """Measure the emotion estimator on FER2013's validation pictures and on photos of people kept out."""
+    from facecrafter.evaluation.emotions import evaluate as measure
+
+    result = measure(data, fer2013, labels, out, estimator)
+    for name, readers in result["sets"].items():
+        for reader, told in readers.items():
+            typer.echo(
+                f"{name}, {reader}: {told['accuracy']:.1%} right, {told['balanced_accuracy']:.1%} balanced over "
+                f"{', '.join(told['classes'])}; calibration error {told['calibration_error']:.3f}"
+            )
+    typer.echo(f"{result['faces_a_second']:.0f} faces a second; {out} has the confusion matrices and the mistakes")
 
 
 @weights_app.command("list")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.errors import NoFaceError, PhotoError
-from facecrafter.perception.emotion import CENTRES, EMOTIONS, Emotion, EmotionEstimator, default_estimator
+from facecrafter.perception.emotion import CENTRES, EMOTIONS, Emotion, EmotionEstimator
 from facecrafter.perception.face import ALIGNED_SIZE, BLENDSHAPES, Detection, Face, FaceFinder, align, load_photo
 from facecrafter.sampling.output import check_free, write_whole
 
@@ -131,19 +131,6 @@ def _unique(name: str, taken: set[str]) -> str:
         free = f"{name}-{number}"
     taken.add(free.casefold())
     return free
-
-
-def estimator_for(emonet: Path | None) -> EmotionEstimator:
-    """EmoNet where its file is given, else the estimator that comes with the project.
-
-    Raises:
-        WeightsError: the file is missing, damaged or another one.
-    """
-    if emonet is None:
-        return default_estimator()
-    from facecrafter.perception.emonet import EmoNetEstimator
-
-    return EmoNetEstimator(emonet)
 
 
 def perceive(

@@ -98,7 +98,7 @@ def test_numbers_are_those_of_the_estimators(prepared: Path, people: Path) -> No
     np.testing.assert_allclose(loaded.blendshapes[2], found.blendshapes, atol=1e-6)
     np.testing.assert_allclose(loaded.angles[2], found.angles, atol=1e-4)
     np.testing.assert_allclose(loaded.identity[2], identity.recogniser("sface").embed([found])[0], atol=1e-4)
-    np.testing.assert_allclose(loaded.emotion[2], emotion.default_estimator().estimate([found])[0].vector, atol=1e-6)
+    np.testing.assert_allclose(loaded.emotion[2], emotion.estimator().estimate([found])[0].vector, atol=1e-6)
     np.testing.assert_allclose(loaded.masks[2] / 255, mask.face_mask(found, 64), atol=1 / 255)
     assert loaded.identity[2] @ loaded.identity[3] > 0.9
 
@@ -584,3 +584,75 @@ def test_shards_are_filled_by_pictures_and_divide_no_video(
     parts = module._parts(photos, shard_size)
     assert [photo for part in parts for photo in part] == photos
     assert [[photo.pictures for photo in part] for part in parts] == expected
+
+
+# --- emotions anew ----------------------------------------------------------------------------------------------------
+
+
+class Moody:
+    """Another estimator: it says what the picture's brightness is."""
+
+    name = "moody"
+
+    def __init__(self, path: Path, stop_after: int = 100) -> None:
+        self.path, self.left = path, stop_after
+
+    def estimate(self, faces: list[face.Face]) -> list[emotion.Emotion]:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        values = [one.image.mean() / 255 for one in faces]
+        return [emotion.Emotion(value, -value, (0, 1, 0, 0, 0, 0, 0, 0)) for value in values]
+
+
+def test_only_the_emotions_are_renewed(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(prepared, folder)
+    (tmp_path / "weights").write_bytes(b"moody")
+    monkeypatch.setattr(emotion, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
+    before = shards.load(folder)
+    report = module.renew_emotions(folder, progress=False)
+    assert (report.prepared, report.resumed) == (4, 0)
+    after = shards.load(folder)
+    for name in ("images", "points", "blendshapes", "angles", "identity", "masks"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+    assert (after.persons, after.files) == (before.persons, before.files)
+    light = after.images.mean((1, 2, 3)) / 255
+    np.testing.assert_allclose(after.emotion[:, 0], light, atol=1e-5)
+    np.testing.assert_allclose(after.emotion[:, 1], -light, atol=1e-5)
+    rows = pyarrow.parquet.read_table(folder / "index.parquet").to_pylist()
+    assert [row["emotion"] for row in rows] == ["happy"] * 4
+    np.testing.assert_allclose([row["valence"] for row in rows], light, atol=1e-5)
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["emotion"]["name"] == "moody"
+    assert meta["recognisers"] == json.loads((prepared / "meta.json").read_text())["recognisers"]
+    assert (folder / "rejected.csv").read_bytes() == (prepared / "rejected.csv").read_bytes()
+
+
+def test_a_renewal_that_was_stopped_goes_on(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "folder"
+    shutil.copytree(prepared, whole)
+    shutil.copytree(prepared, folder)
+    (tmp_path / "weights").write_bytes(b"moody")
+    monkeypatch.setattr(emotion, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
+    module.renew_emotions(whole, progress=False)
+    monkeypatch.setattr(emotion, "estimator", lambda emonet=None: Moody(tmp_path / "weights", stop_after=1))
+    with pytest.raises(KeyboardInterrupt):
+        module.renew_emotions(folder, progress=False)
+    with pytest.raises(DataError, match="not finished"):
+        shards.load(folder)
+    monkeypatch.setattr(emotion, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
+    assert module.renew_emotions(folder, progress=False).resumed == 2
+    assert content(folder) == content(whole)
+
+
+def test_only_a_finished_folder_is_renewed(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a prepared folder"):
+        module.renew_emotions(tmp_path)
+    folder = tmp_path / "folder"
+    shutil.copytree(prepared, folder)
+    (folder / "index.parquet").unlink()
+    with pytest.raises(DataError, match="not finished"):
+        module.renew_emotions(folder)
+    with pytest.raises(WeightsError, match="no EmoNet file"):
+        module.renew_emotions(prepared, tmp_path / "none.pth")

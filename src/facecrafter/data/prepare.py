@@ -86,6 +86,7 @@ class _Job:
     recognisers: tuple[str, ...]
     arcface: Path | None
     interval: float = 1.0
+    emonet: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def prepare(
     progress: bool = True,
     overwrite: bool = False,
     interval: float = 1.0,
+    emonet: Path | None = None,
 ) -> Report:
     """Turn photos, and frames of videos, into a prepared folder, which :func:`facecrafter.data.shards.load` reads.
 
@@ -154,6 +156,7 @@ def prepare(
         progress: show a bar on the terminal.
         overwrite: clear what an earlier run has prepared in ``out``, instead of going on with it.
         interval: seconds from one frame of a video to the next that is taken.
+        emonet: EmoNet's file, to read emotions with it in place of the project's own estimator.
 
     Raises:
         DataError: no photos, not one face, ``out`` is something else or was begun with other settings, or cannot be
@@ -162,7 +165,7 @@ def prepare(
         WeightsError: a recogniser that is unknown or whose weights are missing.
     """
     start, source, out = time.monotonic(), Path(source), Path(out)
-    job = _Job(size, choose, tuple(dict.fromkeys(recognisers)), arcface, interval)
+    job = _Job(size, choose, tuple(dict.fromkeys(recognisers)), arcface, interval, emonet)
     _check(job, workers, shard_size)
     _check_folders(source, out)
     made = 0
@@ -187,6 +190,67 @@ def prepare(
         raise DataError(f"not one of the {rejected} files in {source} gave a face; {out / REJECTED} says why")
     total = prepared + rejected
     return Report(out, total, prepared, rejected, total - made, time.monotonic() - start)
+
+
+def renew_emotions(folder: Path, emonet: Path | None = None, progress: bool = True) -> Report:
+    """Ask the emotion estimator anew about the faces of a prepared folder, and leave all else as it is.
+
+    It sees the pictures as they are stored. A killed run goes on where it stopped; until it is done, the folder counts
+    as unfinished.
+
+    Args:
+        folder: what :func:`prepare` finished.
+        emonet: EmoNet's file, in place of the project's own estimator.
+        progress: show a bar on the terminal.
+
+    Raises:
+        DataError: not a prepared folder, an unfinished one, a damaged shard, or a folder that cannot be written.
+        WeightsError: EmoNet's file is missing, damaged or another one.
+    """
+    from tqdm import tqdm
+
+    start, folder = time.monotonic(), Path(folder)
+    estimator = emotion.estimator(emonet)
+    meta, asked = shards.read_meta(folder), _about_estimator(estimator)
+    begun = {**asked, "unfinished": True}
+    if not meta["emotion"].get("unfinished"):
+        shards.read_index(folder)  # whoever has none was never finished
+    if meta["emotion"] != begun:
+        write_whole(folder / META, (json.dumps({**meta, "emotion": begun}, indent=2) + "\n").encode())
+    # While there is no index, the folder is not finished.
+    (folder / INDEX).unlink(missing_ok=True)
+    parts = len(list(folder.glob("shard-*.tar")))
+    made = 0
+    for number in tqdm(range(parts), desc="emotions", unit="shard", disable=not progress):
+        beside = json.loads(shard_path(folder, number, "json").read_text())
+        if beside.get("emotion") == asked:
+            continue
+        felt = _renew_shard(folder, number, estimator)
+        for row in beside["rows"]:
+            one = felt[row["key"]]
+            row |= {"valence": one.valence, "arousal": one.arousal, "emotion": one.label}
+        write_whole(shard_path(folder, number, "json"), (json.dumps({**beside, "emotion": asked}) + "\n").encode())
+        made += len(felt)
+    prepared, rejected = _write_index(folder, parts)
+    write_whole(folder / META, (json.dumps({**meta, "emotion": asked}, indent=2) + "\n").encode())
+    return Report(folder, prepared, prepared, rejected, prepared - made, time.monotonic() - start)
+
+
+def _renew_shard(folder: Path, number: int, estimator: emotion.EmotionEstimator) -> dict[str, emotion.Emotion]:
+    """Rewrite one shard's emotions; what they are now, by key."""
+    path = shard_path(folder, number)
+    try:
+        samples = list(shards.read_shard(path))
+        faces = [shards.decode(parts) for _, parts in samples]
+    except shards.DAMAGE as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and prepare the folder again") from None
+    felt = estimator.estimate(faces)
+    renewed = [
+        (key, {**parts, "npz": shards.with_emotion(parts["npz"], one.vector)})
+        for (key, parts), one in zip(samples, felt, strict=True)
+    ]
+    write_whole(path, shards.pack(renewed))
+    return {key: one for (key, _), one in zip(samples, felt, strict=True)}
 
 
 def _check(job: _Job, workers: int, shard_size: int) -> None:
@@ -314,7 +378,6 @@ def _settings(job: _Job, shard_size: int, photos: list[_Photo]) -> dict[str, Any
         names.update(f"{photo.file}\0{photo.path.stat().st_size}\0".encode())
         if photo.video is not None:  # which decides what the shards hold
             names.update(f"{photo.pictures}\0".encode())
-    estimator = emotion.default_estimator()
     return {
         "format": FORMAT,
         "size": job.size,
@@ -332,7 +395,7 @@ def _settings(job: _Job, shard_size: int, photos: list[_Photo]) -> dict[str, Any
             for name in job.recognisers
         },
         "landmarks": {"name": "face_landmarker", "sha256": weights.WEIGHTS["face_landmarker"].sha256},
-        "emotion": {"name": estimator.name, "sha256": weights.sha256(emotion.ASSET)},
+        "emotion": _about_estimator(emotion.estimator(job.emonet)),
         "photos": {"count": len(photos), "sha256": names.hexdigest()},
     }
 
@@ -355,6 +418,10 @@ def _begin(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
             )
 
 
+def _about_estimator(estimator: emotion.EmotionEstimator) -> dict[str, Any]:
+    return {"name": estimator.name, "sha256": weights.sha256(estimator.path)}
+
+
 def _difference(name: str, before: Any, now: Any) -> str:
     if name == "photos":
         return "from other photos than there are now"
@@ -362,6 +429,8 @@ def _difference(name: str, before: Any, now: Any) -> str:
         return f"with {name} {before}, not {now}"
     if name == "recognisers" and list(before) != list(now):
         return f"with the recognisers {', '.join(before)}, not {', '.join(now)}"
+    if name == "emotion":
+        return "with another emotion estimator (`data prepare DIR --only emotion` renews what it said)"
     return f"with other weights for {name}"
 
 
@@ -375,7 +444,7 @@ class _Reader:
         self._job = job
         self._finder = FaceFinder()
         self._recognisers = {name: identity.recogniser(name, job.arcface) for name in job.recognisers}
-        self._estimator = emotion.default_estimator()
+        self._estimator = emotion.estimator(job.emonet)
 
     def close(self) -> None:
         self._finder.close()

@@ -55,7 +55,7 @@ INDEX_COLUMNS = {
 }
 
 # What reading a damaged tar, zip, PNG, JSON or array raises.
-_DAMAGE = (
+DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
     OSError,
@@ -123,6 +123,26 @@ def encode(
     }
     np.savez(packed, **arrays)
     return picture.getvalue(), packed.getvalue()
+
+
+def decode(parts: Mapping[str, bytes]) -> Face:
+    """The face of a sample, at its stored size.
+
+    Raises:
+        DAMAGE: the sample is not what :func:`encode` wrote.
+    """
+    about = json.loads(parts["json"])
+    with Image.open(io.BytesIO(parts["png"])) as picture, np.load(io.BytesIO(parts["npz"])) as arrays:
+        image, box = np.asarray(picture), tuple(about["box"])
+        return Face(image, arrays["points"], arrays["blendshapes"], arrays["pose"], box, about["others"])
+
+
+def with_emotion(packed: bytes, emotion: NDArray[np.float32]) -> bytes:
+    """The arrays of a sample with another emotion ``(10,)`` among them."""
+    renewed = io.BytesIO()
+    with np.load(io.BytesIO(packed)) as arrays:
+        np.savez(renewed, **{**arrays, "emotion": emotion})
+    return renewed.getvalue()
 
 
 def shard_path(folder: Path, number: int, suffix: str = "tar") -> Path:
@@ -249,7 +269,7 @@ def _fill(prepared: Prepared, path: Path, rows: Mapping[str, int], identity: str
                 prepared.masks[row] = arrays["mask"]
                 prepared.identity[row] = arrays[identity]
             missing.discard(key)
-    except _DAMAGE:
+    except DAMAGE:
         missing = set(rows)
     if missing:
         raise DataError(

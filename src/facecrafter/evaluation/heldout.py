@@ -21,7 +21,7 @@ from PIL import Image
 from facecrafter.data import shards
 from facecrafter.errors import DataError, NoFaceError
 from facecrafter.perception import landmarks
-from facecrafter.perception.emotion import EMOTIONS, default_estimator
+from facecrafter.perception.emotion import EMOTIONS, estimator
 from facecrafter.perception.face import ALIGNED_SIZE, Face, FaceFinder
 from facecrafter.perception.identity import Recogniser, recogniser
 from facecrafter.sampling.pipeline import Settings
@@ -180,7 +180,7 @@ def control_scores(faces: list[Face | None], prepared: shards.Prepared, pairs: P
     angles = np.array([face.angles for face in found])
     wanted = prepared.angles[targets]
     shapes = np.array([face.blendshapes for face in found])
-    perceived = default_estimator().estimate(found)
+    perceived = estimator().estimate(found)
     asked = prepared.emotion[targets]
     scores = {}
     for axis, name in enumerate(("yaw", "pitch")):
@@ -233,7 +233,7 @@ def evaluate(
             "condition": model.scale.recogniser,
             "judge": judge.name,
             "pose and expression": "MediaPipe face landmarker",
-            "emotion": default_estimator().name,
+            "emotion": estimator().name,
         },
         "settings": {},
     }

@@ -114,6 +114,7 @@ class EmotionEstimator(Protocol):
     """Reads emotions off faces."""
 
     name: str
+    path: Path  # its weights
 
     def estimate(self, faces: Sequence[Face]) -> list[Emotion]:
         """One emotion a face."""
@@ -137,6 +138,7 @@ class BlendshapeEmotion:
     def __init__(self, path: Path = ASSET) -> None:
         from safetensors.numpy import load_file
 
+        self.path = path
         arrays = load_file(path)
         self._weight, self._bias = arrays["weight"].astype(np.float64), arrays["bias"].astype(np.float64)
 
@@ -157,6 +159,14 @@ def features(blendshapes: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.sqrt(np.clip(np.asarray(blendshapes, np.float64), 0, 1))
 
 
-def default_estimator() -> EmotionEstimator:
-    """The estimator that comes with the project."""
+def estimator(emonet: Path | None = None) -> EmotionEstimator:
+    """The estimator that comes with the project, or EmoNet where its file is given.
+
+    Raises:
+        WeightsError: the file is missing, damaged or another one.
+    """
+    if emonet is not None:
+        from facecrafter.perception.emonet import EmoNetEstimator
+
+        return EmoNetEstimator(emonet)
     return BlendshapeEmotion()

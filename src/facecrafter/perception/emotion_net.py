@@ -60,16 +60,15 @@ class EmotionNet(nn.Module):
     Args:
         widths: channels of the stages, each at half the side of the one before.
         blocks: residual blocks a stage.
-        dropout: share of the pooled features that training leaves out.
     """
 
     prior: Tensor
     temperature: Tensor
     joint_temperature: Tensor
 
-    def __init__(self, widths: Sequence[int] = (64, 128, 256), blocks: int = 2, dropout: float = 0.3) -> None:
+    def __init__(self, widths: Sequence[int] = (64, 128, 256), blocks: int = 2) -> None:
         super().__init__()
-        self.config = {"widths": list(widths), "blocks": blocks, "dropout": dropout}
+        self.config = {"widths": list(widths), "blocks": blocks}
         self.stem = nn.Sequential(
             nn.Conv2d(1, widths[0], 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
@@ -80,19 +79,24 @@ class EmotionNet(nn.Module):
                 before = widths[index - 1] if first and index else width
                 stages.append(Residual(before, width, 2 if first and index else 1))
         self.stages = nn.Sequential(*stages)
-        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(widths[-1], len(EMOTIONS))
+        self.head = nn.Linear(widths[-1], len(EMOTIONS))
         self.shapes = nn.Linear(len(BLENDSHAPES), len(EMOTIONS))
         # How common the classes are, and by what the scores are divided; set when training is over.
         self.register_buffer("prior", torch.full((len(EMOTIONS),), 1 / len(EMOTIONS)))
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("joint_temperature", torch.ones(()))
 
-    def forward(self, crops: Tensor) -> Tensor:
-        """Crops ``(B, 1, H, W)`` in [0, 1], any side from 32 to 64, to scores ``(B, 8)``. Each crop is brought to mean
-        0 and deviation 1 first."""
+    def forward(self, crops: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Scores ``(B, 8)``.
+
+        Args:
+            crops: ``(B, 1, H, W)`` in [0, 1], any side from 32 to 64; each is brought to mean 0 and deviation 1 first.
+            kept: what the pooled features ``(B, W)`` are multiplied by, for dropout in training.
+        """
         mean, deviation = crops.mean((2, 3), keepdim=True), crops.std((2, 3), keepdim=True)
         features = self.stages(self.stem((crops - mean) / (deviation + 0.02)))
-        scores: Tensor = self.head(self.dropout(features.mean((2, 3))))
+        pooled = features.mean((2, 3))
+        scores: Tensor = self.head(pooled if kept is None else pooled * kept)
         return scores
 
     def shape_scores(self, blendshapes: NDArray[np.float32]) -> Tensor:
@@ -170,8 +174,8 @@ def tight_crop(image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray
     import cv2
 
     low, high = points[:, :2].min(0).astype(np.float64), points[:, :2].max(0).astype(np.float64)
-    side = float((high - low).mean()) / FRAME
-    if not (np.isfinite(side) and side >= 1):
+    side = float((high - low).mean()) / FRAME if np.isfinite(points).all() else 0.0
+    if not side >= 1:
         raise NoFaceError("the landmarks of a face are not finite, or all in one place; look for the face again")
     middle = (low + high) / 2 - (0, (MIDDLE - 0.5) * side)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -225,7 +229,8 @@ class PixelEmotion:
     name = "pixels"
 
     def __init__(self, path: Path = ASSET, batch: int = 128) -> None:
-        self.network, self.batch = load(path), batch
+        self.path, self.batch = path, batch
+        self.network = load(path)
 
     def estimate(self, faces: Sequence[Face]) -> list[Emotion]:
         """See :class:`facecrafter.perception.emotion.EmotionEstimator`; faces of any aligned size.

@@ -17,7 +17,7 @@ from PIL import Image
 from facecrafter import __version__
 from facecrafter.errors import ConfigError, PhotoError
 from facecrafter.perception import landmarks
-from facecrafter.perception.emotion import EMOTIONS, Emotion, EmotionEstimator, default_estimator
+from facecrafter.perception.emotion import EMOTIONS, Emotion, EmotionEstimator, estimator
 from facecrafter.perception.face import ALIGNED_SIZE, Choice, Face, FaceFinder, load_photo, to_rgb
 from facecrafter.perception.identity import Recogniser, recogniser
 from facecrafter.sampling import watermark
@@ -153,7 +153,7 @@ class FaceCrafter:
 
     @cached_property
     def _estimator(self) -> EmotionEstimator:
-        return default_estimator()
+        return estimator()
 
     def face(self, photo: Photo) -> Face:
         """The aligned face of a photo, 256 px a side.

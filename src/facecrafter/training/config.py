@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -58,6 +58,7 @@ class PictureLoss(_Strict):
     lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo and its face, where posed
     colours: float = Field(0.0, ge=0)  # weight of the difference from the photo on an 8 x 8 grid
     face: float = Field(0.0, ge=0)  # weight of the difference from the photo's face on a 28 x 28 grid, where posed
+    adversary: float = Field(0.0, ge=0)  # weight of critics that learn to tell pictures from photos
     batch: int = Field(8, ge=1)  # pictures a step, over all processes and accumulated steps
     steps: int = Field(8, ge=2)  # denoising steps from noise to the picture
     learning: int = Field(4, ge=1)  # how many of these, drawn at random, the gradient goes into
@@ -66,7 +67,7 @@ class PictureLoss(_Strict):
     @property
     def on(self) -> bool:
         """Whether there is such a loss."""
-        return max(self.identity, self.lpips, self.colours, self.face) > 0
+        return max(self.identity, self.lpips, self.colours, self.face, self.adversary) > 0
 
 
 class Joint(_Strict):
@@ -88,7 +89,7 @@ class Estimator(_Strict):
     labels: Path  # CSV of image,emotion for photos of `data`
     widths: tuple[int, ...] = (64, 128, 256)  # channels a stage
     blocks: int = Field(2, ge=1)  # residual blocks a stage
-    dropout: float = Field(0.3, ge=0, lt=1)
+    dropout: float = Field(0.3, ge=0, lt=1)  # share of the pooled features that a sample goes without
     photos: Share = 0.25  # share of colour photos in a batch
     # How much rare classes are drawn more often among the photos: 0 as they come, 1 all alike.
     evenness: Share = 0.5
@@ -119,6 +120,7 @@ class TrainConfig(_Strict):
     encoder_rate: float = Field(0.05, gt=0)  # the identity encoder
     identity_rate: float = Field(4.0, gt=0)  # the identity's K and V projections in the UNet
     scaffold_rate: float = Field(1.0, gt=0)  # the controls, where the base stage trains them along
+    critic_rate: float = Field(1.0, gt=0)  # the critics of picture_loss.adversary
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
     ema: float = Field(0.999, ge=0, lt=1)
@@ -217,6 +219,7 @@ def _nearest(place: Sequence[object]) -> str:
     *parents, name = (str(part) for part in place)
     model: type[BaseModel] = TrainConfig
     for parent in parents:
-        model = model.model_fields[parent].annotation  # type: ignore[assignment]
+        kind = model.model_fields[parent].annotation
+        model = next(one for one in (*get_args(kind), kind) if isinstance(one, type) and issubclass(one, BaseModel))
     close = difflib.get_close_matches(name, model.model_fields, 1)
     return f"; did you mean '{'.'.join([*parents, close[0]])}'?" if close else ""

@@ -13,23 +13,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facecrafter.data.emotion_faces import read_fer2013, read_photos
+from facecrafter.evaluation import emotions
 from facecrafter.perception import emotion_net
 from facecrafter.perception.emotion import EMOTIONS, features
 from facecrafter.perception.emotion_net import EmotionNet
 from facecrafter.training.config import Estimator, TrainConfig
 from facecrafter.training.draws import batch_indices, generator
 
-# A class that a set does not have is not impossible there, it is this rare.
-RARE = 1e-3
 # How hard the regression on the blendshapes is held to zero: the weight of half its squares beside the mean loss.
 SHAPES_DECAY = 1e-3
 
 
 def prior(labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> Tensor:
-    """How common each class is: ``(8,)``, at least :data:`RARE` each."""
-    shares = np.bincount(labels, weights, len(EMOTIONS))
-    shares = np.maximum(shares / shares.sum(), RARE)
-    return torch.from_numpy(shares / shares.sum()).float()
+    """How common each class is: ``(8,)``."""
+    return torch.from_numpy(np.exp(emotions.log_prior(labels, weights))).float()
 
 
 def evened(labels: NDArray[np.int64], evenness: float) -> NDArray[np.float64]:
@@ -80,9 +77,10 @@ class EstimatorObjective(nn.Module):
         super().__init__()
         self.network, self.smoothing = network, smoothing
 
-    def forward(self, crops: Tensor, labels: Tensor, log_priors: Tensor) -> Tensor:
-        """Crops ``(B, 1, S, S)``, classes ``(B,)`` and their sets' priors ``(B, 8)`` to the loss."""
-        scores = self.network(crops.contiguous(memory_format=torch.channels_last)).float()
+    def forward(self, crops: Tensor, labels: Tensor, log_priors: Tensor, kept: Tensor) -> Tensor:
+        """Crops ``(B, 1, S, S)``, classes ``(B,)``, their sets' priors ``(B, 8)``, and what pooled features are
+        multiplied by ``(B, W)``, to the loss."""
+        scores = self.network(crops.contiguous(memory_format=torch.channels_last), kept).float()
         return F.cross_entropy(scores + log_priors, labels, label_smoothing=self.smoothing)
 
 
@@ -94,10 +92,11 @@ class EstimatorStage:
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         assert config.estimator is not None
         self.config, self.about = config, config.estimator
-        self.grey = read_fer2013(self.about.fer2013).part(test=False)
-        self.photos = read_photos(config.data, self.about.labels).part(test=False)
+        grey, photos = read_fer2013(self.about.fer2013), read_photos(config.data, self.about.labels)
+        self.grey, self.photos = grey.part(test=False), photos.part(test=False)
+        self.kept_out = grey.part(test=True), photos.part(test=True)
         torch.manual_seed(config.seed)
-        self.model = EmotionNet(self.about.widths, self.about.blocks, self.about.dropout)
+        self.model = EmotionNet(self.about.widths, self.about.blocks)
         objective = EstimatorObjective(self.model, self.about.smoothing)
         self.objective = objective.to(device, memory_format=torch.channels_last)
         self.share_of = evened(self.photos.labels, self.about.evenness)
@@ -124,8 +123,14 @@ class EstimatorStage:
         sets = torch.cat([torch.zeros(first, dtype=torch.long), torch.ones(second, dtype=torch.long)])
         side = about.sides[int(step >= about.small_until * config.steps)]
         seen = varied(crops[:, None].float() / 255, torch.rand(len(crops), 12, generator=source), side, about)
+        kept = torch.rand(len(crops), about.widths[-1], generator=source) >= about.dropout
         own = slice(index, None, parts)  # every share sees both sets
-        batch = {"crops": seen[own], "labels": labels[own], "log_priors": self.log_priors[sets[own]]}
+        batch = {
+            "crops": seen[own],
+            "labels": labels[own],
+            "log_priors": self.log_priors[sets[own]],
+            "kept": kept[own] / (1 - about.dropout),
+        }
         return {name: value.to(device) for name, value in batch.items()}
 
     @torch.no_grad()
@@ -135,15 +140,26 @@ class EstimatorStage:
         return torch.cat([batch[:8], batch[-8:]]).expand(-1, 3, -1, -1) * 2 - 1
 
     def save(self, folder: Path) -> None:
-        """See :class:`facecrafter.training.stages.Stage`: norms measured anew for the averaged weights, blendshapes
-        and prior fitted, all in one file. :func:`facecrafter.evaluation.emotions.calibrated` sets temperatures."""
+        """See :class:`facecrafter.training.stages.Stage`: the norms are measured anew for the averaged weights, the
+        blendshapes' regression and the temperatures are fitted, the latter on what was kept out; all in one file."""
         self._measure_norms()
         weight, bias = self.shapes
         with torch.no_grad():
             self.model.shapes.weight.copy_(weight)
             self.model.shapes.bias.copy_(bias)
         self.model.prior.copy_(self.log_priors[0].exp())
-        emotion_net.save(self.model, folder / "emotion.safetensors")
+        file = folder / "emotion.safetensors"
+        emotion_net.save(self.model, file)
+        estimator = emotion_net.PixelEmotion(file)
+        for faces, own, reader, place in (
+            (self.kept_out[0], self.grey, "pixels", self.model.temperature),
+            (self.kept_out[1], self.photos, "both", self.model.joint_temperature),
+        ):
+            said = emotions.Scores(
+                emotions.read_all(estimator, faces)[reader], faces.labels, emotions.log_prior(own.labels)
+            )
+            place.fill_(emotions.fit_temperature(said))
+        emotion_net.save(self.model, file, torch.float16)
 
     @cached_property
     def shapes(self) -> tuple[Tensor, Tensor]:

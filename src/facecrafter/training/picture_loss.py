@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from facecrafter.model.attention import AttentionInputs
 from facecrafter.perception.differentiable import arcface_crops
 from facecrafter.training.config import PictureLoss as PictureLossConfig
+from facecrafter.training.critic import Critic, adversarial_loss
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class PictureLoss(nn.Module):
         alpha_bars: ``(1000,)``.
         kind: what the denoiser predicts.
         weights: of the terms.
+        embedding: width of the identity embeddings.
     """
 
     def __init__(
@@ -140,11 +142,14 @@ class PictureLoss(nn.Module):
         alpha_bars: Tensor,
         kind: str,
         weights: PictureLossConfig,
+        embedding: int = 128,
     ) -> None:
         super().__init__()
         self.unet, self.autoencoder, self.recogniser, self.perceptual = unet, autoencoder, recogniser, perceptual
         self.register_buffer("alpha_bars", alpha_bars, persistent=False)
         self.kind, self.weights = kind, weights
+        # One looks at whole pictures, one at faces.
+        self.critics = nn.ModuleList(Critic(embedding) for _ in range(2)) if weights.adversary else None
 
     def forward(self, walk: Walk, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
         """The weighted sum of the terms, each the mean over the batch.
@@ -168,6 +173,11 @@ class PictureLoss(nn.Module):
             # Once over the whole picture, and once over the face alone, larger, where the expression is.
             apart = self.perceptual(pictures, walk.photos) + self.perceptual(faces, wanted)
             loss = loss + self.weights.lpips * (posed * apart.float() / 2).mean()
+        if self.critics is not None and self.perceptual is not None:
+            views = (pictures, walk.photos, own), (faces, wanted, posed)
+            for critic, (made, photos, shown) in zip(self.critics, views, strict=True):
+                maps = self.perceptual.features(made), self.perceptual.features(photos)
+                loss = loss + self.weights.adversary / 2 * adversarial_loss(critic, *maps, asked, shown)
         return loss
 
     def pictures(self, walk: Walk, tokens: Tensor, conditions: AttentionInputs) -> Tensor:

@@ -221,10 +221,12 @@ def _picture_loss(model: checkpoint.FaceModel, config: TrainConfig, alpha_bars: 
     from facecrafter.evaluation.lpips import LPIPS
 
     recogniser = DifferentiableRecogniser(*published(model.scale.recogniser, config.arcface))
-    perceptual = LPIPS(weights.locate("lpips_alexnet")) if config.picture_loss.lpips else None
+    looks = config.picture_loss.lpips or config.picture_loss.adversary
+    perceptual = LPIPS(weights.locate("lpips_alexnet")) if looks else None
     kind = str(model.scale.scheduler["prediction_type"])
     return PictureLoss(
-        model.unet, model.autoencoder, recogniser, perceptual, alpha_bars, kind, config.picture_loss
+        model.unet, model.autoencoder, recogniser, perceptual, alpha_bars, kind, config.picture_loss,
+        embedding=model.scale.embedding,
     )  # fmt: skip
 
 
@@ -253,7 +255,7 @@ class DiffusionStage:
         model, config = self.model, self.config
         if config.stage == "base":
             scaffold = [model.controls] if config.scaffold and model.controls else []
-            return [model.unet, model.encoder, *scaffold]
+            return [model.unet, model.encoder, *scaffold, *self._critics]
         assert model.controls is not None
         if config.stage == "joint":
             projections = attention.identity_projections(model.unet) if config.joint.identity_projections else []
@@ -269,7 +271,14 @@ class DiffusionStage:
             (list(model.encoder.parameters()), config.encoder_rate),
             ([projection.weight for projection in projections], config.identity_rate),
             (scaffold, config.scaffold_rate),
+            ([parameter for critic in self._critics for parameter in critic.parameters()], config.critic_rate),
         ]
+
+    @property
+    def _critics(self) -> list[nn.Module]:
+        """What learns along and is no part of the model."""
+        loss = self.objective.picture_loss
+        return [loss.critics] if loss is not None and loss.critics is not None else []
 
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
         """See :class:`Stage`."""

@@ -1,0 +1,198 @@
+"""How well the emotion estimator reads faces: FER2013's validation pictures, and colour photos of people kept out.
+
+Three readers are compared on the photos: the network on pixels, the regression on MediaPipe's blendshapes, which is the
+baseline, and the sum of their scores. All were trained without the people tested on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from facecrafter.data.emotion_faces import EmotionFaces, read_fer2013, read_photos
+from facecrafter.errors import OutputError
+from facecrafter.perception.emotion import EMOTIONS
+from facecrafter.perception.emotion_net import PixelEmotion
+
+# Balanced accuracy is over the classes of which a set has this many faces, for training and test together.
+ENOUGH = 50
+BINS = 15
+RARE = 1e-3  # the share of a class that a set does not have
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a reader says of some faces.
+
+    Attributes:
+        scores: ``(N, 8)`` log-likelihoods up to a constant.
+        labels: ``(N,)`` what people said.
+        log_prior: ``(8,)``, how common the classes are where the faces come from.
+    """
+
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    log_prior: NDArray[np.float64]
+
+    def probabilities(self, temperature: float = 1.0, even: bool = False) -> NDArray[np.float64]:
+        """``(N, 8)``; ``even`` leaves the prior out, as a reader does who cares for all classes alike."""
+        logits = self.scores / temperature + (0 if even else self.log_prior)
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        return np.asarray(odds / odds.sum(1, keepdims=True))
+
+
+def log_prior(labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Logarithms of how common the classes are, ``(8,)``, among samples of some weights. A class that a set does not
+    have is not impossible there: it has the share :data:`RARE`."""
+    shares = np.bincount(labels, weights, len(EMOTIONS))
+    shares = np.maximum(shares / shares.sum(), RARE)
+    return np.asarray(np.log(shares / shares.sum()))
+
+
+def fit_temperature(said: Scores) -> float:
+    """By what to divide the scores so that the labels are most likely; between 0.1 and 10."""
+    candidates = np.geomspace(0.1, 10, 201)
+    rows = np.arange(len(said.labels))
+    losses = [-np.log(said.probabilities(one)[rows, said.labels] + 1e-12).mean() for one in candidates]
+    return float(candidates[int(np.argmin(losses))])
+
+
+def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64], bins: int = BINS) -> float:
+    """Expected calibration error (Guo et al., 2017): the mean distance of confidence and accuracy over equal bins."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    error = 0.0
+    for place in range(bins):
+        inside = places == place
+        if inside.any():
+            error += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    return float(error)
+
+
+def halves_calibration_error(said: Scores) -> float:
+    """The calibration error with the temperature of each half of the faces fitted on the other half."""
+    probabilities = np.empty_like(said.scores)
+    for half in (0, 1):
+        own, other = slice(half, None, 2), slice(1 - half, None, 2)
+        fitted = fit_temperature(Scores(said.scores[other], said.labels[other], said.log_prior))
+        probabilities[own] = Scores(said.scores[own], said.labels[own], said.log_prior).probabilities(fitted)
+    return calibration_error(probabilities, said.labels)
+
+
+def confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``(8, 8)`` counts: a row is what people said, a column what the reader says."""
+    matrix = np.zeros((len(EMOTIONS), len(EMOTIONS)), np.int64)
+    np.add.at(matrix, (labels, predicted), 1)
+    return matrix
+
+
+def figures(said: Scores, classes: list[int]) -> dict[str, Any]:
+    """Accuracy, balanced accuracy over some classes (each class's share read rightly, averaged), calibration error and
+    confusion matrix.
+
+    Accuracy and calibration are under the set's own prior; balanced accuracy is under an even one, and its faces are
+    those of the classes named, whichever of the eight the reader says.
+    """
+    likely, even = said.probabilities(), said.probabilities(even=True)
+    recall = [float((even[said.labels == one].argmax(1) == one).mean()) for one in classes]
+    own = [float((likely[said.labels == one].argmax(1) == one).mean()) for one in classes]
+    return {
+        "faces": len(said.labels),
+        "accuracy": float((likely.argmax(1) == said.labels).mean()),
+        "balanced_accuracy": float(np.mean(recall)),
+        "balanced_accuracy_own_prior": float(np.mean(own)),
+        "classes": [EMOTIONS[one] for one in classes],
+        "recall": {EMOTIONS[one]: value for one, value in zip(classes, recall, strict=True)},
+        "calibration_error": halves_calibration_error(said),
+        "confusion": confusion(likely.argmax(1), said.labels).tolist(),
+        "confusion_even_prior": confusion(even.argmax(1), said.labels).tolist(),
+    }
+
+
+def read_all(estimator: PixelEmotion, faces: EmotionFaces) -> dict[str, NDArray[np.float64]]:
+    """The scores ``(N, 8)`` of each reader: ``pixels``; with blendshapes ``blendshapes`` and ``both`` too."""
+    batches = range(0, len(faces.labels), estimator.batch)
+    pixels = torch.cat([estimator.scores(faces.crops[first : first + estimator.batch]) for first in batches]).double()
+    readers = {"pixels": pixels.numpy()}
+    if faces.blendshapes is not None:
+        readers["blendshapes"] = estimator.network.shape_scores(faces.blendshapes).double().numpy()
+        readers["both"] = readers["pixels"] + readers["blendshapes"]
+    return readers
+
+
+def evaluate(
+    data: Path, fer2013: Path, labels: Path, out: Path, path: Path | None = None, wrong: int = 10
+) -> dict[str, Any]:
+    """Measure the estimator; writes ``result.json`` and ``wrong.png`` into a folder.
+
+    Args:
+        data: prepared folder of the labelled photos.
+        fer2013: a tar or a folder.
+        labels: CSV of image,emotion.
+        out: the folder.
+        path: the network; the project's own if None.
+        wrong: how many of the surest mistakes to show of each set.
+
+    Raises:
+        DataError: a set that cannot be read.
+        WeightsError: a network that cannot be read.
+        OutputError: the folder cannot be written.
+    """
+    from facecrafter.training.loop import environment
+
+    estimator = PixelEmotion(path) if path else PixelEmotion()
+    result: dict[str, Any] = {"environment": environment(), "estimator": str(path) if path else "pixels", "sets": {}}
+    rows = []
+    for name, whole in (("fer2013", read_fer2013(fer2013)), ("photos", read_photos(data, labels))):
+        test = whole.part(test=True)
+        counts = np.bincount(whole.labels, minlength=len(EMOTIONS))
+        classes = [one for one in range(len(EMOTIONS)) if counts[one] >= ENOUGH and (test.labels == one).any()]
+        common = log_prior(whole.part(test=False).labels)
+        readers = {reader: Scores(scores, test.labels, common) for reader, scores in read_all(estimator, test).items()}
+        result["sets"][name] = {reader: figures(said, classes) for reader, said in readers.items()}
+        best = readers.get("both", readers["pixels"])
+        rows.append(_wrong(test, best.probabilities(), wrong))
+    result["faces_a_second"] = speed(estimator, test)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        Image.fromarray(np.concatenate(rows)).save(out / "wrong.png")
+    except OSError as error:
+        raise OutputError(f"the folder {out} cannot be written ({error.strerror})") from None
+    return result
+
+
+def speed(estimator: PixelEmotion, faces: EmotionFaces, count: int = 1024) -> float:
+    """Faces a second from crops and blendshapes to probabilities, in batches."""
+    rows = np.resize(np.arange(len(faces.labels)), count)
+    crops = list(faces.crops[rows])
+    shapes = None if faces.blendshapes is None else faces.blendshapes[rows]
+    estimator.probabilities(crops[: estimator.batch])
+    start = time.monotonic()
+    estimator.probabilities(crops, shapes)
+    return count / (time.monotonic() - start)
+
+
+def _wrong(faces: EmotionFaces, probabilities: NDArray[np.float64], count: int) -> NDArray[np.uint8]:
+    """A row of the mistakes that the reader is surest of: what people said above, what it says below."""
+    side, label = 144, 18
+    predicted = probabilities.argmax(1)
+    sure = np.where(predicted != faces.labels, probabilities.max(1), -1)
+    row = Image.new("RGB", (count * side, side + 2 * label), "white")
+    pen, font = ImageDraw.Draw(row), ImageFont.load_default(13)
+    for place, index in enumerate(np.argsort(-sure, kind="stable")[:count].tolist()):
+        if sure[index] < 0:
+            break
+        x = place * side
+        pen.text((x + 4, 1), f"people: {EMOTIONS[faces.labels[index]]}", "black", font)
+        row.paste(Image.fromarray(faces.crops[index]).resize((side, side), Image.Resampling.BICUBIC), (x, label))
+        pen.text((x + 4, side + label + 1), f"{EMOTIONS[predicted[index]]} {sure[index]:.2f}", "black", font)
+    return np.asarray(row)

@@ -1,0 +1,74 @@
+"""An adversary for finished pictures: what tells them from photos of the person says how to make them better.
+
+LPIPS and identity leave open what a sharp picture looks like, and answer with an average where they do not know. A
+critic that learns along tells generated pictures from photos by the feature maps of a fixed network (projected GANs;
+Sauer et al., 2021), and asks whether a picture shows the person that was asked for (Miyato & Koyama, 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+# Channels of AlexNet's five feature maps.
+CHANNELS = (64, 192, 384, 256, 256)
+
+
+class Critic(nn.Module):
+    """One small convolutional head a feature map; each scores every place of its map.
+
+    Args:
+        embedding: width of the identity embeddings.
+        channels: of the feature maps.
+        width: of the heads.
+    """
+
+    def __init__(self, embedding: int, channels: Sequence[int] = CHANNELS, width: int = 64) -> None:
+        super().__init__()
+        self.width = width
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(count, width, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2)
+            )
+            for count in channels
+        )
+        self.real = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in channels)
+        self.person = nn.ModuleList(nn.Linear(embedding, width) for _ in channels)
+
+    def forward(self, maps: list[Tensor], identity: Tensor) -> Tensor:
+        """Scores ``(B,)``, high for photos of the person.
+
+        Args:
+            maps: the feature maps ``(B, C, h, w)``, of unit length over channels.
+            identity: embeddings of unit length ``(B, D)``.
+        """
+        scores = identity.new_zeros(len(identity))
+        for map_, head, real, person in zip(maps, self.heads, self.real, self.person, strict=True):
+            features = head(map_ * math.sqrt(map_.shape[1]))
+            alike = (features * person(identity)[:, :, None, None]).sum(1) / math.sqrt(self.width)
+            scores = scores + (real(features)[:, 0] + alike).mean((1, 2)) / len(self.heads)
+        return scores
+
+
+def adversarial_loss(
+    critic: nn.Module, made: list[Tensor], photos: list[Tensor], identity: Tensor, own: Tensor
+) -> Tensor:
+    """The generator's loss, whose gradient reaches the pictures only, plus the critic's hinge loss, whose gradient
+    reaches the critic only: so that one optimiser can train both.
+
+    Args:
+        critic: see :class:`Critic`.
+        made, photos: feature maps of the pictures made and of photos.
+        identity: who should be on the pictures, ``(B, D)``.
+        own: ``(B,)`` bool, whose photo is of that person; the others are not shown to the critic.
+    """
+    fixed = {name: value.detach() for name, value in critic.named_parameters()}
+    pleasing = -functional_call(critic, fixed, (made, identity)).mean()
+    told = critic([map_.detach() for map_ in made], identity)
+    known = own * F.relu(1 - critic([map_.detach() for map_ in photos], identity))
+    return torch.as_tensor(pleasing + F.relu(1 + told).mean() + known.sum() / own.sum().clamp(min=1))

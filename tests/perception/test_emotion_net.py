@@ -1,0 +1,153 @@
+"""The project's own emotion network: one face alone says what it says among others, and bad input says what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from facecrafter.errors import FaceCrafterError, NoFaceError, PhotoError, WeightsError
+from facecrafter.perception.emotion import EMOTIONS, features
+from facecrafter.perception.emotion_net import SIZE, EmotionNet, PixelEmotion, grey_crop, load, save, tight_crop
+from facecrafter.perception.face import Face
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random network with a prior and temperatures."""
+    torch.manual_seed(3)
+    network = EmotionNet((8, 16), 1)
+    network.prior.copy_(torch.arange(1, 9) / 36)
+    network.temperature.fill_(0.5)
+    network.joint_temperature.fill_(2.0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight)
+    path = tmp_path_factory.mktemp("net") / "net.safetensors"
+    save(network, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def estimator(file: Path) -> PixelEmotion:
+    return PixelEmotion(file, batch=3)
+
+
+CROPS = np.random.default_rng(0).integers(0, 256, (7, SIZE, SIZE), np.uint8)
+SHAPES = np.random.default_rng(1).random((7, 52)).astype(np.float32)
+
+
+def test_save_and_load(file: Path, tmp_path: Path) -> None:
+    network = load(file)
+    assert network.config == {"widths": [8, 16], "blocks": 1}
+    assert not network.training
+    save(network, tmp_path / "again" / "net.safetensors")
+    again = load(tmp_path / "again" / "net.safetensors").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in network.state_dict().items())
+    save(network, tmp_path / "half.safetensors", torch.float16)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.7 * file.stat().st_size
+
+
+def test_one_alone_is_the_same_one_among_others(estimator: PixelEmotion) -> None:
+    together = estimator.probabilities(list(CROPS), SHAPES)
+    assert together.shape == (7, 8)
+    np.testing.assert_allclose(together.sum(1), 1, atol=1e-12)
+    for row in range(7):
+        alone = estimator.probabilities([CROPS[row]], SHAPES[row : row + 1])
+        np.testing.assert_allclose(alone[0], together[row], atol=1e-6)
+    assert estimator.probabilities([]).shape == (0, 8)
+
+
+def test_a_mirror_changes_nothing(estimator: PixelEmotion) -> None:
+    mirrored = [np.ascontiguousarray(crop[:, ::-1]) for crop in CROPS]
+    np.testing.assert_allclose(estimator.probabilities(list(CROPS)), estimator.probabilities(mirrored), atol=1e-6)
+
+
+def test_probabilities_are_scores_under_the_prior_written_out(estimator: PixelEmotion) -> None:
+    network = estimator.network
+    pixels = torch.from_numpy(CROPS)[:, None].float() / 255
+    with torch.no_grad():
+        scores = ((network(pixels) + network(pixels.flip(3))) / 2).double().numpy()
+    weight, bias = network.shapes.weight.double().numpy(), network.shapes.bias.double().numpy()
+    alone, both = estimator.probabilities(list(CROPS)), estimator.probabilities(list(CROPS), SHAPES)
+    for row in range(7):
+        told = weight @ features(SHAPES[row]) + bias
+        for got, score, temperature in ((alone, scores[row], 0.5), (both, scores[row] + told, 2.0)):
+            odds = [np.exp(score[k] / temperature) * (k + 1) / 36 for k in range(8)]
+            np.testing.assert_allclose(got[row], np.array(odds) / sum(odds), atol=1e-5)
+
+
+def test_the_crop_frames_a_face_as_fer2013_does(face: Face) -> None:
+    crop = tight_crop(face.image, face.points)
+    assert (crop.shape, crop.dtype) == ((SIZE, SIZE), np.uint8)
+    # The points' box, moved into the crop by hand, has its usual place there.
+    low, high = face.points[:, :2].min(0), face.points[:, :2].max(0)
+    side = (high - low).mean() / 0.86
+    assert side / 256 == pytest.approx(0.68, abs=0.15)
+    left, top = (low + high) / 2 - (0.5 * side, 0.55 * side)
+    region = face.image[round(top) : round(top + side), round(left) : round(left + side)].mean(2)
+    assert crop.mean() == pytest.approx(region.mean(), abs=6)  # luma is not quite the channels' mean
+
+
+def test_the_crop_depends_little_on_the_pictures_size(face: Face) -> None:
+    crops = [tight_crop(one.image, one.points).astype(float) for one in (face, face.resized(128), face.resized(512))]
+    assert np.abs(crops[0] - crops[1]).mean() < 3
+    assert np.abs(crops[0] - crops[2]).mean() < 3
+
+
+def test_colour_grey_and_any_size(estimator: PixelEmotion, face: Face) -> None:
+    small, large = face.resized(96).image, face.image
+    grey = np.repeat(grey_crop(large)[:, :, None], 3, axis=2)
+    emotions = estimator.estimate_crops([small, large, grey, grey_crop(large)])
+    assert len(emotions) == 4
+    np.testing.assert_allclose(emotions[2].vector, emotions[3].vector, atol=0.02)
+    assert emotions[0].label in EMOTIONS
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (np.zeros((48, 48, 3), np.uint8), "all of one colour"),
+        (np.full((90, 70), 255, np.uint8), "all of one colour"),
+        (np.full((48, 48), np.nan), "float64 of shape"),
+        (np.zeros((0, 48, 3), np.uint8), "of shape"),
+        (np.zeros((48, 48, 4), np.uint8), "of shape"),
+        (np.zeros((2, 48, 48, 3), np.uint8), "of shape"),
+    ],
+)
+def test_what_is_no_crop_is_refused(estimator: PixelEmotion, picture: np.ndarray, said: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(PhotoError, match=said):
+        estimator.estimate_crops([CROPS[0], picture])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_landmarks_that_say_nothing_are_refused(estimator: PixelEmotion, face: Face, value: float) -> None:
+    with pytest.raises(NoFaceError, match="look for the face again"):
+        estimator.estimate([dataclasses.replace(face, points=np.full_like(face.points, value))])
+
+
+def test_a_wrong_weights_file_is_refused(file: Path, tmp_path: Path) -> None:
+    whole = file.read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.safetensors").write_text("no weights")
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    broken = load(file)
+    broken.head.bias.data[2] = torch.nan
+    save(broken, tmp_path / "nan.safetensors")
+    for name, said in {
+        "cut.safetensors": "damaged",
+        "text.safetensors": "damaged",
+        "other.safetensors": "no emotion network of this project",
+        "nan.safetensors": "not finite numbers",
+        "none.safetensors": "there is no emotion network",
+    }.items():
+        with pytest.raises(WeightsError, match=said) as error:
+            PixelEmotion(tmp_path / name)
+        assert name in str(error.value)
+        assert issubclass(error.type, FaceCrafterError)

@@ -1,0 +1,69 @@
+"""The critic's scores and the adversarial loss, written out; each side's gradient stays on its own side."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from facecrafter.training.critic import Critic, adversarial_loss
+
+SHAPES = ((3, 4, 4), (5, 2, 2))
+
+
+def maps(seed: int, grad: bool = False) -> list[Tensor]:
+    source = torch.Generator().manual_seed(seed)
+    return [torch.randn(3, *shape, generator=source).requires_grad_(grad) for shape in SHAPES]
+
+
+@pytest.fixture
+def critic() -> Critic:
+    torch.manual_seed(0)
+    return Critic(6, channels=(3, 5), width=4)
+
+
+IDENTITY = torch.nn.functional.normalize(torch.randn(3, 6, generator=torch.Generator().manual_seed(9)), dim=-1)
+
+
+def test_a_score_is_the_mean_over_places_and_maps(critic: Critic) -> None:
+    features = maps(1)
+    scores = critic(features, IDENTITY)
+    for row in range(3):
+        total = 0.0
+        for index, map_ in enumerate(features):
+            seen = critic.heads[index](map_[row : row + 1] * math.sqrt(SHAPES[index][0]))[0]
+            who = critic.person[index](IDENTITY[row])
+            places = [
+                float(critic.real[index].weight[0, :, 0, 0] @ seen[:, y, x] + critic.real[index].bias)
+                + float(who @ seen[:, y, x]) / math.sqrt(4)
+                for y in range(seen.shape[1]) for x in range(seen.shape[2])
+            ]  # fmt: skip
+            total += sum(places) / len(places) / 2
+        assert float(scores[row]) == pytest.approx(total, abs=1e-5)
+
+
+@pytest.mark.parametrize("own", [[True, True, True], [True, False, True], [False, False, False]])
+def test_the_loss_is_both_sides_hinges(critic: Critic, own: list[bool]) -> None:
+    made, photos = maps(1), maps(2)
+    loss = adversarial_loss(critic, made, photos, IDENTITY, torch.tensor(own).float())
+    told, known = critic(made, IDENTITY).tolist(), critic(photos, IDENTITY).tolist()
+    real = [max(0, 1 - score) for score, shown in zip(known, own, strict=True) if shown]
+    expected = sum(-score + max(0, 1 + score) for score in told) / 3 + sum(real) / max(1, len(real))
+    assert float(loss) == pytest.approx(expected, abs=1e-5)
+
+
+def test_pictures_please_and_the_critic_tells_apart(critic: Critic) -> None:
+    made, photos = maps(1, grad=True), maps(2, grad=True)
+    own = torch.ones(3)
+    adversarial_loss(critic, made, photos, IDENTITY, own).backward()
+    assert all(map_.grad is None for map_ in photos)
+    pleasing = torch.autograd.grad(-critic(made, IDENTITY).mean(), made)
+    for map_, wanted in zip(made, pleasing, strict=True):
+        torch.testing.assert_close(map_.grad, wanted)
+    given = [parameter.grad.clone() for parameter in critic.parameters()]
+    fixed = [map_.detach() for map_ in made], [map_.detach() for map_ in photos]
+    hinges = (1 + critic(fixed[0], IDENTITY)).relu().mean() + (1 - critic(fixed[1], IDENTITY)).relu().mean()
+    for grad, wanted in zip(given, torch.autograd.grad(hinges, list(critic.parameters())), strict=True):
+        torch.testing.assert_close(grad, wanted)

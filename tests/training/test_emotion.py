@@ -1,0 +1,172 @@
+"""The estimator's stage: its draws, its loss, two steps of it, and what it writes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from facecrafter.data.emotion_faces import EmotionFaces
+from facecrafter.perception.emotion import EMOTIONS, features
+from facecrafter.perception.emotion_net import EmotionNet, PixelEmotion
+from facecrafter.training import emotion as module
+from facecrafter.training import loop
+from facecrafter.training.config import Estimator, TrainConfig
+from facecrafter.training.emotion import EstimatorObjective, evened, fit_shapes, prior, varied
+
+ABOUT = {"fer2013": Path("fer"), "labels": Path("labels"), "widths": (8, 16), "blocks": 1, "sides": (32, 40)}
+
+
+def faces(count: int, shapes: bool) -> EmotionFaces:
+    """Made-up crops whose brightness grows downwards in one class and upwards in the other."""
+    random = np.random.default_rng(count)
+    labels = random.integers(0, 2, count)
+    ramp = np.linspace(30, 220, 48)[:, None] * np.ones((1, 48))
+    crops = np.stack([ramp if label else ramp[::-1] for label in labels]) + random.normal(0, 10, (count, 48, 48))
+    told = np.zeros((count, 52), np.float32)
+    told[:, 3] = 0.2 + 0.6 * labels
+    return EmotionFaces(
+        crops.clip(0, 255).astype(np.uint8), labels.astype(np.int64), np.arange(count) % 4 == 0,
+        [f"{number}.jpg" for number in range(count)], told if shapes else None,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "read_fer2013", lambda path: faces(120, shapes=False))
+    monkeypatch.setattr(module, "read_photos", lambda folder, labels: faces(100, shapes=True))
+
+
+def config_of(folder: Path, **settings: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "stage": "estimator", "data": folder / "data", "run": folder / "run", "steps": 2, "batch_size": 16,
+        "warmup": 0, "precision": "no", "log_every": 1, "ema": 0.0, "estimator": ABOUT,
+    }  # fmt: skip
+    return TrainConfig(**{**values, **settings})
+
+
+def test_two_steps_write_an_estimator(made_up: None, tmp_path: Path) -> None:
+    folder = loop.train(config_of(tmp_path), progress=False)
+    file = folder / "emotion.safetensors"
+    estimator = PixelEmotion(file)
+    assert estimator.network.config["widths"] == [8, 16]
+    assert float(estimator.network.prior.sum()) == pytest.approx(1, abs=1e-3)
+    # The blendshapes' regression is fitted: it tells the two classes apart.
+    told = estimator.network.shape_scores(faces(100, shapes=True).blendshapes)
+    assert (told[:, :2].argmax(1).numpy() == faces(100, shapes=True).labels).all()
+    assert [int(one["step"]) for one in _logged(tmp_path / "run")] == [1, 2]
+
+
+def test_it_learns(made_up: None, tmp_path: Path) -> None:
+    folder = loop.train(config_of(tmp_path, steps=30, learning_rate=3e-3), progress=False)
+    test = faces(120, shapes=False).part(test=True)
+    shares = PixelEmotion(folder / "emotion.safetensors").probabilities(list(test.crops))
+    assert (shares.argmax(1) == test.labels).mean() > 0.95
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    made_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = loop.train(config_of(tmp_path / "once", steps=4, schedule="constant"), progress=False)
+    settings = config_of(tmp_path / "twice", steps=4, schedule="constant", save_every=2)
+    step = loop._step
+
+    def stopped(config: TrainConfig, stage: Any, *rest: Any) -> float:
+        if rest[4] == 3:
+            raise KeyboardInterrupt
+        return step(config, stage, *rest)
+
+    monkeypatch.setattr(loop, "_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(settings, progress=False)
+    monkeypatch.setattr(loop, "_step", step)
+    twice = loop.train(settings, resume=True, progress=False)
+    # Norms' running statistics are part of the checkpoint.
+    one, other = (load_file(folder / "emotion.safetensors") for folder in (once, twice))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def _logged(run: Path) -> list[dict[str, float]]:
+    import json
+
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_every_part_of_a_batch_sees_both_sets(made_up: None, tmp_path: Path) -> None:
+    stage = module.EstimatorStage(config_of(tmp_path), torch.device("cpu"))
+    whole = stage.batch(0, 0, 1, torch.device("cpu"))
+    assert whole["crops"].shape == (16, 1, 32, 32)
+    assert stage.batch(1, 0, 1, torch.device("cpu"))["crops"].shape == (16, 1, 40, 40)
+    halves = [stage.batch(0, index, 2, torch.device("cpu")) for index in (0, 1)]
+    for name, value in whole.items():
+        assert torch.equal(torch.stack([halves[0][name], halves[1][name]], dim=1).flatten(0, 1), value)
+    # Twelve of FER2013 and four photos, each under its own set's prior.
+    assert torch.equal(whole["log_priors"][:12], stage.log_priors[:1].expand(12, -1))
+    assert torch.equal(whole["log_priors"][12:], stage.log_priors[1:].expand(4, -1))
+
+
+def test_the_loss_is_smoothed_cross_entropy_under_the_prior_written_out() -> None:
+    torch.manual_seed(0)
+    objective = EstimatorObjective(EmotionNet((8,), 1).eval(), smoothing=0.2)
+    crops, labels = torch.rand(5, 1, 32, 32), torch.tensor([0, 3, 1, 1, 6])
+    log_priors = prior(np.array([0, 0, 1, 3, 6])).log().expand(5, -1)
+    with torch.no_grad():
+        loss = objective(crops, labels, log_priors, kept := 2.0 * torch.eye(8)[:5])
+        scores = objective.network(crops, kept).double().numpy()
+        assert not np.allclose(scores, objective.network(crops).numpy())
+    total = 0.0
+    for row in range(5):
+        logits = [scores[row][k] + float(log_priors[row, k]) for k in range(8)]
+        norm = math.log(sum(math.exp(value) for value in logits))
+        for k in range(8):
+            target = 0.2 / 8 + (0.8 if k == labels[row] else 0.0)
+            total -= target * (logits[k] - norm) / 5
+    assert float(loss) == pytest.approx(total, rel=1e-5)
+
+
+def test_rare_classes_are_drawn_more_often() -> None:
+    labels = np.array([0] * 16 + [1] * 4)
+    for evenness, share in ((0.0, 16 / 20), (0.5, 4 / 6), (1.0, 0.5)):
+        weights = evened(labels, evenness)
+        assert weights.sum() == pytest.approx(1)
+        assert weights[:16].sum() == pytest.approx(share)
+
+
+def still(**settings: Any) -> Estimator:
+    return Estimator(**{**ABOUT, "turn": 0, "zoom": 0, "shift": 0, "erase": 0, **settings})
+
+
+def test_crops_are_varied_as_asked() -> None:
+    crops = torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+    middle = torch.full((1, 12), 0.5)
+    torch.testing.assert_close(varied(crops, middle, 48, still()), crops, rtol=0, atol=1e-5)
+    mirrored, bright = middle.clone(), middle.clone()
+    mirrored[0, 4], bright[0, 6] = 0.0, 1.0
+    torch.testing.assert_close(varied(crops, mirrored, 48, still()), crops.flip(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(varied(crops, bright, 48, still()), (crops + 0.15).clamp(0, 1), rtol=0, atol=1e-5)
+    moved = middle.clone()
+    moved[0, 2] = 1.0  # a quarter of the crop
+    got = varied(crops, moved, 48, still(shift=0.25))
+    torch.testing.assert_close(got[..., :36], crops[..., 12:], rtol=0, atol=1e-5)
+    covered = middle.clone()
+    covered[0, 7] = 0.0
+    changed = (varied(crops, covered, 48, still(erase=1.0)) - crops).abs() > 1e-4
+    assert 0.05 < changed.float().mean() < 0.12  # 0.3 x 0.3 of the crop
+    assert varied(crops, torch.rand(1, 12), 32, Estimator(**ABOUT)).shape == (1, 1, 32, 32)
+
+
+def test_the_regression_on_blendshapes_is_at_its_minimum() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, len(EMOTIONS), 300)
+    shapes = random.random((300, 52)).astype(np.float32)
+    weight, bias = fit_shapes(shapes, labels)
+    logits = features(shapes) @ weight.double().numpy().T + bias.double().numpy() + prior(labels).double().log().numpy()
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    error = shares - np.eye(8)[labels]
+    slope = error.T @ features(shapes) / 300 + module.SHAPES_DECAY * weight.double().numpy()
+    assert np.abs(slope).max() < 1e-3
