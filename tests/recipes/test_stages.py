@@ -8,9 +8,11 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -310,6 +312,26 @@ def test_the_picture_loss_lowers_when_its_gradient_is_followed(small: Scale, tmp
             if one.grad is not None:
                 one -= 1.0 / slope * one.grad  # to first order the loss falls by 1, a thousandth of the cosine
         assert 0.3 < float(before - objective(**batch)) < 3
+
+
+@pytest.mark.parametrize("stage", ["base", "landmark", "joint"])
+def test_validation_is_on_people_kept_out_and_on_the_same_draws_for_every_seed(
+    stage: str, small: Scale, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "held_out", lambda persons: np.arange(len(persons)) % 4 == 0)
+    start_folder(tmp_path / "start", small)
+    losses = []
+    for seed in (1, 2):
+        settings = {"run": tmp_path / f"run{seed}", "seed": seed, "learning_rate": 1e-30, "weight_decay": 0.0}
+        make = joint_config if stage == "joint" else partial(config_of, stage)
+        config = make(tmp_path, validate_every=1, **settings)
+        loop.train(config, progress=False)
+        losses.append([record["validation_loss"] for record in logged(config) if "validation_loss" in record])
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 2
+    held = loop._stage(config, torch.device("cpu")).held
+    assert held.count == sum(np.arange(len(prepared.persons)) % 4 == 0)
+    np.testing.assert_array_equal(held.images, prepared.images[::4])
 
 
 def test_pictures_whose_pose_is_free_are_cropped_where_faces_usually_are(small: Scale, tmp_path: Path) -> None:

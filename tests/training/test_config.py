@@ -66,7 +66,7 @@ def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
         (GOOD + "batchsize: 8", "there is no setting 'batchsize'; did you mean 'batch_size'?"),
         (GOOD + "xyzzy: 8", "there is no setting 'xyzzy'"),
         (GOOD + "mixture: {landmrk: 1}", "there is no setting 'mixture.landmrk'; did you mean 'mixture.landmark'?"),
-        (GOOD + "pairs: {yaws: 1}", "there is no setting 'pairs.yaws'; did you mean"),
+        (GOOD + "pairs: {emotion_turns: 1}", "no setting 'pairs.emotion_turns'; did you mean 'pairs.emotion_turn'?"),
         (GOOD + "loss: {lpip: 1}", "there is no setting 'loss.lpip'; did you mean 'loss.lpips'?"),
         (GOOD + "batch_size: many", "batch_size: Input should be a valid integer"),
         (GOOD + "batch_size: 2.5", "batch_size: Input should be a valid integer"),

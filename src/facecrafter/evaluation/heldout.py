@@ -62,7 +62,7 @@ def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
 
     Targets are photos of other people kept out, drawn evenly from the quantiles of yaw, so that turned heads are not
     outnumbered by frontal ones. Within a quantile the person is drawn first and then the photo, so that nobody counts
-    for more because there are more photos of them.
+    for more because there are more photos of them. Where a quantile holds only the person's own photos, all are taken.
 
     Raises:
         DataError: fewer people kept out than asked for.
@@ -81,13 +81,19 @@ def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
     for person in chosen.tolist():
         source = int(random.choice(people[person]))
         for stratum in strata:
-            others: dict[str, list[int]] = {}
-            for row in stratum.tolist():
-                if prepared.persons[row] != person:
-                    others.setdefault(prepared.persons[row], []).append(row)
+            others = _others(prepared, stratum, person) or _others(prepared, rows, person)
             identity.append(source)
             target.append(int(random.choice(others[random.choice(sorted(others))])))
     return Pairs(np.array(identity), np.array(target))
+
+
+def _others(prepared: shards.Prepared, rows: NDArray[np.int64], person: str) -> dict[str, list[int]]:
+    """Rows of everybody else, by person."""
+    found: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        if prepared.persons[row] != person:
+            found.setdefault(prepared.persons[row], []).append(row)
+    return found
 
 
 def generate(

@@ -60,6 +60,10 @@ class FaceModel:
         return self
 
 
+# What is trained from somebody else's weights is under their terms too.
+LICENCES = {"mini": "of the project", "arc2face": "as the weights that it was trained on or from"}
+
+
 def save_model(model: FaceModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write every part of a model into a folder, each file whole or not at all.
 
@@ -90,7 +94,7 @@ def save_part(module: nn.Module, path: Path, kind: str, scale: str, dtype: torch
         "kind": kind,
         "scale": scale,
         "config": json.dumps({key: value for key, value in config.items() if not key.startswith("_")}, default=str),
-        "licence": "of the project",
+        "licence": LICENCES[scale],
     }
     tensors = {
         name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()

@@ -130,6 +130,7 @@ class TrainConfig(_Strict):
     log_every: int = Field(20, ge=1)
     save_every: int = Field(500, ge=1)
     sample_every: int = Field(1000, ge=1)
+    validate_every: int = Field(500, ge=1)  # the loss on people kept out, where some are
     plain_attention: bool = True  # two products and a softmax: on a CPU the fused kernel's backward is slow
     mixture: Mixture = Mixture(none=0.1, identity=0.9)
     scaffold: bool = False  # base stage: train the controls along, which steadies a short run (see docs/method.md)

@@ -120,9 +120,11 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
                 samples_per_second=rate,
             )
             bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.0f}/s")
+        if main and (step + 1) % config.validate_every == 0:
+            _validate(stage, objective, accelerator, log, step + 1)
         if main and (step + 1) % config.sample_every == 0:
             with _averaged(ema, parameters, stage):
-                log.pictures(step + 1, stage.samples())
+                log.pictures(step + 1, stage.samples(), _people(stage))
         if main and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
             _save(config, step + 1, parameters, buffers, optimizer, ema)
 
@@ -130,7 +132,7 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
     if main:
         with _averaged(ema, parameters, stage):
             stage.save(config.run / "model")
-            log.pictures(config.steps, stage.samples())
+            log.pictures(config.steps, stage.samples(), _people(stage))
     log.close()
     accelerator.wait_for_everyone()
     return config.run / "model"
@@ -177,6 +179,20 @@ def _step(
     return loss_value
 
 
+def _people(stage: Stage) -> int:
+    """How many pictures a row of the sample grid has."""
+    return min(8, stage.data.count) if stage.data else 8
+
+
+def _validate(stage: Stage, objective: nn.Module, accelerator: Any, log: _Log, step: int) -> None:
+    objective.eval()
+    with accelerator.autocast():
+        loss = stage.validate()
+    objective.train()
+    if loss is not None:
+        log.scalars(step, validation_loss=loss)
+
+
 def _stage(config: TrainConfig, device: torch.device) -> Stage:
     if config.stage == "estimator":
         return EstimatorStage(config, device)
@@ -186,7 +202,8 @@ def _stage(config: TrainConfig, device: torch.device) -> Stage:
     if config.pairs:
         pairs = PairSampler(prepared, "emotion" if config.stage == "emotion" else "landmark", config.pairs, keep)
     size = int(zoo.SCALES[config.scale].controls.get("landmark_size", 512))  # type: ignore[call-overload]
-    stage: Stage = STAGES[config.stage](config, TrainingSet(prepared, keep, size, pairs), device)
+    held = None if keep is None or keep.all() else TrainingSet(prepared, ~keep, size)
+    stage: Stage = STAGES[config.stage](config, TrainingSet(prepared, keep, size, pairs), device, held)
     return stage
 
 
@@ -361,12 +378,11 @@ class _Log:
                 json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n"
             )
 
-    def pictures(self, step: int, pictures: torch.Tensor, columns: int = 8) -> None:
+    def pictures(self, step: int, pictures: torch.Tensor, columns: int) -> None:
         if self._writer:
             from PIL import Image
 
             count, channels, height, width = pictures.shape
-            columns = min(columns, count)
             rows = count // columns
             grid = pictures[: rows * columns].unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
             grid = grid.reshape(channels, rows * height, columns * width).float().clamp(-1, 1) * 127.5 + 127.5

@@ -23,13 +23,16 @@ from facecrafter.training.config import TrainConfig
 from facecrafter.training.draws import Draw, batch_indices, draw, draw_joint, generator
 from facecrafter.training.picture_loss import PictureLoss, Walk, walk_timesteps
 
+# Validation draws the same batches whatever the run's own seed is, so that runs can be compared.
+VALIDATION_SEED, VALIDATION_BATCHES = 20_000, 8
+
 
 class Stage(Protocol):
     """One stage of training."""
 
     objective: nn.Module  # called with what `batch` returns; gives the loss; all trained parts are inside it
     model: checkpoint.FaceModel | nn.Module
-    data: TrainingSet
+    data: TrainingSet | None
 
     def trained(self) -> list[nn.Module]:
         """The modules that learn; everything else is frozen."""
@@ -41,6 +44,10 @@ class Stage(Protocol):
 
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
         """The ``index``-th of ``parts`` even shares of a step's batch."""
+        ...
+
+    def validate(self) -> float | None:
+        """The loss on people kept out, always on the same draws; None where nobody is kept out."""
         ...
 
     def samples(self) -> Tensor:
@@ -73,11 +80,13 @@ class AutoencoderObjective(nn.Module):
 class AutoencoderStage:
     """Pictures to latents and back (mini only; arc2face brings Stable Diffusion's)."""
 
-    def __init__(self, config: TrainConfig, data: TrainingSet, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, data: TrainingSet, device: torch.device, held: TrainingSet | None = None
+    ) -> None:
         from facecrafter import weights
         from facecrafter.evaluation.lpips import LPIPS
 
-        self.config, self.data = config, data
+        self.config, self.data, self.held = config, data, held
         torch.manual_seed(config.seed)
         self.model = zoo.build_autoencoder(zoo.SCALES[config.scale])
         perceptual = LPIPS(weights.locate("lpips_alexnet"))
@@ -111,6 +120,18 @@ class AutoencoderStage:
             "pictures": pictures.to(device, memory_format=torch.channels_last),
             "noise": noise[index * size : (index + 1) * size].to(device),
         }
+
+    @torch.no_grad()
+    def validate(self) -> float | None:
+        """See :class:`Stage`; without the noise on the latents."""
+        if self.held is None:
+            return None
+        device, losses_ = next(self.model.parameters()).device, []
+        for chosen in torch.arange(min(64, self.held.count)).split(16):
+            pictures = self.held.pictures(chosen).to(device)
+            shape = (len(chosen), 4 * self.model.config.latent_channels, *(side // 16 for side in pictures.shape[2:]))
+            losses_.append(float(self.objective(pictures, torch.zeros(shape, device=device))) * len(chosen))
+        return sum(losses_) / min(64, self.held.count)
 
     @torch.no_grad()
     def samples(self) -> Tensor:
@@ -238,14 +259,18 @@ class DiffusionStage:
     - ``joint`` trains both, and the transformer of the identity encoder (Sec. 3.2, Eq. 5).
     """
 
-    def __init__(self, config: TrainConfig, data: TrainingSet, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, data: TrainingSet, device: torch.device, held: TrainingSet | None = None
+    ) -> None:
         assert config.start is not None
-        self.config, self.data = config, data
+        self.config, self.data, self.held = config, data, held
         self.model = _starting_model(config)
         attention.install(self.model.unet, plain=config.plain_attention and device.type == "cpu")
         if config.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
-        data.encode(self.model.autoencoder.to(device), config.data / "cache", device)
+        for part in (data, held):
+            if part is not None:
+                part.encode(self.model.autoencoder.to(device), config.data / "cache", device)
         self.usual_grid = data.usual_crop_grid()
         frozen = config.stage in ("landmark", "emotion")
         self.objective = DiffusionObjective(self.model, config, frozen).to(device, memory_format=torch.channels_last)
@@ -282,9 +307,14 @@ class DiffusionStage:
 
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
         """See :class:`Stage`."""
-        config, data = self.config, self.data
+        return self._batch(self.data, self.config.seed, step, index, parts, device)
+
+    def _batch(
+        self, data: TrainingSet, seed: int, step: int, index: int, parts: int, device: torch.device
+    ) -> dict[str, Any]:
+        config = self.config
         assert data.latents is not None
-        about = (config.seed, step, config.batch_size, len(data), data.latents.shape[1:], data.identity.shape[1])
+        about = (seed, step, config.batch_size, len(data), data.latents.shape[1:], data.identity.shape[1])
         if config.stage == "joint":
             whole = draw_joint(*about, config.joint.groups, config.joint.drop, config.pair)
         else:
@@ -311,7 +341,7 @@ class DiffusionStage:
         if config.stage == "joint":
             batch["masks"] = data.face_masks(chosen.indices)
         placed: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
-        if config.picture_loss.on:
+        if config.picture_loss.on and data is self.data:
             walk = self._walk(step, index, chosen, identity, config.picture_loss.batch // parts)
             placed["walk"] = walk.to(device)
         if config.stage == "joint":
@@ -358,6 +388,15 @@ class DiffusionStage:
             grids=grids,
             jitter=2 * torch.rand(count, 8, generator=source) - 1,
         )
+
+    @torch.no_grad()
+    def validate(self) -> float | None:
+        """See :class:`Stage`: Eq. 4, or Eq. 5 in the joint stage, without the losses on finished pictures."""
+        if self.held is None:
+            return None
+        device = next(self.model.unet.parameters()).device
+        batches = [self._batch(self.held, VALIDATION_SEED, step, 0, 1, device) for step in range(VALIDATION_BATCHES)]
+        return sum(float(self.objective(**batch)) for batch in batches) / len(batches)
 
     @torch.no_grad()
     def samples(self) -> Tensor:
