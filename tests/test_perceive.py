@@ -94,7 +94,7 @@ def test_the_formats_say_the_same(folder: Path) -> None:
     inputs = (folder / "face.jpg", folder / "words.jpg")
     (line,) = rows(*inputs)
     content = json.loads(perceive(*inputs, "--format", "json").stdout)
-    assert content["estimator"] == "blendshapes"
+    assert content["estimator"] == "pixels"
     assert content["skipped"][0]["file"] == str(inputs[1]) and "is not a picture" in content["skipped"][0]["reason"]
     (seen,) = content["faces"]
     assert tuple(seen) == COLUMNS
@@ -303,17 +303,17 @@ def test_crops_are_read_by_their_pixels(crop: Path, emonet: Path, monkeypatch: p
     assert "-" in perceive(crop, "--aligned", "--emonet", emonet).stdout
 
 
-def test_crops_are_searched_where_pixels_do_not_do(crop: Path) -> None:
+def test_a_crop_without_a_face_in_it_costs_only_itself(crop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blank = crop.with_name("blank.png")
     Image.new("L", (48, 48), 128).save(blank)
-    done = perceive(crop, blank, "--aligned", "--format", "csv")
+    monkeypatch.setattr(perceiving, "FaceFinder", pytest.fail)
+    done = perceive(blank, crop, "--aligned", "--format", "csv")
     assert done.exit_code == 0, done.output
     (row,) = csv.DictReader(io.StringIO(done.stdout))
     assert (row["file"], row["emotion"]) == (str(crop), "happy")
-    left, top, right, bottom = (float(row[name]) for name in COLUMNS[-4:])
-    assert -5 < left < 15 and 33 < right < 53 and -5 < top < 15 and 33 < bottom < 53
-    reason = f"skipped: no face found in {blank} (48x48), and the estimator 'blendshapes' needs one; give --emonet FILE"
-    assert done.stderr.startswith(reason) and done.stderr.count("\n") == 1
+    assert [row[name] for name in COLUMNS[-7:]] == [""] * 7
+    assert done.stderr.startswith("skipped: ") and "all of one colour" in done.stderr
+    assert str(blank) in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_photos_are_read_with_emonet(portrait: Path, emonet: Path) -> None:

@@ -229,9 +229,9 @@ def perceive(
     """Say what faces express: emotion, valence, arousal, and where the head looks.
 
     Valence goes from unpleasant -1 to pleasant 1, arousal from calm -1 to excited 1. Without --emonet both are derived
-    from the probabilities of eight emotions, which come from the movements of the face. Angles are in degrees: yaw to
-    the picture's right, pitch up, roll counter-clockwise. The box is in pixels of the photo; the largest face is
-    number 1.
+    from the probabilities of eight emotions, which come from the pixels and the movements of the face. Angles are in
+    degrees: yaw to the picture's right, pitch up, roll counter-clockwise. The box is in pixels of the photo; the
+    largest face is number 1.
 
     \b
     facecrafter perceive me.jpg
@@ -239,8 +239,7 @@ def perceive(
     facecrafter perceive holiday/ --format csv > holiday.csv
     facecrafter perceive crops/ --aligned --emonet emonet_8.pth --format csv
 
-    With --aligned and --emonet no face is looked for: angles and box stay empty. With --aligned alone the landmarks are
-    looked for in the crop, enlarged.
+    With --aligned no face is looked for: angles and box stay empty, and the emotion is read off the pixels alone.
 
     What cannot be read (no picture, a damaged one, no face in it) is listed on stderr and left out. The exit code is 1
     only when nothing at all could be read.

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,17 +38,6 @@ ENDINGS = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".
 MOST_FACES = 100
 # Blendshapes that a picture shows: the strongest.
 SHOWN_BLENDSHAPES = 20
-
-
-@runtime_checkable
-class CropEstimator(Protocol):
-    """Reads emotions off pixels, and so needs neither landmarks nor blendshapes."""
-
-    name: str
-
-    def estimate_crops(self, crops: Sequence[NDArray[np.uint8]]) -> list[Emotion]:
-        """One emotion a tight face crop, each ``(H, W, 3)`` uint8 RGB of any size."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -149,8 +138,7 @@ def perceive(
         sources: from :func:`find_sources`.
         estimator: reads the emotions.
         which: the largest face of each photo, the one nearest to its centre, or all, the largest first.
-        aligned: the pictures already are tight face crops. An estimator that reads pixels (:class:`CropEstimator`)
-            answers at once; for another one a face is looked for in the crop.
+        aligned: the pictures already are tight face crops, in which no face is looked for.
         out: a folder for one PNG a face, see :func:`chart`; none are made without it.
         overwrite: replace PNGs that are there.
         progress: called with 1 after each picture.
@@ -166,7 +154,7 @@ def perceive(
     with ExitStack() as stack:
         # Made when a picture first needs it: that takes half a second, and crops may need none.
         finder = cache(lambda: stack.enter_context(FaceFinder(MOST_FACES)))
-        look = partial(_read_crop, finder) if aligned else partial(_read_photo, finder, which)
+        look = _read_crop if aligned else partial(_read_photo, finder, which)
         for source in sources:
             try:
                 readings = look(estimator, source.path)
@@ -200,17 +188,12 @@ def _area(face: Detection) -> float:
     return (right - left) * (bottom - top)
 
 
-def _read_crop(finder: Callable[[], FaceFinder], estimator: EmotionEstimator, path: Path) -> list[Reading]:
+def _read_crop(estimator: EmotionEstimator, path: Path) -> list[Reading]:
     crop = load_photo(path)
-    if isinstance(estimator, CropEstimator):
-        return [Reading(crop, estimator.estimate_crops([crop])[0], None)]
     try:
-        # The finder enlarges small pictures, and gives those that a face fills a border, before it gives up.
-        face = finder().find(crop, ALIGNED_SIZE, "largest", path)
-    except NoFaceError as error:
-        need = f"the estimator '{estimator.name}' needs one; give --emonet FILE, which reads the pixels"
-        raise NoFaceError(f"{str(error).rpartition(';')[0]}, and {need}") from None
-    return [Reading(face.image, estimator.estimate([face])[0], face)]
+        return [Reading(crop, estimator.estimate_crops([crop])[0], None)]
+    except PhotoError as error:
+        raise PhotoError(f"{path}: {error}") from None
 
 
 def _made_before(out: Path, sources: Sequence[Source]) -> Iterator[Path]:

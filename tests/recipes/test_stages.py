@@ -334,6 +334,25 @@ def test_validation_is_on_people_kept_out_and_on_the_same_draws_for_every_seed(
     np.testing.assert_array_equal(held.images, prepared.images[::4])
 
 
+@needs_lpips
+def test_critics_learn_along_and_are_no_part_of_the_model(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    losses = {"identity": 0.5, "lpips": 1.0, "adversary": 1.0, "batch": 4, "steps": 2, "learning": 1}
+    config = config_of("base", tmp_path, scaffold=True, mixture={"both": 1.0}, picture_loss=losses)
+    stage = loop._stage(config, torch.device("cpu"))
+    stage.objective.requires_grad_(False)
+    learning = {id(one) for one in loop._unfreeze(stage)}
+    critics = [one for critic in stage.objective.picture_loss.critics for one in critic.parameters()]
+    assert len(critics) == 2 * 5 * 8 and {id(one) for one in critics} <= learning
+    assert all(share == 1.0 for members, share in stage.rates() if members and members[0] is critics[0])
+    stage.objective(**stage.batch(0, 0, 1, torch.device("cpu"))).backward()
+    assert all(one.grad is not None for one in critics)
+    assert all(one.grad is None for one in stage.objective.picture_loss.perceptual.parameters())
+    folder = loop.train(config, progress=False)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert not any("critic" in name for name in tensors(folder))
+
+
 def test_pictures_whose_pose_is_free_are_cropped_where_faces_usually_are(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of(

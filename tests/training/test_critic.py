@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from facecrafter.training.critic import Critic, adversarial_loss
+from facecrafter.training.critic import Critic, balance, pleasing_loss, telling_loss
 
 SHAPES = ((3, 4, 4), (5, 2, 2))
 
@@ -45,25 +45,33 @@ def test_a_score_is_the_mean_over_places_and_maps(critic: Critic) -> None:
 
 
 @pytest.mark.parametrize("own", [[True, True, True], [True, False, True], [False, False, False]])
-def test_the_loss_is_both_sides_hinges(critic: Critic, own: list[bool]) -> None:
+def test_the_losses_are_both_sides_hinges(critic: Critic, own: list[bool]) -> None:
     made, photos = maps(1), maps(2)
-    loss = adversarial_loss(critic, made, photos, IDENTITY, torch.tensor(own).float())
     told, known = critic(made, IDENTITY).tolist(), critic(photos, IDENTITY).tolist()
+    assert float(pleasing_loss(critic, made, IDENTITY)) == pytest.approx(-sum(told) / 3, abs=1e-5)
     real = [max(0, 1 - score) for score, shown in zip(known, own, strict=True) if shown]
-    expected = sum(-score + max(0, 1 + score) for score in told) / 3 + sum(real) / max(1, len(real))
+    expected = sum(max(0, 1 + score) for score in told) / 3 + sum(real) / max(1, len(real))
+    loss = telling_loss(critic, made, photos, IDENTITY, torch.tensor(own).float())
     assert float(loss) == pytest.approx(expected, abs=1e-5)
 
 
-def test_pictures_please_and_the_critic_tells_apart(critic: Critic) -> None:
+def test_each_sides_gradient_stays_on_its_side(critic: Critic) -> None:
     made, photos = maps(1, grad=True), maps(2, grad=True)
-    own = torch.ones(3)
-    adversarial_loss(critic, made, photos, IDENTITY, own).backward()
-    assert all(map_.grad is None for map_ in photos)
-    pleasing = torch.autograd.grad(-critic(made, IDENTITY).mean(), made)
-    for map_, wanted in zip(made, pleasing, strict=True):
+    pleasing_loss(critic, made, IDENTITY).backward()
+    assert all(parameter.grad is None for parameter in critic.parameters())
+    for map_, wanted in zip(made, torch.autograd.grad(-critic(made, IDENTITY).mean(), made), strict=True):
         torch.testing.assert_close(map_.grad, wanted)
-    given = [parameter.grad.clone() for parameter in critic.parameters()]
-    fixed = [map_.detach() for map_ in made], [map_.detach() for map_ in photos]
-    hinges = (1 + critic(fixed[0], IDENTITY)).relu().mean() + (1 - critic(fixed[1], IDENTITY)).relu().mean()
-    for grad, wanted in zip(given, torch.autograd.grad(hinges, list(critic.parameters())), strict=True):
-        torch.testing.assert_close(grad, wanted)
+        map_.grad = None
+    telling_loss(critic, made, photos, IDENTITY, torch.ones(3)).backward()
+    assert all(map_.grad is None for map_ in (*made, *photos))
+    assert all(parameter.grad is not None for parameter in critic.parameters())
+
+
+def test_the_balance_makes_both_pull_alike() -> None:
+    pictures = torch.randn(2, 3, 4, 4, requires_grad=True)
+    others, pleasing = pictures.square().sum(), 0.01 * pictures.sum()
+    factor = balance(others, pleasing, pictures)
+    (one,) = torch.autograd.grad(others, pictures, retain_graph=True)
+    (other,) = torch.autograd.grad(factor * pleasing, pictures)
+    assert float(one.norm()) == pytest.approx(float(other.norm()), rel=1e-4)
+    assert float(balance(others, pleasing, pictures.detach())) == 1

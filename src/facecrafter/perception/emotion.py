@@ -117,41 +117,12 @@ class EmotionEstimator(Protocol):
     path: Path  # its weights
 
     def estimate(self, faces: Sequence[Face]) -> list[Emotion]:
-        """One emotion a face."""
+        """One emotion a face, by its aligned picture and what was found in it."""
         ...
 
-
-ASSET = Path(__file__).parents[1] / "assets" / "emotion" / "blendshapes.safetensors"
-
-
-class BlendshapeEmotion:
-    """A multinomial logistic regression on MediaPipe's 52 blendshapes, trained by this project.
-
-    Valence and arousal are derived from the distribution, not measured.
-
-    Args:
-        path: safetensors with ``weight`` (52, 8) and ``bias`` (8,).
-    """
-
-    name = "blendshapes"
-
-    def __init__(self, path: Path = ASSET) -> None:
-        from safetensors.numpy import load_file
-
-        self.path = path
-        arrays = load_file(path)
-        self._weight, self._bias = arrays["weight"].astype(np.float64), arrays["bias"].astype(np.float64)
-
-    def estimate(self, faces: Sequence[Face]) -> list[Emotion]:
-        """See :class:`EmotionEstimator`."""
-        return [Emotion.from_probabilities(self.probabilities(face.blendshapes)) for face in faces]
-
-    def probabilities(self, blendshapes: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Blendshapes ``(..., 52)`` to class probabilities ``(..., 8)``."""
-        logits = features(blendshapes) @ self._weight + self._bias
-        logits -= logits.max(-1, keepdims=True)
-        odds = np.exp(logits)
-        return odds / odds.sum(-1, keepdims=True)
+    def estimate_crops(self, crops: Sequence[NDArray[np.uint8]]) -> list[Emotion]:
+        """One emotion a tight face crop, each ``(H, W, 3)`` uint8 RGB of any size, by the pixels alone."""
+        ...
 
 
 def features(blendshapes: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -169,4 +140,6 @@ def estimator(emonet: Path | None = None) -> EmotionEstimator:
         from facecrafter.perception.emonet import EmoNetEstimator
 
         return EmoNetEstimator(emonet)
-    return BlendshapeEmotion()
+    from facecrafter.perception.emotion_net import PixelEmotion
+
+    return PixelEmotion()

@@ -58,7 +58,7 @@ class PictureLoss(_Strict):
     lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo and its face, where posed
     colours: float = Field(0.0, ge=0)  # weight of the difference from the photo on an 8 x 8 grid
     face: float = Field(0.0, ge=0)  # weight of the difference from the photo's face on a 28 x 28 grid, where posed
-    adversary: float = Field(0.0, ge=0)  # weight of critics that learn to tell pictures from photos
+    adversary: float = Field(0.0, ge=0)  # how hard critics pull, who tell pictures from photos; 1 is as all the others
     batch: int = Field(8, ge=1)  # pictures a step, over all processes and accumulated steps
     steps: int = Field(8, ge=2)  # denoising steps from noise to the picture
     learning: int = Field(4, ge=1)  # how many of these, drawn at random, the gradient goes into

@@ -55,11 +55,21 @@ class Critic(nn.Module):
         return scores
 
 
-def adversarial_loss(
-    critic: nn.Module, made: list[Tensor], photos: list[Tensor], identity: Tensor, own: Tensor
-) -> Tensor:
-    """The generator's loss, whose gradient reaches the pictures only, plus the critic's hinge loss, whose gradient
-    reaches the critic only: so that one optimiser can train both.
+def pleasing_loss(critic: nn.Module, made: list[Tensor], identity: Tensor) -> Tensor:
+    """The generator's side: the lower, the more the critic takes its pictures for photos of the person. The gradient
+    reaches the pictures only, so that one optimiser can train both sides.
+
+    Args:
+        critic: see :class:`Critic`.
+        made: feature maps of the pictures.
+        identity: who should be on them, ``(B, D)``.
+    """
+    fixed = {name: value.detach() for name, value in critic.named_parameters()}
+    return torch.as_tensor(-functional_call(critic, fixed, (made, identity)).mean())
+
+
+def telling_loss(critic: nn.Module, made: list[Tensor], photos: list[Tensor], identity: Tensor, own: Tensor) -> Tensor:
+    """The critic's side, a hinge loss; the gradient reaches the critic only.
 
     Args:
         critic: see :class:`Critic`.
@@ -67,8 +77,16 @@ def adversarial_loss(
         identity: who should be on the pictures, ``(B, D)``.
         own: ``(B,)`` bool, whose photo is of that person; the others are not shown to the critic.
     """
-    fixed = {name: value.detach() for name, value in critic.named_parameters()}
-    pleasing = -functional_call(critic, fixed, (made, identity)).mean()
     told = critic([map_.detach() for map_ in made], identity)
     known = own * F.relu(1 - critic([map_.detach() for map_ in photos], identity))
-    return torch.as_tensor(pleasing + F.relu(1 + told).mean() + known.sum() / own.sum().clamp(min=1))
+    return torch.as_tensor(F.relu(1 + told).mean() + known.sum() / own.sum().clamp(min=1))
+
+
+def balance(others: Tensor, pleasing: Tensor, pictures: Tensor) -> Tensor:
+    """By what to multiply the generator's side so that it pulls at the pictures as hard as the other losses together
+    (Esser et al., 2021); 1 where no gradient is wanted."""
+    if not pictures.requires_grad:
+        return torch.ones(())
+    (usual,) = torch.autograd.grad(others, pictures, retain_graph=True)
+    (own,) = torch.autograd.grad(pleasing, pictures, retain_graph=True)
+    return (usual.float().norm() / (own.float().norm() + 1e-8)).clamp(max=1e4).detach()

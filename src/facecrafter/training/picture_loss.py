@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from facecrafter.model.attention import AttentionInputs
 from facecrafter.perception.differentiable import arcface_crops
 from facecrafter.training.config import PictureLoss as PictureLossConfig
-from facecrafter.training.critic import Critic, adversarial_loss
+from facecrafter.training.critic import Critic, balance, pleasing_loss, telling_loss
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,13 @@ class PictureLoss(nn.Module):
             apart = self.perceptual(pictures, walk.photos) + self.perceptual(faces, wanted)
             loss = loss + self.weights.lpips * (posed * apart.float() / 2).mean()
         if self.critics is not None and self.perceptual is not None:
+            pleasing = telling = loss.new_zeros(())
             views = (pictures, walk.photos, own), (faces, wanted, posed)
             for critic, (made, photos, shown) in zip(self.critics, views, strict=True):
-                maps = self.perceptual.features(made), self.perceptual.features(photos)
-                loss = loss + self.weights.adversary / 2 * adversarial_loss(critic, *maps, asked, shown)
+                maps = self.perceptual.features(made)
+                pleasing = pleasing + pleasing_loss(critic, maps, asked)
+                telling = telling + telling_loss(critic, maps, self.perceptual.features(photos), asked, shown)
+            loss = loss + self.weights.adversary * balance(loss, pleasing, pictures) * pleasing + telling
         return loss
 
     def pictures(self, walk: Walk, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
