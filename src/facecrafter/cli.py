@@ -36,8 +36,10 @@ _STYLE: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "ad
 app = typer.Typer(cls=_Commands, pretty_exceptions_enable=False, **_STYLE)
 data_app = typer.Typer(help="Prepare photos for training.", **_STYLE)
 weights_app = typer.Typer(help="Files of weights: where they are, where they come from.", **_STYLE)
+bench_app = typer.Typer(help="What things cost, both sides in one run.", **_STYLE)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
+app.add_typer(bench_app, name="bench")
 
 
 class Choose(StrEnum):
@@ -53,6 +55,13 @@ class Which(StrEnum):
     largest = "largest"
     centre = "centre"
     all = "all"
+
+
+class Scale(StrEnum):
+    """The two scales."""
+
+    mini = "mini"
+    arc2face = "arc2face"
 
 
 class Only(StrEnum):
@@ -413,6 +422,37 @@ def evaluate_emotion(
                 f"{', '.join(told['classes'])}; calibration error {told['calibration_error']:.3f}"
             )
     typer.echo(f"{result['faces_a_second']:.0f} faces a second; {out} has the confusion matrices and the mistakes")
+
+
+@bench_app.command("training")
+def bench_training(
+    scale: Annotated[Scale, typer.Option(help="mini or arc2face.")] = Scale.arc2face,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Measured steps of each.")] = 3,
+    bfloat16: Annotated[bool, typer.Option(help="Compute in bfloat16.")] = True,
+    out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
+) -> None:
+    """A training step of ours beside a ControlNet's on the same base, in turn and as ratios; random weights."""
+    import json
+
+    from facecrafter.bench import ratios, training
+    from facecrafter.sampling.output import check_free, write_whole
+    from facecrafter.training.loop import environment
+
+    if out:
+        check_free([out], False)
+    rows = ratios(training(scale.value, batch, steps, "bf16" if bfloat16 else "no"))
+    for row in rows:
+        typer.echo(
+            f"{row['name']}: {row['seconds']:.2f} s a step ({row['time_ratio']:.2f} of ControlNet), "
+            f"{row['trainable']:.1f} M of {row['total']:.0f} M parameters learn, optimiser "
+            f"{row['optimiser_mib']:.0f} MiB ({row['optimiser_ratio']:.2f}), "
+            f"peak {row['peak_mib']:.0f} MiB ({row['peak_ratio']:.2f})"
+        )
+    if out:
+        asked = {"scale": scale.value, "batch": batch, "steps": steps, "bfloat16": bfloat16}
+        told = {"environment": environment(), **asked, "candidates": rows}
+        write_whole(out, (json.dumps(told, indent=2) + "\n").encode())
 
 
 @weights_app.command("list")

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from facecrafter.data.emotion_faces import EmotionFaces
+from facecrafter.errors import ConfigError
 from facecrafter.perception.emotion import EMOTIONS, features
 from facecrafter.perception.emotion_net import EmotionNet, PixelEmotion
 from facecrafter.training import emotion as module
@@ -170,3 +171,15 @@ def test_the_regression_on_blendshapes_is_at_its_minimum() -> None:
     error = shares - np.eye(8)[labels]
     slope = error.T @ features(shapes) / 300 + module.SHAPES_DECAY * weight.double().numpy()
     assert np.abs(slope).max() < 1e-3
+
+
+def test_a_run_begins_with_what_an_earlier_one_ended_with(made_up: None, tmp_path: Path) -> None:
+    earlier = loop.train(config_of(tmp_path / "earlier", steps=3), progress=False)
+    config = config_of(tmp_path / "later", start=earlier)
+    stage = module.EstimatorStage(config, torch.device("cpu"))
+    saved = load_file(earlier / "emotion.safetensors")
+    assert all(torch.equal(value.half(), saved[name]) for name, value in stage.model.state_dict().items()
+               if value.is_floating_point())  # fmt: skip
+    wider = config.model_copy(update={"estimator": Estimator(**{**ABOUT, "widths": (8, 32)})})
+    with pytest.raises(ConfigError, match=r"has \{'widths': \[8, 16\]"):
+        module.EstimatorStage(wider, torch.device("cpu"))

@@ -42,9 +42,9 @@ class Scores:
     labels: NDArray[np.int64]
     log_prior: NDArray[np.float64]
 
-    def probabilities(self, temperature: float = 1.0, even: bool = False) -> NDArray[np.float64]:
-        """``(N, 8)``; ``even`` leaves the prior out, as a reader does who cares for all classes alike."""
-        logits = self.scores / temperature + (0 if even else self.log_prior)
+    def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
+        """``(N, 8)`` under the prior."""
+        logits = self.scores / temperature + self.log_prior
         odds = np.exp(logits - logits.max(1, keepdims=True))
         return np.asarray(odds / odds.sum(1, keepdims=True))
 
@@ -98,10 +98,11 @@ def figures(said: Scores, classes: list[int]) -> dict[str, Any]:
     """Accuracy, balanced accuracy over some classes (each class's share read rightly, averaged), calibration error and
     confusion matrix.
 
-    Accuracy and calibration are under the set's own prior; balanced accuracy is under an even one, and its faces are
-    those of the classes named, whichever of the eight the reader says.
+    Accuracy and calibration are under the set's own prior; balanced accuracy is under one that is even over the classes
+    named, as of a reader who cares for all of them alike.
     """
-    likely, even = said.probabilities(), said.probabilities(even=True)
+    prior = log_prior(np.array(classes))
+    likely, even = said.probabilities(), Scores(said.scores, said.labels, prior).probabilities()
     recall = [float((even[said.labels == one].argmax(1) == one).mean()) for one in classes]
     own = [float((likely[said.labels == one].argmax(1) == one).mean()) for one in classes]
     return {

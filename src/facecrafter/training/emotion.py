@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facecrafter.data.emotion_faces import read_fer2013, read_photos
+from facecrafter.errors import ConfigError
 from facecrafter.evaluation import emotions
 from facecrafter.perception import emotion_net
 from facecrafter.perception.emotion import EMOTIONS, features
@@ -20,6 +21,8 @@ from facecrafter.perception.emotion_net import EmotionNet
 from facecrafter.training.config import Estimator, TrainConfig
 from facecrafter.training.draws import batch_indices, generator
 
+# The result, in the run's `model/`.
+FILE = "emotion.safetensors"
 # How hard the regression on the blendshapes is held to zero: the weight of half its squares beside the mean loss.
 SHAPES_DECAY = 1e-3
 
@@ -97,10 +100,19 @@ class EstimatorStage:
         self.kept_out = grey.part(test=True), photos.part(test=True)
         torch.manual_seed(config.seed)
         self.model = EmotionNet(self.about.widths, self.about.blocks)
+        if config.start is not None:
+            self._begin_with(config.start / FILE)
         objective = EstimatorObjective(self.model, self.about.smoothing)
         self.objective = objective.to(device, memory_format=torch.channels_last)
         self.share_of = evened(self.photos.labels, self.about.evenness)
         self.log_priors = torch.stack([prior(self.grey.labels), prior(self.photos.labels, self.share_of)]).log()
+
+    def _begin_with(self, file: Path) -> None:
+        """Take up the weights that an earlier run ended with."""
+        earlier = emotion_net.load(file)
+        if earlier.config != self.model.config:
+            raise ConfigError(f"{file} has {earlier.config}, and the config asks for {self.model.config}")
+        self.model.load_state_dict(earlier.state_dict())
 
     def trained(self) -> list[nn.Module]:
         """See :class:`facecrafter.training.stages.Stage`; what the blendshapes say is fitted at the end."""
@@ -157,7 +169,7 @@ class EstimatorStage:
             self.model.shapes.weight.copy_(weight)
             self.model.shapes.bias.copy_(bias)
         self.model.prior.copy_(self.log_priors[0].exp())
-        file = folder / "emotion.safetensors"
+        file = folder / FILE
         emotion_net.save(self.model, file)
         estimator = emotion_net.PixelEmotion(file)
         for faces, own, reader, place in (

@@ -1,0 +1,248 @@
+"""Benchmarks that run both sides in one process, in turn, and report ratios. Weights are random: cost alone counts."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facecrafter.model import attention, zoo
+from facecrafter.model.checkpoint import FaceModel
+from facecrafter.model.zoo import Scale
+from facecrafter.training.config import TrainConfig
+from facecrafter.training.stages import DiffusionObjective
+
+MIB = 2**20
+# Side of the picture that a ControlNet reads, per side of the latents.
+PER_LATENT = 8
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one training step of one candidate costs.
+
+    Attributes:
+        name: the candidate.
+        trainable, total: parameters, in millions; ``total`` counts everything the step runs.
+        optimiser_mib: the state that AdamW keeps.
+        peak_mib: the most memory that the step held at once; of the process on a CPU, where it is an upper bound.
+        seconds: the median over the steps.
+        spread: the slowest step less the fastest, in seconds.
+    """
+
+    name: str
+    trainable: float
+    total: float
+    optimiser_mib: float
+    peak_mib: float
+    seconds: float
+    spread: float
+
+
+class _ControlNetObjective(nn.Module):
+    """Eq. 4 with a ControlNet (Zhang et al., 2023) beside a frozen base."""
+
+    def __init__(self, unet: nn.Module, controlnet: nn.Module, alpha_bars: Tensor) -> None:
+        super().__init__()
+        self.unet, self.controlnet = unet, controlnet
+        self.register_buffer("alpha_bars", alpha_bars)
+
+    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, tokens: Tensor, landmark: Tensor) -> Tensor:
+        scale = self.alpha_bars[timesteps].view(-1, 1, 1, 1)
+        noisy = scale.sqrt() * latents + (1 - scale).sqrt() * noise
+        down, middle = self.controlnet(noisy, timesteps, tokens, landmark, return_dict=False)
+        said = self.unet(
+            noisy, timesteps, tokens, down_block_additional_residuals=down, mid_block_additional_residual=middle
+        ).sample
+        return F.mse_loss(said.float(), noise.float())
+
+
+def training(scale_name: str = "arc2face", batch: int = 1, steps: int = 3, precision: str = "bf16") -> list[Cost]:
+    """One training step of ours and of a ControlNet on the same base, in turn, at random weights.
+
+    The candidates are pre-training of the landmark module, the joint stage (Eq. 5) with and without gradient
+    checkpointing, and a ControlNet. All read latents and landmark images of one shape; the ControlNet is given its
+    identity tokens, ours computes them.
+
+    Args:
+        scale_name: ``mini`` or ``arc2face``.
+        batch: samples a step.
+        steps: measured steps, after one that is not.
+        precision: ``bf16`` for autocast, or ``no``.
+    """
+    scale = zoo.SCALES[scale_name]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    candidates: dict[str, Callable[[], tuple[nn.Module, list[nn.Module], dict[str, Tensor]]]] = {
+        "landmark pre-training": lambda: _ours(scale, batch, "landmark", False, device),
+        "joint": lambda: _ours(scale, batch, "joint", False, device),
+        "joint, checkpointed": lambda: _ours(scale, batch, "joint", True, device),
+        "ControlNet": lambda: _controlnet(scale, batch, device),
+    }
+    return [_measure(name, make, steps, precision, device) for name, make in candidates.items()]
+
+
+def ratios(costs: list[Cost], to: str = "ControlNet") -> list[dict[str, Any]]:
+    """The costs, each with its time, optimiser memory and peak memory as shares of one candidate's."""
+    base = next(cost for cost in costs if cost.name == to)
+    return [
+        {
+            **asdict(cost),
+            "time_ratio": cost.seconds / base.seconds,
+            "optimiser_ratio": cost.optimiser_mib / base.optimiser_mib,
+            "peak_ratio": cost.peak_mib / base.peak_mib,
+        }
+        for cost in costs
+    ]
+
+
+def _ours(
+    scale: Scale, batch: int, stage: str, checkpointed: bool, device: torch.device
+) -> tuple[nn.Module, list[nn.Module], dict[str, Tensor]]:
+    torch.manual_seed(0)
+    unet = zoo.build_unet(scale)
+    attention.install(unet, plain=device.type == "cpu")
+    if checkpointed:
+        unet.enable_gradient_checkpointing()
+    controls = zoo.build_controls(scale, unet)
+    model = FaceModel(scale, unet, zoo.build_encoder(scale), nn.Identity(), controls)  # type: ignore[arg-type]
+    mixture = {} if stage == "joint" else {"mixture": {stage: 1.0}}
+    config = TrainConfig(
+        stage=stage, scale=scale.name, data=Path(), run=Path(), start=Path(), steps=1, batch_size=batch, **mixture
+    )  # type: ignore[arg-type]
+    objective = DiffusionObjective(model, config, frozen_encoder=stage != "joint").to(device)
+    values = _inputs(scale, batch, unet, device)
+    size = controls.config.landmark_size
+    joint = {"masks": torch.rand(batch, 64, 64, device=device), "group": batch} if stage == "joint" else {}
+    inputs = {
+        **{name: values[name] for name in ("latents", "noise", "timesteps")},
+        "identity": torch.randn(batch, scale.embedding, device=device),
+        "dropped": torch.zeros(batch, dtype=torch.bool, device=device),
+        "landmark": torch.rand(batch, 3, size, size, device=device),
+        "landmark_weight": torch.ones(batch, device=device),
+        "emotion": torch.rand(batch, 10, device=device),
+        "emotion_weight": torch.full((batch,), float(stage == "joint"), device=device),
+        **joint,
+    }
+    learning = [controls, model.encoder] if stage == "joint" else controls.parts(stage)
+    return objective, learning, inputs  # type: ignore[return-value]
+
+
+def _controlnet(scale: Scale, batch: int, device: torch.device) -> tuple[nn.Module, list[nn.Module], dict[str, Tensor]]:
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    from facecrafter.sampling.sampler import build_scheduler
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**scale.unet)
+    attention.install(unet, plain=device.type == "cpu")
+    controlnet = ControlNetModel.from_unet(unet)
+    attention.install(controlnet, plain=device.type == "cpu")
+    alpha_bars = build_scheduler("ddpm", scale.scheduler).alphas_cumprod
+    objective = _ControlNetObjective(unet, controlnet, alpha_bars).to(device)
+    inputs = _inputs(scale, batch, unet, device)
+    return objective, [controlnet], inputs
+
+
+def _inputs(scale: Scale, batch: int, unet: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    config: Any = unet.config
+    side = int(config.sample_size)
+    latents = torch.randn(batch, config.in_channels, side, side, device=device)
+    return {
+        "latents": latents,
+        "noise": torch.randn_like(latents),
+        "timesteps": torch.full((batch,), 500, device=device),
+        "tokens": torch.randn(batch, scale.length, config.cross_attention_dim, device=device),
+        "landmark": torch.rand(batch, 3, PER_LATENT * side, PER_LATENT * side, device=device),
+    }
+
+
+def _measure(
+    name: str,
+    make: Callable[[], tuple[nn.Module, list[nn.Module], dict[str, Tensor]]],
+    steps: int,
+    precision: str,
+    device: torch.device,
+) -> Cost:
+    objective, learning, inputs = make()
+    objective.requires_grad_(False)
+    for module in learning:
+        module.requires_grad_(True)
+    parameters = [one for one in objective.parameters() if one.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, 1e-5)
+    times = []
+    with _peak(device) as peak:
+        for _ in range(1 + steps):
+            _wait(device)
+            start = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss = objective(**inputs)
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            _wait(device)
+            times.append(time.perf_counter() - start)
+    kept = sum(
+        value.numel() * value.element_size()
+        for state in optimiser.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    )
+    trainable = sum(one.numel() for one in parameters) / 1e6
+    total = sum(one.numel() for one in objective.parameters()) / 1e6
+    measured = times[1:]
+    del objective, learning, inputs, parameters, optimiser, loss
+    gc.collect()
+    return Cost(name, trainable, total, kept / MIB, peak[0], statistics.median(measured), max(measured) - min(measured))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def _peak(device: torch.device) -> Iterator[list[float]]:
+    """The most memory held while it lasts, in MiB, as the only item of a list. On a CPU the process's resident memory
+    is looked at a hundred times a second."""
+    result = [0.0]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield result
+        result[0] = torch.cuda.max_memory_allocated(device) / MIB
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            result[0] = max(result[0], _resident())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield result
+    finally:
+        done.set()
+        watcher.join()
+        result[0] = max(result[0], _resident())
+
+
+def _resident() -> float:
+    """The process's resident memory in MiB; where the system does not say, the most it ever was."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / MIB
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most / MIB if sys.platform == "darwin" else most / 1024
