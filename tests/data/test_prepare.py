@@ -201,7 +201,11 @@ def test_a_lost_file_is_made_again(people: Path, prepared: Path, tmp_path: Path,
     out = Path(shutil.copytree(prepared, tmp_path / "out"))
     (out / lost).unlink()
     (out / f"{lost}.partial").write_text("left by a kill")
+    (out / "cache").mkdir()
+    (out / "cache" / "pictures.npy").write_bytes(b"of the shards that were there")
     run(people, out)
+    assert (out / "cache" / "pictures.npy").exists() == (not lost.startswith("shard"))
+    shutil.rmtree(out / "cache")
     (out / f"{lost}.partial").unlink(missing_ok=True)
     assert content(out) == content(prepared)
 

@@ -85,6 +85,37 @@ def test_everything_comes_back_exactly_and_in_order(folder: Path, recogniser: st
         np.testing.assert_array_equal(prepared.masks[i], arrays["mask"])
 
 
+def test_pictures_too_large_for_memory_are_mapped_from_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = shards.load(folder)
+    monkeypatch.setattr(shards, "MEMORY", 4 * SIZE * SIZE * 3 - 1)
+    mapped = shards.load(folder, "other")
+    assert isinstance(mapped.images, np.memmap)
+    np.testing.assert_array_equal(mapped.images, held.images)
+    np.testing.assert_array_equal(mapped.emotion, held.emotion)
+    assert [path.name for path in (folder / "cache").iterdir()] == ["pictures.npy"]
+
+    def no_more(*_: object) -> None:
+        raise AssertionError("pictures are decoded a second time")
+
+    monkeypatch.setattr(shards, "_decode_picture", no_more)
+    np.testing.assert_array_equal(shards.load(folder).images, held.images)
+    (folder / "cache" / "pictures.npy").write_bytes(b"cut")
+    with pytest.raises(DataError, match="pictures.npy is damaged; delete it"):
+        shards.load(folder)
+
+
+@pytest.mark.parametrize("case", ["shard gone", "pictures of another size"])
+def test_pictures_that_cannot_be_unpacked_leave_nothing_behind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    damage, message = DAMAGE[case]
+    damage(folder)
+    monkeypatch.setattr(shards, "MEMORY", 0)
+    with pytest.raises(DataError, match=message):
+        shards.load(folder)
+    assert not list((folder / "cache").iterdir())
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
 

@@ -175,6 +175,8 @@ def prepare(
         todo = [number for number in range(len(parts)) if not _finished(out, number)]
         pictures = _count_pictures(photos)
         open_pictures = sum(_count_pictures(parts[number]) for number in todo)
+        if todo:  # what training unpacked before is no longer all
+            (out / shards.PICTURES).unlink(missing_ok=True)
         with _bar(progress, pictures, pictures - open_pictures) as advance:
             # A worker takes seconds to start, so a few photos do not pay for one.
             count = workers or max(1, min(os.cpu_count() or 1, open_pictures // 32))

@@ -9,6 +9,7 @@ A prepared folder holds
 - ``index.parquet``: a row a picture, in the order of the keys; see :data:`INDEX_COLUMNS`. It is written last.
 - ``rejected.csv``: ``file,reason`` of every photo that was left out.
 - ``meta.json``: the format, the settings and the estimators with the sha256 of their weights.
+- ``cache/``: what training works out once; it can be deleted.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -38,6 +40,8 @@ META = "meta.json"
 INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 MASK_SIZE = 64
+PICTURES = "cache/pictures.npy"  # all of them decoded, in index order
+MEMORY = 4 * 2**30  # where they take more bytes than this, they are not held in memory but mapped from that file
 HELD_OUT_SHARE = 20  # one person in so many is kept out of training
 
 INDEX_COLUMNS = {
@@ -211,7 +215,8 @@ def read_index(folder: Path) -> dict[str, list[Any]]:
 
 
 def load(folder: Path, recogniser: str | None = "sface") -> Prepared:
-    """Read a whole prepared folder into memory, about 55 kB a picture at 128 px.
+    """Read a whole prepared folder into memory, about 55 kB a picture at 128 px. Where the pictures take more than
+    :data:`MEMORY`, they are decoded into one file in the folder's cache, which is mapped.
 
     Args:
         folder: what ``facecrafter data prepare`` wrote.
@@ -231,8 +236,12 @@ def load(folder: Path, recogniser: str | None = "sface") -> Prepared:
         )
     index = read_index(folder)
     count, size = len(index["key"]), meta["size"]
+    rows: dict[int, dict[str, int]] = {}
+    for row, (key, shard) in enumerate(zip(index["key"], index["shard"], strict=True)):
+        rows.setdefault(shard, {})[key] = row
+    shape = (count, size, size, 3)
     prepared = Prepared(
-        images=np.empty((count, size, size, 3), np.uint8),
+        images=_unpacked(folder, rows, shape) if math.prod(shape) > MEMORY else np.empty(shape, np.uint8),
         points=np.empty((count, 478, 3), np.float32),
         blendshapes=np.empty((count, 52), np.float32),
         angles=np.stack([index["yaw"], index["pitch"], index["roll"]], axis=1).astype(np.float32),
@@ -242,32 +251,63 @@ def load(folder: Path, recogniser: str | None = "sface") -> Prepared:
         persons=index["person"],
         files=index["file"],
     )
-    rows: dict[int, dict[str, int]] = {}
-    for row, (key, shard) in enumerate(zip(index["key"], index["shard"], strict=True)):
-        rows.setdefault(shard, {})[key] = row
-    with ThreadPoolExecutor() as pool:  # decoding PNGs releases the interpreter's lock
-        list(
-            pool.map(
-                lambda shard: _fill(prepared, shard_path(folder, shard), rows[shard], f"identity_{recogniser}"), rows
-            )
-        )
+
+    def keep(row: int, parts: Mapping[str, bytes]) -> None:
+        if not isinstance(prepared.images, np.memmap):
+            _decode_picture(prepared.images, row, parts)
+        with np.load(io.BytesIO(parts["npz"])) as arrays:
+            prepared.points[row] = arrays["points"]
+            prepared.blendshapes[row] = arrays["blendshapes"]
+            prepared.emotion[row] = arrays["emotion"]
+            prepared.masks[row] = arrays["mask"]
+            prepared.identity[row] = arrays[f"identity_{recogniser}"]
+
+    _read_all(folder, rows, keep)
     return prepared
 
 
-def _fill(prepared: Prepared, path: Path, rows: Mapping[str, int], identity: str) -> None:
-    """Read one shard into its rows."""
+def _unpacked(folder: Path, rows: Mapping[int, Mapping[str, int]], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """All pictures ``(N, S, S, 3)`` in one file, mapped into memory: every process of a run shares the pages, and no
+    more of it is read than is asked for. It is made when it is first wanted."""
+    path = folder / PICTURES
+    if not path.is_file():
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with whole(path, shared=True) as partial:
+                pictures = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+                _read_all(folder, rows, lambda row, parts: _decode_picture(pictures, row, parts))
+                pictures.flush()
+        except OSError as error:
+            raise unwritable(path, error) from None
+    try:
+        mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        fits = mapped.shape == shape and mapped.dtype == np.uint8
+    except DAMAGE:
+        fits = False
+    if not fits:
+        raise DataError(f"{path} is damaged; delete it, it is made again")
+    return mapped
+
+
+def _decode_picture(pictures: NDArray[np.uint8], row: int, parts: Mapping[str, bytes]) -> None:
+    with Image.open(io.BytesIO(parts["png"])) as picture:
+        pictures[row] = np.asarray(picture)
+
+
+def _read_all(
+    folder: Path, rows: Mapping[int, Mapping[str, int]], keep: Callable[[int, Mapping[str, bytes]], None]
+) -> None:
+    """Give every sample of every shard to a function, with its row."""
+    with ThreadPoolExecutor() as pool:  # decoding PNGs releases the interpreter's lock
+        list(pool.map(lambda shard: _read_one(shard_path(folder, shard), rows[shard], keep), rows))
+
+
+def _read_one(path: Path, rows: Mapping[str, int], keep: Callable[[int, Mapping[str, bytes]], None]) -> None:
+    """Give every sample of one shard to a function."""
     try:
         missing = set(rows)
         for key, parts in read_shard(path):
-            row = rows[key]
-            with Image.open(io.BytesIO(parts["png"])) as picture:
-                prepared.images[row] = np.asarray(picture)
-            with np.load(io.BytesIO(parts["npz"])) as arrays:
-                prepared.points[row] = arrays["points"]
-                prepared.blendshapes[row] = arrays["blendshapes"]
-                prepared.emotion[row] = arrays["emotion"]
-                prepared.masks[row] = arrays["mask"]
-                prepared.identity[row] = arrays[identity]
+            keep(rows[key], parts)
             missing.discard(key)
     except DAMAGE:
         missing = set(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ class TrainingSet:
         if len(chosen) == 0:
             raise DataError("no sample is left to train on; prepare more photos, or set held_out: false")
         self.count = len(chosen)
-        self.images = prepared.images[chosen]
+        self.images, self.rows = prepared.images, chosen
         self.identity = torch.from_numpy(prepared.identity[chosen])
         self.emotion = torch.from_numpy(prepared.emotion[chosen])
         self.points = prepared.points[chosen]
@@ -67,11 +68,13 @@ class TrainingSet:
 
     def pictures(self, indices: Tensor) -> Tensor:
         """Pictures ``(B, 3, S, S)`` in [-1, 1]; indices from N on give mirrored ones."""
-        return self._mirrored(torch.from_numpy(self.images[(indices % self.count).numpy()]), indices) / 127.5 - 1
+        rows = self.rows[(indices % self.count).numpy()]
+        return self._mirrored(torch.from_numpy(self.images[rows]), indices) / 127.5 - 1
 
     def landmark_images(self, indices: Tensor) -> Tensor:
         """Landmark images ``(B, 3, L, L)`` in [0, 1], mirrored with their pictures."""
-        drawn = np.stack([self._landmark_image(index) for index in (indices % self.count).tolist()])
+        with ThreadPoolExecutor() as pool:  # drawing releases the interpreter's lock
+            drawn = np.stack(list(pool.map(self._landmark_image, (indices % self.count).tolist())))
         return self._mirrored(torch.from_numpy(drawn), indices) / 255
 
     def identities(self, indices: Tensor, swap: Tensor, pick: Tensor) -> Tensor:
@@ -131,7 +134,8 @@ class TrainingSet:
         key = hashlib.sha256(
             b"".join(value.float().cpu().numpy().tobytes() for value in autoencoder.state_dict().values())
         )
-        key.update(self.images.tobytes())
+        for rows in np.array_split(self.rows, max(1, self.count // 256)):
+            key.update(self.images[rows].tobytes())
         path = cache / f"latents-{key.hexdigest()[:16]}.safetensors"
         if path.is_file():
             self.latents = load_file(path)["latents"]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from facecrafter.errors import NoFaceError, PhotoError, WeightsError
 from facecrafter.perception.emotion import EMOTIONS, Emotion
-from facecrafter.perception.face import Face
+from facecrafter.perception.face import Face, square_crop
 
 SIZE = 256
 LANDMARKS = 68
@@ -213,20 +213,13 @@ def tight_crop(face: Face) -> NDArray[np.uint8]:
     Raises:
         NoFaceError: the landmarks are not finite, or all in one place.
     """
-    import cv2
-
     face = face.resized(SIZE)
     points = face.points[[*OUTLINE, *BROWS], :2].astype(np.float64)
     low, high = points.min(0), points.max(0)
     side = float((high - low).sum()) / TIGHTNESS
     if not (np.isfinite(points).all() and side >= 1):
         raise NoFaceError("the landmarks of a face are not finite, or all in one place; look for the face again")
-    scale = SIZE / side
-    # cv2 addresses pixel centres by whole numbers, the landmarks by halves.
-    shift = SIZE / 2 - 0.5 - scale * ((low + high) / 2 - 0.5)
-    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-    crop = cv2.warpAffine(face.image, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(crop, np.uint8)
+    return square_crop(face.image, (low + high) / 2, side, SIZE)
 
 
 def decode(scores: NDArray[np.float32]) -> list[Emotion]:

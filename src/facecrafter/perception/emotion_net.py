@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from facecrafter.errors import CheckpointError, NoFaceError, PhotoError, WeightsError
 from facecrafter.files import whole
 from facecrafter.perception.emotion import EMOTIONS, Emotion, features
-from facecrafter.perception.face import BLENDSHAPES, Face
+from facecrafter.perception.face import BLENDSHAPES, Face, square_crop
 
 ASSET = Path(__file__).parents[1] / "assets" / "emotion" / "pixels.safetensors"
 
@@ -181,12 +181,7 @@ def tight_crop(image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     # Every cell of the crop is the mean over what it covers: first to twice or more its size, then by areas.
     times = max(1, round(side / SIZE))
-    scale = times * SIZE / side
-    # cv2 addresses pixel centres by whole numbers, the landmarks by halves.
-    shift = times * SIZE / 2 - 0.5 - scale * (middle - 0.5)
-    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-    large = (times * SIZE, times * SIZE)
-    crop = cv2.warpAffine(grey, matrix, large, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    crop = square_crop(grey, middle, side, times * SIZE)
     return np.asarray(cv2.resize(crop, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.uint8)
 
 

@@ -187,6 +187,25 @@ def align(photo: NDArray[np.uint8], detection: Detection, size: int, others: int
     return Face(image, points.astype(np.float32), detection.blendshapes, detection.pose, detection.box, others)
 
 
+def square_crop(image: NDArray[np.uint8], middle: NDArray[np.float64], side: float, size: int) -> NDArray[np.uint8]:
+    """A square out of a picture, resampled; where it reaches beyond, the picture's edge is repeated.
+
+    Args:
+        image: ``(H, W)`` or ``(H, W, 3)`` uint8.
+        middle: x and y of its middle in pixels; the middle of the first pixel is at 0.5.
+        side: of the square in pixels.
+        size: of the result in pixels.
+    """
+    import cv2
+
+    scale = size / side
+    # cv2 addresses pixel centres by whole numbers.
+    shift = size / 2 - 0.5 - scale * (middle - 0.5)
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(crop, np.uint8)
+
+
 class FaceFinder:
     """MediaPipe's face landmarker with patience: it looks closer before it says that there is no face.
 
