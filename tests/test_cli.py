@@ -325,7 +325,7 @@ def test_data_prepare_then_train(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     source, out, options = calls.pop()
     assert (source, out) == (folder, folder / "out")
     assert (options["size"], options["choose"], options["workers"]) == (64, "largest", 1)
-    assert tuple(options["recognisers"]) == ("sface",)
+    assert tuple(options["recognisers"]) == ("dlib",)
     facecrafter("data", "prepare", folder, folder / "out", "--recogniser", "dlib", "--recogniser", "arcface")
     assert tuple(calls.pop()[2]["recognisers"]) == ("dlib", "arcface")
 

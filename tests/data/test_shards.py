@@ -100,7 +100,7 @@ def test_pictures_too_large_for_memory_are_mapped_from_one_file(folder: Path, mo
     monkeypatch.setattr(shards, "_decode_picture", no_more)
     np.testing.assert_array_equal(shards.load(folder).images, held.images)
     (folder / "cache" / "pictures.npy").write_bytes(b"cut")
-    with pytest.raises(DataError, match="pictures.npy is damaged; delete it"):
+    with pytest.raises(DataError, match=r"pictures\.npy is damaged; delete it"):
         shards.load(folder)
 
 

@@ -17,7 +17,7 @@ from facecrafter.errors import DataError
 from facecrafter.model import zoo
 from facecrafter.model.autoencoder import FaceAutoencoder
 from facecrafter.perception import landmarks
-from facecrafter.perception.differentiable import crop_grid
+from facecrafter.perception.differentiable import ARCFACE_CROP
 from facecrafter.perception.face import LEFT_EYE, MOUTH_CORNERS, NOSE_TIP, RIGHT_EYE
 from facecrafter.perception.identity import ARCFACE_TEMPLATE
 
@@ -94,10 +94,10 @@ def test_crop_grids_cut_a_face_and_its_twin_where_they_are(data: TrainingSet) ->
         (RIGHT_EYE, LEFT_EYE, (NOSE_TIP,), MOUTH_CORNERS[:1], MOUTH_CORNERS[1:]), five, strict=True
     ):
         data.points[1][list(place), :2] = point
-    grid, twin = data.crop_grids(torch.tensor([1, 1 + COUNT])).numpy()
-    assert np.array_equal(grid, crop_grid(five, 128))
+    grid, twin = data.crop_grids(ARCFACE_CROP, torch.tensor([1, 1 + COUNT])).numpy()
+    assert np.array_equal(grid, ARCFACE_CROP.grid(five, 128))
     mirrored = np.stack([127 - five[:, 0], five[:, 1]], axis=1)[[1, 0, 2, 4, 3]]
-    assert np.array_equal(twin, crop_grid(mirrored, 128))
+    assert np.array_equal(twin, ARCFACE_CROP.grid(mirrored, 128))
     template = (ARCFACE_TEMPLATE + 0.5) / 56 - 1  # in the crop's own [-1, 1]
     for matrix, points in ((grid, five), (twin, mirrored)):
         read = (np.column_stack([template, np.ones(5)]) @ matrix.T + 1) * 64 - 0.5
@@ -106,7 +106,7 @@ def test_crop_grids_cut_a_face_and_its_twin_where_they_are(data: TrainingSet) ->
 
 
 def test_the_usual_crop_is_its_own_mirror_image(data: TrainingSet) -> None:
-    grid = data.usual_crop_grid().numpy()
+    grid = data.usual_crop_grid(ARCFACE_CROP).numpy()
     turn = grid[0, 1] - -grid[1, 0]
     assert abs(turn) < 1e-6
     left, right = (grid @ [x, 0.0, 1.0] for x in (-1.0, 1.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dlib
 import numpy as np
 import onnx
 import pytest
@@ -13,9 +14,15 @@ from torch.nn import functional as F
 
 from facecrafter import weights
 from facecrafter.errors import WeightsError
-from facecrafter.perception.differentiable import DifferentiableRecogniser, arcface_crops, crop_grid
+from facecrafter.perception.differentiable import (
+    ARCFACE_CROP,
+    DLIB_CHIP,
+    DifferentiableRecogniser,
+    differentiable,
+)
+from facecrafter.perception.dlib_network import DlibNetwork
 from facecrafter.perception.face import Face
-from facecrafter.perception.identity import OnnxRecogniser, arcface_crop, five_points, published
+from facecrafter.perception.identity import DlibRecogniser, OnnxRecogniser, arcface_crop, five_points, published, unit
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +47,45 @@ def test_a_face_in_a_batch_is_the_same_face(sface: DifferentiableRecogniser, fac
 
 def test_the_grid_cuts_the_recognisers_own_crop(face: Face) -> None:
     picture = torch.from_numpy(face.image.copy()).permute(2, 0, 1)[None].float()
-    grid = torch.from_numpy(crop_grid(five_points(face.points), len(face.image)))[None]
-    difference = (arcface_crops(picture, grid) - crops_of(face)).abs()
+    grid = torch.from_numpy(ARCFACE_CROP.grid(five_points(face.points), len(face.image)))[None]
+    difference = (ARCFACE_CROP.cut(picture, grid) - crops_of(face)).abs()
     assert difference.mean() < 0.5  # of 255: OpenCV rounds its weights to 1/32 of a pixel
     assert difference.max() < 24
+
+
+def test_dlibs_network_says_what_dlib_says(face: Face) -> None:
+    """From dlib's own chip to the bit of a float, and from the crop out of the picture nearly."""
+    network, crop = differentiable("dlib")
+    own = DlibRecogniser()
+    chip = torch.from_numpy(own.chip(face)).permute(2, 0, 1)[None].float()
+    theirs = dlib.face_recognition_model_v1(str(weights.locate("dlib"))).compute_face_descriptor(own.chip(face))
+    np.testing.assert_allclose(network(chip)[0].numpy(), unit(np.array(theirs, np.float32)), atol=1e-5)
+    np.testing.assert_allclose(network(chip).numpy(), own.embed([face]), atol=1e-6)
+    picture = torch.from_numpy(face.image.copy()).permute(2, 0, 1)[None].float()
+    assert crop is DLIB_CHIP
+    whole_pixels = crop.points(face.points).round()
+    cut = crop.cut(picture, torch.from_numpy(crop.grid(whole_pixels, len(face.image)))[None])
+    assert (cut - chip).abs().mean() < 1.0  # of 255
+    assert float((network(cut) * network(chip)).sum()) > 0.9998
+
+
+def test_a_file_that_is_not_dlibs_network_is_refused(tmp_path: Path) -> None:
+    content = weights.locate("dlib").read_bytes()
+    for name, damaged in (("cut.dat", content[:-1000]), ("other.dat", bytes(5000))):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(WeightsError, match=f"{name} is not dlib's face recognition network"):
+            DlibNetwork(tmp_path / name)
+
+
+def test_the_points_of_a_twin_are_the_mirrored_points(face: Face) -> None:
+    """Mirroring a picture that is already symmetric in its points gives them back, whichever crop."""
+    side = len(face.image)
+    for crop in (ARCFACE_CROP, DLIB_CHIP):
+        five = crop.points(face.points)
+        assert np.array_equal(crop.mirrored(crop.mirrored(five, side), side), five)
+        symmetric = (five + crop.mirrored(five, side)) / 2
+        np.testing.assert_allclose(crop.mirrored(symmetric, side), symmetric, atol=1e-9)
+        assert len(set(map(tuple, symmetric))) == 5
 
 
 def test_the_gradient_is_the_slope(sface: DifferentiableRecogniser, face: Face) -> None:

@@ -252,7 +252,7 @@ def test_pairs_say_whose_picture_goes_with_which_input(stage: str, small: Scale,
 
 
 def test_pairs_belong_to_the_stages_of_the_paper(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="pairs belong to the landmark, emotion and joint stages, not to base"):
+    with pytest.raises(ValueError, match="pairs belong to the landmark, emotion, joint and rival stages, not to base"):
         config_of("base", tmp_path, pairs=EASY)
 
 
@@ -364,7 +364,9 @@ def test_pictures_whose_pose_is_free_are_cropped_where_faces_usually_are(small: 
     free = batch["landmark_weight"] == 0
     assert 0 < free.sum() < 16
     walk = batch["walk"]
-    assert torch.equal((walk.grids == stage.usual_grid).all(-1).all(-1), free)
+    (_, usual_face), (_, usual_view) = stage.crops
+    assert torch.equal((walk.grids == usual_face).all(-1).all(-1), free)
+    assert torch.equal((walk.views == usual_view).all(-1).all(-1), free)
     assert torch.equal(walk.posed, ~free)
     assert walk.timesteps.shape == walk.learns.shape == (8,)
     assert int(walk.learns.sum()) == 4

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facecrafter.model.attention import AttentionInputs
+from facecrafter.perception.differentiable import ARCFACE_CROP
 from facecrafter.perception.identity import ARCFACE_SIZE
 from facecrafter.training import config
 from facecrafter.training.picture_loss import (
@@ -102,6 +103,7 @@ def walk_of(steps: list[int], learns: list[bool] | None = None, **settings: Tens
         "posed": torch.tensor([True, True, True]),
         "photos": torch.rand(3, 3, 112, 112, generator=source) * 2 - 1,
         "grids": WHOLE.expand(3, -1, -1),
+        "views": WHOLE.expand(3, -1, -1),
         "jitter": torch.zeros(3, 8),
     }
     return Walk(**{**values, **settings})
@@ -109,7 +111,9 @@ def walk_of(steps: list[int], learns: list[bool] | None = None, **settings: Tens
 
 def loss_of(kind: str = "v_prediction", **weights: float) -> PictureLoss:
     terms = config.PictureLoss(**weights)
-    return PictureLoss(ToyDenoiser(), ToyDecoder(), ToyRecogniser(), ToyPerceptual(), ALPHA_BARS, kind, terms)
+    return PictureLoss(
+        ToyDenoiser(), ToyDecoder(), ToyRecogniser(), ARCFACE_CROP, ToyPerceptual(), ALPHA_BARS, kind, terms
+    )
 
 
 TOKENS = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(1))
@@ -201,17 +205,17 @@ def test_the_photo_counts_where_it_is_the_persons_own_and_its_face_where_it_is_p
     difference = pictures - walk.photos
     coarse = [
         sum(
-            float(difference[row, c, 14 * i : 14 * i + 14, 14 * j : 14 * j + 14].mean().abs())
-            for c in range(3) for i in range(8) for j in range(8)
-        ) / 192
-        for row in range(3)
+            float(difference[row, c, side * i : side * (i + 1), side * j : side * (j + 1)].mean().abs())
+            for c in range(3) for i in range(112 // side) for j in range(112 // side)
+        ) / (3 * (112 // side) ** 2)
+        for row, side in ((0, 14), (2, 28))
     ]  # fmt: skip
     with torch.no_grad():
         colours = loss_of(colours=3.0)(walk, TOKENS, AttentionInputs())
         perceptual = loss_of(lpips=5.0)(walk, TOKENS, AttentionInputs())
         fine = loss_of(face=2.0)(walk, TOKENS, AttentionInputs())
         both = loss_of(lpips=5.0, colours=3.0)(walk, TOKENS, AttentionInputs())
-    assert float(colours) == pytest.approx(3 * (coarse[0] + coarse[2]) / 3, rel=1e-4)
+    assert float(colours) == pytest.approx(3 * sum(coarse) / 3, rel=1e-4)
     # The toy crop is the whole picture, so its two LPIPS are one.
     assert float(perceptual) == pytest.approx(5 * float(difference[0].square().mean()) / 3, rel=1e-3)
     blocks = [difference[0, :, i : i + 4, j : j + 4].mean((1, 2)) for i in range(0, 112, 4) for j in range(0, 112, 4)]

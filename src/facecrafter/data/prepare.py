@@ -126,7 +126,7 @@ def prepare(
     *,
     size: int = 128,
     workers: int = 0,
-    recognisers: Sequence[str] = ("sface",),
+    recognisers: Sequence[str] = ("dlib",),
     arcface: Path | None = None,
     choose: Choice = "centre",
     shard_size: int = 512,

@@ -214,7 +214,7 @@ def read_index(folder: Path) -> dict[str, list[Any]]:
     return columns
 
 
-def load(folder: Path, recogniser: str | None = "sface") -> Prepared:
+def load(folder: Path, recogniser: str | None = None) -> Prepared:
     """Read a whole prepared folder into memory, about 55 kB a picture at 128 px. Where the pictures take more than
     :data:`MEMORY`, they are decoded into one file in the folder's cache, which is mapped.
 

@@ -17,8 +17,7 @@ from facecrafter.data.pairs import PairSampler
 from facecrafter.errors import DataError
 from facecrafter.files import whole
 from facecrafter.perception import landmarks
-from facecrafter.perception.differentiable import crop_grid
-from facecrafter.perception.identity import five_points
+from facecrafter.perception.differentiable import Crop
 
 # Landmark images are kept in memory up to this size, and drawn anew each time beyond it.
 _DRAWN_LIMIT = 2 * 2**30
@@ -73,9 +72,10 @@ class TrainingSet:
 
     def landmark_images(self, indices: Tensor) -> Tensor:
         """Landmark images ``(B, 3, L, L)`` in [0, 1], mirrored with their pictures."""
+        rows, places = np.unique((indices % self.count).numpy(), return_inverse=True)
         with ThreadPoolExecutor() as pool:  # drawing releases the interpreter's lock
-            drawn = np.stack(list(pool.map(self._landmark_image, (indices % self.count).tolist())))
-        return self._mirrored(torch.from_numpy(drawn), indices) / 255
+            drawn = np.stack(list(pool.map(self._landmark_image, rows.tolist())))
+        return self._mirrored(torch.from_numpy(drawn[places]), indices) / 255
 
     def identities(self, indices: Tensor, swap: Tensor, pick: Tensor) -> Tensor:
         """Identity embeddings ``(B, D)``.
@@ -100,22 +100,21 @@ class TrainingSet:
         masks = torch.from_numpy(self.masks[(indices % self.count).numpy()]).float() / 255
         return torch.where((indices >= self.count).view(-1, 1, 1), masks.flip(2), masks)
 
-    def crop_grids(self, indices: Tensor) -> Tensor:
-        """Where the faces are, ``(B, 2, 3)``, as :func:`facecrafter.perception.differentiable.crop_grid` has it."""
+    def crop_grids(self, crop: Crop, indices: Tensor) -> Tensor:
+        """Where a recogniser's crop of each face lies, ``(B, 2, 3)``; see
+        :meth:`facecrafter.perception.differentiable.Crop.grid`."""
         side = self.images.shape[1]
         grids = []
         for index in indices.tolist():
-            five = five_points(self.points[index % self.count])
-            if index >= self.count:  # in a mirror right is left
-                five = np.stack([side - 1 - five[:, 0], five[:, 1]], axis=1)[[1, 0, 2, 4, 3]]
-            grids.append(crop_grid(five, side))
+            five = crop.points(self.points[index % self.count])
+            grids.append(crop.grid(crop.mirrored(five, side) if index >= self.count else five, side))
         return torch.from_numpy(np.stack(grids))
 
-    def usual_crop_grid(self) -> Tensor:
-        """Where a face is on average, ``(2, 3)``: for pictures whose pose was left free."""
-        five = np.mean([five_points(points) for points in self.points], axis=0)
-        mirrored = np.stack([self.images.shape[1] - 1 - five[:, 0], five[:, 1]], axis=1)[[1, 0, 2, 4, 3]]
-        return torch.from_numpy(crop_grid((five + mirrored) / 2, self.images.shape[1]))
+    def usual_crop_grid(self, crop: Crop) -> Tensor:
+        """Where it lies on average, ``(2, 3)``: for pictures whose pose was left free."""
+        side = self.images.shape[1]
+        five = np.mean([crop.points(points) for points in self.points], axis=0)
+        return torch.from_numpy(crop.grid((five + crop.mirrored(five, side)) / 2, side))
 
     @torch.no_grad()
     def encode(self, autoencoder: nn.Module, cache: Path, device: torch.device, progress: bool = True) -> None:

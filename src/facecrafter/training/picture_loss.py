@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from facecrafter.model.attention import AttentionInputs
-from facecrafter.perception.differentiable import arcface_crops
+from facecrafter.perception.differentiable import ARCFACE_CROP, Crop
 from facecrafter.training.config import PictureLoss as PictureLossConfig
 from facecrafter.training.critic import Critic, balance, pleasing_loss, telling_loss
 
@@ -38,7 +38,8 @@ class Walk:
         own: ``(B,)`` bool, whether that is the person on the photo.
         posed: ``(B,)`` bool, whether landmarks say how the face is turned.
         photos: where the conditions come from, ``(B, 3, S, S)`` in [-1, 1].
-        grids: where the faces are, see :func:`facecrafter.perception.differentiable.arcface_crops`.
+        grids: where the faces are, ``(B, 2, 3)``, see :class:`facecrafter.perception.differentiable.Crop`.
+        views: where the recogniser looks, likewise.
         jitter: ``(B, 8)`` in [-1, 1], see :func:`jittered` and :func:`relit`; zeros for the crops as they are.
     """
 
@@ -50,6 +51,7 @@ class Walk:
     posed: Tensor
     photos: Tensor
     grids: Tensor
+    views: Tensor
     jitter: Tensor
 
     def to(self, device: torch.device) -> Walk:
@@ -73,7 +75,7 @@ def jittered(grids: Tensor, jitter: Tensor) -> Tensor:
     """Crop grids ``(B, 2, 3)`` turned, scaled, shifted and mirrored at random.
 
     Args:
-        grids: see :func:`facecrafter.perception.differentiable.crop_grid`.
+        grids: see :class:`facecrafter.perception.differentiable.Crop`.
         jitter: ``(B, 8)`` in [-1, 1], of which the first five are read: turn (up to 8 degrees), scale (8 %), shift in x
             and y (5 % of the crop's side), and mirrored where negative.
     """
@@ -119,6 +121,11 @@ def clean_and_noise(kind: str, prediction: Tensor, noisy: Tensor, alpha_bar: Ten
     return signal * noisy - rest * prediction, rest * noisy + signal * prediction
 
 
+def _grid_difference(a: Tensor, b: Tensor, cells: int) -> Tensor:
+    """The mean absolute difference of pictures ``(B, 3, S, S)`` on a grid of so many cells a side, ``(B,)``."""
+    return nn.functional.avg_pool2d(a - b, a.shape[-1] // cells).abs().mean((1, 2, 3))
+
+
 class PictureLoss(nn.Module):
     """What is wrong with the pictures that the model makes.
 
@@ -126,6 +133,7 @@ class PictureLoss(nn.Module):
         unet: the denoiser; its gradients are wanted.
         autoencoder: frozen.
         recogniser: frozen; the same network that gave the embeddings.
+        crop: what it looks at.
         perceptual: LPIPS, or None to leave it out.
         alpha_bars: ``(1000,)``.
         kind: what the denoiser predicts.
@@ -138,6 +146,7 @@ class PictureLoss(nn.Module):
         unet: nn.Module,
         autoencoder: nn.Module,
         recogniser: nn.Module,
+        crop: Crop,
         perceptual: nn.Module | None,
         alpha_bars: Tensor,
         kind: str,
@@ -147,7 +156,7 @@ class PictureLoss(nn.Module):
         super().__init__()
         self.unet, self.autoencoder, self.recogniser, self.perceptual = unet, autoencoder, recogniser, perceptual
         self.register_buffer("alpha_bars", alpha_bars, persistent=False)
-        self.kind, self.weights = kind, weights
+        self.crop, self.kind, self.weights = crop, kind, weights
         # One looks at whole pictures, one at faces.
         self.critics = nn.ModuleList(Critic(embedding) for _ in range(2)) if weights.adversary else None
 
@@ -160,15 +169,15 @@ class PictureLoss(nn.Module):
             conditions: the controls.
         """
         pictures = self.pictures(walk, tokens, conditions)
-        crops = relit(arcface_crops((pictures + 1) * 127.5, jittered(walk.grids, walk.jitter)), walk.jitter)
+        crops = relit(self.crop.cut((pictures + 1) * 127.5, jittered(walk.views, walk.jitter)), walk.jitter)
         asked = nn.functional.normalize(walk.identity.float(), dim=-1)
         loss = self.weights.identity * (1 - (self.recogniser(crops) * asked).sum(-1)).mean()
         own, posed = walk.own.float(), (walk.own & walk.posed).float()
-        coarse = nn.functional.avg_pool2d(pictures - walk.photos, pictures.shape[-1] // 8).abs().mean((1, 2, 3))
+        faces, wanted = (ARCFACE_CROP.cut(whole, walk.grids) for whole in (pictures, walk.photos))
+        # Where the pose is free only the face's colours are asked for, so that hair and background are free too.
+        coarse = torch.where(walk.posed, _grid_difference(pictures, walk.photos, 8), _grid_difference(faces, wanted, 4))
         loss = loss + self.weights.colours * (own * coarse).mean()
-        faces, wanted = arcface_crops(pictures, walk.grids), arcface_crops(walk.photos, walk.grids)
-        fine = nn.functional.avg_pool2d(faces - wanted, 4).abs().mean((1, 2, 3))
-        loss = loss + self.weights.face * (posed * fine).mean()
+        loss = loss + self.weights.face * (posed * _grid_difference(faces, wanted, 28)).mean()
         if self.perceptual is not None:
             # Once over the whole picture, and once over the face alone, larger, where the expression is.
             apart = self.perceptual(pictures, walk.photos) + self.perceptual(faces, wanted)

@@ -15,8 +15,7 @@ from facecrafter.model import attention, checkpoint, zoo
 from facecrafter.model.controls import branches
 from facecrafter.model.published import is_published
 from facecrafter.model.published import load as load_published
-from facecrafter.perception.differentiable import DifferentiableRecogniser
-from facecrafter.perception.identity import published
+from facecrafter.perception.differentiable import ARCFACE_CROP, differentiable
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
 from facecrafter.training.config import TrainConfig
@@ -241,12 +240,12 @@ def _picture_loss(model: checkpoint.FaceModel, config: TrainConfig, alpha_bars: 
     from facecrafter import weights
     from facecrafter.evaluation.lpips import LPIPS
 
-    recogniser = DifferentiableRecogniser(*published(model.scale.recogniser, config.arcface))
+    recogniser, crop = differentiable(model.scale.recogniser, config.arcface)
     looks = config.picture_loss.lpips or config.picture_loss.adversary
     perceptual = LPIPS(weights.locate("lpips_alexnet")) if looks else None
     kind = str(model.scale.scheduler["prediction_type"])
     return PictureLoss(
-        model.unet, model.autoencoder, recogniser, perceptual, alpha_bars, kind, config.picture_loss,
+        model.unet, model.autoencoder, recogniser, crop, perceptual, alpha_bars, kind, config.picture_loss,
         embedding=model.scale.embedding,
     )  # fmt: skip
 
@@ -271,9 +270,11 @@ class DiffusionStage:
         for part in (data, held):
             if part is not None:
                 part.encode(self.model.autoencoder.to(device), config.data / "cache", device)
-        self.usual_grid = data.usual_crop_grid()
         frozen = config.stage in ("landmark", "emotion")
         self.objective = DiffusionObjective(self.model, config, frozen).to(device, memory_format=torch.channels_last)
+        looks = self.objective.picture_loss
+        # The face, and what the recogniser looks at, each with where it is when the pose is free.
+        self.crops = [(crop, data.usual_crop_grid(crop)) for crop in (ARCFACE_CROP, looks.crop)] if looks else []
 
     def trained(self) -> list[nn.Module]:
         """See :class:`Stage`."""
@@ -373,8 +374,9 @@ class DiffusionStage:
         blended = torch.rand(count, 1, generator=source) < config.blend
         share = torch.rand(count, 1, generator=source) * blended
         indices, posed = chosen.indices[:count], chosen.landmark[:count] != 0
-        grids = data.crop_grids(indices)
-        grids[~posed] = self.usual_grid
+        grids, views = (
+            torch.where(posed.view(-1, 1, 1), data.crop_grids(crop, indices), usual) for crop, usual in self.crops
+        )
         learns = torch.zeros(config.steps, dtype=torch.bool)
         learns[torch.randperm(config.steps, generator=source)[: config.learning]] = True
         return Walk(
@@ -386,6 +388,7 @@ class DiffusionStage:
             posed=posed,
             photos=data.pictures(indices),
             grids=grids,
+            views=views,
             jitter=2 * torch.rand(count, 8, generator=source) - 1,
         )
 

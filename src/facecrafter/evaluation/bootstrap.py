@@ -1,0 +1,95 @@
+"""How sure a number of a table is: percentile bootstrap over people (Efron, 1979).
+
+Pictures of one person are alike, so people are resampled, each with all of their pictures; resampling pictures would
+give intervals that are too narrow. Rows without a value (no face found) are left out by the caller, who counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+DRAWS = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with its 95 % interval.
+
+    Attributes:
+        value: over all rows; NaN where there are none.
+        low, high: None where there are fewer than two people.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def mean(values: NDArray[np.generic], people: Sequence[str], draws: int = DRAWS, seed: int = 0) -> Interval:
+    """The mean over rows.
+
+    Args:
+        values: ``(P,)``; truth values give a share.
+        people: whose row it is, P of them.
+        draws: how often the people are resampled.
+        seed: of the resampling; one seed and the same people give the same draws for every number.
+    """
+    return _interval(*_means(np.asarray(values, np.float64), people, draws, seed))
+
+
+def rmse(errors: NDArray[np.generic], people: Sequence[str], draws: int = DRAWS, seed: int = 0) -> Interval:
+    """The root of the mean square of errors ``(P,)`` or ``(P, K)``, over rows and columns; see :func:`mean`."""
+    squares = np.square(np.asarray(errors, np.float64))
+    value, drawn = _means(squares.mean(1) if squares.ndim == 2 else squares, people, draws, seed)
+    return _interval(float(np.sqrt(value)), np.sqrt(drawn))
+
+
+def statistic(
+    function: Callable[[NDArray[np.int64]], float], people: Sequence[str], draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """Any number, by a function of the rows ``(Q,)`` that it is to be worked out on, some of them repeated.
+
+    The function is called once for all rows and once a draw; see :func:`mean`.
+    """
+    groups = _groups(people)
+    rows = np.argsort(groups, kind="stable")
+    copies = _copies(groups, draws, seed)
+    drawn = [function(np.repeat(rows, line[groups[rows]])) for line in copies]
+    return _interval(float(function(np.arange(len(groups)))), np.array(drawn, np.float64))
+
+
+def _means(values: Array, people: Sequence[str], draws: int, seed: int) -> tuple[float, Array]:
+    """The mean over all rows, and over those of each draw."""
+    if len(values) == 0:
+        return float("nan"), np.zeros(0)
+    groups = _groups(people)
+    sums, counts = np.bincount(groups, values), np.bincount(groups)
+    copies = _copies(groups, draws, seed)
+    return float(values.mean()), (copies @ sums) / (copies @ counts)
+
+
+def _groups(people: Sequence[str]) -> NDArray[np.int64]:
+    """The number of each row's person, counted in the order of their names."""
+    return np.asarray(np.unique(np.asarray(people, dtype=str), return_inverse=True)[1], np.int64)
+
+
+def _copies(groups: NDArray[np.int64], draws: int, seed: int) -> NDArray[np.int64]:
+    """How often each of G people is drawn in each of the draws: ``(draws, G)``, or ``(0, G)`` for fewer than two."""
+    count = int(groups.max(initial=-1)) + 1
+    if count < 2:
+        return np.zeros((0, count), np.int64)
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
+
+
+def _interval(value: float, drawn: Array) -> Interval:
+    if len(drawn) == 0:
+        return Interval(value, None, None)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high))

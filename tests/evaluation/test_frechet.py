@@ -1,0 +1,105 @@
+"""The Frechet distance against closed forms, another way to the root, and its published formula worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+from facecrafter.errors import DataError
+from facecrafter.evaluation.frechet import Gaussian, distance, statistics
+
+
+def gaussian(mean: list[float], covariance: object) -> Gaussian:
+    return Gaussian(np.array(mean, np.float64), np.array(covariance, np.float64), 100)
+
+
+def spread(seed: int, size: int) -> np.ndarray:
+    factor = np.random.default_rng(seed).normal(size=(size, 2 * size))
+    return factor @ factor.T / size
+
+
+CASES = {
+    "one dimension": (gaussian([1], [[4]]), gaussian([-2], [[9]]), 9 + (2 - 3) ** 2),
+    "the same mean": (gaussian([5], [[0.25]]), gaussian([5], [[4]]), 1.5**2),
+    "equal covariances": (gaussian([3, 4], [[2, 1], [1, 2]]), gaussian([0, 0], [[2, 1], [1, 2]]), 25),
+    "points": (gaussian([3, 4], np.zeros((2, 2))), gaussian([0, 0], np.zeros((2, 2))), 25),
+    "a point and a disc": (gaussian([0, 0], np.zeros((2, 2))), gaussian([0, 0], np.eye(2)), 2),
+    "diagonals": (
+        gaussian([0, 1, 0], np.diag([1, 4, 0])),
+        gaussian([0, 0, 0], np.diag([9, 16, 25])),
+        1 + (1 - 3) ** 2 + (2 - 4) ** 2 + 25,
+    ),
+    # The product has trace 10 and determinant 12, and of a 2 x 2 matrix the root's trace is sqrt(trace + 2 sqrt(det)).
+    "that do not commute": (
+        gaussian([3, 4], [[2, 1], [1, 2]]),
+        gaussian([0, 0], [[1, 0], [0, 4]]),
+        25 + 4 + 5 - 2 * np.sqrt(10 + 2 * np.sqrt(12)),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_closed_forms(case: str) -> None:
+    one, other, expected = CASES[case]
+    assert distance(one, other) == pytest.approx(expected, abs=1e-9)
+    assert distance(other, one) == pytest.approx(expected, abs=1e-9)
+    assert distance(one, one) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_root_is_that_of_the_product(seed: int) -> None:
+    one, other = gaussian([0] * 12, spread(seed, 12)), gaussian([1] * 12, spread(seed + 10, 12))
+    root = sqrtm(one.covariance @ other.covariance)
+    expected = 12 + np.trace(one.covariance + other.covariance - 2 * root.real)
+    assert expected > 12.1
+    assert distance(one, other) == pytest.approx(expected, rel=1e-9)
+
+
+def test_fewer_pictures_than_features() -> None:
+    """Then both covariances are singular; the root's trace is the singular values of the centred rows' product."""
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(10, 60)), rng.normal(0.3, 2, size=(14, 60))
+    a, b = one - one.mean(0), other - other.mean(0)
+    overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum() / np.sqrt(9 * 13)
+    moved = np.square(one.mean(0) - other.mean(0)).sum()
+    expected = moved + np.square(a).sum() / 9 + np.square(b).sum() / 13 - 2 * overlap
+    assert distance(statistics(one), statistics(other)) == pytest.approx(expected, rel=1e-10)
+    assert distance(statistics(one), statistics(one[::-1])) < 1e-10
+
+
+def test_turning_and_moving_both_changes_nothing() -> None:
+    rng = np.random.default_rng(1)
+    one, other = rng.normal(size=(50, 6)), rng.normal(size=(70, 6)) @ spread(2, 6)
+    turn, shift = np.linalg.qr(rng.normal(size=(6, 6)))[0], rng.normal(size=6)
+    expected = distance(statistics(one), statistics(other))
+    moved = distance(statistics(one @ turn + shift), statistics(other @ turn + shift))
+    assert moved == pytest.approx(expected, rel=1e-9)
+
+
+def test_statistics_are_in_double_precision() -> None:
+    features = (1000 + np.random.default_rng(0).normal(size=(40, 5))).astype(np.float32)
+    found = statistics(features)
+    np.testing.assert_allclose(found.mean, features.astype(np.float64).mean(0), rtol=1e-14)
+    np.testing.assert_allclose(found.covariance, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-10)
+    assert found.count == 40
+
+
+BAD = {
+    "none": (np.zeros((0, 4)), "needs two pictures or more on either side, not 0"),
+    "one": (np.zeros((1, 4)), "needs two pictures or more on either side, not 1"),
+    "not a number": (np.array([[0.0, np.nan], [1, 2]]), "features that are finite numbers"),
+    "infinite": (np.array([[0.0, np.inf], [1, 2]]), "features that are finite numbers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_features(case: str) -> None:
+    features, words = BAD[case]
+    with pytest.raises(DataError, match=words):
+        statistics(features)
+
+
+def test_other_numbers_of_features() -> None:
+    with pytest.raises(DataError, match="features of 2 and of 3 numbers"):
+        distance(gaussian([0, 0], np.eye(2)), gaussian([0, 0, 0], np.eye(3)))
