@@ -175,12 +175,12 @@ BAD = {
     "renewing in a second folder": ("data prepare empty prepared --only emotion", 2, "the prepared folder alone"),
     "preparing into nothing": ("data prepare empty", 2, "SOURCE and OUT"),
     "emotions of no folder": (
-        "evaluate-emotion none --labels l.csv --fer2013 f.tar --out out",
+        "evaluate emotion none --labels l.csv --fer2013 f.tar --out out",
         1,
         "f.tar cannot be read",
     ),
     "emotions by a wrong network": (
-        "evaluate-emotion none --labels l.csv --fer2013 f.tar --out out --estimator damaged.safetensors",
+        "evaluate emotion none --labels l.csv --fer2013 f.tar --out out --estimator damaged.safetensors",
         1,
         "damaged.safetensors",
     ),
@@ -344,7 +344,7 @@ def test_weights_list_and_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
 
     done = facecrafter("weights", "list")
     assert done.exit_code == 0
-    for words in ("face_landmarker", "sface", "CC0-1.0", weights.WEIGHTS["dlib"].sha256, "emotion/blendshapes"):
+    for words in ("face_landmarker", "sface", "CC0-1.0", weights.WEIGHTS["dlib"].sha256, "emotion/pixels"):
         assert words in done.stdout
     monkeypatch.setattr(weights, "fetch", lambda name: Path("cache") / name)
     done = facecrafter("weights", "fetch", "sface", "dlib")

@@ -94,7 +94,7 @@ def test_names_carry_the_weights(free: Eyes) -> None:
     assert free.names == {
         "pose": f"mediapipe ({digest['face_landmarker']})",
         "expression": f"mediapipe ({digest['face_landmarker']})",
-        "identity": f"dlib ({digest['dlib']})",
+        "identity": f"sface ({digest['sface']})",
         "emotion": f"facecrafter {judge.name} ({weights.sha256(judge.path)[:8]})",
         "frechet": f"alexnet ({digest['lpips_alexnet']})",
         "lpips": f"alexnet ({digest['lpips_alexnet']})",
@@ -111,7 +111,7 @@ def test_a_face_is_found_as_elsewhere_and_read_by_each(looks: Looks, pictures: P
         assert (one.box, one.others) == (other.box, other.others)
     np.testing.assert_allclose(looks.pose[looks.found], np.radians([face.angles for face in expected]))
     np.testing.assert_allclose(looks.expression[looks.found], [face.blendshapes for face in expected])
-    np.testing.assert_allclose(looks.identity[looks.found], recogniser("dlib").embed(expected), atol=1e-6)
+    np.testing.assert_allclose(looks.identity[looks.found], recogniser("sface").embed(expected), atol=1e-6)
     np.testing.assert_allclose(
         looks.emotion[looks.found], [emotion.vector for emotion in estimator().estimate(expected)], atol=1e-6
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
+from facecrafter.baselines import TRAINED
 from facecrafter.errors import ConfigError
-from facecrafter.training.config import Mixture, TrainConfig, load
+from facecrafter.training.config import Mixture, Rival, TrainConfig, load
 from facecrafter.training.loop import schedule
 
 GOOD = "stage: base\ndata: d\nrun: r\nstart: s\nsteps: 10\n"
@@ -22,11 +23,32 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+TRAINING = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "evaluation")
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_the_projects_own_configs_are_good(path: Path) -> None:
     config = load(path)
-    scale = "mini" if path.parent.name == "emotion" else path.parent.name  # the estimator serves both scales
+    folder = path.parent.name
+    if folder == "rivals":
+        assert (config.scale, config.stage, config.rival) == (path.parents[1].name, "rival", path.stem)
+        return
+    scale = "mini" if folder == "emotion" else folder  # the estimator serves both scales
     assert (config.scale, config.stage) == (scale, path.stem.partition("-")[0])
+
+
+@pytest.mark.parametrize("rival", get_args(Rival))
+def test_the_rivals_run_as_the_landmark_stage_does(rival: str) -> None:
+    """Same base, same data, same steps: what may differ is the condition's name in the mixture."""
+    ours, theirs = load(CONFIGS / "mini" / "landmark.yaml"), load(CONFIGS / "mini" / "rivals" / f"{rival}.yaml")
+    free = {"stage", "rival", "run", "mixture"}
+    assert ours.model_dump(exclude=free) == theirs.model_dump(exclude=free)
+    condition = "identity" if rival == "ip_adapter" else "landmark"
+    assert theirs.mixture == Mixture(**{condition: 1.0})
+
+
+def test_every_rival_of_the_config_can_be_trained() -> None:
+    assert set(get_args(Rival)) == set(TRAINED)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +120,7 @@ def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
         ),
         (
             GOOD.replace("base", "joints"),
-            "stage: Input should be 'autoencoder', 'base', 'landmark', 'emotion', 'joint' or 'estimator'",
+            "stage: Input should be 'autoencoder', 'base', 'landmark', 'emotion', 'joint', 'estimator' or 'rival'",
         ),
         (GOOD.replace("steps: 10\n", ""), "steps: Field required"),
         (GOOD.replace("steps: 10", "steps: -1"), "steps: Input should be greater than or equal to 1"),
@@ -107,6 +129,22 @@ def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
         (GOOD.replace("base", "landmark") + "mixture: {landmark: 0.5, emotion: 0.5}", "trains one module alone"),
         (GOOD.replace("base", "landmark") + "mixture: {landmark: 0.5, both: 0.5}", "trains one module alone"),
         (GOOD.replace("base", "emotion") + "mixture: {landmark: 0.5, emotion: 0.5}", "trains one module alone"),
+        (
+            GOOD.replace("base", "rival"),
+            "`rival`, one of controlnet, caphuman, ip_adapter, expression_adapter, belongs",
+        ),
+        (GOOD + "rival: controlnet", "belongs to the rival stage, which trains it"),
+        (GOOD.replace("base", "rival") + "rival: controlnets", "rival: Input should be 'controlnet', 'caphuman'"),
+        (GOOD.replace("base", "rival") + "rival: controlnet", "the rival controlnet learns nothing from a mixture"),
+        (
+            GOOD.replace("base", "rival") + "rival: caphuman\nmixture: {landmark: 0.5, both: 0.5}",
+            "the rival caphuman has one condition, landmark; its mixture names another",
+        ),
+        (
+            GOOD.replace("base", "rival") + "rival: ip_adapter\nmixture: {landmark: 1}",
+            "the rival ip_adapter has one condition, identity; its mixture names another",
+        ),
+        (GOOD.replace("base", "rival") + "rival: ip_adapter\nmixture: {none: 1}", "from a mixture without identity"),
         (GOOD.replace("base", "landmark"), "the landmark stage learns nothing from a mixture without landmark"),
         (GOOD.replace("base", "emotion") + "mixture: {identity: 1}", "the emotion stage learns nothing from a mixture"),
         ("", "holds no settings"),

@@ -55,7 +55,7 @@ class EyesConfig(BaseModel):
 
     pose: Literal["mediapipe", "emoca"] = "mediapipe"
     expression: Literal["mediapipe", "emoca"] = "mediapipe"
-    identity: Literal["dlib", "sface", "arcface", "facenet"] = "dlib"  # another one than the condition's
+    identity: Literal["dlib", "sface", "arcface", "facenet"] = "sface"  # another one than the condition's
     emotion: Literal["facecrafter", "emonet"] = "facecrafter"
     frechet: Literal["alexnet", "inception"] = "alexnet"
     facenet_file: Path | None = None

@@ -25,6 +25,7 @@ from facecrafter.files import whole
 from facecrafter.model import zoo
 from facecrafter.training.config import TrainConfig
 from facecrafter.training.emotion import EstimatorStage
+from facecrafter.training.rivals import RivalStage, training_set
 from facecrafter.training.stages import STAGES, Stage
 
 CHECKPOINT = "checkpoint.pt"
@@ -202,8 +203,10 @@ def _stage(config: TrainConfig, device: torch.device) -> Stage:
     if config.pairs:
         pairs = PairSampler(prepared, "emotion" if config.stage == "emotion" else "landmark", config.pairs, keep)
     size = int(zoo.SCALES[config.scale].controls.get("landmark_size", 512))  # type: ignore[call-overload]
-    held = None if keep is None or keep.all() else TrainingSet(prepared, ~keep, size)
-    stage: Stage = STAGES[config.stage](config, TrainingSet(prepared, keep, size, pairs), device, held)
+    kind = training_set(config.rival) if config.rival else TrainingSet
+    held = None if keep is None or keep.all() else kind(prepared, ~keep, size)
+    make = RivalStage if config.rival else STAGES[config.stage]
+    stage: Stage = make(config, kind(prepared, keep, size, pairs), device, held)
     return stage
 
 

@@ -1,0 +1,104 @@
+"""The rivals of the tables, each behind :class:`facecrafter.evaluation.method.Method`.
+
+Torch and diffusers are imported when a rival is asked for, so that its name costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facecrafter.errors import ConfigError
+
+if TYPE_CHECKING:
+    from facecrafter.baselines.rival import Rival
+    from facecrafter.evaluation.method import Method
+    from facecrafter.model.checkpoint import FaceModel
+
+# Those that `facecrafter train` makes: the class by the kind, which is also its module's name.
+TRAINED = {
+    "controlnet": "ControlNetRival",
+    "caphuman": "CapHumanRival",
+    "ip_adapter": "IPAdapterRival",
+    "expression_adapter": "ExpressionAdapterRival",
+}
+# Published ones that are read from their makers' files: the class in `published` by the kind.
+PUBLISHED = {
+    "published_controlnet": "PublishedControlNet",
+    "published_ip_adapter_faceid": "PublishedFaceID",
+}
+# Published ones that are not: what each expects. Their pictures come from their makers' code.
+ELSEWHERE = {
+    "published_ip_adapter_faceid_plus": "IP-Adapter-FaceID-Plus loads through diffusers' load_ip_adapter with the PEFT "
+    "package, and expects CLIP ViT-H features of the cropped face beside a buffalo_l embedding",
+    "published_ip_adapter_faceid_plusv2": "IP-Adapter-FaceID-Plusv2 loads through diffusers' load_ip_adapter with the "
+    "PEFT package, and expects CLIP ViT-H features of the cropped face, with a shortcut, beside a buffalo_l embedding",
+    "published_instantid": "InstantID has a pipeline in its own repository and none in the diffusers package, and "
+    "expects Stable Diffusion XL, an antelopev2 embedding and a drawing of five facial keypoints",
+    "published_photomaker": "PhotoMaker has a pipeline in its own package and none in the diffusers package, and "
+    "expects Stable Diffusion XL, photos of the person for its fine-tuned CLIP encoder and a prompt with its trigger "
+    "word",
+    "published_fastcomposer": "FastComposer has no diffusers pipeline, and expects its own fine-tuned Stable Diffusion "
+    "1.5 with a CLIP image encoder whose features are fused into the prompt's tokens",
+    "published_caphuman": "CapHuman's published weights have no diffusers path, and it expects its own "
+    "latent-diffusion code with DECA's FLAME renders, FaceNet and CLIP features, and a face parser",
+    "published_expression_adapter": "Arc2Face's published expression adapter loads through diffusers' "
+    "load_ip_adapter, and expects the 55 FLAME numbers that SMIRK estimates from the target",
+}
+
+
+def rival_class(kind: str) -> type[Rival]:
+    """The class of a rival that is trained here, by its kind."""
+    found: type[Rival] = getattr(importlib.import_module(f"facecrafter.baselines.{kind}"), TRAINED[kind])
+    return found
+
+
+def load(kind: str, model: Path, base: FaceModel | Path, **settings: Any) -> Method:
+    """A rival, ready to make pictures.
+
+    Args:
+        kind: one of :data:`TRAINED` or :data:`PUBLISHED`.
+        model: what training wrote, ``rival.safetensors`` or its folder; of a published one, its file or folder.
+        base: the base that it is for, a whole model or its folder; of ``published_ip_adapter_faceid`` a folder of
+            Stable Diffusion 1.5.
+        settings: the rest of what :class:`facecrafter.baselines.rival.RivalMethod`, or the published one's class,
+            takes by name.
+
+    Raises:
+        ConfigError: the kind or a setting is unknown, or a setting's value cannot be used.
+        CheckpointError: a file is missing, damaged, or another one.
+    """
+    if kind in TRAINED:
+        from facecrafter.baselines.rival import RivalMethod, load_rival
+
+        _check(kind, RivalMethod, settings, ("rival", "base"))
+        whole = _whole(base)
+        rival = load_rival(rival_class(kind), Path(model), whole)
+        return RivalMethod(rival, whole, **settings)  # type: ignore[return-value] # its key is worked out when asked for
+    if kind in PUBLISHED:
+        from facecrafter.baselines import published
+
+        make = getattr(published, PUBLISHED[kind])
+        _check(kind, make, settings, ("model", "base"))
+        method: Method = make(Path(model), base, **settings)
+        return method
+    if kind in ELSEWHERE:
+        raise ConfigError(f"{ELSEWHERE[kind]}; make its pictures with its own code, and give the folder they are in")
+    raise ConfigError(f"unknown rival '{kind}'; there are {', '.join([*TRAINED, *PUBLISHED])}")
+
+
+def _check(kind: str, make: Callable[..., object], settings: dict[str, Any], taken: tuple[str, ...]) -> None:
+    known = [name for name in inspect.signature(make).parameters if name not in taken]
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"the rival {kind} has no setting '{name}'; there are {', '.join(known)}")
+
+
+def _whole(base: FaceModel | Path) -> FaceModel:
+    from facecrafter.model.checkpoint import FaceModel
+    from facecrafter.model.published import load_folder
+
+    return base if isinstance(base, FaceModel) else load_folder(Path(base))

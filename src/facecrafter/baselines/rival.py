@@ -1,0 +1,316 @@
+"""What every rival is: a network beside a frozen base, its file, and its way to pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from facecrafter.errors import CheckpointError, ConfigError
+from facecrafter.evaluation.method import Request, Subject
+from facecrafter.model import checkpoint
+from facecrafter.model.checkpoint import FaceModel
+from facecrafter.model.controls import parameter_count
+from facecrafter.sampling.guidance import Guidance, combine
+from facecrafter.sampling.sampler import SCHEDULERS, build_scheduler
+
+# The result of training, in the run's `model/`.
+FILE = "rival.safetensors"
+
+# Which predictions of Eq. 6 have the identity tokens and which the rival's condition, by the prediction's name.
+Shown = Mapping[str, tuple[bool, bool]]
+
+
+class Rival(nn.Module):
+    """A network that conditions a frozen base, in its place in Eq. 1 or beside the UNet.
+
+    Attributes:
+        kind: what configs and files call it.
+        title: what a table calls it.
+        note: what a reader of a table must know about it.
+        is_identity: whether its condition is the person, in place of the base's identity tokens.
+    """
+
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    note: ClassVar[str] = ""
+    is_identity: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def beside(cls, base: FaceModel) -> Self:
+        """A fresh one for a base: it starts by changing nothing."""
+
+    @abstractmethod
+    def fits(self, base: FaceModel) -> bool:
+        """Whether it was made for a base of this shape."""
+
+    @abstractmethod
+    def read(self, subject: Subject, size: int) -> NDArray[np.float32]:
+        """What it reads of a photo, of one shape for all.
+
+        Args:
+            subject: the photo: whose pose and expression, or who.
+            size: side of the base's pictures in pixels.
+        """
+
+    def prepare(self, condition: Tensor) -> Any:
+        """What of a condition is the same in every denoising step: ``(R, ...)``, stacked from :meth:`read`."""
+        return condition
+
+    @abstractmethod
+    def predict(
+        self, unet: nn.Module, noisy: Tensor, timesteps: Tensor, tokens: Tensor, prepared: Any, rows: Tensor
+    ) -> Tensor:
+        """The base's prediction under the condition.
+
+        Args:
+            unet: the base.
+            noisy: latents ``(B, C, h, w)``.
+            timesteps: ``(B,)``.
+            tokens: identity tokens ``(B, T, context)``.
+            prepared: what :meth:`prepare` made of the conditions of R samples.
+            rows: ``(R,)`` int64, which samples these are; the others are the base's, to the bit.
+
+        Returns:
+            ``(B, C, h, w)``.
+        """
+
+    def install(self, plain: bool) -> None:
+        """Use attention that is fast to train on this machine; see :func:`facecrafter.model.attention.attend`."""
+
+
+def load_rival(cls: type[Rival], path: Path, base: FaceModel) -> Rival:
+    """Read what training wrote, in float32 and evaluation mode.
+
+    Args:
+        cls: the rival's class.
+        path: the file, or the folder that holds ``rival.safetensors``.
+        base: the base that it is for.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, another rival's, or was made for another base.
+    """
+    path = path / FILE if path.is_dir() else path
+    metadata, tensors = checkpoint._read(path)
+    for name, wanted in (("format", checkpoint.FORMAT), ("kind", cls.kind), ("scale", base.scale.name)):
+        if metadata.get(name) != wanted:
+            found = metadata.get(name, "nothing")
+            raise CheckpointError(f"{path} is not a {cls.kind} rival for {base.scale.name}: its {name} says {found}")
+    try:
+        rival: Rival = cls.from_config(json.loads(metadata["config"]))  # type: ignore[attr-defined]
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{path} carries no config that a {cls.kind} rival can be built from") from None
+    own = rival.state_dict()
+    wrong = own.keys() ^ tensors.keys() or {name for name in own if own[name].shape != tensors[name].shape}
+    if wrong:
+        raise CheckpointError(f"{path} does not hold the tensors its config asks for (first: {min(wrong)})")
+    if not rival.fits(base):
+        raise CheckpointError(f"{path} was trained on a base of other widths; name the base that its run started from")
+    rival.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return rival.requires_grad_(False).eval()
+
+
+def save_rival(rival: Rival, folder: Path, scale: str) -> None:
+    """Write a rival with its config into a folder, whole or not at all.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"the folder {folder} could not be made: {error.strerror}") from None
+    checkpoint.save_part(rival, folder / FILE, rival.kind, scale)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def denoise(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    unet: nn.Module,
+    schedule: Mapping[str, object],
+    steps: int,
+    scheduler: str,
+    seeds: Sequence[int],
+) -> Tensor:
+    """The reverse process, from the noise that :class:`facecrafter.sampling.sampler.Sampler` takes for the same seeds.
+
+    Args:
+        predict: latents ``(B, C, h, w)`` as the UNet reads them and a timestep to the prediction, guidance included.
+        unet: says the latents' shape and device.
+        schedule: the noise schedule.
+        steps, scheduler: as for the sampler.
+        seeds: B.
+
+    Returns:
+        Latents ``(B, C, h, w)``.
+    """
+    config: Any = unet.config
+    device = next(unet.parameters()).device
+    solver = build_scheduler(scheduler, dict(schedule))
+    solver.set_timesteps(steps, device=device)
+    sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+    shape = (config.in_channels, config.sample_size, config.sample_size)
+    latents = torch.stack([torch.randn(shape, generator=source) for source in sources]).to(device)
+    latents = latents * solver.init_noise_sigma
+    random = {"generator": sources} if scheduler in ("ddpm", "ddim") else {}
+    for timestep in solver.timesteps:
+        said = predict(solver.scale_model_input(latents, timestep), timestep)
+        latents = solver.step(said, timestep, latents, **random).prev_sample
+    return latents
+
+
+@torch.no_grad()
+def decode(autoencoder: Any, latents: Tensor) -> NDArray[np.uint8]:
+    """Latents ``(B, C, h, w)`` to pictures ``(B, S, S, 3)`` uint8 RGB."""
+    pictures = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample.float().clamp(-1, 1)
+    values = ((pictures + 1) * 127.5).round().to(torch.uint8)
+    return np.asarray(values.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def check_sampling(steps: int, scheduler: str, batch_size: int) -> None:
+    """Refuse what :func:`denoise` cannot do.
+
+    Raises:
+        ConfigError: unknown scheduler, no steps, or an empty batch.
+    """
+    if scheduler not in SCHEDULERS:
+        raise ConfigError(f"unknown scheduler '{scheduler}'; there are {', '.join(SCHEDULERS)}")
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}")
+
+
+def digest(modules: Iterable[nn.Module], settings: Mapping[str, object]) -> str:
+    """One key for networks and settings: equal keys, equal pictures."""
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for module in modules:
+        for name, value in module.state_dict().items():
+            key.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            key.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return key.hexdigest()[:16]
+
+
+class RivalMethod:
+    """A rival as a row of a table; see :class:`facecrafter.evaluation.method.Method`.
+
+    Args:
+        rival: the network.
+        base: the base that it was trained on.
+        identity_scale, condition_scale: of Eq. 6, where the rival stands in the landmark module's place.
+        steps, scheduler: as for ours. Whatever of these is None is the scale's own, and so ours.
+        batch_size: pictures made at once; it changes how fast they come, not what they show.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+    """
+
+    SHOWN: ClassVar[Shown] = {"none": (False, False), "identity": (True, False), "landmark": (True, True)}
+    SHOWN_OF_IDENTITY: ClassVar[Shown] = {"none": (False, False), "identity": (False, True)}
+
+    def __init__(
+        self,
+        rival: Rival,
+        base: FaceModel,
+        identity_scale: float | None = None,
+        condition_scale: float | None = None,
+        steps: int | None = None,
+        scheduler: str | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        own: Any = base.scale.sampling
+        self.rival, self.base, self.batch_size = rival.to(base.unet.device), base, batch_size
+        self.guidance = Guidance(
+            own["identity_scale"] if identity_scale is None else identity_scale,
+            own["landmark_scale"] if condition_scale is None else condition_scale,
+        )
+        self.steps = own["steps"] if steps is None else steps
+        self.scheduler = own["scheduler"] if scheduler is None else scheduler
+        check_sampling(self.steps, self.scheduler, batch_size)
+        self.shown = self.SHOWN_OF_IDENTITY if rival.is_identity else self.SHOWN
+        self.name, self.note, self.size = rival.title, rival.note, base.scale.size
+        self.extra_parameters = parameter_count([rival])
+
+    @cached_property
+    def key(self) -> str:
+        """See :class:`facecrafter.evaluation.method.Method`."""
+        base = self.base
+        return digest((self.rival, base.unet, base.encoder, base.autoencoder), self.settings())
+
+    def settings(self) -> dict[str, object]:
+        """What pictures depend on besides the networks."""
+        return {"kind": self.rival.kind, **vars(self.guidance), "steps": self.steps, "scheduler": self.scheduler}
+
+    def generate(self, requests: Sequence[Request]) -> NDArray[np.uint8]:
+        """See :class:`facecrafter.evaluation.method.Method`.
+
+        Raises:
+            ConfigError: an identity embedding of another length than the base reads.
+        """
+        wanted = self.base.scale.embedding
+        for request in requests:
+            if len(request.identity.embedding) != wanted:
+                found = len(request.identity.embedding)
+                raise ConfigError(f"the {self.base.scale.name} scale reads embeddings of {wanted} numbers, not {found}")
+        pictures = np.empty((len(requests), self.size, self.size, 3), np.uint8)
+        for batch in self._batches(requests):
+            chosen = [requests[index] for index in batch]
+            device = self.base.unet.device
+            identity = torch.from_numpy(np.stack([request.identity.embedding for request in chosen])).to(device)
+            condition = self.condition(chosen)
+            condition = None if condition is None else condition.to(device)
+            pictures[batch] = self.sample(identity, condition, [request.seed for request in chosen])
+        return pictures
+
+    def _batches(self, requests: Sequence[Request]) -> list[list[int]]:
+        """The numbers of the requests, those with a condition apart from those without."""
+        has = [self.rival.is_identity or request.landmarks is not None for request in requests]
+        groups = [[index for index, one in enumerate(has) if one is given] for given in (True, False)]
+        size = self.batch_size
+        return [group[first : first + size] for group in groups for first in range(0, len(group), size)]
+
+    def condition(self, requests: Sequence[Request]) -> Tensor | None:
+        """What the rival reads of requests that are alike in having a condition or not, ``(B, ...)``."""
+        subjects = [request.identity if self.rival.is_identity else request.landmarks for request in requests]
+        read = [self.rival.read(subject, self.size) for subject in subjects if subject is not None]
+        return torch.from_numpy(np.stack(read)) if read else None
+
+    @torch.no_grad()
+    def sample(self, identity: Tensor, condition: Tensor | None, seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """Pictures ``(B, S, S, 3)`` uint8 RGB of B people.
+
+        Args:
+            identity: embeddings ``(B, D)``.
+            condition: ``(B, ...)`` as the rival reads it, or None to leave it free.
+            seeds: B.
+        """
+        base, rival, count = self.base, self.rival, len(identity)
+        coefficients = self.guidance.coefficients(condition is not None and "landmark" in self.shown, False)
+        parts = [self.shown[name] for name in coefficients]
+        people, nobody = base.encoder(identity), base.encoder.unconditional(count)
+        tokens = torch.cat([people if person else nobody for person, _ in parts])
+        asked = [index for index, (_, on) in enumerate(parts) if on and condition is not None]
+        rows = torch.tensor([index * count + row for index in asked for row in range(count)], dtype=torch.long)
+        rows = rows.to(identity.device)
+        prepared = None if condition is None or not asked else rival.prepare(torch.cat([condition] * len(asked)))
+
+        def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+            every = torch.cat([noisy] * len(parts))
+            said = rival.predict(base.unet, every, timestep.expand(len(every)), tokens, prepared, rows)
+            return combine(said, coefficients)
+
+        return decode(
+            base.autoencoder, denoise(predict, base.unet, base.scale.scheduler, self.steps, self.scheduler, seeds)
+        )

@@ -1,0 +1,44 @@
+"""People for the rivals to look at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facecrafter.evaluation.method import Request, Subject
+from facecrafter.perception import landmarks
+from facecrafter.perception.face import Face
+
+
+@pytest.fixture(scope="session")
+def people(face: Face) -> list[Subject]:
+    """Four people at 128 px: one face turned four ways, and made-up identities and expressions."""
+    rng = np.random.default_rng(1)
+    small = face.resized(128)
+    made = []
+    for number, yaw in enumerate((0.0, 20.0, -20.0, 10.0)):
+        embedding = rng.normal(size=128).astype(np.float32)
+        made.append(
+            Subject(
+                name=f"P{number}",
+                file=f"P{number}/{number}.jpg",
+                image=small.image,
+                points=landmarks.turn(small.points, yaw, size=128),
+                blendshapes=rng.random(52, np.float32),
+                angles=np.array([yaw, 0, 0], np.float32),
+                embedding=embedding / np.linalg.norm(embedding),
+                emotion=np.zeros(10, np.float32),
+            )
+        )
+    return made
+
+
+@pytest.fixture(scope="session")
+def requests(people: list[Subject]) -> list[Request]:
+    """Three pictures with a target and, between them, one without."""
+    return [
+        Request(people[0], people[1], None, 5),
+        Request(people[1], None, None, 6),
+        Request(people[2], people[3], None, 2**40),
+        Request(people[0], people[2], people[2], 5),
+    ]

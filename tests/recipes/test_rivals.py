@@ -1,0 +1,191 @@
+"""The rival stage for a few steps: the rival learns and nothing else, on the landmark stage's own draws."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from facecrafter.baselines import TRAINED, head, load, rival_class
+from facecrafter.baselines.expression_adapter import mirrored
+from facecrafter.baselines.rival import FILE
+from facecrafter.data import shards
+from facecrafter.data.shards import Prepared
+from facecrafter.evaluation.method import Request, Subject
+from facecrafter.model import checkpoint, zoo
+from facecrafter.model.zoo import Scale
+from facecrafter.perception import landmarks
+from facecrafter.perception.face import Face
+from facecrafter.training import loop, stages
+from facecrafter.training.config import TrainConfig
+from facecrafter.training.rivals import RivalStage
+
+CPU = torch.device("cpu")
+EASY = {"landmark_turn": 1.0, "landmark_expression": 0.0}
+
+
+@pytest.fixture
+def faces(prepared: Prepared, face: Face) -> Prepared:
+    """The made-up samples with a real face's landmarks, turned in eight ways."""
+    turns = [landmarks.turn(face.points, float(yaw), size=128) for yaw in np.linspace(-30, 30, len(prepared))]
+    return dataclasses.replace(prepared, points=np.stack(turns))
+
+
+@pytest.fixture(autouse=True)
+def small(faces: Prepared, small_scale: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scale:
+    """The mini scale is the small one and samples in one step; the prepared folder is in memory; a base is there."""
+    scale = dataclasses.replace(small_scale, sampling={**small_scale.sampling, "steps": 1})
+    monkeypatch.setitem(zoo.SCALES, "mini", scale)
+    monkeypatch.setattr(shards, "load", lambda folder, recogniser: faces)
+    torch.manual_seed(5)
+    unet = zoo.build_unet(scale)
+    parts = zoo.build_encoder(scale), zoo.build_autoencoder(scale), zoo.build_controls(scale, unet)
+    checkpoint.save_model(checkpoint.FaceModel(scale, unet, *parts), tmp_path / "start")
+    return scale
+
+
+def config_of(rival: str, folder: Path, **settings: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "stage": "rival",
+        "rival": rival,
+        "data": folder / "data",
+        "run": folder / "run",
+        "start": folder / "start",
+        "steps": 2,
+        "batch_size": 4,
+        "warmup": 0,
+        "schedule": "constant",
+        "precision": "no",
+        "log_every": 1,
+        "pairs": EASY,
+        "mixture": {"identity" if rival == "ip_adapter" else "landmark": 1.0},
+    }
+    return TrainConfig(**{**values, **settings})
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_rival_learns_and_nothing_else_does(
+    kind: str, faces: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[RivalStage] = []
+    save = RivalStage.save
+    monkeypatch.setattr(RivalStage, "save", lambda self, folder: (seen.append(self), save(self, folder)))
+    config = config_of(kind, tmp_path, steps=3, ema=0.0)  # behind a zero layer gradients come one step later
+    folder = loop.train(config, progress=False)
+    assert [path.name for path in folder.iterdir()] == [FILE]
+    base = checkpoint.load_model(tmp_path / "start")
+    torch.manual_seed(config.seed)
+    before, after = rival_class(kind).beside(base).state_dict(), load_file(folder / FILE)
+    assert before.keys() == after.keys()
+    assert {name for name in before if torch.equal(before[name], after[name])} == set()
+    (stage,) = seen
+    assert stage.model.controls is None
+    for name in ("unet", "encoder", "autoencoder"):
+        trained, given = stage.model.modules[name].state_dict(), base.modules[name].state_dict()
+        assert all(torch.equal(trained[key], given[key]) for key in given)
+    learned = torch.load(config.run / loop.CHECKPOINT, weights_only=True)["parameters"]
+    assert len(learned) == len(list(stage.rival.parameters()))  # the optimiser holds nothing else
+    records = [json.loads(line) for line in (config.run / "log.jsonl").read_text().splitlines()]
+    assert all(0 < record["loss"] < 100 for record in records)
+    with Image.open(config.run / "samples" / "0000003.png") as picture:
+        assert picture.size == (7 * 128, 4 * 128)
+    method = load(kind, folder, tmp_path / "start")
+    subject = Subject.of(faces, 0)
+    assert method.generate([Request(subject, Subject.of(faces, 4), None, 1)]).shape == (1, 128, 128, 3)
+
+
+@pytest.mark.parametrize("kind", ["controlnet", "expression_adapter"])
+def test_two_steps_and_two_more_are_four_to_the_bit(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(Exception):
+        pass
+
+    whole, halves = (config_of(kind, tmp_path, run=tmp_path / name, steps=4, save_every=2) for name in "ab")
+    loop.train(whole, progress=False)
+    real = RivalStage.batch
+
+    def batch(self: RivalStage, step: int, *arguments: Any) -> dict[str, Tensor]:
+        if step == 2:
+            raise Killed
+        return real(self, step, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RivalStage, "batch", batch)
+        loop.train(halves, progress=False)
+    loop.train(halves, resume=True, progress=False)
+    expected, got = (load_file(config.run / "model" / FILE) for config in (whole, halves))
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_draws_are_the_landmark_stages_and_conditions_are_of_their_pictures(
+    kind: str, faces: Prepared, tmp_path: Path
+) -> None:
+    config = config_of(kind, tmp_path, batch_size=8)
+    stage = loop._stage(config, CPU)
+    settings = config.model_dump(exclude={"stage", "rival", "mixture"})
+    ours = loop._stage(TrainConfig(**settings, stage="landmark", mixture={"landmark": 1.0}), CPU)
+    assert isinstance(ours, stages.DiffusionStage)
+    data, twins = stage.data, 0
+    assert data is not None and data.latents is not None
+    for step in range(3):
+        batch, drawn = stage.batch(step, 0, 1, CPU), ours.batch(step, 0, 1, CPU)
+        for name in ("latents", "noise", "timesteps", "identity"):
+            assert torch.equal(batch[name], drawn[name])
+        assert batch["given"].all()
+        assert batch["dropped"].all() == (kind == "ip_adapter")
+        for latent, condition, identity in zip(batch["latents"], batch["condition"], batch["identity"], strict=True):
+            (index,) = [i for i in range(len(data)) if torch.equal(data.latents[i].float(), latent)]
+            row, twin = data.rows[index % data.count], index >= data.count
+            twins += twin
+            read: dict[str, Any] = {
+                "controlnet": lambda row=row: landmarks.draw(faces.points[row], 128, 128).transpose(2, 0, 1) / 255,
+                "caphuman": lambda row=row: head.draw(faces.points[row], 128, 128),
+                "expression_adapter": lambda row=row: faces.blendshapes[row],
+                "ip_adapter": lambda identity=identity: identity.numpy(),
+            }
+            expected = read[kind]()
+            if twin:
+                turn = {
+                    "controlnet": lambda image: image[..., ::-1],
+                    "caphuman": head.mirrored,
+                    "expression_adapter": mirrored,
+                }
+                expected = turn.get(kind, lambda same: same)(expected)
+            np.testing.assert_allclose(condition, expected, atol=1e-6)
+    assert 4 < twins < 20
+
+
+def test_samples_without_the_condition_are_the_bases(tmp_path: Path) -> None:
+    mixture = {"none": 0.25, "identity": 0.25, "landmark": 0.5}
+    stage = loop._stage(config_of("controlnet", tmp_path, mixture=mixture, batch_size=16), CPU)
+    batch = stage.batch(0, 0, 1, CPU)
+    assert 0 < batch["given"].sum() < 16
+    assert len(batch["condition"]) == batch["given"].sum()
+    assert 0 < batch["dropped"].sum() < 16
+    assert not (batch["dropped"] & batch["given"]).any()
+    loss = stage.objective(**batch)
+    empty = {**batch, "given": torch.zeros(16, dtype=torch.bool), "condition": torch.zeros(0)}
+    assert torch.equal(stage.objective(**empty), loss)  # a fresh rival changes nothing
+    stage.objective.requires_grad_(False)
+    loop._unfreeze(stage)
+    assert not stage.objective(**empty).requires_grad
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        stage = loop._stage(config_of("caphuman", tmp_path, gradient_checkpointing=checkpointed), CPU)
+        stage.objective.requires_grad_(False).train()
+        learning = loop._unfreeze(stage)
+        stage.objective(**stage.batch(0, 0, 1, CPU)).backward()
+        gradients.append(torch.cat([one.grad.flatten() for one in learning if one.grad is not None]))
+    assert gradients[0].abs().max() > 1e-6
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
