@@ -1,0 +1,196 @@
+"""Table 2: how different the pictures of one person are, by identity alone, and whether they stay the person.
+
+As in Arc2Face's evaluation: several pictures a person from different noise, no control module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter.errors import DataError, NoFaceError, PhotoError
+from facecrafter.evaluation import metrics, sets
+from facecrafter.evaluation.eyes import Eyes
+from facecrafter.evaluation.looks import Seen
+from facecrafter.evaluation.method import Method, Request, Subject
+from facecrafter.evaluation.metrics import Column
+from facecrafter.evaluation.studio import Studio
+from facecrafter.evaluation.tables import DiversityConfig, MethodConfig
+from facecrafter.perception.emotion import estimator
+from facecrafter.perception.face import FaceFinder, load_photo
+from facecrafter.perception.identity import recogniser
+
+Array = NDArray[np.float64]
+
+COLUMNS = (
+    Column(
+        "lpips",
+        "LPIPS",
+        "Mean LPIPS between a picture and the others of the same person.",
+        "higher",
+        "mean",
+    ),
+    Column(
+        "expression_spread",
+        "Expression spread",
+        "Length of the standard deviation of the expression numbers over a person's pictures.",
+        "higher",
+        "mean",
+    ),
+    Column(
+        "pose_spread",
+        "Pose spread",
+        "Length of the standard deviation of the three numbers of the head's turn over a person's pictures.",
+        "higher",
+        "mean",
+        "rad",
+    ),
+    Column(
+        "frechet",
+        "Frechet distance",
+        "To real pictures of the data set; over the named network and these numbers of pictures alone.",
+        "lower",
+        None,
+    ),
+    Column(
+        "identity_similarity",
+        "Identity similarity",
+        "Cosine of the judge's embeddings of the picture and of the identity's photo.",
+        "higher",
+        "mean",
+    ),
+)
+
+
+def scores(seen: Seen, own: Array, place: NDArray[np.int64], apart: Array) -> dict[str, Array]:
+    """The scores of P pictures, ``(P,)`` a column of :data:`COLUMNS`; NaN where no face was found.
+
+    What is said of a person's pictures together is the score of each of them, so that a mean over pictures is one over
+    people, each counting as often as faces were found of it.
+
+    Args:
+        seen: what the pictures show.
+        own: ``(I, D)`` embeddings of the people by the judge.
+        place: ``(P,)``, which person each is of.
+        apart: ``(P,)``, the mean distance of each picture to the others of its person.
+    """
+    made = {"lpips": apart, "identity_similarity": metrics.cosines(seen.identity, own[place])}
+    for key, rows in (("expression_spread", seen.expression), ("pose_spread", seen.pose)):
+        made[key] = np.full(len(place), np.nan)
+        for person in np.unique(place):
+            here = np.flatnonzero((place == person) & seen.found)
+            made[key][here] = metrics.spread(rows[here])
+    return made
+
+
+def distances_to_others(eyes: Eyes, pictures: Sequence[NDArray[np.uint8]]) -> Array:
+    """The mean LPIPS of each of n pictures to the others, ``(n,)``; NaN where there is no other."""
+    pairs = list(combinations(range(len(pictures)), 2))
+    if not pairs:
+        return np.full(len(pictures), np.nan)
+    one, other = (np.array(side) for side in zip(*pairs, strict=True))
+    apart = eyes.lpips([pictures[index] for index in one.tolist()], [pictures[index] for index in other.tolist()])
+    total = np.bincount(one, apart, len(pictures)) + np.bincount(other, apart, len(pictures))
+    return np.asarray(total / (len(pictures) - 1))
+
+
+def measure(config: DiversityConfig, progress: bool = True) -> dict[str, Any]:
+    """Make the table and write its result folder; see :func:`facecrafter.evaluation.tables.run`."""
+    studio = Studio(config, progress)
+    people, own, left_out = choose_people(studio, config)
+    place = np.repeat(np.arange(len(people)), config.samples)
+    requests = [Request(people[who], None, None, config.seed + number) for number, who in enumerate(place.tolist())]
+    names = [request.identity.name for request in requests]
+    real = studio.real()
+
+    def row(entry: MethodConfig, method: Method) -> dict[str, Any]:
+        made = studio.make(method, requests)
+        seen = studio.look(made.paths)
+        apart = _apart(studio, seen, made.paths, place)
+        scored = scores(seen, own, place, apart)
+        values = metrics.values(COLUMNS, scored, names)
+        distance = metrics.frechet_distance(studio.features(made.paths), names, real, config.frechet_draws)
+        values["frechet"] = metrics.told(distance)
+        return {**studio.written(entry, made, requests, seen, COLUMNS, scored), "values": values}
+
+    rows = studio.rows(requests, False, row)
+    told = {"people": len(people), "left_out": left_out, "methods": rows}
+    return studio.finish(COLUMNS, ("pose", "expression", "identity", "frechet", "lpips"), **told)
+
+
+def choose_people(studio: Studio, config: DiversityConfig) -> tuple[list[Subject], Array, list[str]]:
+    """The people of the table, their embeddings ``(I, D)`` by the judge, and the photos that were left out because they
+    are none, or the judges see no face in them.
+
+    Raises:
+        DataError: fewer people than asked for, or fewer than two with a face.
+    """
+    layout, folder = config.people.layout, config.people.folder
+    people: list[Subject] = []
+    left_out: list[str] = []
+    if folder is None:
+        drawn = sets.of_prepared(studio.prepared, config.identities, config.seed)
+        people = [studio.subject(row) for _, row in drawn]
+    else:
+        photos = sets.LAYOUTS[layout](folder, config.identities, config.seed)
+        people, left_out = read(photos, studio.prepared.images.shape[1], config, studio.progress)
+    own = studio.look([person.image for person in people]) if people else None
+    found = [] if own is None else own.found.tolist()
+    left_out += [person.file for person, seen in zip(people, found, strict=True) if not seen]
+    if own is None or sum(found) < 2:
+        raise DataError(f"{sum(found)} of {config.identities} photos show a face; a table needs two people")
+    seen = [person for person, one in zip(people, found, strict=True) if one]
+    return seen, own.identity[own.found], left_out
+
+
+def read(
+    photos: Sequence[sets.Photo], size: int, config: DiversityConfig, progress: bool = True
+) -> tuple[list[Subject], list[str]]:
+    """Photos as subjects ``size`` pixels a side, and the files of those that show no face or are no pictures.
+
+    Raises:
+        WeightsError: a network that reads them cannot be loaded.
+    """
+    from tqdm import tqdm
+
+    folder = config.people.folder
+    embed, feel = recogniser(config.condition, config.people.arcface), estimator()
+    people, left_out = [], []
+    with FaceFinder() as finder:
+        for photo in tqdm(photos, desc="reading photos", disable=not progress):
+            file = photo.path.relative_to(folder).as_posix() if folder else photo.path.name
+            try:
+                face = finder.find(load_photo(photo.path))
+            except (NoFaceError, PhotoError):
+                left_out.append(file)
+                continue
+            small = face.resized(size)
+            people.append(
+                Subject(
+                    name=photo.person,
+                    file=file,
+                    image=small.image,
+                    points=small.points,
+                    blendshapes=face.blendshapes,
+                    angles=np.array(face.angles, np.float32),
+                    embedding=embed.embed([face])[0],
+                    emotion=feel.estimate([face])[0].vector,
+                )
+            )
+    return people, left_out
+
+
+def _apart(studio: Studio, seen: Seen, paths: Sequence[Path], place: NDArray[np.int64]) -> Array:
+    """:func:`distances_to_others` over each person's pictures in which a face was found; NaN for the others."""
+    from tqdm import tqdm
+
+    apart = np.full(len(paths), np.nan)
+    for person in tqdm(np.unique(place), desc="LPIPS", disable=not studio.progress):
+        here = np.flatnonzero((place == person) & seen.found)
+        apart[here] = distances_to_others(studio.eyes, [load_photo(paths[index]) for index in here.tolist()])
+    return apart

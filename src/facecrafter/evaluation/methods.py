@@ -1,0 +1,238 @@
+"""The methods that belong to the project itself: its own model, and a folder of pictures made elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter import __version__, baselines
+from facecrafter.errors import ConfigError, DataError
+from facecrafter.evaluation.method import Method, Request, Subject
+from facecrafter.evaluation.pictures import request_name
+from facecrafter.evaluation.sets import SUFFIXES
+from facecrafter.evaluation.tables import FOLDER, OURS, MethodConfig
+from facecrafter.perception import landmarks
+from facecrafter.perception.face import load_photo
+from facecrafter.sampling.pipeline import Settings
+from facecrafter.weights import ASSETS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from facecrafter.model.checkpoint import FaceModel
+
+NAMED = 5  # missing or extra pictures that an error names
+
+
+class FaceCrafterMethod:
+    """The project's model as a row of a table; see :class:`facecrafter.evaluation.method.Method`.
+
+    Args:
+        name: what the table calls it.
+        model: a whole model.
+        conditions: which of ``landmark`` and ``emotion`` it takes from a request, where they are there.
+        settings: how to sample; what is None is the scale's own.
+
+    Raises:
+        ConfigError: a condition is asked of a model without controls, or a setting cannot be used.
+    """
+
+    def __init__(
+        self, name: str, model: FaceModel, conditions: Sequence[str] = (), settings: Settings = Settings()
+    ) -> None:
+        from facecrafter.model.controls import parameter_count
+        from facecrafter.sampling.sampler import Sampler
+
+        if conditions and model.controls is None:
+            raise ConfigError(
+                f"the model of '{name}' has no controls; set its conditions to [], or name other controls"
+            )
+        self.name, self.size, self.conditions = name, model.scale.size, tuple(sorted(conditions))
+        self.settings = settings.filled(model.scale)
+        parts = [part for one in self.conditions for part in model.controls.parts(one)] if model.controls else []
+        self.extra_parameters = parameter_count(parts)
+        self._model, self._sampler = model, Sampler(model)
+        self.key = self._digest()
+
+    def _digest(self) -> str:
+        """Of the weights in use, the conditions, the settings and the project's version."""
+        from facecrafter.baselines.rival import digest
+
+        told = {name: value for name, value in vars(self.settings).items() if name != "batch_size"}
+        modules = [module for _, module in sorted(self._model.modules.items())]
+        return digest(modules, {**told, "conditions": self.conditions, "version": __version__})
+
+    def generate(self, requests: Sequence[Request]) -> NDArray[np.uint8]:
+        """See :class:`facecrafter.evaluation.method.Method`."""
+        pictures = np.empty((len(requests), self.size, self.size, 3), np.uint8)
+        kinds: dict[tuple[bool, bool], list[int]] = {}
+        for index, request in enumerate(requests):
+            kinds.setdefault((self._reads("landmark", request), self._reads("emotion", request)), []).append(index)
+        for indices in kinds.values():
+            pictures[indices] = self._alike([requests[index] for index in indices])
+        return pictures
+
+    def _reads(self, condition: str, request: Request) -> bool:
+        given = request.landmarks if condition == "landmark" else request.emotion
+        return condition in self.conditions and given is not None
+
+    def _alike(self, requests: Sequence[Request]) -> NDArray[np.uint8]:
+        """Pictures of requests of which all or none have landmarks, and all or none emotion."""
+        import torch
+
+        unet: Any = self._model.unet
+        device = unet.device
+        shapes = [one.landmarks for one in requests if one.landmarks and self._reads("landmark", one)]
+        moods = [one.emotion.emotion for one in requests if one.emotion and self._reads("emotion", one)]
+        made = self._sampler.generate(
+            torch.from_numpy(np.stack([one.identity.embedding for one in requests])).to(device),
+            self._drawn(shapes).to(device) if shapes else None,
+            torch.from_numpy(np.stack(moods)).to(device) if moods else None,
+            self.settings.guidance,
+            int(self.settings.steps or 0),
+            [one.seed for one in requests],
+            str(self.settings.scheduler),
+            speed=self.settings.speed,
+        )
+        values = ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return np.asarray(values.permute(0, 2, 3, 1).cpu().numpy())
+
+    def _drawn(self, subjects: Sequence[Subject]) -> Tensor:
+        """Landmark images ``(B, 3, L, L)`` in [0, 1]."""
+        import torch
+
+        assert self._model.controls is not None
+        config: Any = self._model.controls.config
+        size = config.landmark_size
+        drawn = np.stack([landmarks.draw(one.points, len(one.image), size) for one in subjects])
+        return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255
+
+
+class FolderMethod:
+    """A folder of pictures made elsewhere: one a request, named as ``requests.csv`` of the result folder names them.
+
+    The endings may be others than PNG's.
+
+    Args:
+        name: what the table calls it.
+        folder: the pictures, all of one size and square.
+        requests: what the table asks for.
+        extra_parameters: of the method that made them, beside its base.
+
+    Raises:
+        DataError: there is no such folder, a picture is missing, there are pictures that nobody asked for, or one has
+            another size than the first.
+        PhotoError: a file is not a picture.
+    """
+
+    def __init__(self, name: str, folder: Path, requests: Sequence[Request], extra_parameters: int) -> None:
+        if not folder.is_dir():
+            raise DataError(f"there is no folder {folder} with the pictures of '{name}'")
+        self.name, self.extra_parameters = name, extra_parameters
+        found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+        self._paths = {path.stem: path for path in found}
+        wanted = {_stem(request) for request in requests}
+        again = [path.name for path in found if self._paths[path.stem] != path]
+        missing, extra = sorted(wanted - self._paths.keys()), sorted(self._paths.keys() - wanted) + again
+        told = [
+            f"{len(some)} {what}: {_named(some)}" for some, what in ((missing, "missing"), (extra, "extra")) if some
+        ]
+        if told:
+            raise DataError(
+                f"{folder} does not hold what the table asks of '{name}' ({'; '.join(told)}); "
+                "requests.csv in the result folder lists what it should"
+            )
+        self.size, self.key = len(load_photo(found[0])), self._digest()
+
+    def _digest(self) -> str:
+        """Of the pictures."""
+        key = hashlib.sha256()
+        for stem, path in sorted(self._paths.items()):
+            key.update(stem.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return key.hexdigest()
+
+    def generate(self, requests: Sequence[Request]) -> NDArray[np.uint8]:
+        """See :class:`facecrafter.evaluation.method.Method`."""
+        pictures = np.empty((len(requests), self.size, self.size, 3), np.uint8)
+        for index, request in enumerate(requests):
+            path = self._paths[_stem(request)]
+            picture = load_photo(path)
+            if picture.shape != pictures.shape[1:]:
+                height, width = picture.shape[:2]
+                raise DataError(
+                    f"{path} is {width}x{height}; the pictures of '{self.name}' must all be {self.size}x{self.size}"
+                )
+            pictures[index] = picture
+        return pictures
+
+
+def open_method(
+    config: MethodConfig, requests: Sequence[Request], condition: str, batch_size: int = 16, controls: bool = True
+) -> Method:
+    """A row of a table, ready to make pictures.
+
+    Args:
+        config: the row.
+        requests: what the table asks for, which a folder of pictures must hold.
+        condition: the recogniser whose embeddings the requests have.
+        batch_size: pictures made at once.
+        controls: whether conditions beside identity are asked for at all.
+
+    Raises:
+        ConfigError: a setting cannot be used, or the model reads other embeddings.
+        CheckpointError: a file is missing, damaged, or another one.
+        DataError: see :class:`FolderMethod`.
+    """
+    if config.kind == FOLDER:
+        return FolderMethod(config.name, config.model, requests, config.extra_parameters or 0)
+    import torch
+
+    from facecrafter.model.published import load_folder
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.kind != OURS:
+        assert config.base is not None
+        folder = _folder(config.base)
+        base = load_folder(folder).to(device) if config.kind in baselines.TRAINED else folder
+        return baselines.load(config.kind, config.model, base, batch_size=batch_size, **config.settings)
+    model = load_folder(_folder(config.model), config.controls).to(device)
+    if model.scale.recogniser != condition:
+        raise ConfigError(
+            f"the model of '{config.name}' reads {model.scale.recogniser}, not {condition}; set `condition`"
+        )
+    return FaceCrafterMethod(config.name, model, config.conditions if controls else (), _settings(config))
+
+
+def note(config: MethodConfig, method: Method) -> str:
+    """What a reader of the method's row must know: its own words, and those of the config."""
+    said: Any = getattr(method, "note", "")
+    elsewhere = f"{baselines.ELSEWHERE[config.of]}; the pictures were made elsewhere." if config.of else ""
+    return " ".join(part for part in (said, elsewhere, config.note) if part)
+
+
+def _settings(config: MethodConfig) -> Settings:
+    """Raises ConfigError where a value is of another kind than the setting."""
+    for name, value in config.settings.items():
+        kinds = {"scheduler": str, "speed": str, "steps": int}.get(name, (int, float))
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ConfigError(f"'{config.name}': the setting {name} cannot be {value!r}")
+    return Settings(**config.settings)
+
+
+def _folder(model: Path) -> Path:
+    """The folder of ``mini``, or the folder that is named."""
+    return ASSETS / "mini" if str(model) == "mini" else model
+
+
+def _stem(request: Request) -> str:
+    return request_name(request).removesuffix(".png")
+
+
+def _named(stems: Sequence[str]) -> str:
+    more = f" and {len(stems) - NAMED} more" if len(stems) > NAMED else ""
+    return ", ".join(stems[:NAMED]) + more

@@ -1,0 +1,146 @@
+"""The numbers of both tables: what a column is, a score a picture, and the column's value over them.
+
+A score is NaN for a picture in which no face was found. Such pictures are left out of every mean; the table counts and
+lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter.evaluation import bootstrap, frechet
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of a table.
+
+    Attributes:
+        key: its name in files.
+        title: its name in tables.
+        about: a sentence.
+        better: which way is better.
+        way: the value is the ``mean`` or the root mean square (``rms``) of the pictures' scores; None where pictures
+            have no score of their own.
+        unit: of the numbers.
+    """
+
+    key: str
+    title: str
+    about: str
+    better: Literal["lower", "higher"]
+    way: Literal["mean", "rms"] | None
+    unit: str = ""
+
+    def told(self) -> dict[str, str]:
+        """As ``result.json`` has it."""
+        return {name: value for name, value in asdict(self).items() if name != "way"}
+
+
+# --- a score a picture ------------------------------------------------------------------------------------------------
+
+
+def distances(seen: Array, wanted: Array) -> Array:
+    """The root mean square over numbers: ``(P, K)`` and ``(P, K)`` to ``(P,)``."""
+    return np.asarray(np.sqrt(np.square(seen - wanted).mean(1)))
+
+
+def same_class(seen: Array, wanted: Array) -> Array:
+    """1 where the likeliest of eight classes is the same, else 0: probabilities ``(P, 8)`` twice to ``(P,)``."""
+    known = np.isfinite(seen).all(1) & np.isfinite(wanted).all(1)
+    agree = np.nan_to_num(seen).argmax(1) == np.nan_to_num(wanted).argmax(1)
+    return np.where(known, agree, np.nan)
+
+
+def cosines(one: Array, other: Array) -> Array:
+    """Cosines of unit vectors, row by row: ``(P, D)`` twice to ``(P,)``."""
+    return np.asarray((one * other).sum(1))
+
+
+def order(outputs: Array, people: Array, place: NDArray[np.int64]) -> Array:
+    """How surely a picture is told to be of its own person: ``(P,)`` in [0, 1], whose mean is the AUC.
+
+    A picture's score is the share of all comparisons of pictures with other people that its own comparison lies above,
+    ties counting half. The mean is the chance that a picture's likeness to its own person is greater than some
+    picture's to some other person: the area under the curve of the judge as a verifier.
+
+    Args:
+        outputs: ``(P, D)`` unit embeddings of the pictures.
+        people: ``(I, D)`` unit embeddings of the people.
+        place: ``(P,)``, which person a picture is of.
+    """
+    likeness = outputs @ people.T
+    own = likeness[np.arange(len(place)), place]
+    others = likeness[place[:, None] != np.arange(len(people))]
+    others = np.sort(others[np.isfinite(others)])
+    below = np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")
+    return np.where(np.isfinite(own), below / (2 * max(1, len(others))), np.nan)
+
+
+def spread(rows: Array) -> float:
+    """The length of the standard deviation of each number over a person's pictures ``(n, K)``, divided by n - 1 before
+    the root, so that it does not depend on n; NaN for fewer than two pictures."""
+    return float(np.linalg.norm(rows.std(0, ddof=1))) if len(rows) > 1 else float("nan")
+
+
+# --- a value a column -------------------------------------------------------------------------------------------------
+
+
+def value(column: Column, scores: Array) -> float:
+    """The column's value over pictures' scores ``(P,)``, less those that are NaN; NaN where none is left."""
+    there = scores[np.isfinite(scores)]
+    if len(there) == 0:
+        return float("nan")
+    return float(there.mean() if column.way == "mean" else np.sqrt(np.square(there).mean()))
+
+
+def values(columns: Sequence[Column], scores: Mapping[str, Array], people: Sequence[str]) -> dict[str, Any]:
+    """The columns that have scores ``(P,)``, each with its 95 % interval over the people that the pictures are of."""
+    made = {}
+    for column in columns:
+        if column.key in scores:
+            there = np.isfinite(scores[column.key])
+            ours = [person for person, one in zip(people, there, strict=True) if one]
+            of = bootstrap.mean if column.way == "mean" else bootstrap.rmse
+            made[column.key] = told(of(scores[column.key][there], ours))
+    return made
+
+
+def frechet_distance(features: Array, people: Sequence[str], real: frechet.Gaussian, draws: int) -> bootstrap.Interval:
+    """The Frechet distance of pictures to real ones, with a 95 % interval.
+
+    A resampling holds some people twice and others not at all, which alone makes the distance larger. So the interval
+    has the width of the resamplings' and the distance itself in its middle.
+
+    Args:
+        features: ``(P, F)``.
+        people: whose pictures they are, P.
+        real: of real pictures.
+        draws: resamplings of the people; 0 for no interval.
+    """
+
+    def over(rows: NDArray[np.int64]) -> float:
+        return frechet.distance(frechet.statistics(features[rows]), real)
+
+    drawn = bootstrap.statistic(over, people, draws)
+    if drawn.low is None or drawn.high is None:
+        return drawn
+    half = (drawn.high - drawn.low) / 2
+    return bootstrap.Interval(drawn.value, max(0.0, drawn.value - half), drawn.value + half)
+
+
+def told(interval: bootstrap.Interval) -> dict[str, float | None]:
+    """An interval as ``result.json`` has it: numbers that nobody knows are null."""
+    return {name: known(getattr(interval, name)) for name in ("value", "low", "high")}
+
+
+def known(number: float | None) -> float | None:
+    """A number, or None for NaN and infinities, which JSON does not have."""
+    return float(number) if number is not None and np.isfinite(number) else None

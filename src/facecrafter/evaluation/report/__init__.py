@@ -1,0 +1,64 @@
+"""Reports of the tables: Markdown, CSV, and one page of HTML with charts and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from facecrafter.evaluation.report.differences import paired
+from facecrafter.evaluation.report.page import as_html
+from facecrafter.evaluation.report.result import Sheet, read
+from facecrafter.evaluation.report.tables import as_csv, as_markdown, differences_csv
+from facecrafter.sampling.output import check_free, write_whole
+
+FILES = ("table.md", "table.csv", "differences.csv", "report.html")
+
+
+def write(run: Path, overwrite: bool = False) -> list[Path]:
+    """Write :data:`FILES` of one result folder into it.
+
+    Args:
+        run: a folder with ``result.json``, ``scores`` and pictures.
+        overwrite: replace files of those names.
+
+    Returns:
+        The files.
+
+    Raises:
+        DataError: the folder has no readable result.
+        OutputError: a file exists, or cannot be written.
+    """
+    return _write([run], run, overwrite)
+
+
+def compare(runs: Sequence[Path], out: Path, overwrite: bool = False) -> list[Path]:
+    """Write :data:`FILES` with the methods of several runs beside each other into ``out``.
+
+    Differences are from the first method that has scores.
+
+    Args:
+        runs: result folders of the same table, pairs, pictures and estimators.
+        out: where the files go.
+        overwrite: replace files of those names.
+
+    Returns:
+        The files.
+
+    Raises:
+        DataError: a folder has no readable result, or the runs cannot stand in one table; the message says why.
+        OutputError: a file exists, or cannot be written.
+    """
+    return _write(runs, out, overwrite)
+
+
+def _write(runs: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:
+    """Make everything, and only then write anything."""
+    paths = [out / name for name in FILES]
+    check_free(paths, overwrite)
+    sheet: Sheet = read(runs)
+    differences, left = paired(sheet)
+    texts = (as_markdown(sheet, differences, left), as_csv(sheet), differences_csv(differences))
+    contents = [*(text.encode("utf-8", "replace") for text in texts), as_html(sheet, differences, left)]
+    for path, content in zip(paths, contents, strict=True):
+        write_whole(path, content)
+    return paths

@@ -1,0 +1,148 @@
+"""Where a table is made: its data, its eyes and its cache, and what both tables do with them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter.data import shards
+from facecrafter.errors import DataError
+from facecrafter.evaluation import frechet, methods, results
+from facecrafter.evaluation.eyes import Eyes
+from facecrafter.evaluation.looks import Pictures, Seen, features, look
+from facecrafter.evaluation.method import Method, Request, Subject
+from facecrafter.evaluation.metrics import Column
+from facecrafter.evaluation.pictures import Made, make
+from facecrafter.evaluation.tables import FOLDER, MethodConfig, TableConfig
+
+
+class Studio:
+    """Makes pictures and looks at them, each once: what an earlier run did comes out of the cache.
+
+    Args:
+        config: the table.
+        progress: show bars.
+
+    Attributes:
+        prepared: the data set.
+        eyes: the judges.
+
+    Raises:
+        DataError: the data set cannot be read.
+        WeightsError: an estimator cannot be loaded.
+    """
+
+    def __init__(self, config: TableConfig, progress: bool = True) -> None:
+        self.config, self.progress, self._start = config, progress, time.monotonic()
+        self.prepared = shards.load(config.data, recogniser=config.condition)
+        self.eyes = Eyes(config.eyes)
+
+    def subject(self, row: int) -> Subject:
+        """A picture of the data set."""
+        return Subject.of(self.prepared, int(row))
+
+    def make(self, method: Method, requests: Sequence[Request]) -> Made:
+        """See :func:`facecrafter.evaluation.pictures.make`."""
+        config = self.config
+        return make(method, requests, config.cache_folder, config.batch_size, config.bfloat16, self.progress)
+
+    def look(self, pictures: Pictures) -> Seen:
+        """See :func:`facecrafter.evaluation.looks.look`."""
+        return look(self.eyes, pictures, self.config.cache_folder, self.progress)
+
+    def features(self, pictures: Pictures) -> NDArray[np.float64]:
+        """See :func:`facecrafter.evaluation.looks.features`."""
+        return features(self.eyes, pictures, self.config.cache_folder, self.progress)
+
+    def real(self) -> frechet.Gaussian:
+        """Features of real pictures, drawn from the whole data set: a Frechet distance asks what pictures look like
+        and not whom they show.
+
+        Raises:
+            DataError: there are fewer than the config asks for.
+        """
+        count, asked = len(self.prepared), self.config.real
+        if count < asked:
+            raise DataError(
+                f"{asked} real pictures are asked for, and {self.config.data} has {count}; set `real` lower"
+            )
+        rows = np.random.default_rng([self.config.seed, 2]).choice(count, asked, replace=False)
+        return frechet.statistics(self.features(self.prepared.images[np.sort(rows)]))
+
+    def rows(
+        self, requests: Sequence[Request], controls: bool, measure: Callable[[MethodConfig, Method], dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The table's methods one after another, so that only one is in memory.
+
+        Args:
+            requests: what the table asks of each.
+            controls: whether that is more than identity.
+            measure: a row of the table but for what is known of every method.
+        """
+        config = self.config
+        results.write_requests(config.out, requests)
+
+        def opened(entry: MethodConfig) -> Method:
+            return methods.open_method(entry, requests, config.condition, config.batch_size, controls)
+
+        for entry in config.methods:
+            if entry.kind == FOLDER:
+                opened(entry)  # what is missing there is told before hours go by
+        rows = []
+        for entry in config.methods:
+            method = opened(entry)
+            about = {"name": entry.name, "kind": entry.kind, "extra_parameters": method.extra_parameters}
+            rows.append({**about, "key": method.key, **measure(entry, method), "note": methods.note(entry, method)})
+        return rows
+
+    def written(
+        self,
+        entry: MethodConfig,
+        made: Made,
+        requests: Sequence[Request],
+        seen: Seen,
+        columns: Sequence[Column],
+        scores: dict[str, NDArray[np.float64]],
+    ) -> dict[str, Any]:
+        """Write a method's pictures and scores; what its row says of them."""
+        out = self.config.out
+        places = results.write_pictures(out, entry.slug, made.paths)
+        results.write_scores(out, entry.slug, places, requests, seen.found, columns, scores)
+        lost = [place for place, found in zip(places, seen.found, strict=True) if not found]
+        counts = {"pictures": len(places), "failures": len(lost), "without_face": lost}
+        return {**counts, "seconds_a_picture": None if entry.kind == FOLDER else made.seconds}
+
+    def finish(self, columns: Sequence[Column], roles: Sequence[str], **told: Any) -> dict[str, Any]:
+        """Write ``result.json`` and give it back.
+
+        Args:
+            columns: of the table.
+            roles: the eyes that were used.
+            told: what else it says.
+        """
+        from facecrafter.training.loop import environment
+
+        config = self.config
+        meta = shards.read_meta(config.data)
+        result = {
+            "table": config.table,
+            "environment": environment(),
+            "config": json.loads(config.model_dump_json()),
+            "seed": config.seed,
+            "seconds": time.monotonic() - self._start,
+            "estimators": {role: self.eyes.names[role] for role in roles},
+            "conditions": {
+                "identity": config.condition,
+                "landmarks": meta["landmarks"]["name"],
+                "emotion": meta["emotion"]["name"],
+            },
+            "columns": [column.told() for column in columns],
+            **told,
+        }
+        results.write_result(config.out, result)
+        return result

@@ -1,0 +1,234 @@
+"""The tables: the YAML of a run, checked before anything is loaded, and the run itself."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from facecrafter import baselines
+from facecrafter.errors import ConfigError
+from facecrafter.evaluation.eyes import EyesConfig
+from facecrafter.sampling.pipeline import Settings
+
+Condition = Literal["landmark", "emotion"]
+OURS, FOLDER = "facecrafter", "folder"
+KINDS = (OURS, FOLDER, *baselines.TRAINED, *baselines.PUBLISHED)
+SAMPLING = tuple(name for name in Settings.__dataclass_fields__ if name != "batch_size")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MethodConfig(_Strict):
+    """One row of a table."""
+
+    name: str = Field(min_length=1)  # what the table calls it
+    kind: str = OURS  # facecrafter, folder (pictures made elsewhere), or one of facecrafter/baselines
+    model: Path  # `mini`, a model folder, a rival's file or folder, or the folder of pictures
+    base: Path | None = None  # rivals: the base that they are for, `mini` or a folder
+    controls: Path | None = None  # facecrafter: a controls file in place of the model's own
+    conditions: tuple[Condition, ...] = ("landmark", "emotion")  # facecrafter: which modules it uses, in Table 1
+    settings: dict[str, Any] = {}  # how it samples; what is not named is the model's own
+    extra_parameters: int | None = Field(None, ge=0)  # folder: what the method adds to its base
+    of: str | None = None  # folder: the published rival that made the pictures, for its row to say what that expects
+    note: str = ""  # what a reader of the table must know
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MethodConfig:
+        if self.kind in baselines.ELSEWHERE:
+            raise ValueError(f"{baselines.ELSEWHERE[self.kind]}; give the folder of its pictures, with kind: {FOLDER}")
+        if self.kind not in KINDS:
+            raise ValueError(f"there is no kind of method '{self.kind}'; there are {', '.join(KINDS)}")
+        if self.kind == FOLDER and self.extra_parameters is None:
+            raise ValueError("a folder of pictures needs `extra_parameters`, what its method adds to the base; or 0")
+        if self.kind not in (OURS, FOLDER) and self.base is None:
+            raise ValueError(f"the rival {self.kind} needs `base`, the model that it is for")
+        if self.of is not None and self.of not in baselines.ELSEWHERE:
+            raise ValueError(f"`of` is one of {', '.join(baselines.ELSEWHERE)}, not '{self.of}'")
+        if len(set(self.conditions)) < len(self.conditions):
+            raise ValueError("`conditions` names one twice")
+        for name in self._unknown_settings():
+            raise ValueError(f"settings: there is no '{name}'{_close(name, SAMPLING)}")
+        own = {"base": self.kind not in (OURS, FOLDER), "controls": self.kind == OURS, "conditions": self.kind == OURS}
+        own |= {"extra_parameters": self.kind == FOLDER, "of": self.kind == FOLDER, "settings": self.kind != FOLDER}
+        for name, used in own.items():
+            if name in self.model_fields_set and not used:
+                raise ValueError(f"the kind {self.kind} has no use for `{name}`; leave it out")
+        return self
+
+    def _unknown_settings(self) -> list[str]:
+        """Of ours; a rival's own are checked when it is loaded."""
+        return [name for name in self.settings if name not in SAMPLING] if self.kind == OURS else []
+
+    @property
+    def slug(self) -> str:
+        """What its files are called."""
+        return re.sub("[^a-z0-9]+", "-", self.name.lower())
+
+
+class _Table(_Strict):
+    """What both tables have."""
+
+    data: Path  # a folder that `facecrafter data prepare` wrote
+    out: Path  # where the result goes
+    cache: Path | None = None  # made pictures and what was seen in them, for several tables to share; `out`/cache
+    methods: tuple[MethodConfig, ...] = Field(min_length=1)
+    eyes: EyesConfig = EyesConfig()
+    condition: Literal["dlib", "sface", "arcface"] = "dlib"  # the recogniser whose embeddings the methods get
+    identities: int = Field(100, ge=2)  # people
+    seed: int = Field(0, ge=0)  # chooses people, targets and real pictures, and starts the pictures' seeds
+    batch_size: int = Field(16, ge=1)
+    bfloat16: bool = False  # let the methods' networks compute in bfloat16
+    real: int = Field(2000, ge=2)  # pictures of the data set that the Frechet distance is to
+    # Resamplings behind a Frechet distance's interval; 0 for none. With Inception's 2048 features each takes seconds.
+    frechet_draws: int = Field(100, ge=0)
+
+    @model_validator(mode="after")
+    def _comparable(self) -> _Table:
+        if self.eyes.identity == self.condition:
+            raise ValueError(
+                f"{self.condition} gives the identity condition and cannot judge it too; set eyes.identity to another"
+            )
+        slugs = Counter(method.slug for method in self.methods)
+        twice = [method.name for method in self.methods if slugs[method.slug] > 1]
+        if twice:
+            raise ValueError(f"the methods {' and '.join(twice)} have names too much alike; their files would be one")
+        return self
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where made pictures are kept."""
+        return self.cache or self.out / "cache"
+
+
+class ControlConfig(_Table):
+    """Table 1: people by targets. ``identities`` x ``targets`` pairs."""
+
+    table: Literal["control"] = "control"
+    targets: int = Field(20, ge=1)  # a person
+    pool: int = Field(100, ge=1)  # target photos in all, of which each person gets its share
+    leakage: int = Field(50, ge=0)  # probes of the leakage matrix, five pictures each; 0 leaves it out
+    curve: int = Field(20, ge=0)  # people behind the control curves, eighteen pictures each; 0 leaves them out
+
+    @model_validator(mode="after")
+    def _enough_targets(self) -> ControlConfig:
+        if self.pool < self.targets:
+            raise ValueError(f"{self.targets} targets a person cannot come from a pool of {self.pool}; raise `pool`")
+        if self.curve > self.identities:
+            raise ValueError(f"the curves are of some of the {self.identities} identities, not of {self.curve}")
+        return self
+
+
+class People(_Strict):
+    """Whose pictures Table 2 asks for."""
+
+    layout: Literal["prepared", "plain", "synth", "agedb"] = "prepared"  # people kept out of `data`, or photos:
+    folder: Path | None = None  # in the layout that facecrafter/evaluation/sets.py says
+    arcface: Path | None = None  # arcface.onnx, which reads photos where `condition` is arcface
+
+    @model_validator(mode="after")
+    def _has_a_folder(self) -> People:
+        if (self.folder is None) != (self.layout == "prepared"):
+            raise ValueError("`folder` belongs to the layouts plain, synth and agedb, which need it")
+        return self
+
+
+class DiversityConfig(_Table):
+    """Table 2: several pictures of each of some people, by identity alone."""
+
+    table: Literal["diversity"]
+    samples: int = Field(10, ge=2)  # pictures a person
+    people: People = People()
+
+
+TableConfig = ControlConfig | DiversityConfig
+_ANY: TypeAdapter[TableConfig] = TypeAdapter(Annotated[TableConfig, Field(discriminator="table")])
+_KINDS_OF_TABLE: dict[str, type[_Table]] = {"control": ControlConfig, "diversity": DiversityConfig}
+
+
+def load(path: Path) -> TableConfig:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a name or value that is not allowed; the message says which.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError:
+        raise ConfigError(f"there is no config {path}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not a text file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict) or content.get("table") not in _KINDS_OF_TABLE:
+        raise ConfigError(f"{path} does not say which table it is of; its first setting is table: control or diversity")
+    try:
+        return _ANY.validate_python({str(name): value for name, value in content.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        *_, place = first["loc"][1:] or ("",)
+        where = ".".join(str(part) for part in first["loc"][1:])
+        if first["type"] == "extra_forbidden":
+            known = _names_at(_KINDS_OF_TABLE[content["table"]], first["loc"][1:-1])
+            raise ConfigError(f"{path}: there is no setting '{where}'{_close(str(place), known)}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path}: {where + ': ' if where else ''}{message}") from None
+
+
+def run(config: str | Path | TableConfig, progress: bool = True, overwrite: bool = False) -> dict[str, Any]:
+    """Make a table: generate what is missing, measure, and write the result folder.
+
+    Pictures, and what was seen in them, are kept in the cache: a run that was stopped goes on, and one with other
+    metrics generates nothing again.
+
+    Args:
+        config: the run, or its YAML.
+        progress: show bars.
+        overwrite: replace the result that is in the folder; the cache stays.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        ConfigError: the config, or a method's settings, cannot be used.
+        DataError: fewer people or photos than asked for, or a folder of pictures with missing or extra ones.
+        CheckpointError, WeightsError: a model or an estimator cannot be loaded.
+        OutputError: the folder holds a result already, or cannot be written.
+    """
+    from facecrafter.evaluation import controllability, diversity, results
+
+    if not isinstance(config, _Table):
+        config = load(Path(config))
+    results.check_free(config.out, overwrite)
+    if isinstance(config, ControlConfig):
+        return controllability.measure(config, progress)
+    return diversity.measure(config, progress)
+
+
+def _names_at(model: type[BaseModel], place: Sequence[object]) -> list[str]:
+    """The settings that there are at a place of a config."""
+    for part in place:
+        if isinstance(part, str):
+            model = next(_models(model.model_fields[part].annotation))
+    return list(model.model_fields)
+
+
+def _models(kind: Any) -> Iterator[type[BaseModel]]:
+    """The config classes in an annotation."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for part in get_args(kind):
+        yield from _models(part)
+
+
+def _close(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(known)}"

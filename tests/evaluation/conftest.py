@@ -1,0 +1,163 @@
+"""A world in which everything about a picture is written into its pixels, so that all numbers are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from facecrafter.data.shards import Prepared, held_out
+from facecrafter.evaluation import studio
+from facecrafter.evaluation.eyes import Looks
+from facecrafter.evaluation.method import Request
+
+SIDE = 16
+POSE, EXPRESSION, IDENTITY, EMOTION = slice(0, 3), slice(0, 12), slice(0, 8), slice(0, 10)
+NOBODY = 7  # a picture whose last pixel is this shows no face
+
+
+def read(picture: np.ndarray) -> dict[str, np.ndarray]:
+    """What is written in a picture."""
+    rows = picture[:, :, 0].astype(np.float64)
+    identity = rows[2, IDENTITY] - 100
+    return {
+        "pose": (rows[0, POSE] - 128) / 100,
+        "expression": rows[1, EXPRESSION] / 255,
+        "identity": identity / np.linalg.norm(identity),
+        "emotion": np.concatenate([(rows[3, :2] - 128) / 127, rows[3, 2:10] / 255]),
+    }
+
+
+class StubEyes:
+    """Reads pixels; counts what it was shown."""
+
+    def __init__(self, config: object = None) -> None:
+        roles = ("pose", "expression", "identity", "emotion", "frechet", "lpips")
+        self.names = {role: f"stub {role}" for role in roles}
+        self.shown = 0
+
+    def look(self, pictures: Sequence[np.ndarray], progress: bool = False) -> Looks:
+        self.shown += len(pictures)
+        seen = [read(picture) for picture in pictures]
+        found = np.array([picture[-1, -1, 0] != NOBODY for picture in pictures])
+        rows = {name: np.array([one[name] for one in seen]) for name in seen[0]}
+        for row in rows.values():
+            row[~found] = np.nan
+        return Looks(found, [None] * len(pictures), **rows)
+
+    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        self.shown += len(pictures)
+        return np.array([picture[4, :5, 0] for picture in pictures], np.float64)
+
+    def lpips(self, one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> np.ndarray:
+        return np.array(
+            [np.abs(a.astype(float) - b.astype(float)).mean() / 255 for a, b in zip(one, other, strict=True)]
+        )
+
+
+class StubMethod:
+    """Paints exactly what is asked, or does as ``paint`` says; counts what it made."""
+
+    size, extra_parameters = SIDE, 12
+
+    def __init__(self, name: str = "Stub", paint: Callable[[np.ndarray, Request], None] | None = None) -> None:
+        self.name, self.key, self.paint, self.made = name, f"key of {name}", paint, 0
+
+    def generate(self, requests: Sequence[Request]) -> np.ndarray:
+        self.made += len(requests)
+        return np.stack([self._one(request) for request in requests])
+
+    def _one(self, request: Request) -> np.ndarray:
+        picture = request.identity.image.copy()
+        if request.landmarks is not None:
+            picture[:2] = request.landmarks.image[:2]
+        if request.emotion is not None:
+            asked = request.emotion.emotion
+            picture[3, :2] = np.round(asked[:2] * 127 + 128)[:, None]
+            picture[3, 2:10] = np.round(asked[2:] * 255)[:, None]
+        picture[5:7] = np.random.default_rng(request.seed).integers(0, 256, (2, SIDE, 3))
+        if self.paint:
+            self.paint(picture, request)
+        return picture
+
+
+@pytest.fixture
+def world() -> Prepared:
+    """Forty people kept out of training and ten others, three photos each; photos of one person share identity."""
+    random = np.random.default_rng(0)
+    names = [f"person {number}" for number in range(2000)]
+    out = held_out(names)
+    people = [name for name, kept in zip(names, out, strict=True) if kept][:40]
+    people += [name for name, kept in zip(names, out, strict=True) if not kept][:10]
+    persons = [name for name in people for _ in range(3)]
+    images = random.integers(10, 256, (len(persons), SIDE, SIDE, 1), np.uint8).repeat(3, axis=3)
+    images[:, 2] = images[::3, 2].repeat(3, axis=0)
+    seen = [read(image) for image in images]
+    return Prepared(
+        images=images,
+        points=random.uniform(0, SIDE, (len(persons), 478, 3)).astype(np.float32),
+        blendshapes=np.array([np.resize(one["expression"], 52) for one in seen], np.float32),
+        angles=np.degrees([one["pose"] for one in seen]).astype(np.float32),
+        identity=random.normal(size=(len(persons), 128)).astype(np.float32),
+        emotion=np.array([one["emotion"] for one in seen], np.float32),
+        masks=np.zeros((len(persons), 64, 64), np.uint8),
+        persons=persons,
+        files=[f"{name}/{number % 3}.jpg" for number, name in enumerate(persons)],
+    )
+
+
+@pytest.fixture
+def stubbed(world: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Install the world; give a function that takes methods and eyes and returns what a table's config needs."""
+    data = tmp_path / "data"
+    data.mkdir()
+    about = {"format": 1, "landmarks": {"name": "stub"}, "emotion": {"name": "stub"}}
+    (data / "meta.json").write_text(json.dumps(about))
+    monkeypatch.setattr(studio.shards, "load", lambda *_, **__: world)
+
+    def install(*methods: StubMethod, eyes: StubEyes | None = None) -> dict[str, Any]:
+        by_name = {method.name: method for method in methods}
+        monkeypatch.setattr(studio, "Eyes", lambda _: eyes or StubEyes())
+        monkeypatch.setattr(studio.methods, "open_method", lambda entry, *_: by_name[entry.name])
+        entries = [{"name": method.name, "model": "mini"} for method in methods]
+        common = {"identities": 8, "real": 60, "frechet_draws": 20, "batch_size": 5}
+        return {"data": data, "out": tmp_path / "out", "methods": entries, **common}
+
+    return install
+
+
+@pytest.fixture
+def stub_eyes() -> type[StubEyes]:
+    return StubEyes
+
+
+@pytest.fixture
+def stub_method() -> type[StubMethod]:
+    return StubMethod
+
+
+@pytest.fixture
+def requests_of(world: Prepared) -> Callable[[int], list[Request]]:
+    """Some requests of the world."""
+    from facecrafter.evaluation.method import Subject
+
+    def make(count: int) -> list[Request]:
+        subjects = [Subject.of(world, row) for row in range(2 * count)]
+        return [Request(subjects[n], subjects[n + count], subjects[n + count], n) for n in range(count)]
+
+    return make
+
+
+@pytest.fixture
+def altered() -> Callable[..., Request]:
+    """A request with one field of one of its subjects replaced."""
+
+    def change(request: Request, part: str, **fields: object) -> Request:
+        return replace(request, **{part: replace(getattr(request, part), **fields)})
+
+    return change

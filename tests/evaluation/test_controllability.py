@@ -1,0 +1,184 @@
+"""Table 1 from config to folder: with stubs whose numbers are known, and once with real eyes on real photos."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from facecrafter.errors import DataError, OutputError
+from facecrafter.evaluation import controllability, leakage, metrics, results, tables, targets
+from facecrafter.evaluation.looks import Seen, load_photo
+from facecrafter.evaluation.report import result as report
+
+CONTROL = {"targets": 3, "pool": 20, "leakage": 6, "curve": 3}
+
+
+def table(stubbed, *methods, eyes=None, **changes):
+    return tables.ControlConfig(**{**stubbed(*methods, eyes=eyes), **CONTROL, **changes})
+
+
+def test_scores_are_the_metrics_of_the_right_columns():
+    random = np.random.default_rng(0)
+
+    def some():
+        people = random.normal(size=(4, 8))
+        people /= np.linalg.norm(people, axis=1, keepdims=True)
+        return Seen(np.ones(4, bool), random.normal(size=(4, 3)), random.random((4, 5)), people, random.random((4, 10)))
+
+    seen, wanted, people, place = some(), some(), some().identity[:2], np.array([0, 1, 1, 0])
+    made = controllability.scores(seen, wanted, people, place)
+    for row in range(4):
+        feeling = seen.emotion[row] - wanted.emotion[row]
+        assert made["valence_rmse"][row] == pytest.approx(abs(feeling[0]))
+        assert made["arousal_rmse"][row] == pytest.approx(abs(feeling[1]))
+        assert made["distribution_rmse"][row] == pytest.approx(np.sqrt(np.mean(feeling[2:] ** 2)))
+        agree = seen.emotion[row, 2:].argmax() == wanted.emotion[row, 2:].argmax()
+        assert made["class_accuracy"][row] == agree
+        assert made["pose_rmse"][row] == pytest.approx(np.sqrt(np.mean((seen.pose[row] - wanted.pose[row]) ** 2)))
+        assert made["identity_similarity"][row] == pytest.approx(seen.identity[row] @ people[place[row]])
+    assert set(made) == {column.key for column in controllability.COLUMNS if column.way}
+
+
+def test_a_perfect_method_has_no_error(stubbed, stub_method):
+    told = tables.run(table(stubbed, stub_method()), progress=False)
+    row = told["methods"][0]
+    for key in ("expression_rmse", "pose_rmse", "valence_rmse", "arousal_rmse", "distribution_rmse"):
+        assert row["values"][key]["value"] == pytest.approx(0, abs=0.004), key
+    for key in ("class_accuracy", "identity_similarity", "identity_auc"):
+        assert row["values"][key]["value"] == pytest.approx(1), key
+    assert (row["pictures"], row["failures"], row["extra_parameters"]) == (24, 0, 12)
+    assert np.array(row["leakage"]["values"]) == pytest.approx(np.eye(3), abs=0.01)
+    assert row["values"]["shape_leak"]["value"] == pytest.approx(0)
+    assert row["values"]["frechet"]["low"] < row["values"]["frechet"]["value"] < row["values"]["frechet"]["high"]
+    assert sum(group["count"] for group in row["groups"]["yaw"].values()) == 24
+
+
+def test_a_known_error_is_measured_and_faces_not_found_are_counted(stubbed, stub_method):
+    def bends(picture, request):
+        picture[0] = np.clip(picture[0].astype(int) - 10, 0, 255)  # a tenth of a radian
+        picture[-1, -1] = 7 if request.seed == 5 else 100
+
+    config = table(stubbed, stub_method(paint=bends))
+    row = tables.run(config, progress=False)["methods"][0]
+    assert row["values"]["pose_rmse"]["value"] == pytest.approx(0.1, abs=1e-6)
+    assert (row["pictures"], row["failures"]) == (24, 1)
+    assert row["without_face"] == ["pictures/stub/00005.png"]
+    scores = list(csv.DictReader((config.out / "scores/stub.csv").open()))
+    assert [line["found"] for line in scores].count("0") == 1
+    assert scores[5]["pose_rmse"] == "" and float(scores[4]["pose_rmse"]) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_the_folder_is_what_a_report_reads(stubbed, stub_method):
+    config = table(stubbed, stub_method("One"), stub_method("The other (2)"))
+    told = tables.run(config, progress=False)
+    sheet = report.read([config.out])
+    assert [row.method.slug for row in sheet.rows] == ["one", "the-other-2-"]
+    for row in sheet.rows:
+        assert row.scores is not None and len(row.scores) == 24
+        for score in row.scores.values():
+            assert (config.out / score.picture).is_file() and (config.out / score.identity).is_file()
+            assert (config.out / score.target).is_file()
+        for column in controllability.COLUMNS:
+            if column.way:
+                cells = np.array([score.values[column.key] for score in row.scores.values()])
+                assert row.value(column.key).value == pytest.approx(metrics.value(column, cells), rel=1e-4, abs=1e-6)
+    assert told == json.loads((config.out / "result.json").read_text())
+    assert told["estimators"]["identity"] == "stub identity" and told["conditions"]["identity"] == "dlib"
+    asked = list(csv.DictReader((config.out / results.REQUESTS).open()))
+    assert len({line["picture"] for line in asked}) == 24
+    assert not list(config.out.rglob("*.partial"))
+
+
+def test_a_second_run_makes_and_looks_at_nothing_again(stubbed, stub_method, stub_eyes):
+    method, eyes = stub_method(), stub_eyes()
+    config = table(stubbed, method, eyes=eyes)
+    first = tables.run(config, progress=False)
+    made, shown = method.made, eyes.shown
+    assert made == 24 + 6 * 5 + 3 * (2 * 9 - 1)  # both curves pass through the origin
+    with pytest.raises(OutputError):
+        tables.run(config, progress=False)
+    again = tables.run(config, progress=False, overwrite=True)
+    assert (method.made, eyes.shown) == (made, shown)
+    assert again["methods"] == first["methods"]
+
+
+def test_fewer_requests_leave_no_stale_pictures(stubbed, stub_method):
+    tables.run(table(stubbed, stub_method()), progress=False)
+    config = table(stubbed, stub_method(), identities=4)
+    tables.run(config, progress=False, overwrite=True)
+    assert len(list((config.out / "pictures/stub").iterdir())) == 12
+
+
+def test_photos_that_the_judges_cannot_see_are_left_out(stubbed, stub_method, world):
+    config = table(stubbed, stub_method(), leakage=0, curve=0)
+    blind = np.arange(0, len(world), 3)
+    world.images[blind, -1, -1] = 7
+    told = tables.run(config, progress=False)
+    assert told["methods"][0]["failures"] == 0
+    assert told["left_out"] and set(told["left_out"]) <= {world.files[row] for row in blind}
+    assert told["methods"][0]["values"]["pose_rmse"]["value"] is not None
+    assert "leakage" not in told["methods"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"identities": 41}, "41 identities"), ({"pool": 121}, "121 targets"), ({"real": 151}, "151 real pictures")],
+)
+def test_fewer_than_asked_is_told(stubbed, stub_method, changes, told):
+    config = table(stubbed, stub_method(), **changes)
+    with pytest.raises(DataError, match=told):
+        tables.run(config, progress=False)
+    assert not (config.out / "result.json").exists()
+
+
+def test_real_eyes_on_real_photos(lfw, tmp_path, monkeypatch, model_folder):
+    from facecrafter.data import prepare, shards
+
+    prepare.prepare(lfw, tmp_path / "data", workers=1, recognisers=["dlib"], progress=False)
+
+    def everybody(persons):
+        return np.ones(len(persons), bool)
+
+    for module in (shards, targets, leakage):
+        monkeypatch.setattr(module, "held_out", everybody)
+    config = tables.ControlConfig(
+        data=tmp_path / "data",
+        out=tmp_path / "out",
+        identities=3,
+        targets=2,
+        pool=6,
+        real=12,
+        leakage=1,
+        curve=0,
+        frechet_draws=5,
+        methods=[{"name": "Ours", "model": model_folder, "settings": {"steps": 1}}],
+        eyes={"identity": "sface"},
+    )
+    row = tables.run(config, progress=False)["methods"][0]
+    assert row["pictures"] == 6 and row["seconds_a_picture"] > 0
+    assert row["values"]["frechet"]["value"] > 0
+    # Random weights make no faces; where one is seen anyway it has scores, and where none is it has none.
+    assert (row["values"]["pose_rmse"]["value"] is None) == (row["failures"] == 6)
+
+    def copies(entry, requests, *_):
+        class Copies:
+            name, key, extra_parameters, size = "Ours", "copies", 0, 128
+
+            def generate(self, requests):
+                return np.stack([(request.landmarks or request.identity).image for request in requests])
+
+        return Copies()
+
+    from facecrafter.evaluation import methods
+
+    monkeypatch.setattr(methods, "open_method", copies)
+    row = tables.run(config, progress=False, overwrite=True)["methods"][0]
+    assert row["failures"] == 0
+    for key in ("expression_rmse", "pose_rmse", "valence_rmse", "distribution_rmse"):
+        assert row["values"][key]["value"] == 0, key
+    assert row["values"]["class_accuracy"]["value"] == 1
+    assert row["values"]["identity_similarity"]["value"] < 0.6
+    assert load_photo(config.out / "pictures/ours/00000.png").shape == (128, 128, 3)

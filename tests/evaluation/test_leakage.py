@@ -1,0 +1,166 @@
+"""Leakage, curves and shape, on pictures whose movements are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from facecrafter.data.shards import held_out
+from facecrafter.errors import DataError
+from facecrafter.evaluation import leakage
+from facecrafter.evaluation.looks import Seen
+from facecrafter.evaluation.targets import choose
+
+
+@pytest.fixture
+def probes(world):
+    people = np.unique(choose(world, 10, 5, 30).identity).tolist()
+    return leakage.choose_probes(world, people, 14, seed=3)
+
+
+def seen(eyes, pictures):
+    looks = eyes.look(pictures)
+    return Seen(looks.found, looks.pose, looks.expression, looks.identity, looks.emotion)
+
+
+def measured(method, eyes, probes):
+    pictures = seen(eyes, method.generate([request for probe in probes for request in probe.requests]))
+    photos = seen(eyes, [photo.image for probe in probes for photo in probe.photos])
+    return pictures, photos
+
+
+def test_a_probe_changes_one_thing_at_a_time(world, probes):
+    out = dict(zip(world.files, held_out(world.persons), strict=True))
+    assert len(probes) == 14
+    assert len({(probe.person.file, probe.other.file) for probe in probes}) == 10
+    for number, probe in enumerate(probes):
+        assert probe.posed.name == probe.moved.name and probe.posed.file != probe.moved.file
+        assert len({probe.person.name, probe.other.name, probe.posed.name}) == 3
+        assert all(out[photo.file] for photo in probe.photos)
+        first, *changed = probe.requests
+        assert first.landmarks is first.emotion is probe.posed
+        differ = [
+            [name for name in ("identity", "landmarks", "emotion") if getattr(one, name) is not getattr(first, name)]
+            for one in changed
+        ]
+        assert differ == [["identity"], ["landmarks"], ["emotion"], ["landmarks"]]
+        assert {request.seed for request in probe.requests} == {3 + number}
+
+
+def test_probes_depend_on_the_seed_alone(world, probes):
+    people = np.unique(choose(world, 10, 5, 30).identity).tolist()
+    again, other = leakage.choose_probes(world, people, 14, 3), leakage.choose_probes(world, people, 14, 4)
+    files = [[photo.file for probe in some for photo in probe.photos] for some in (probes, again, other)]
+    assert files[0] == files[1] != files[2]
+    assert leakage.choose_probes(world, people, 0, 3) == []
+
+
+def test_without_a_third_person_the_way_out_is_told(world):
+    alone = replace(world, persons=[f"{name} {number}" for number, name in enumerate(world.persons)])
+    out = np.flatnonzero(held_out(alone.persons)).tolist()
+    assert len(out) > 1
+    with pytest.raises(DataError, match="set leakage: 0"):
+        leakage.choose_probes(alone, out[:2], 1, 0)
+
+
+def test_a_method_that_does_what_is_asked_has_the_unit_matrix(probes, stub_method, stub_eyes):
+    pictures, photos = measured(stub_method(), stub_eyes(), probes)
+    told = leakage.leakage(pictures, photos)
+    assert np.array(told["values"]) == pytest.approx(np.eye(3), abs=0.01)
+    assert (told["changed"], told["probes"], told["failures"]) == (["identity", "pose", "emotion"], 14, 0)
+    assert leakage.shape_leak(pictures, photos, [probe.person.name for probe in probes]).value == pytest.approx(0)
+
+
+def test_a_method_that_copies_the_target_leaks_its_shape(probes, stub_method, stub_eyes):
+    def copies(picture, request):
+        if request.landmarks is not None:
+            picture[2] = request.landmarks.image[2]
+
+    pictures, photos = measured(stub_method(paint=copies), stub_eyes(), probes)
+    matrix = np.array(leakage.leakage(pictures, photos)["values"])
+    assert matrix[0, 0] == pytest.approx(0, abs=1e-6)
+    given, free = pictures.rows(slice(0, None, 5)), pictures.rows(slice(4, None, 5))
+    target = photos.rows(slice(2, None, 5))
+    wanted = [
+        float(given.identity[row] @ target.identity[row] - free.identity[row] @ target.identity[row])
+        for row in range(14)
+    ]
+    made = leakage.shape_leak(pictures, photos, [probe.person.name for probe in probes])
+    assert made.value == pytest.approx(np.mean(wanted)) and made.value > 0.1
+    assert made.low < made.value < made.high
+
+
+def test_a_method_that_ignores_emotion_moves_nothing_by_it(probes, stub_method, stub_eyes):
+    def calm(picture, request):
+        picture[3] = request.identity.image[3]
+
+    pictures, photos = measured(stub_method(paint=calm), stub_eyes(), probes)
+    matrix = np.array(leakage.leakage(pictures, photos)["values"])
+    assert matrix[2] == pytest.approx([0, 0, 0], abs=1e-9)
+    assert matrix[0, 2] > 0.5  # the person's own mood comes along
+
+
+def test_the_matrix_by_a_plain_loop():
+    random = np.random.default_rng(0)
+    moved, real = random.random((6, 3, 4)), random.random((6, 4))
+    moved[4, 1, 2] = np.nan
+    kept = [0, 1, 2, 3, 5]
+    wanted = np.empty((3, 3))
+    for change in range(3):
+        ratio = [sum(moved[q, change, m] for q in kept) / sum(real[q, m] for q in kept) for m in range(4)]
+        wanted[change] = ratio[0], (ratio[1] + ratio[2]) / 2, ratio[3]
+    assert leakage.matrix(moved, real) == pytest.approx(wanted)
+    assert np.isnan(leakage.matrix(moved * np.nan, real)).all()
+
+
+def test_movements_by_a_plain_loop(probes, stub_eyes):
+    eyes = stub_eyes()
+    first, second = (seen(eyes, [getattr(probe, name).image for probe in probes]) for name in ("person", "mood"))
+    made = leakage.movements(first, second)
+    for row in range(len(probes)):
+        assert made[row, 0] == pytest.approx(1 - float(first.identity[row] @ second.identity[row]))
+        for place, name in ((1, "pose"), (2, "expression")):
+            apart = getattr(first, name)[row] - getattr(second, name)[row]
+            assert made[row, place] == pytest.approx(sum(one**2 for one in apart) ** 0.5)
+        assert made[row, 3] == pytest.approx(np.mean((first.emotion[row] - second.emotion[row]) ** 2) ** 0.5)
+
+
+def test_a_face_that_is_not_found_takes_its_probe_along(probes, stub_method, stub_eyes):
+    lost = probes[2].requests[1].seed
+
+    def hides(picture, request):
+        picture[-1, -1] = 7 if request.seed == lost else 100
+
+    pictures, photos = measured(stub_method(paint=hides), stub_eyes(), probes)
+    told = leakage.leakage(pictures, photos)
+    assert (told["probes"], told["failures"]) == (14, 1)
+    assert np.array(told["values"]) == pytest.approx(np.eye(3), abs=0.01)
+
+
+def test_curves_of_a_method_that_follows(probes, stub_method, stub_eyes):
+    people = [probe.person for probe in probes[:4]]
+    requests = leakage.curve_requests(people, seed=5)
+    assert len(requests) == 2 * 4 * 9
+    assert all(request.landmarks is None for request in requests)
+    looks = stub_eyes().look(stub_method().generate(requests))
+    told = leakage.curves(looks.emotion, [person.name for person in people])
+    for name in ("valence", "arousal"):
+        assert told[name]["asked"] == np.linspace(-1, 1, 9).tolist()
+        assert told[name]["perceived"] == pytest.approx(told[name]["asked"], abs=0.005)
+        assert told[name]["low"] == pytest.approx(told[name]["high"])
+
+
+def test_curves_of_a_method_that_does_not(probes, stub_method, stub_eyes):
+    people = [probe.person for probe in probes[:4]]
+
+    def calm(picture, request):
+        picture[3] = request.identity.image[3]
+
+    looks = stub_eyes().look(stub_method(paint=calm).generate(leakage.curve_requests(people, 5)))
+    looks.emotion[:9] = np.nan  # the first person's valence
+    told = leakage.curves(looks.emotion, [person.name for person in people])
+    own = [float(person.emotion[0]) for person in people]
+    assert told["valence"]["perceived"] == pytest.approx([np.mean(own[1:])] * 9)
+    assert told["valence"]["low"][0] < told["valence"]["perceived"][0] < told["valence"]["high"][0]

@@ -1,0 +1,190 @@
+"""The project's own model and a folder of pictures as rows of a table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from facecrafter.errors import CheckpointError, ConfigError, DataError, PhotoError
+from facecrafter.evaluation import methods
+from facecrafter.evaluation.method import Request, Subject
+from facecrafter.evaluation.pictures import request_name
+from facecrafter.evaluation.tables import MethodConfig
+from facecrafter.model.controls import parameter_count
+from facecrafter.perception import landmarks
+from facecrafter.sampling.pipeline import Settings
+from facecrafter.sampling.sampler import Sampler
+
+FAST = Settings(steps=2)
+
+
+@pytest.fixture
+def asked(prepared):
+    subjects = [Subject.of(prepared, row) for row in range(6)]
+    return [
+        Request(subjects[0], subjects[1], subjects[1], 5),
+        Request(subjects[2], None, None, 6),
+        Request(subjects[3], subjects[4], subjects[5], 7),
+        Request(subjects[0], None, subjects[5], 8),
+    ]
+
+
+def method(model, conditions=("landmark", "emotion"), settings=FAST):
+    return methods.FaceCrafterMethod("Ours", model, conditions, settings)
+
+
+def test_a_picture_is_the_samplers_own(small_model, asked):
+    request, settings = asked[0], FAST.filled(small_model.scale)
+    drawn = landmarks.draw(request.landmarks.points, 128, small_model.controls.config.landmark_size)
+    wanted = Sampler(small_model).generate(
+        torch.from_numpy(request.identity.embedding[None]),
+        torch.from_numpy(drawn)[None].permute(0, 3, 1, 2).float() / 255,
+        torch.from_numpy(request.emotion.emotion[None]),
+        settings.guidance,
+        2,
+        [5],
+        settings.scheduler,
+    )
+    wanted = ((wanted + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(method(small_model).generate([request]), wanted)
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(small_model, asked):
+    ours = method(small_model)
+    together = ours.generate(asked).astype(int)
+    alone = np.concatenate([ours.generate([request]) for request in asked]).astype(int)
+    assert np.abs(together - alone).max() <= 1
+
+
+@pytest.mark.parametrize("conditions", [(), ("landmark",), ("emotion",)])
+def test_only_its_own_conditions_are_read(small_model, asked, conditions):
+    ours = method(small_model, conditions)
+    request = asked[2]
+    stripped = Request(
+        request.identity,
+        request.landmarks if "landmark" in conditions else None,
+        request.emotion if "emotion" in conditions else None,
+        request.seed,
+    )
+    assert np.array_equal(ours.generate([request]), ours.generate([stripped]))
+    assert not np.array_equal(ours.generate([request]), method(small_model).generate([request]))
+
+
+def test_extra_parameters_are_those_of_the_modules_in_use(small_model):
+    both, shape, mood, none = (
+        method(small_model, conditions).extra_parameters
+        for conditions in (("landmark", "emotion"), ("landmark",), ("emotion",), ())
+    )
+    assert both == parameter_count([small_model.controls]) == shape + mood
+    assert none == 0
+
+
+def test_the_key_is_of_weights_and_settings(small_model, small_scale):
+    from dataclasses import replace
+
+    keys = {
+        method(small_model).key,
+        method(small_model, ("landmark",)).key,
+        method(small_model, settings=Settings(steps=3)).key,
+        method(small_model, settings=Settings(steps=2, landmark_scale=9.0)).key,
+        method(replace(small_model, controls=None), ()).key,
+    }
+    assert len(keys) == 5
+    assert method(small_model, ("emotion", "landmark"), Settings(steps=2, batch_size=3)).key == method(small_model).key
+
+
+def test_controls_are_not_asked_of_a_base(small_model):
+    from dataclasses import replace
+
+    with pytest.raises(ConfigError, match="no controls"):
+        method(replace(small_model, controls=None))
+
+
+# --- a folder ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, asked):
+    for number, request in enumerate(asked):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / request_name(request))
+    (tmp_path / "notes.txt").write_text("not a picture")
+    return tmp_path
+
+
+def test_a_folder_gives_the_picture_of_each_request(folder, asked):
+    ours = methods.FolderMethod("Theirs", folder, asked, 9)
+    assert (ours.size, ours.extra_parameters) == (32, 9)
+    assert ours.generate(asked[::-1])[:, 0, 0, 0].tolist() == [3, 2, 1, 0]
+
+
+def test_its_key_is_of_the_pictures(folder, asked):
+    before = methods.FolderMethod("Theirs", folder, asked, 9).key
+    assert methods.FolderMethod("Theirs", folder, asked, 9).key == before
+    Image.new("RGB", (32, 32), "white").save(folder / request_name(asked[1]))
+    assert methods.FolderMethod("Theirs", folder, asked, 9).key != before
+
+
+def test_missing_and_extra_pictures_are_named(folder, asked):
+    missing = request_name(asked[2])
+    (folder / missing).rename(folder / "stranger.png")
+    with pytest.raises(DataError, match=r"1 missing: .*1 extra: stranger") as told:
+        methods.FolderMethod("Theirs", folder, asked, 0)
+    assert missing.removesuffix(".png") in str(told.value)
+    for path in folder.glob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"4 missing"):
+        methods.FolderMethod("Theirs", folder, asked, 0)
+
+
+def test_two_pictures_of_one_request_are_one_too_many(folder, asked):
+    Image.new("RGB", (32, 32)).save(folder / request_name(asked[0]).replace(".png", ".jpg"))
+    with pytest.raises(DataError, match="1 extra"):
+        methods.FolderMethod("Theirs", folder, asked, 0)
+
+
+def test_pictures_of_another_size_or_damaged_ones_are_told(folder, asked):
+    Image.new("RGB", (32, 30)).save(folder / request_name(asked[3]))
+    with pytest.raises(DataError, match=r"32x30; .* must all be 32x32"):
+        methods.FolderMethod("Theirs", folder, asked, 0).generate(asked)
+    (folder / request_name(asked[3])).write_bytes(b"nothing")
+    with pytest.raises(PhotoError):
+        methods.FolderMethod("Theirs", folder, asked, 0).generate(asked)
+    with pytest.raises(DataError, match="there is no folder"):
+        methods.FolderMethod("Theirs", folder / "else", asked, 0)
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_of_a_config_is_opened(model_folder, small_model, asked):
+    entry = MethodConfig(name="Ours", model=model_folder, conditions=("landmark",), settings={"steps": 2})
+    opened = methods.open_method(entry, asked, "dlib")
+    assert opened.key == method(small_model, ("landmark",)).key
+    free = methods.open_method(entry, asked, "dlib", controls=False)
+    assert free.extra_parameters == 0
+
+
+def test_a_row_that_cannot_be_opened_is_told(model_folder, tmp_path, asked):
+    def opened(condition="dlib", **fields):
+        return methods.open_method(MethodConfig(name="Ours", **fields), asked, condition)
+
+    with pytest.raises(ConfigError, match="reads dlib, not arcface"):
+        opened("arcface", model=model_folder)
+    with pytest.raises(CheckpointError):
+        opened(model=tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="steps cannot be 'many'"):
+        opened(model=model_folder, settings={"steps": "many"})
+    with pytest.raises(ConfigError, match="no setting 'stride'"):
+        opened(kind="controlnet", model=tmp_path, base=model_folder, settings={"stride": 2})
+    with pytest.raises(DataError, match="4 missing"):
+        opened(kind="folder", model=tmp_path, extra_parameters=0)
+
+
+def test_notes(folder, asked):
+    entry = MethodConfig(
+        name="Theirs", kind="folder", model=folder, extra_parameters=0, of="published_instantid", note="Hello."
+    )
+    told = methods.note(entry, methods.open_method(entry, asked, "dlib"))
+    assert told.startswith("InstantID has a pipeline") and told.endswith("made elsewhere. Hello.")

@@ -1,0 +1,792 @@
+"""Reports of a made-up result: each number where it belongs, all text escaped, and a page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import csv
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facecrafter.errors import DataError, FaceCrafterError, OutputError
+from facecrafter.evaluation import report
+from facecrafter.evaluation.report import charts, markup, page, paper, style
+from facecrafter.evaluation.report.cases import CASES, cases
+from facecrafter.evaluation.report.differences import DRAWS, SEED, paired
+from facecrafter.evaluation.report.result import read
+from facecrafter.evaluation.report.tables import places
+
+EVIL = '<script>alert("1")</script> & | *x*'
+NAMES = ("FaceCrafter", "Control|Net <b>", EVIL)
+SLUGS = ("facecrafter", "control-net-b-", "-script-alert-1-script-x-")
+PEOPLE, TARGETS = 4, 3
+COLUMNS = [
+    {"key": "expression_rmse", "title": "Expression RMSE", "unit": "", "better": "lower", "about": "Of <blendshapes>."},
+    {"key": "similarity", "title": "Identity", "unit": "", "better": "higher", "about": "Cosine."},
+    {"key": "frechet", "title": "Frechet", "unit": "", "better": "lower", "about": "Against 2,000 pictures."},
+    {"key": "age", "title": "Age", "unit": "years", "better": None, "about": ""},
+]
+VOID = {"meta", "img", "br"}
+
+
+def draw(path: Path, colour: tuple[int, int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 32), colour).save(path)
+
+
+def scores_of(method: int) -> list[dict[str, object]]:
+    """Rows of a method; the last picture of each but the first has no face."""
+    random = np.random.default_rng(method)
+    rows = []
+    for number in range(PEOPLE * TARGETS):
+        found = method == 0 or number != PEOPLE * TARGETS - 1
+        values = random.random(2) + 0.1 * method
+        rows.append(
+            {
+                "picture": f"pictures/{SLUGS[method]}/{number:05}.png",
+                "identity": f"subjects/i{number // TARGETS}.png",
+                "target": f"subjects/t{number % TARGETS}.png",
+                "seed": number,
+                "found": int(found),
+                "expression_rmse": values[0] if found else "",
+                "similarity": values[1] if found else "",
+            }
+        )
+    return rows
+
+
+def write_scores(folder: Path, slug: str, rows: list[dict[str, object]]) -> None:
+    (folder / "scores").mkdir(exist_ok=True)
+    with open(folder / "scores" / f"{slug}.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def values_of(rows: list[dict[str, object]], method: int) -> dict[str, dict[str, float | None]]:
+    """What the table says: root mean square, mean, and two that come from elsewhere."""
+    cells = np.array([[row["expression_rmse"], row["similarity"]] for row in rows if row["found"]], float)
+    expression, identity = float(np.sqrt(np.mean(cells[:, 0] ** 2))), float(cells[:, 1].mean())
+    return {
+        "expression_rmse": {"value": expression, "low": expression - 0.0625, "high": expression + 0.0625},
+        "similarity": {"value": identity, "low": identity - 0.03125, "high": identity + 0.03125},
+        "frechet": {"value": 40.25 + method, "low": None, "high": None},
+        "age": {"value": 33.5, "low": None, "high": None},
+    }
+
+
+def method_of(number: int, rows: list[dict[str, object]]) -> dict:
+    groups = {"0 to 15": 0.25 + number, "15 to <90>": 0.75}
+    return {
+        "name": NAMES[number],
+        "kind": "rival",
+        "extra_parameters": (2_200_000, 361_000_000, 0)[number],
+        "pictures": len(rows),
+        "failures": sum(not row["found"] for row in rows),
+        "seconds_a_picture": 0.125,
+        "key": f"k{number}",
+        "values": values_of(rows, number),
+        "groups": {
+            "yaw": {name: {"count": 6, "failures": 2, "values": {"expression_rmse": x}} for name, x in groups.items()}
+        },
+        "leakage": {
+            "changed": ["identity", "pose", "emotion"],
+            "moved": ["identity", "pose", "emotion"],
+            "values": [[0.5, 0.1, 0.2], [0.03, 12.5, 0.04], [0.02, 1.5, 0.75]],
+            "about": "Mean distances & so on.",
+            "probes": 50,
+            "failures": 3,
+        },
+        "curves": {
+            "valence": {
+                "asked": [-1, 0, 1],
+                "perceived": [-0.5, None, 0.625],
+                "low": [-0.6, None, 0.5],
+                "high": [-0.4, None, 0.75],
+            }
+        },
+        "note": "A note with <tags>." if number == 1 else "",
+    }
+
+
+def make(folder: Path, methods: tuple[int, ...] = (0, 1, 2)) -> Path:
+    """A result folder by the schema."""
+    result = {
+        "table": "control",
+        "environment": {"commit": "abc1234-dirty", "device": "CPU, 2 cores", "versions": {"torch": "2.6"}},
+        "config": {"identities": PEOPLE, "real": 2000, "data": "faces </pre><i>"},
+        "seed": 7,
+        "seconds": 812.0,
+        "conditions": {"identity": "SFace", "emotion": "eye 2"},
+        "left_out": ["Jane/1.jpg"],
+        "estimators": {"pose": "MediaPipe", "identity": "dlib", "emotion": "eye <3>"},
+        "columns": copy.deepcopy(COLUMNS),
+        "methods": [],
+    }
+    for number in range(PEOPLE):
+        draw(folder / "subjects" / f"i{number}.png", (60 * number, 0, 200))
+    for number in range(TARGETS):
+        draw(folder / "subjects" / f"t{number}.png", (0, 60 * number, 200))
+    for method in methods:
+        rows = scores_of(method)
+        for number, row in enumerate(rows):
+            draw(folder / str(row["picture"]), (20 * number, 100, 80 * method))
+        write_scores(folder, SLUGS[method], rows)
+        result["methods"].append(method_of(method, rows))
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def change(folder: Path, edit) -> Path:
+    """Change what result.json holds."""
+    path = folder / "result.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make(tmp_path / "first")
+
+
+class Reader(HTMLParser):
+    """Checks that every element is closed in turn, and keeps elements, tables and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        assert len(dict(attributes)) == len(attributes)
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attributes):
+        raise AssertionError(f"<{tag}/> is no HTML")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if ("td" in self.open or "th" in self.open) and "svg" not in self.open:
+            self.tables[-1][-1][-1] += f" {data}"
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def page_of(run: Path) -> Reader:
+    report.write(run, overwrite=True)
+    return Reader((run / "report.html").read_text("utf-8"))
+
+
+def csv_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_written_once(run):
+    written = report.write(run)
+    assert [path.name for path in written] == ["table.md", "table.csv", "differences.csv", "report.html"]
+    before = [path.read_bytes() for path in written]
+    with pytest.raises(OutputError, match=r"table\.md exists already"):
+        report.write(run)
+    report.write(run, overwrite=True)
+    assert [path.read_bytes() for path in written] == before
+    assert not list(run.glob("*.partial"))
+
+
+def test_nothing_is_written_where_one_file_is_taken(run):
+    (run / "report.html").write_text("mine")
+    with pytest.raises(OutputError, match=r"report\.html exists already"):
+        report.write(run)
+    assert not (run / "table.md").exists() and (run / "report.html").read_text() == "mine"
+
+
+def test_csv_holds_every_number(run):
+    report.write(run)
+    methods = json.loads((run / "result.json").read_text())["methods"]
+    told = {(line["method"], line["metric"]): line for line in csv_of(run / "table.csv")}
+    for method in methods:
+        for key, value in method["values"].items():
+            line = told.pop((method["name"], key))
+            for end in ("value", "low", "high"):
+                assert line[end] == ("" if value[end] is None else repr(value[end]))
+        for key in ("extra_parameters", "failures", "seconds_a_picture", "pictures"):
+            assert told.pop((method["name"], key))["value"] == repr(method[key])
+    assert told == {}
+
+
+def test_markdown_table(run):
+    report.write(run)
+    text = (run / "table.md").read_text("utf-8")
+    methods = json.loads((run / "result.json").read_text())["methods"]
+    lines = text.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("| Method"))
+    headings, _, *rows = (
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[first : first + 5]
+    )
+    assert headings[1:5] == ["Expression RMSE ↓", "Identity ↑", "Frechet ↓", "Age (years)"]
+    expression = [method["values"]["expression_rmse"] for method in methods]
+    for row, method, value in zip(rows, methods, expression, strict=True):
+        number = f"{value['value']:.3f}"
+        if value["value"] == min(one["value"] for one in expression):
+            number = f"**{number}**"
+        assert row[1] == f"{number} [{value['low']:.3f}, {value['high']:.3f}]"
+        assert row[4] == "33.50"  # nobody is better
+        assert row[6] == f"{method['failures']} of 12"
+    assert [row[5] for row in rows] == ["2.2 M", "361 M", "0"]
+    assert rows[0][3] == "**40.25**" and rows[1][3] == "41.25"
+    assert rows[1][0] == r"Control\|Net \<b\>"
+    for words in (
+        "abc1234-dirty",
+        "CPU, 2 cores",
+        "torch 2.6",
+        "Seed: 7",
+        "13 min 32 s",
+        "dlib",
+        "identity SFace, emotion eye 2",
+        "left out: 1, ",
+        "    identities: 4",
+    ):
+        assert words in text
+    assert paper.NOTE in text and "| FaceCrafter(LMK+EMO) | 6.81 |" in text and "FastComposer" not in text
+
+
+def test_page_is_whole_and_alone(run):
+    read_page = page_of(run)
+    text = (run / "report.html").read_text("utf-8")
+    assert read_page.of("img") and all(picture["alt"] for picture in read_page.of("img"))
+    assert all(picture["src"].startswith("data:image/jpeg;base64,") for picture in read_page.of("img"))
+    assert not re.search(r"https?:|url\(|@import|<link|<iframe", text)
+    links = [attributes[name] for _, attributes in read_page.elements for name in ("src", "href") if name in attributes]
+    ids = {attributes["id"] for _, attributes in read_page.elements if "id" in attributes}
+    assert all(link.startswith("data:") or link.removeprefix("#") in ids for link in links)
+    assert [attributes.get("src") for attributes in read_page.of("script")] == [None]
+    assert not any(name.startswith("on") for _, attributes in read_page.elements for name in attributes)
+    assert all(chart.get("aria-label") or chart.get("aria-hidden") for chart in read_page.of("svg"))
+    assert len(text) < page.LARGEST
+
+
+def test_all_text_is_escaped(run):
+    read_page = page_of(run)
+    text = (run / "report.html").read_text("utf-8")
+    assert not {"b", "i", "blendshapes", "tags"} & {tag for tag, _ in read_page.elements}
+    assert "<script>alert" not in text and "</pre><i>" not in text
+    words = " ".join(read_page.text)
+    for told in (EVIL, "Of <blendshapes>.", "A note with <tags>.", "eye <3>", "faces </pre><i>", "15 to <90>"):
+        assert told in words
+
+
+def test_page_tells_the_numbers(run):
+    read_page = page_of(run)
+    methods = json.loads((run / "result.json").read_text())["methods"]
+    table = read_page.tables[0]
+    for line, method in zip(table[1:], methods, strict=True):
+        value = method["values"]["similarity"]
+        assert line[0].strip() == method["name"]
+        assert line[2].split() == [f"{value['value']:.3f}", f"[{value['low']:.3f},", f"{value['high']:.3f}]"]
+    sortable = [attributes["data-value"] for attributes in read_page.of("td") if "data-value" in attributes]
+    assert repr(methods[2]["values"]["similarity"]["value"]) in sortable
+    matrix = next(table for table in read_page.tables if table[0][0].strip() == "Changed")
+    assert [cell.strip() for cell in matrix[2]] == ["pose", "0.03", "12.50", "0.04"]
+    curve = next(table for table in read_page.tables if len(table[0]) > 1 and table[0][1].strip() == "Asked")
+    assert [cell.strip() for cell in curve[1]] == ["FaceCrafter", "-1.000", "-0.500", "-0.600", "-0.400"]
+    assert [cell.strip() for cell in curve[2]][2:] == ["-", "-", "-"]
+    groups = next(table for table in read_page.tables if table[0][0].strip() == "Yaw")
+    assert [cell.strip() for cell in groups[2]][:4] == ["0 to 15", NAMES[1], "6", "2"]
+    assert groups[2][4].strip() == "1.250"
+    assert f"{NAMES[1]}, over 50 probes, less 3 without a face" in read_page.text
+    printed = read_page.tables[-1]
+    assert [tuple(cell.strip() for cell in line) for line in printed[1:]] == list(paper.CONTROL.rows)
+
+
+def test_cases_are_the_best_median_and_worst(run):
+    row, column = read([run]).rows[0], read([run]).columns[0]
+    found = cases(row, column)
+    assert [kind for kind, _ in found] == ["best"] * CASES + ["median"] * CASES + ["worst"] * CASES
+    ordered = sorted(score.values["expression_rmse"] for score in row.scores.values())
+    value = [score.values["expression_rmse"] for _, score in found]
+    assert value[0] == ordered[0] and value[2 * CASES] == ordered[-1] and value[CASES] in ordered[5:7]
+    assert len({score.picture for _, score in found}) == len(found)
+    for kind in ("best", "median", "worst"):
+        assert len({score.identity for name, score in found if name == kind}) == CASES
+
+
+def test_cases_show_the_same_request_to_all_methods(run):
+    """The picture of every cell is that of the request in its column, beside its own identity and target."""
+    read_page = page_of(run)
+    sheet = read([run])
+    chosen = cases(sheet.rows[0], sheet.columns[0])
+    shown = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(i["src"].partition(",")[2])))) for i in read_page.of("img")
+    ]
+    wanted = [score.identity for _, score in chosen] + [score.target for _, score in chosen]
+    for row in sheet.rows:
+        wanted += [row.scores[score.request].picture for _, score in chosen]
+    for picture, name in zip(shown, wanted, strict=False):
+        assert np.abs(picture[16, 16].astype(int) - np.asarray(Image.open(run / name))[16, 16]).max() < 6
+
+
+# --- differences ------------------------------------------------------------------------------------------------------
+
+
+def test_paired_differences(run):
+    report.write(run)
+    told = {(line["method"], line["metric"]): line for line in csv_of(run / "differences.csv")}
+    assert {metric for _, metric in told} == {"expression_rmse", "similarity"}  # the others are no means over pictures
+    ours, theirs = scores_of(0)[:-1], scores_of(1)[:-1]  # the last has no face
+    for key, before, after in (("similarity", float, float), ("expression_rmse", np.square, np.sqrt)):
+        line = told[NAMES[1], key]
+        assert (line["against"], line["pairs"], line["identities"]) == ("FaceCrafter", "11", "4")
+        sides = [np.array([before(row[key]) for row in rows]) for rows in (ours, theirs)]
+        person = np.array([row["identity"] for row in ours])
+        people = sorted(set(person))
+        drawn = np.random.default_rng(SEED).multinomial(4, [0.25] * 4, DRAWS)
+        found = []
+        for counts in drawn:
+            rows = [
+                row
+                for count, one in zip(counts, people, strict=True)
+                for row in np.flatnonzero(person == one).tolist() * count
+            ]
+            found.append(after(sides[1][rows].mean()) - after(sides[0][rows].mean()))
+        expected = [after(sides[1].mean()) - after(sides[0].mean()), *np.percentile(found, [2.5, 97.5])]
+        np.testing.assert_allclose([float(line[name]) for name in ("difference", "low", "high")], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shift", "better", "verdict"),
+    [
+        (0.5, "lower", "worse"),
+        (-0.5, "lower", "better"),
+        (0.5, "higher", "better"),
+        (0.5, None, "higher"),
+        (0, "lower", "not told apart"),
+    ],
+)
+def test_verdict(run, shift, better, verdict):
+    rows = scores_of(0)
+    for row in rows:
+        row["similarity"] += shift
+    write_scores(run, SLUGS[1], rows)
+
+    def edit(content):
+        content["columns"][1]["better"] = better
+        content["methods"][1]["values"] = values_of(rows, 1)
+
+    differences, _ = paired(read([change(run, edit)]))
+    told = next(one for one in differences if one.label == NAMES[1] and one.column.key == "similarity")
+    assert told.verdict == verdict
+    assert told.value == pytest.approx(shift)
+
+
+def test_one_identity_has_no_interval(run):
+    for slug, method in zip(SLUGS, range(3), strict=True):
+        write_scores(run, slug, scores_of(method)[:TARGETS])
+
+    def edit(content):
+        for number, method in enumerate(content["methods"]):
+            method["values"]["expression_rmse"] = values_of(scores_of(number)[:TARGETS], number)["expression_rmse"]
+
+    differences, _ = paired(read([change(run, edit)]))
+    assert [(one.low, one.high, one.people, one.verdict) for one in differences] == [
+        (None, None, 1, "not told apart")
+    ] * 2
+
+
+# --- what the tables write --------------------------------------------------------------------------------------------
+
+
+def spoil(picture, request):
+    """Follow the emotion half way, and show no face for some seeds."""
+    picture[3] = picture[3] // 2 + 60
+    if request.seed % 7 == 3:
+        picture[-1, -1] = 7
+
+
+@pytest.mark.parametrize("table", ["control", "diversity"])
+def test_results_as_they_are_made(table, stubbed, stub_method):
+    """Every column that comes from pictures is paired, all pictures are found, and nothing of the result is lost."""
+    from facecrafter.evaluation import controllability, diversity, tables
+
+    asked = {"control": {"targets": 3, "pool": 9, "leakage": 4, "curve": 3}, "diversity": {"samples": 4}}[table]
+    made = {"control": tables.ControlConfig, "diversity": tables.DiversityConfig}[table]
+    config = made(**stubbed(stub_method("Exact"), stub_method("Half", spoil)), table=table, **asked)
+    result = tables.run(config, progress=False)
+    report.write(config.out)
+    columns = {"control": controllability, "diversity": diversity}[table].COLUMNS
+    told = csv_of(config.out / "differences.csv")
+    assert [line["metric"] for line in told] == [column.key for column in columns if column.way]
+    assert {line["pairs"] for line in told} <= {str(one["pictures"] - one["failures"]) for one in result["methods"]}
+    values = result["methods"][1]["values"]
+    assert {line["metric"]: line["value"] for line in csv_of(config.out / "table.csv") if line["method"] == "Half"} == {
+        **{key: "" if one["value"] is None else repr(one["value"]) for key, one in values.items()},
+        **{key: repr(result["methods"][1][key]) for key in ("extra_parameters", "failures", "pictures")},
+        "seconds_a_picture": repr(result["methods"][1]["seconds_a_picture"]),
+    }
+    read_page = Reader((config.out / "report.html").read_text("utf-8"))
+    assert read_page.of("img") and "picture missing" not in " ".join(read_page.text)
+    shown = {attributes["id"] for _, attributes in read_page.elements if "id" in attributes}
+    assert shown >= {"table", "metrics", "differences", "cases", "how", "paper"}
+    assert ({"leakage", "curves", "groups"} <= shown) == (table == "control")
+
+
+# --- several runs -----------------------------------------------------------------------------------------------------
+
+
+def test_compare(tmp_path):
+    runs = [make(tmp_path / "a", (0,)), make(tmp_path / "b", (0, 1))]
+    report.compare(runs, tmp_path / "out")
+    names = list(dict.fromkeys(line["method"] for line in csv_of(tmp_path / "out" / "table.csv")))
+    assert names == ["FaceCrafter (a)", "FaceCrafter (b)", NAMES[1]]
+    told = {(line["method"], line["metric"]): line for line in csv_of(tmp_path / "out" / "differences.csv")}
+    same = told["FaceCrafter (b)", "similarity"]
+    assert [float(same[name]) for name in ("difference", "low", "high")] == [0, 0, 0]
+    alone = csv_of(report.write(runs[1])[2])[0]  # over the same pictures
+    assert {**alone, "against": ""} == {**told[NAMES[1], "expression_rmse"], "against": ""}
+    read_page = Reader((tmp_path / "out" / "report.html").read_text("utf-8"))
+    assert "picture missing" not in " ".join(read_page.text)
+    text = (tmp_path / "out" / "table.md").read_text("utf-8")
+    assert "### a" in text and "### b" in text
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [make(tmp_path / "a" / "run", (0,)), make(tmp_path / "b" / "run", (0,))]
+    assert [row.label for row in read(runs).rows] == [f"FaceCrafter ({one})" for one in runs]
+
+
+def rewrite(folder: Path, edit) -> None:
+    rows = scores_of(0)
+    for row in rows:
+        edit(row)
+    write_scores(folder, SLUGS[0], rows)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda b: change(b, lambda c: c.update(table="diversity")), "one is of control, the other of diversity"),
+        (
+            lambda b: change(b, lambda c: c["estimators"].update(identity="FaceNet")),
+            "identity is estimated by dlib and by FaceNet",
+        ),
+        (lambda b: change(b, lambda c: c["estimators"].pop("pose")), "pose is estimated by MediaPipe and by nothing"),
+        (lambda b: change(b, lambda c: c["columns"].pop()), "the columns age are not the same"),
+        (lambda b: change(b, lambda c: c["columns"][0].update(better="higher")), "the columns expression_rmse are"),
+        (lambda b: change(b, lambda c: c.update(seed=8)), "the seeds are 7 and 8"),
+        (lambda b: change(b, lambda c: c["config"].update(real=500)), "to 2000 and to 500 real pictures"),
+        (lambda b: rewrite(b, lambda row: row.update(seed=row["seed"] % 11)), "2 pairs of identity, target and seed"),
+        (lambda b: draw(b / "subjects" / "t1.png", (9, 9, 9)), r"the data: subjects/t1\.png shows another picture"),
+        (lambda b: (b / "scores" / "facecrafter.csv").unlink(), r"facecrafter\.csv is missing"),
+    ],
+)
+def test_runs_that_differ_are_refused(tmp_path, spoil, reason):
+    runs = [make(tmp_path / "a", (0,)), make(tmp_path / "b", (0,))]
+    spoil(runs[1])
+    with pytest.raises(DataError, match=reason) as caught:
+        report.compare(runs, tmp_path / "out")
+    assert str(runs[0]) in str(caught.value) and str(runs[1]) in str(caught.value)
+    assert "report of each alone" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_pictures_in_other_files_are_the_same_data(tmp_path):
+    runs = [make(tmp_path / "a", (0,)), make(tmp_path / "b", (1,))]
+    photo = runs[1] / "subjects" / "i0.png"
+    Image.open(photo).save(photo, compress_level=0)
+    assert len(read(runs).rows) == 2
+
+
+@pytest.mark.parametrize("names", [[], ["first", "first"], ["first", "first/../first"]])
+def test_runs_are_named_once(run, names, tmp_path):
+    with pytest.raises(DataError, match=r"no result folder is given|more than once"):
+        report.compare([tmp_path / name for name in names], tmp_path / "out")
+
+
+# --- bad and odd input ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda c: c.update(methods=[]), "methods: List should have at least 1 item"),
+        (lambda c: c.pop("seed"), "seed: Field required"),
+        (lambda c: c.update(table="other"), "table: Input should be 'control' or 'diversity'"),
+        (
+            lambda c: c["methods"][0]["values"]["similarity"].update(value="high"),
+            r"methods\.0\.values\.similarity\.value: ",
+        ),
+        (lambda c: c["methods"][1]["leakage"]["values"].pop(), r"methods\.1\.leakage: the matrix is not 3 by 3"),
+        (
+            lambda c: c["methods"][1]["curves"]["valence"]["low"].pop(),
+            r"asked, perceived, low and high are not equally",
+        ),
+        (lambda c: c["methods"][1].update(name="Facecrafter"), "2 methods have the key 'facecrafter'"),
+        (lambda c: c["columns"].append(c["columns"][0]), "2 columns have the key 'expression_rmse'"),
+        (lambda c: c["columns"][2].update(key="seed"), r"no column can have the key 'seed'"),
+        (lambda c: c["methods"][0].update(name=" "), r"methods\.0\.name: "),
+    ],
+)
+def test_damaged_results(run, spoil, reason):
+    with pytest.raises(DataError, match=rf"result\.json is damaged: .*{reason}.*run the evaluation again"):
+        report.write(change(run, spoil))
+    assert not list(run.glob("table.*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}"])
+def test_results_that_are_none(run, content):
+    (run / "result.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"result\.json is damaged"):
+        report.write(run)
+
+
+@pytest.mark.parametrize("name", ["none", "first/result.json", "first/subjects"])
+def test_folders_without_result(run, name):
+    with pytest.raises(DataError, match=r"has no result\.json; name a folder that an evaluation wrote"):
+        report.write(run.parent / name)
+
+
+HEADER = "picture,identity,target,seed,found,identity_score"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "line 1: there is no column 'picture'"),
+        ("picture,identity,target,seed\n", "line 1: there is no column 'found'"),
+        (f"{HEADER}\na,b,c,0,1\n", "line 2: it has more or fewer cells"),
+        (f"{HEADER}\na,b,c,0,1,0,0\n", "line 2: it has more or fewer cells"),
+        (f"{HEADER}\na,b,c,x,1,0\n", "line 2: invalid literal for int"),
+        (f"{HEADER}\na,b,c,0,yes,0\n", "line 2: found is 'yes', not 0 or 1"),
+        (f"{HEADER}\na,b,c,0,1,0\n/etc/a,b,c,0,1,0\n", "line 3: '/etc/a' leads out of the result folder"),
+        (f"{HEADER}\na,../../b,c,0,1,0\n", "line 2: '../../b' leads out"),
+        ("picture,identity,target,seed,found,age\na,b,c,0,1,old\n", "line 2: could not convert string to float"),
+        (f'{HEADER}\n"a,b,c,0,1,0\n', "line 1: unexpected end of data"),
+        (b"\xff\xfe\x00", "line 1: "),
+    ],
+)
+def test_damaged_scores(run, content, reason):
+    path = run / "scores" / "facecrafter.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=rf"facecrafter\.csv is damaged: {re.escape(reason)}.*run the evaluation again"):
+        report.write(run)
+
+
+def test_missing_and_damaged_pictures_cost_themselves(run):
+    whole = len(page_of(run).of("img"))
+    shutil.rmtree(run / "pictures" / SLUGS[1])
+    (run / "subjects" / "i0.png").write_bytes(b"no picture")
+    read_page = page_of(run)
+    words = " ".join(read_page.text)
+    assert 0 < len(read_page.of("img")) < whole
+    assert words.count("picture missing") == whole - len(read_page.of("img"))
+    assert "Pictures that are missing or cannot be read" in words and ", …)" in words
+
+
+def test_missing_scores_are_told(run):
+    (run / "scores" / f"{SLUGS[0]}.csv").unlink()
+    read_page = page_of(run)
+    assert "scores/facecrafter.csv is missing" in " ".join(read_page.text)
+    assert {line["against"] for line in csv_of(run / "differences.csv")} == {NAMES[1]}
+
+
+def fail_all(folder: Path, number: int) -> None:
+    rows = [{**row, "found": 0, "expression_rmse": "", "similarity": ""} for row in scores_of(number)]
+    write_scores(folder, SLUGS[number], rows)
+
+    def edit(content):
+        content["methods"][number].update(failures=len(rows), values={}, groups={}, leakage=None, curves={})
+
+    change(folder, edit)
+
+
+def test_a_method_that_always_fails(run):
+    fail_all(run, 0)
+    read_page = page_of(run)
+    assert "No face was found in any picture of FaceCrafter." in " ".join(read_page.text)
+    assert [cell.strip() for cell in read_page.tables[0][1]][1:7] == ["-", "-", "-", "-", "2.2 M", "12 of 12"]
+    assert {line["against"] for line in csv_of(run / "differences.csv")} == {NAMES[1]}
+    assert "no face found" in " ".join(read_page.text)
+
+
+def test_all_methods_fail(run):
+    for number in range(3):
+        fail_all(run, number)
+    read_page = page_of(run)
+    assert not read_page.of("img") and csv_of(run / "differences.csv") == []
+    assert [identity for _, attributes in read_page.elements if (identity := attributes.get("id"))] == [
+        "table",
+        "how",
+        "paper",
+    ]
+
+
+def test_one_method(tmp_path):
+    run = make(tmp_path / "one", (0,))
+    read_page = page_of(run)
+    assert csv_of(run / "differences.csv") == [] and read_page.of("img")
+    assert "**" not in (run / "table.md").read_text("utf-8").split("## Table 1")[0]  # nobody to be better than
+    assert "differences" not in {attributes.get("id") for _, attributes in read_page.elements}
+
+
+def test_numbers_that_are_none(run):
+    def edit(content):
+        content["methods"][0]["values"]["similarity"] = {"value": float("nan"), "low": float("-inf"), "high": None}
+        content["methods"][0]["groups"]["yaw"]["0 to 15"]["values"]["expression_rmse"] = float("inf")
+        content["methods"][0]["curves"]["valence"].update(low=[None] * 3, high=[None] * 3)
+        content.update(seconds=float("nan"))
+
+    change(run, edit)
+    rows = scores_of(0)
+    rows[3]["expression_rmse"] = "nan"
+    write_scores(run, SLUGS[0], rows)
+    text = " ".join(page_of(run).text)
+    assert not re.search(r"\b(nan|inf|infinity)\b", text, re.IGNORECASE)
+    line = next(line for line in csv_of(run / "table.csv") if line["metric"] == "similarity")
+    assert (line["value"], line["low"], line["high"]) == ("", "", "")
+
+
+def test_very_long_and_broken_names(run):
+    name = "x" * 5000 + "\ud800\x00\u202e"
+
+    def edit(content):
+        content["methods"][0]["name"] = name
+        content["config"]["note"] = name
+
+    read_page = page_of(change(run, edit))
+    labels = [text for text in read_page.text if text.startswith("xxx") and text.endswith("…")]
+    assert labels and max(map(len, labels)) == charts.LETTERS
+    assert read_page.tables[0][1][0].strip() == "x" * 5000 + "\ufffd" * 3
+
+
+def test_diversity_without_targets(run):
+    for method, slug in enumerate(SLUGS):
+        write_scores(run, slug, [{**row, "target": ""} for row in scores_of(method)])
+    read_page = page_of(change(run, lambda content: content.update(table="diversity")))
+    words = [cell.strip() for table in read_page.tables for line in table for cell in line]
+    assert "Identity" in words and "Target" not in words
+    assert [tuple(cell.strip() for cell in line) for line in read_page.tables[-1][1:]] == list(paper.DIVERSITY.rows)
+
+
+def test_pictures_are_smaller_where_the_page_would_be_too_large(run, monkeypatch):
+    random = np.random.default_rng(0)
+    for picture in (run / "pictures").rglob("*.png"):
+        Image.fromarray(random.integers(0, 256, (256, 256, 3), np.uint8)).save(picture)
+    report.write(run)
+    size = (run / "report.html").stat().st_size
+    monkeypatch.setattr(page, "LARGEST", size - 1)
+    report.write(run, overwrite=True)
+    assert (run / "report.html").stat().st_size < size
+    pictures = Reader((run / "report.html").read_text("utf-8")).of("img")
+    largest = max(Image.open(io.BytesIO(base64.b64decode(one["src"].partition(",")[2]))).width for one in pictures)
+    assert largest == page.SIDES[1]
+
+
+def test_a_full_disk_is_a_clear_error(run, monkeypatch):
+    def full(self, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"table\.md could not be written \(no space left"):
+        report.write(run)
+    assert not [path for path in run.iterdir() if path.suffix in (".md", ".html", ".partial")]
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def test_elements_escape_text_and_keep_markup():
+    inner = markup.el("b", "<&>", class_="x\"'<")
+    assert inner == '<b class="x&quot;&#x27;&lt;">&lt;&amp;&gt;</b>'
+    assert markup.el("p", [inner, None, 3], hidden=True, title=None) == f"<p hidden>{inner}3</p>"
+    assert markup.el("img", alt="") == '<img alt="">'
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (0.1, 0.1000001), (-3e9, 7e12), (5, 5), (0, 0.07)])
+def test_ticks_are_few_round_and_inside(low, high):
+    scale = charts.Scale.over([low, high], 0, 100)
+    ticks = scale.ticks()
+    assert 2 <= len(ticks) <= 7
+    slack = 1e-6 * (scale.high - scale.low)
+    assert all(scale.low - slack <= tick <= scale.high + slack for tick in ticks)
+    np.testing.assert_allclose([scale(scale.low), scale(scale.high)], [0, 100])
+
+
+def test_charts_stay_inside(run):
+    """No point of any chart is outside of its frame, and bars are as long as their numbers say."""
+    text = (report.write(run)[3]).read_text("utf-8")
+    drawn = re.findall(r'<svg viewBox="0 0 ([\d.]+) ([\d.]+)".*?</svg>', text, re.DOTALL)
+    assert drawn
+    for found in re.finditer(r'<svg viewBox="0 0 ([\d.]+) ([\d.]+)"(.*?)</svg>', text, re.DOTALL):
+        width, height = float(found[1]), float(found[2])
+        for points in re.findall(r'points="([^"]*)"', found[3]):
+            for point in points.split():
+                x, y = map(float, point.split(","))
+                assert 0 <= x <= width and 0 <= y <= height
+    value = json.loads((run / "result.json").read_text())["methods"]
+    lengths = [float(x) for x in re.findall(r'<rect [^>]*width="([\d.]+)"', text)]
+    numbers = [one["values"]["expression_rmse"]["value"] for one in value]
+    np.testing.assert_allclose(np.array(lengths[:3]) / lengths[0], np.array(numbers) / numbers[0], atol=2e-3)
+
+
+def test_colours_are_all_in_the_style():
+    assert all(f".c{number} {{ --c: #" in style.CSS for number in range(charts.COLOURS))
+    assert "@media print" in style.CSS and "prefers-color-scheme: dark" in style.CSS
+
+
+@pytest.mark.parametrize(
+    ("number", "decimals"), [(0, 3), (0.002, 5), (0.05, 4), (0.5, 3), (12, 2), (-361, 1), (None, 3)]
+)
+def test_places(number, decimals):
+    assert places([number]) == decimals
+
+
+def test_paper_tables_are_whole():
+    for table in paper.TABLES.values():
+        assert {len(row) for row in table.rows} == {len(table.columns) + 1}
+    one, two = paper.CONTROL, paper.DIVERSITY
+    assert [one.best(n) for n in range(9)] == [
+        "6.78",
+        "0.119",
+        "0.217",
+        "0.184",
+        "0.52",
+        "61.2",
+        "0.76",
+        "38.80",
+        "11.7M",
+    ]
+    assert [two.best(n) for n in range(8)] == list(two.rows[-1][1:])  # the paper's method wins each column
+
+
+def test_errors_are_the_projects_own(tmp_path):
+    with pytest.raises(FaceCrafterError):
+        report.write(tmp_path)

@@ -1,0 +1,110 @@
+"""The config of a table: what is allowed, what is told of what is not, and what is not overwritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from facecrafter.errors import ConfigError, OutputError
+from facecrafter.evaluation import tables
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "mini" / "evaluation"
+CONTROL = {"table": "control", "data": "d", "out": "o", "methods": [{"name": "Ours", "model": "mini"}]}
+DIVERSITY = {**CONTROL, "table": "diversity"}
+
+
+def written(folder: Path, content: object) -> Path:
+    path = folder / "table.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize("name", ["control", "diversity"])
+def test_the_projects_own_configs_load(name: str) -> None:
+    config = tables.load(CONFIGS / f"{name}.yaml")
+    assert config.table == name
+    assert config.identities == 100
+
+
+def test_defaults_are_the_papers_numbers(tmp_path: Path) -> None:
+    config = tables.load(written(tmp_path, CONTROL))
+    assert isinstance(config, tables.ControlConfig)
+    assert (config.identities * config.targets, config.pool, config.real) == (2000, 100, 2000)
+    assert config.cache_folder == Path("o/cache")
+    assert config.methods[0].conditions == ("landmark", "emotion")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({**CONTROL, "table": "third"}, "table: control or diversity"),
+        ([1], "table: control or diversity"),
+        ({**CONTROL, "identites": 5}, "no setting 'identites'; did you mean 'identities'"),
+        ({**CONTROL, "samples": 5}, "no setting 'samples'"),
+        ({**DIVERSITY, "targets": 5}, "no setting 'targets'"),
+        ({**CONTROL, "eyes": {"identiy": "dlib"}}, "no setting 'eyes.identiy'; did you mean 'identity'"),
+        ({**CONTROL, "methods": [{"name": "a", "modle": "m"}]}, "methods.0"),
+        ({**CONTROL, "methods": [{"name": "a", "model": "m", "condition": []}]}, "did you mean 'conditions'"),
+        ({**CONTROL, "methods": []}, "methods"),
+        ({**CONTROL, "eyes": {"identity": "dlib"}}, "cannot judge it too"),
+        ({**CONTROL, "identities": 1}, "identities"),
+        ({**CONTROL, "targets": 20, "pool": 10}, "raise `pool`"),
+        ({**CONTROL, "identities": 5}, "curves are of some of the 5"),
+        ({**DIVERSITY, "people": {"layout": "agedb"}}, "`folder` belongs"),
+        ({**DIVERSITY, "people": {"folder": "f"}}, "`folder` belongs"),
+    ],
+)
+def test_what_is_not_allowed_is_told(tmp_path: Path, content: object, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        tables.load(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ({"kind": "controlent"}, "no kind of method 'controlent'"),
+        ({"kind": "published_instantid"}, "kind: folder"),
+        ({"kind": "folder"}, "needs `extra_parameters`"),
+        ({"kind": "folder", "extra_parameters": 1, "settings": {"steps": 3}}, "no use for `settings`"),
+        ({"kind": "folder", "extra_parameters": 1, "of": "nobody"}, "`of` is one of"),
+        ({"kind": "controlnet"}, "needs `base`"),
+        ({"kind": "controlnet", "base": "mini", "conditions": []}, "no use for `conditions`"),
+        ({"base": "mini"}, "no use for `base`"),
+        ({"extra_parameters": 3}, "no use for `extra_parameters`"),
+        ({"settings": {"landmark_scal": 2}}, "no 'landmark_scal'; did you mean 'landmark_scale'"),
+        ({"conditions": ["landmark", "landmark"]}, "twice"),
+    ],
+)
+def test_what_a_method_must_not_say(tmp_path: Path, method: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        tables.load(written(tmp_path, {**CONTROL, "methods": [{"name": "a", "model": "m", **method}]}))
+
+
+def test_methods_whose_files_would_be_one_are_refused(tmp_path: Path) -> None:
+    alike = [{"name": name, "model": "mini"} for name in ("Ours (1)", "ours 1 ")]
+    with pytest.raises(ConfigError, match="too much alike"):
+        tables.load(written(tmp_path, {**CONTROL, "methods": alike}))
+
+
+def test_files_that_are_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no config"):
+        tables.load(tmp_path / "nothing.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        tables.load(tmp_path / "broken.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not a text file"):
+        tables.load(tmp_path / "binary.yaml")
+
+
+def test_a_result_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        tables.run(tables.ControlConfig(**{**CONTROL, "out": tmp_path}))
+    assert (tmp_path / "result.json").read_text() == "mine"
+
+
+def test_slugs_are_plain() -> None:
+    assert tables.MethodConfig(name="FaceCrafter (LMK+EMO)", model=Path("mini")).slug == "facecrafter-lmk-emo-"
