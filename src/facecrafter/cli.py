@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from facecrafter import __version__
-from facecrafter.errors import FaceCrafterError
+from facecrafter.errors import ConfigError, FaceCrafterError
 
 
 class _Commands(TyperGroup):
@@ -36,8 +36,10 @@ _STYLE: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "ad
 app = typer.Typer(cls=_Commands, pretty_exceptions_enable=False, **_STYLE)
 data_app = typer.Typer(help="Prepare photos for training.", **_STYLE)
 weights_app = typer.Typer(help="Files of weights: where they are, where they come from.", **_STYLE)
+evaluate_app = typer.Typer(help="Measure models and methods, and the tables of the paper.", **_STYLE)
 bench_app = typer.Typer(help="What things cost, both sides in one run.", **_STYLE)
 app.add_typer(data_app, name="data")
+app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(weights_app, name="weights")
 app.add_typer(bench_app, name="bench")
 
@@ -62,6 +64,15 @@ class Scale(StrEnum):
 
     mini = "mini"
     arc2face = "arc2face"
+
+
+class Speed(StrEnum):
+    """What a picture may cost."""
+
+    exact = "exact"
+    interval = "interval"
+    refresh = "refresh"
+    distilled = "distilled"
 
 
 class Only(StrEnum):
@@ -125,6 +136,8 @@ _LandmarkScale = Annotated[
     float | None, typer.Option(help=_own("Guidance by the landmarks; 0 is off.", "landmark_scale"))
 ]
 _EmotionScale = Annotated[float | None, typer.Option(help=_own("Guidance by the emotion; 0 is off.", "emotion_scale"))]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of these names.")]
+_TableConfig = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of a table, as in configs/mini/evaluation.")]
 _Steps = Annotated[int | None, typer.Option(min=1, help=_own("Denoising steps.", "steps"))]
 _Scheduler = Annotated[str | None, typer.Option(help=_own("dpm, ddim, ddpm, euler or unipc.", "scheduler"))]
 _EmoNet = Annotated[
@@ -159,6 +172,10 @@ def generate(
     count: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the first picture; the others follow it.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 8,
+    speed: Annotated[
+        Speed, typer.Option(help="exact is Eq. 6 as it is; the others are faster and a little different.")
+    ] = Speed.exact,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Faster, and a little less exact.")] = False,
     model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
     weights: _Weights = None,
     controls: Annotated[Path | None, typer.Option(help="Controls file in place of the model's own.")] = None,
@@ -177,10 +194,10 @@ def generate(
     from facecrafter.sampling.pairs import generate_pairs, read_pairs
     from facecrafter.sampling.pipeline import FaceCrafter, Settings, emotion_of
 
-    settings = Settings(identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size)
+    settings = Settings(identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size, speed.value)
     if pairs:
         rows = len(read_pairs(pairs))
-        crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights)
+        crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16)
         with _bar(rows, "pairs") as progress:
             done = generate_pairs(crafter, pairs, out, seed, settings, overwrite, progress)
         typer.echo(f"{done.made} made, {done.there} already there, {done.failed} failed: {out / 'results.csv'}")
@@ -191,7 +208,7 @@ def generate(
     # What needs no model is checked before one is loaded.
     emotion_of(emotion, valence, arousal)
     output.check_free([*places, out / output.SHEET], overwrite)
-    crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights)
+    crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16)
     conditions = crafter.conditions(identity or [], target, landmarks_from, emotion_from, emotion, valence, arousal)
     with _bar(count, "pictures") as progress:
         pictures = crafter.render([conditions] * count, range(seed, seed + count), settings, progress)
@@ -308,8 +325,8 @@ def data_prepare(
     size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.")] = 128,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
     recogniser: Annotated[
-        list[str], typer.Option(help="Whose embeddings to store: sface, dlib (slow), arcface; may be repeated.")
-    ] = ["sface"],  # noqa: B006
+        list[str], typer.Option(help="Whose embeddings to store: dlib, sface, arcface; may be repeated.")
+    ] = ["dlib"],  # noqa: B006
     arcface: Annotated[Path | None, typer.Option(help="arcface.onnx, for that recogniser.")] = None,
     choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.centre,
     interval: Annotated[float, typer.Option(help="Seconds between the frames that are taken of a video.")] = 1.0,
@@ -358,7 +375,7 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Run folder in place of the config's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in place of the config's.")] = None,
 ) -> None:
-    """Train one stage: autoencoder, base, landmark, emotion, joint, or the emotion estimator."""
+    """Train one stage: autoencoder, base, landmark, emotion, joint, distill, a rival, or the emotion estimator."""
     from facecrafter.training.config import load
 
     given = {"run": run, "steps": steps}
@@ -369,8 +386,8 @@ def train(
     typer.echo(f"the model is in {run_training(settings, resume)}")
 
 
-@app.command()
-def evaluate(
+@evaluate_app.command("model")
+def evaluate_model(
     data: Annotated[Path, typer.Argument(help="Folder that `data prepare` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for result.json and grid.png.", file_okay=False)],
     model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
@@ -401,7 +418,7 @@ def evaluate(
     typer.echo(f"{out / 'result.json'} has the estimators; {out / 'grid.png'} shows the pictures")
 
 
-@app.command("evaluate-emotion")
+@evaluate_app.command("emotion")
 def evaluate_emotion(
     data: Annotated[Path, typer.Argument(help="Folder of labelled photos that `data prepare` wrote.")],
     labels: Annotated[Path, typer.Option(metavar="CSV", help="Labels of these photos: image,emotion.")],
@@ -424,6 +441,46 @@ def evaluate_emotion(
     typer.echo(f"{result['faces_a_second']:.0f} faces a second; {out} has the confusion matrices and the mistakes")
 
 
+@evaluate_app.command("control")
+def evaluate_control(config: _TableConfig, overwrite: _Overwrite = False) -> None:
+    """Table 1: people by targets. Control errors, identity and leakage of every method in the config.
+
+    Pictures, and what was seen in them, are kept: a run that was stopped goes on, and another metric generates nothing
+    anew.
+    """
+    _make_table(config, "control", overwrite)
+
+
+@evaluate_app.command("diversity")
+def evaluate_diversity(config: _TableConfig, overwrite: _Overwrite = False) -> None:
+    """Table 2: several pictures a person by identity alone. How much they differ, and how close to photos they are."""
+    _make_table(config, "diversity", overwrite)
+
+
+@evaluate_app.command("compare")
+def evaluate_compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `evaluate control` or `evaluate diversity` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the comparison.", file_okay=False)],
+    overwrite: _Overwrite = False,
+) -> None:
+    """Set the methods of several runs beside each other, with differences over the pairs that they share."""
+    from facecrafter.evaluation.report import compare
+
+    for path in compare(runs, out, overwrite):
+        typer.echo(path)
+
+
+def _make_table(config: Path, table: str, overwrite: bool) -> None:
+    from facecrafter.evaluation import report, tables
+
+    settings = tables.load(config)
+    if settings.table != table:
+        raise ConfigError(f"{config} is of the other table; run: facecrafter evaluate {settings.table} {config}")
+    tables.run(settings, overwrite=overwrite)
+    for path in report.write(settings.out, overwrite):
+        typer.echo(path)
+
+
 @bench_app.command("training")
 def bench_training(
     scale: Annotated[Scale, typer.Option(help="mini or arc2face.")] = Scale.arc2face,
@@ -433,26 +490,91 @@ def bench_training(
     out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
 ) -> None:
     """A training step of ours beside a ControlNet's on the same base, in turn and as ratios; random weights."""
+    from facecrafter.bench.training import ratios, training
+
+    with _bench_file(out) as told:
+        told.update(scale=scale.value, batch=batch, steps=steps, bfloat16=bfloat16)
+        told["candidates"] = ratios(training(scale.value, batch, steps, "bf16" if bfloat16 else "no"))
+        for row in told["candidates"]:
+            typer.echo(
+                f"{row['name']}: {row['seconds']:.2f} s a step ({row['time_ratio']:.2f} of ControlNet), "
+                f"{row['trainable']:.1f} M of {row['total']:.0f} M parameters learn, optimiser "
+                f"{row['optimiser_mib']:.0f} MiB ({row['optimiser_ratio']:.2f}), "
+                f"peak {row['peak_mib']:.0f} MiB ({row['peak_ratio']:.2f})"
+            )
+
+
+@bench_app.command("sampling")
+def bench_sampling(
+    scale: Annotated[Scale, typer.Option(help="mini or arc2face.")] = Scale.mini,
+    batch: Annotated[list[int], typer.Option(min=1, help="Pictures at once; may be repeated.")] = [1, 8],  # noqa: B006
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. [default: the scale's own]")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each candidate is timed, in turn.")] = 5,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps; meta counts operations and runs nothing.")] = "cpu",
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="These candidates beside the ControlNet; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
+) -> None:
+    """A picture of ours, at every speed, beside diffusers' loops on the same base; random weights."""
+    from facecrafter.bench.sampling import lines, sampling
+
+    with _bench_file(out) as told:
+        told.update(scale=scale.value, steps=steps, rounds=rounds, device=device, bfloat16=bfloat16, batches=[])
+        for size in batch:
+            costs, where = sampling(scale.value, size, steps, rounds, device, bfloat16, only or ())
+            told["batches"].append({"batch": size, "candidates": costs, "profile": where})
+            for line in lines(size, costs, where):
+                typer.echo(line)
+
+
+@bench_app.command("prepare")
+def bench_prepare(
+    source: Annotated[Path, typer.Argument(help="Folder of photos, as for `data prepare`.", file_okay=False)],
+    photos: Annotated[int, typer.Option(min=1, help="How many of them.")] = 400,
+    workers: Annotated[list[int], typer.Option(min=1, help="Processes; may be repeated.")] = [1, 2],  # noqa: B006
+    recogniser: Annotated[str, typer.Option(help="Whose embeddings to store.")] = "dlib",
+    out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
+) -> None:
+    """Photos a second of `data prepare`, beside what its estimators take by themselves."""
+    from facecrafter.bench.prepare import lines, preparing
+
+    with _bench_file(out) as told:
+        told["preparing"] = preparing(source, photos, workers, recogniser)
+        for line in lines(told["preparing"]):
+            typer.echo(line)
+
+
+@bench_app.command("start")
+def bench_start(
+    repeats: Annotated[int, typer.Option(min=1, help="How often each is started.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
+) -> None:
+    """Seconds until the package is imported, the help is printed, and the first picture is there."""
+    from facecrafter.bench.start import lines, starting
+
+    with _bench_file(out) as told:
+        told["starts"] = starting(repeats)
+        for line in lines(told["starts"]):
+            typer.echo(line)
+
+
+@contextmanager
+def _bench_file(out: Path | None) -> Iterator[dict[str, Any]]:
+    """Gives a dictionary to fill; it is written, with what it was measured on, where a file is wanted."""
+    told: dict[str, Any] = {}
+    if out is None:
+        yield told
+        return
     import json
 
-    from facecrafter.bench import ratios, training
     from facecrafter.sampling.output import check_free, write_whole
     from facecrafter.training.loop import environment
 
-    if out:
-        check_free([out], False)
-    rows = ratios(training(scale.value, batch, steps, "bf16" if bfloat16 else "no"))
-    for row in rows:
-        typer.echo(
-            f"{row['name']}: {row['seconds']:.2f} s a step ({row['time_ratio']:.2f} of ControlNet), "
-            f"{row['trainable']:.1f} M of {row['total']:.0f} M parameters learn, optimiser "
-            f"{row['optimiser_mib']:.0f} MiB ({row['optimiser_ratio']:.2f}), "
-            f"peak {row['peak_mib']:.0f} MiB ({row['peak_ratio']:.2f})"
-        )
-    if out:
-        asked = {"scale": scale.value, "batch": batch, "steps": steps, "bfloat16": bfloat16}
-        told = {"environment": environment(), **asked, "candidates": rows}
-        write_whole(out, (json.dumps(told, indent=2) + "\n").encode())
+    check_free([out], False)
+    yield told
+    write_whole(out, (json.dumps({"environment": environment(), **told}, indent=2, default=vars) + "\n").encode())
 
 
 @weights_app.command("list")

@@ -504,7 +504,7 @@ def test_models_and_weights_that_do_not_belong_together(
     with pytest.raises(kind, match=re.escape(sentence)):
         FaceCrafter.from_pretrained(options.get("--model", "mini"), "cpu", weights=options.get("--weights"))
     if kind is ConfigError:
-        done = facecrafter("evaluate", tmp_path, "--out", tmp_path / "out", *words)
+        done = facecrafter("evaluate", "model", tmp_path, "--out", tmp_path / "out", *words)
         assert done.exit_code == 1 and sentence in done.stderr
 
 

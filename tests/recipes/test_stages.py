@@ -214,6 +214,27 @@ def test_the_joint_stage_needs_trained_controls(small: Scale, tmp_path: Path) ->
         loop.train(joint_config(tmp_path), progress=False)
 
 
+def test_fresh_controls_are_those_of_a_base_that_has_none(small: Scale, tmp_path: Path) -> None:
+    made = {}
+    for name, controls in (("with", True), ("without", False)):
+        start_folder(tmp_path / name / "start", small, controls=controls)
+        config = config_of("landmark", tmp_path / name, mixture={"landmark": 1.0}, fresh_controls=controls)
+        stage = loop._stage(config, torch.device("cpu"))
+        assert isinstance(stage.model, checkpoint.FaceModel) and stage.model.controls is not None
+        made[name] = stage.model.controls.state_dict()
+    assert made["with"].keys() == made["without"].keys()
+    assert all(torch.equal(made["with"][name], made["without"][name]) for name in made["with"])
+    assert not any(value.any() for name, value in made["with"].items() if "value" in name and name.endswith("weight"))
+
+
+def test_a_run_can_start_from_the_shipped_weights(tmp_path: Path) -> None:
+    config = config_of("landmark", tmp_path, mixture={"landmark": 1.0}).model_copy(update={"start": Path("mini")})
+    started = stages._starting_model(config)
+    shipped = checkpoint.load_model(weights.ASSETS / "mini")
+    for one, other in zip(started.unet.parameters(), shipped.unet.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 EASY = {"landmark_turn": 1.0, "landmark_expression": 0.0, "emotion_turn": 80.0}
 
 

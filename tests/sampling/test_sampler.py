@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import diffusers
 import pytest
@@ -15,8 +17,10 @@ from facecrafter.errors import ConfigError
 from facecrafter.model.attention import AttentionInputs, cross_attention_names
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.model.controls import branches
+from facecrafter.model.student import student_of
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.sampler import SCHEDULERS, Sampler, build_scheduler
+from facecrafter.sampling.speed import SPEEDS, interval
 
 SOURCE = torch.Generator().manual_seed(0)
 IDENTITY = torch.randn(3, 128, generator=SOURCE)
@@ -73,8 +77,16 @@ def plain_loop(
     scheduler: str,
     landmark: bool = True,
     emotion: bool = True,
+    guided: Callable[[int], bool] = lambda step: True,
+    fresh: Callable[[int], bool] = lambda step: True,
 ) -> Tensor:
-    """Eq. 6 as the paper writes it: four separate predictions a step, conditions computed anew every time."""
+    """Eq. 6 as the paper writes it: separate predictions, conditions computed anew every time.
+
+    Args:
+        guided: whether a step is; one that is not takes the prediction with all conditions.
+        fresh: whether a step computes what Eq. 6 adds to the prediction with landmarks, or takes that of the last one
+            that did.
+    """
     tokens, empty = model.encoder(IDENTITY), model.encoder.unconditional(3)
     solver = build_scheduler(scheduler, model.scale.scheduler)
     solver.set_timesteps(steps)
@@ -90,14 +102,26 @@ def plain_loop(
         ).sample
         return out
 
-    for time in solver.timesteps:
-        noisy = solver.scale_model_input(latents, time)
+    def equation_6(noisy: Tensor, time: Tensor) -> Tensor:
         none, identity = predict(noisy, time, empty, {}), predict(noisy, time, tokens, {})
         e = none + guidance.identity * (identity - none)
         if landmark:
             e = e + guidance.landmark * (predict(noisy, time, tokens, {"landmark": LANDMARK}) - identity)
         if emotion:
             e = e + guidance.emotion * (predict(noisy, time, tokens, {"emotion": EMOTION}) - identity)
+        return e
+
+    for step, time in enumerate(solver.timesteps):
+        noisy = solver.scale_model_input(latents, time)
+        if not guided(step):
+            e = predict(noisy, time, tokens, {"landmark": LANDMARK, "emotion": EMOTION})
+        else:
+            posed = predict(noisy, time, tokens, {"landmark": LANDMARK})
+            if fresh(step):
+                e = equation_6(noisy, time)
+                difference = e - posed
+            else:
+                e = posed + difference
         options = {"generator": sources} if scheduler == "ddpm" else {}
         latents = solver.step(e, time, latents, **options).prev_sample
     out: Tensor = model.autoencoder.decode(latents).sample.clamp(-1, 1)
@@ -118,6 +142,48 @@ def test_the_sampler_is_a_plain_loop_of_equation_6(
     assert expected.std() > 0.01
     # Four calls and one call of four times the rows add up in another order; guidance multiplies the difference.
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
+
+
+@torch.no_grad()
+def test_guidance_on_an_interval_is_a_plain_loop_of_it(sampler: Sampler) -> None:
+    guidance, seeds = Guidance(2.5, 2.0, 1.5), [5, 1, 9]
+    got = sampler.generate(IDENTITY, LANDMARK, EMOTION, guidance, 5, seeds, "ddim", speed="interval")
+    expected = plain_loop(sampler.model, guidance, 5, seeds, "ddim", guided=lambda step: step >= 3)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
+
+
+@torch.no_grad()
+def test_refreshed_differences_are_a_plain_loop_of_them(sampler: Sampler) -> None:
+    guidance, seeds = Guidance(2.5, 2.0, 1.5), [5, 1, 9]
+    got = sampler.generate(IDENTITY, LANDMARK, EMOTION, guidance, 5, seeds, "dpm", speed="refresh")
+    expected = plain_loop(sampler.model, guidance, 5, seeds, "dpm", fresh=lambda step: step in (0, 3))
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(("speed", "rows"), [("interval", [1, 1, 1, 4, 4]), ("refresh", [4, 1, 1, 4, 1])])
+def test_faster_ways_make_fewer_predictions_and_other_pictures(speed: str, rows: list[int], sampler: Sampler) -> None:
+    asked = {"landmark": LANDMARK, "emotion": EMOTION, "steps": 5}
+    with watched(sampler.model) as work:
+        made = sampler.generate(IDENTITY, speed=speed, **asked)  # type: ignore[arg-type]
+    assert work.unet_rows == [3 * count for count in rows]
+    assert all(count == 1 for name, count in work.calls.items() if name.endswith((".to_k", ".to_v")))
+    assert 1e-4 < (made - sampler.generate(IDENTITY, **asked)).abs().mean() < 0.5  # type: ignore[arg-type]
+    alone = sampler.generate(IDENTITY[1:2], LANDMARK[1:2], EMOTION[1:2], steps=5, seeds=[1], speed=speed)
+    torch.testing.assert_close(alone[0], made[1], rtol=0, atol=2e-4)
+
+
+def test_a_fresh_student_is_one_prediction_with_all_conditions(
+    small_model: FaceModel, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SPEEDS, "together", partial(interval, first=1.0, last=1.0))
+    asked = {"landmark": LANDMARK, "emotion": EMOTION, "steps": 3}
+    student = Sampler(replace(small_model, distilled=student_of(small_model.unet, 4, "mini")))
+    with watched(small_model) as work:
+        made = student.generate(IDENTITY, speed="distilled", **asked)  # type: ignore[arg-type]
+    assert work.unet_rows == [3] * 3
+    assert torch.equal(made, sampler.generate(IDENTITY, speed="together", **asked))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no distilled network"):
+        sampler.generate(IDENTITY, speed="distilled", **asked)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -249,6 +315,7 @@ def test_schedulers_start_at_full_noise_on_the_models_schedule(scheduler: str, s
         ({"scheduler": "pndm"}, "unknown scheduler 'pndm'; there are dpm, ddim"),
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"steps": -3}, "steps must be at least 1, not -3"),
+        ({"speed": "fastest"}, "unknown speed 'fastest'; there are exact, interval, refresh, distilled"),
         ({"seeds": [1]}, "3 pictures need as many seeds, not 1"),
         ({"seeds": []}, "3 pictures need as many seeds, not 0"),
         ({"identity": torch.zeros(3, 512)}, "the mini scale reads embeddings of 128 numbers, not 512"),
@@ -275,3 +342,25 @@ def test_latents_are_unscaled_before_decoding(small_model: FaceModel) -> None:
         assert torch.equal(Sampler(small_model).decode(latents / 2), expected)
     finally:
         small_model.autoencoder.register_to_config(scaling_factor=1.0)
+
+
+def test_decoding_a_few_at_once_is_decoding_all_at_once(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents = torch.randn(5, 32, 8, 8, generator=torch.Generator().manual_seed(0))
+    together = sampler.decode(latents)
+    assert together.std() > 0.01
+    sizes: list[int] = []
+    decode = sampler.model.autoencoder.decode
+    monkeypatch.setattr(sampler.model.autoencoder, "decode", lambda z: (sizes.append(len(z)), decode(z))[1])
+    monkeypatch.setattr("facecrafter.sampling.sampler.PIXELS_AT_ONCE", 2 * 128 * 128)
+    torch.testing.assert_close(sampler.decode(latents), together, rtol=0, atol=1e-5)
+    monkeypatch.setattr("facecrafter.sampling.sampler.PIXELS_AT_ONCE", 1)
+    sampler.decode(latents[:2])
+    assert sizes == [2, 2, 1, 1, 1]
+
+
+def test_a_model_in_bfloat16_makes_nearly_the_same_pictures(small_model: FaceModel, sampler: Sampler) -> None:
+    half = Sampler(copy.deepcopy(small_model).to(torch.bfloat16))
+    asked = {"landmark": LANDMARK, "emotion": EMOTION, "steps": 3}
+    made, exact = (one.generate(IDENTITY, **asked) for one in (half, sampler))  # type: ignore[arg-type]
+    assert made.dtype == torch.float32
+    assert 0 < (made - exact).square().mean().sqrt() < 0.1 * exact.std()

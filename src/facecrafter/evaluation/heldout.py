@@ -1,6 +1,6 @@
 """How well a model does what it is asked, on people it was not trained on.
 
-The judge of identity is another network than the condition (dlib's, where SFace conditions), and every estimator is
+The judge of identity is another network than the condition (SFace, where dlib's conditions), and every estimator is
 named in the result.
 """
 
@@ -131,6 +131,7 @@ def generate(
                 sampling.steps,
                 list(range(protocol.seed + first, protocol.seed + first + len(targets))),
                 sampling.scheduler,
+                speed=sampling.speed,
             )
         made.append(((pictures + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
     return np.concatenate(made), (time.monotonic() - start) / count

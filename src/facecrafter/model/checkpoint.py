@@ -20,9 +20,11 @@ from facecrafter.model import attention, zoo
 from facecrafter.model.autoencoder import FaceAutoencoder
 from facecrafter.model.controls import FaceControls
 from facecrafter.model.identity_encoder import IdentityEncoder
+from facecrafter.model.student import GuidanceStudent, layers_of
 
 FORMAT = "facecrafter-1"
 CONTROLS_FILE = "controls.safetensors"
+STUDENT_FILE = "distilled.safetensors"
 
 
 @dataclass
@@ -33,6 +35,7 @@ class FaceModel:
         scale: which of :data:`facecrafter.model.zoo.SCALES` it is.
         unet, encoder, autoencoder: the base.
         controls: the control modules, or None for a base alone.
+        distilled: a student of this base with these controls, or None where none was trained.
     """
 
     scale: zoo.Scale
@@ -40,6 +43,7 @@ class FaceModel:
     encoder: IdentityEncoder
     autoencoder: FaceAutoencoder | AutoencoderKL
     controls: FaceControls | None = None
+    distilled: GuidanceStudent | None = None
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -49,14 +53,14 @@ class FaceModel:
             "encoder": self.encoder.text_model,
             "autoencoder": self.autoencoder,
             "controls": self.controls,
+            "distilled": self.distilled,
         }
         return {name: module for name, module in parts.items() if module is not None}
 
     def to(self, *args: Any, **kwargs: Any) -> FaceModel:
         """Move or cast every part, as ``torch.nn.Module.to`` does."""
-        self.encoder.to(*args, **kwargs)
-        for module in self.modules.values():
-            module.to(*args, **kwargs)
+        for module in (self.encoder, *self.modules.values()):
+            nn.Module.to(module, *args, **kwargs)  # diffusers' own warns of float32 modules, of which these have none
         return self
 
 
@@ -82,9 +86,9 @@ def save_part(module: nn.Module, path: Path, kind: str, scale: str, dtype: torch
     """Write one module with its config.
 
     Args:
-        module: a UNet, CLIP text model, autoencoder or :class:`FaceControls`.
+        module: a UNet, CLIP text model, autoencoder, :class:`FaceControls` or :class:`GuidanceStudent`.
         path: the file to write.
-        kind: ``unet``, ``encoder``, ``autoencoder`` or ``controls``.
+        kind: ``unet``, ``encoder``, ``autoencoder``, ``controls`` or ``distilled``.
         scale: the scale it belongs to.
         dtype: what floating-point numbers are stored as.
     """
@@ -132,6 +136,9 @@ def load_model(folder: Path, controls: Path | None = None) -> FaceModel:
     path = controls or folder / CONTROLS_FILE
     if controls or path.is_file():
         model.controls = load_controls(path, model)
+    # A student says what Eq. 6 says with the folder's own controls, not with others.
+    if controls is None and (folder / STUDENT_FILE).is_file():
+        model.distilled = load_student(folder / STUDENT_FILE, model)
     return model
 
 
@@ -146,6 +153,18 @@ def load_controls(path: Path, model: FaceModel) -> FaceControls:
     if ours != theirs:
         raise CheckpointError(f"{path} was made for a base with cross-attention widths {theirs}, this one has {ours}")
     return controls
+
+
+def load_student(path: Path, model: FaceModel) -> GuidanceStudent:
+    """Read a student's file and check that it fits a base.
+
+    Raises:
+        CheckpointError: it is not a student's file, or was made for another scale or another base.
+    """
+    student: GuidanceStudent = load_part(path, "distilled", model.scale.name)
+    if [list(layer) for layer in student.config.layers] != layers_of(model.unet):
+        raise CheckpointError(f"{path} was made for a base with other layers than this one; distil it anew")
+    return student
 
 
 def load_part(path: Path, kind: str, scale: str) -> Any:
@@ -174,7 +193,12 @@ def load_part(path: Path, kind: str, scale: str) -> Any:
 def _build(kind: str, scale: str, config: dict[str, Any]) -> Any:
     if kind == "encoder":
         return CLIPTextModel(CLIPTextConfig(**config))
-    builders = {"unet": UNet2DConditionModel, "autoencoder": _autoencoder_class(scale), "controls": FaceControls}
+    builders = {
+        "unet": UNet2DConditionModel,
+        "autoencoder": _autoencoder_class(scale),
+        "controls": FaceControls,
+        "distilled": GuidanceStudent,
+    }
     return builders[kind].from_config(config)
 
 

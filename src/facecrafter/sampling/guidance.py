@@ -38,15 +38,18 @@ class Guidance:
             if not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"the {name} scale must be a number, not {getattr(self, name)}")
 
+    def scales(self, landmark: bool, emotion: bool) -> tuple[float, float, float]:
+        """The scales of identity, landmarks and emotion; that of a condition which is not given counts as 0."""
+        return self.identity, self.landmark if landmark else 0.0, self.emotion if emotion else 0.0
+
     def coefficients(self, landmark: bool, emotion: bool) -> dict[str, float]:
         """The weight of each prediction that has to be made, in the order of :data:`PREDICTIONS`.
 
         Args:
             landmark, emotion: whether the condition is given; if not, its scale counts as 0.
         """
-        w_landmark = self.landmark if landmark else 0.0
-        w_emotion = self.emotion if emotion else 0.0
-        weights = (1 - self.identity, self.identity - w_landmark - w_emotion, w_landmark, w_emotion)
+        w_identity, w_landmark, w_emotion = self.scales(landmark, emotion)
+        weights = (1 - w_identity, w_identity - w_landmark - w_emotion, w_landmark, w_emotion)
         return {name: weight for name, weight in zip(PREDICTIONS, weights, strict=True) if abs(weight) > 1e-9}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import diffusers
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor
 from facecrafter.errors import ConfigError
 from facecrafter.model.attention import AttentionInputs, Branch, identity_keys_values
 from facecrafter.model.checkpoint import FaceModel
-from facecrafter.sampling.guidance import Guidance, combine
+from facecrafter.model.controls import CONDITIONS
+from facecrafter.model.shared import computed_once
+from facecrafter.sampling.guidance import Guidance
+from facecrafter.sampling.speed import GIVEN, Step, plan, summed
 
 # The paper samples with DDPM; DPM-Solver++ reaches the same pictures in 25 steps and is Arc2Face's own default.
 SCHEDULERS = {
@@ -21,6 +25,9 @@ SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
+
+# What is decoded in one call: one picture of 512 px, or sixteen of 128.
+PIXELS_AT_ONCE = 512 * 512
 
 
 class Sampler:
@@ -44,6 +51,7 @@ class Sampler:
         seeds: Sequence[int] | None = None,
         scheduler: str = "dpm",
         progress: Callable[[], object] | None = None,
+        speed: str = "exact",
     ) -> Tensor:
         """Sample ``B`` pictures.
 
@@ -56,65 +64,72 @@ class Sampler:
             seeds: one a picture; a picture depends on its own seed and not on its neighbours. 0, 1, ... if None.
             scheduler: one of :data:`SCHEDULERS`.
             progress: called after every step.
+            speed: one of :data:`facecrafter.sampling.speed.SPEEDS`.
 
         Returns:
             ``(B, 3, S, S)`` float32 in [-1, 1].
 
         Raises:
-            ConfigError: unknown scheduler, no steps, as many seeds as pictures are not given, or a condition is
-                asked of a model without controls.
+            ConfigError: unknown scheduler or speed, no steps, as many seeds as pictures are not given, or a condition
+                or a speed is asked of a model that lacks the weights for it.
         """
         seeds = list(range(len(identity))) if seeds is None else list(seeds)
         self._check(identity, landmark, emotion, steps, seeds, scheduler)
         model, device = self.model, identity.device
-        coefficients = guidance.coefficients(landmark is not None, emotion is not None)
-        conditions = self._conditions(identity, landmark, emotion, list(coefficients))
-        tokens = identity.new_zeros(len(coefficients) * len(identity), 1, model.encoder.width)
+        given = (landmark is not None, emotion is not None)
+        planned = plan(speed, guidance.coefficients(*given), steps)
 
         solver = build_scheduler(scheduler, dict(model.scale.scheduler))
-        solver.set_timesteps(steps, device=device)
+        solver.set_timesteps(steps)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         config = model.unet.config
         shape = (config.in_channels, config.sample_size, config.sample_size)
         latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
         latents = latents * solver.init_noise_sigma
         random = {"generator": generators} if scheduler in ("ddpm", "ddim") else {}
-        for timestep in solver.timesteps:
-            noisy = solver.scale_model_input(latents, timestep)
-            predictions = model.unet(
-                torch.cat([noisy] * len(coefficients)),
-                timestep,
-                tokens,
-                cross_attention_kwargs={"conditions": conditions},
-            ).sample
-            latents = solver.step(combine(predictions, coefficients), timestep, latents, **random).prev_sample
-            if progress:
-                progress()
+        kept = None
+        with self._network(planned, identity.new_tensor([guidance.scales(*given)])) as weights:
+            predictions = {name for step in planned for name in step.weights}
+            conditions = _Conditions(model, identity, landmark, emotion, predictions, weights)
+            for timestep, step in zip(solver.timesteps, planned, strict=True):
+                noisy = solver.scale_model_input(latents, timestep)
+                said, kept = summed(self._predict(noisy, timestep, step, conditions), step, kept)
+                latents = solver.step(said, timestep, latents, **random).prev_sample
+                if progress:
+                    progress()
         return self.decode(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents ``(B, C, h, w)`` to pictures ``(B, 3, S, S)`` in [-1, 1]."""
+        """Latents ``(B, C, h, w)`` to pictures ``(B, 3, S, S)`` in [-1, 1], a few at once: a decoder takes more memory
+        a picture than all that comes before it."""
         autoencoder = self.model.autoencoder
-        return autoencoder.decode(latents / autoencoder.config.scaling_factor).sample.float().clamp(-1, 1)
+        at_once = max(1, PIXELS_AT_ONCE // self.model.scale.size**2)
+        parts = (latents / autoencoder.config.scaling_factor).to(autoencoder.dtype).split(at_once)
+        return torch.cat([autoencoder.decode(part).sample.float().clamp(-1, 1) for part in parts])
 
-    def _conditions(
-        self, identity: Tensor, landmark: Tensor | None, emotion: Tensor | None, predictions: list[str]
-    ) -> AttentionInputs:
-        """K and V of everything, for the predictions of one step laid end to end."""
-        model, batch = self.model, len(identity)
-        tokens = model.encoder(identity)
-        empty = model.encoder.unconditional(batch)
-        contexts = [empty if name == "none" else tokens for name in predictions]
-        branches = []
-        for name, value in (("landmark", landmark), ("emotion", emotion)):
-            if value is not None and name in predictions:
-                assert model.controls is not None
-                first = predictions.index(name) * batch
-                rows = torch.arange(first, first + batch, device=identity.device)
-                keys_values = model.controls.keys_values(name, value)
-                weights = torch.ones(batch, device=identity.device)
-                branches.append(Branch(keys_values, rows, weights, model.controls.place_sigma(name)))
-        return AttentionInputs(branches, identity_keys_values(model.unet, torch.cat(contexts)))
+    def _network(self, planned: Sequence[Step], scales: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor]]:
+        """Makes the UNet the network that a plan asks for; gives the weights of Eq. 1 for landmarks and emotion.
+
+        Args:
+            planned: the plan.
+            scales: of Eq. 6, ``(1, 3)``, which the distilled network reads.
+        """
+        if not planned[0].distilled:
+            return nullcontext((torch.ones_like(scales[:, 0]),) * 2)
+        if self.model.distilled is None:
+            raise ConfigError("this model has no distilled network; train one (docs/speed.md), or choose another speed")
+        return self.model.distilled.attached(self.model.unet, scales)
+
+    def _predict(self, noisy: Tensor, timestep: Tensor, step: Step, conditions: _Conditions) -> Tensor:
+        """A step's P predictions of noisy latents ``(B, C, h, w)`` in one call, ``(P * B, C, h, w)``."""
+        unet, names = self.model.unet, tuple(step.weights)
+        rows = torch.cat([noisy.to(unet.dtype)] * len(names))
+        unread = rows.new_zeros(len(rows), 1, self.model.encoder.width)
+        with computed_once(unet, len(names)):
+            said: Tensor = unet(
+                rows, timestep, unread, cross_attention_kwargs={"conditions": conditions.inputs(names)}
+            ).sample
+        return said.float()
 
     def _check(
         self,
@@ -138,6 +153,64 @@ class Sampler:
             )
         if self.model.controls is None and (landmark is not None or emotion is not None):
             raise ConfigError("this model has no controls; leave landmarks and emotion out, or load a controls file")
+
+
+class _Conditions:
+    """K and V of all that is asked for, computed once, and laid out for whatever predictions a step makes.
+
+    Args:
+        model: the model.
+        identity, landmark, emotion: see :meth:`Sampler.generate`.
+        predictions: the names of all predictions that will be made, of :data:`facecrafter.sampling.speed.GIVEN`.
+        weights: of Eq. 1 for landmarks and for emotion, each ``(1,)``.
+    """
+
+    def __init__(
+        self,
+        model: FaceModel,
+        identity: Tensor,
+        landmark: Tensor | None,
+        emotion: Tensor | None,
+        predictions: set[str],
+        weights: tuple[Tensor, Tensor],
+    ) -> None:
+        self.model, self.batch, self.device = model, len(identity), identity.device
+        self.weights = dict(zip(CONDITIONS, weights, strict=True))
+        self.laid_out: dict[tuple[str, ...], AttentionInputs] = {}
+        # The empty prompt's one row, where a prediction is without identity, comes after the persons'.
+        contexts = [model.encoder(identity)] + [model.encoder.unconditional(1)] * ("none" in predictions)
+        self.persons = identity_keys_values(model.unet, torch.cat(contexts))
+        wanted = {name for prediction in predictions for name in GIVEN[prediction]}
+        self.controls = {
+            name: model.controls.keys_values(name, value.to(model.controls.dtype))
+            for name, value in zip(CONDITIONS, (landmark, emotion), strict=True)
+            if name in wanted and model.controls is not None and value is not None
+        }
+
+    def inputs(self, predictions: tuple[str, ...]) -> AttentionInputs:
+        """What a call needs for some predictions laid end to end, all samples of the first one first."""
+        if predictions not in self.laid_out:
+            own = torch.arange(self.batch, device=self.device)
+            rows = torch.cat([own if GIVEN[name] else torch.full_like(own, self.batch) for name in predictions])
+            persons = [(key[rows], value[rows]) for key, value in self.persons]
+            branches = [branch for name in self.controls for branch in self._branches(name, predictions)]
+            self.laid_out[predictions] = AttentionInputs(branches, persons)
+        return self.laid_out[predictions]
+
+    def _branches(self, condition: str, predictions: tuple[str, ...]) -> list[Branch]:
+        """A condition's summand of Eq. 1 in each prediction that is given it."""
+        assert self.model.controls is not None
+        sigma = self.model.controls.place_sigma(condition)
+        first = [index * self.batch for index, name in enumerate(predictions) if condition in GIVEN[name]]
+        return [
+            Branch(
+                self.controls[condition],
+                torch.arange(start, start + self.batch, device=self.device),
+                self.weights[condition].expand(self.batch),
+                sigma,
+            )
+            for start in first
+        ]
 
 
 def build_scheduler(name: str, schedule: dict[str, object]):  # noqa: ANN201 - one of several diffusers classes

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from facecrafter.data.pairs import PairConfig
 from facecrafter.errors import ConfigError
 
-Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint", "estimator", "rival"]
+Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint", "estimator", "rival", "distill"]
 Rival = Literal["controlnet", "caphuman", "ip_adapter", "expression_adapter"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -104,6 +104,13 @@ class Estimator(_Strict):
     erase: Share = 0.5  # share of the crops with a grey rectangle in them
 
 
+class Distill(_Strict):
+    """Guidance distillation: the student, and which scales of Eq. 6 it learns."""
+
+    rank: int = Field(16, ge=1)  # of the updates of the base's layers
+    spread: Share = 0.5  # scales are drawn evenly from 1 - spread to 1 + spread times the model scale's own
+
+
 class TrainConfig(_Strict):
     """One training run."""
 
@@ -111,7 +118,8 @@ class TrainConfig(_Strict):
     scale: Literal["mini", "arc2face"] = "mini"
     data: Path  # a folder that `facecrafter data prepare` wrote
     run: Path  # where checkpoints, logs and the result go
-    start: Path | None = None  # a model folder (or an earlier run's `model/`) whose parts this stage builds on
+    # A model folder (an earlier run's `model/`) whose parts this stage builds on; `mini` for the shipped weights.
+    start: Path | None = None
     steps: int = Field(ge=1)
     batch_size: int = Field(32, ge=1)  # over all processes and accumulated steps
     accumulate: int = Field(1, ge=1)
@@ -135,6 +143,7 @@ class TrainConfig(_Strict):
     validate_every: int = Field(500, ge=1)  # the loss on people kept out, where some are
     plain_attention: bool = True  # two products and a softmax: on a CPU the fused kernel's backward is slow
     mixture: Mixture = Mixture(none=0.1, identity=0.9)
+    fresh_controls: bool = False  # begin with untrained control modules, whatever `start` holds
     scaffold: bool = False  # base stage: train the controls along, which steadies a short run (see docs/method.md)
     # Pairs of an input and an identity picture by the paper's rules (Sec. 3.2), in the landmark, emotion, joint and
     # rival stages; the last two take landmark pairs, which differ in pose and expression. null: see `pair`.
@@ -152,6 +161,7 @@ class TrainConfig(_Strict):
     # The rival stage: which network learns beside the frozen base (docs/method.md). In its mixture `landmark` is the
     # rival's condition, whatever it reads; of ip_adapter, whose condition is the person, `identity` is.
     rival: Rival | None = None
+    distill: Distill = Distill()
     estimator: Estimator | None = None  # the estimator stage, which has no use for what is said of diffusion
     gradient_checkpointing: bool = False  # recompute the UNet's blocks in the backward pass: less memory, more time
     arcface: Path | None = None  # arcface.onnx, which the identity loss reads at the arc2face scale
@@ -185,6 +195,10 @@ class TrainConfig(_Strict):
                 raise ValueError(f"the {self.stage} stage trains one module alone; its mixture names the other too")
             if getattr(self.mixture, self.stage) == 0:
                 raise ValueError(f"the {self.stage} stage learns nothing from a mixture without {self.stage}")
+        if self.stage == "distill" and self.mixture.none > 0:
+            raise ValueError("the distill stage gives every sample an identity; leave `none` out of its mixture")
+        if self.stage == "distill" and self.gradient_checkpointing:
+            raise ValueError("the distill stage cannot recompute its blocks; leave gradient_checkpointing out")
         self._check_rival()
         return self
 

@@ -24,6 +24,7 @@ from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
 from facecrafter.files import whole
 from facecrafter.model import zoo
 from facecrafter.training.config import TrainConfig
+from facecrafter.training.distillation import DistillationStage
 from facecrafter.training.emotion import EstimatorStage
 from facecrafter.training.rivals import RivalStage, training_set
 from facecrafter.training.stages import STAGES, Stage
@@ -205,7 +206,7 @@ def _stage(config: TrainConfig, device: torch.device) -> Stage:
     size = int(zoo.SCALES[config.scale].controls.get("landmark_size", 512))  # type: ignore[call-overload]
     kind = training_set(config.rival) if config.rival else TrainingSet
     held = None if keep is None or keep.all() else kind(prepared, ~keep, size)
-    make = RivalStage if config.rival else STAGES[config.stage]
+    make = {**STAGES, "rival": RivalStage, "distill": DistillationStage}[config.stage]
     stage: Stage = make(config, kind(prepared, keep, size, pairs), device, held)
     return stage
 

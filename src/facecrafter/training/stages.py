@@ -21,6 +21,7 @@ from facecrafter.training import losses
 from facecrafter.training.config import TrainConfig
 from facecrafter.training.draws import Draw, batch_indices, draw, draw_joint, generator
 from facecrafter.training.picture_loss import PictureLoss, Walk, walk_timesteps
+from facecrafter.weights import ASSETS
 
 # Validation draws the same batches whatever the run's own seed is, so that runs can be compared.
 VALIDATION_SEED, VALIDATION_BATCHES = 20_000, 8
@@ -437,19 +438,24 @@ def _starting_model(config: TrainConfig) -> checkpoint.FaceModel:
     """The model a stage begins with: what `start` holds, and fresh parts where it holds none."""
     assert config.start is not None
     scale = zoo.SCALES[config.scale]
-    if config.scale == "arc2face" and is_published(config.start):
-        model = load_published(config.start)
-    elif config.stage != "base" or (config.start / "unet.safetensors").is_file():
-        model = checkpoint.load_model(config.start)
+    start = ASSETS / "mini" if str(config.start) == "mini" else config.start
+    if config.scale == "arc2face" and is_published(start):
+        model = load_published(start)
+    elif config.stage != "base" or (start / "unet.safetensors").is_file():
+        model = checkpoint.load_model(start)
         if model.scale is not scale:
             raise ConfigError(f"{config.start} is a {model.scale.name} model, and the config asks for {scale.name}")
     else:
         torch.manual_seed(config.seed)
-        autoencoder = checkpoint.load_part(config.start / "autoencoder.safetensors", "autoencoder", scale.name)
+        autoencoder = checkpoint.load_part(start / "autoencoder.safetensors", "autoencoder", scale.name)
         model = checkpoint.FaceModel(scale, zoo.build_unet(scale), zoo.build_encoder(scale), autoencoder)
-    if model.controls is None and config.stage == "joint":
+    if config.fresh_controls:
+        model.controls = None
+    model.distilled = None  # it says what the model said that is trained further now
+    if model.controls is None and config.stage in ("joint", "distill"):
         raise ConfigError(
-            f"the joint stage builds on trained controls, and {config.start} has none; train landmark and emotion first"
+            f"the {config.stage} stage builds on trained controls, and {config.start} has none; "
+            "train landmark and emotion first"
         )
     if model.controls is None and (config.stage != "base" or config.scaffold):
         torch.manual_seed(config.seed)

@@ -1,15 +1,11 @@
-"""Benchmarks that run both sides in one process, in turn, and report ratios. Weights are random: cost alone counts."""
+"""A training step of ours beside a ControlNet's, in one process and in turn. Weights are random: cost alone counts."""
 
 from __future__ import annotations
 
 import gc
-import resource
 import statistics
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from facecrafter.bench.measure import MIB, peak, wait
 from facecrafter.model import attention, zoo
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.model.zoo import Scale
 from facecrafter.training.config import TrainConfig
 from facecrafter.training.stages import DiffusionObjective
 
-MIB = 2**20
 # Side of the picture that a ControlNet reads, per side of the latents.
 PER_LATENT = 8
 
@@ -182,16 +178,16 @@ def _measure(
     parameters = [one for one in objective.parameters() if one.requires_grad]
     optimiser = torch.optim.AdamW(parameters, 1e-5)
     times = []
-    with _peak(device) as peak:
+    with peak(device) as most:
         for _ in range(1 + steps):
-            _wait(device)
+            wait(device)
             start = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 loss = objective(**inputs)
             loss.backward()
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            _wait(device)
+            wait(device)
             times.append(time.perf_counter() - start)
     kept = sum(
         value.numel() * value.element_size()
@@ -204,45 +200,4 @@ def _measure(
     measured = times[1:]
     del objective, learning, inputs, parameters, optimiser, loss
     gc.collect()
-    return Cost(name, trainable, total, kept / MIB, peak[0], statistics.median(measured), max(measured) - min(measured))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _peak(device: torch.device) -> Iterator[list[float]]:
-    """The most memory held while it lasts, in MiB, as the only item of a list. On a CPU the process's resident memory
-    is looked at a hundred times a second."""
-    result = [0.0]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        yield result
-        result[0] = torch.cuda.max_memory_allocated(device) / MIB
-        return
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.01):
-            result[0] = max(result[0], _resident())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield result
-    finally:
-        done.set()
-        watcher.join()
-        result[0] = max(result[0], _resident())
-
-
-def _resident() -> float:
-    """The process's resident memory in MiB; where the system does not say, the most it ever was."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / MIB
-    except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most / MIB if sys.platform == "darwin" else most / 1024
+    return Cost(name, trainable, total, kept / MIB, most[0], statistics.median(measured), max(measured) - min(measured))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from facecrafter import bench
+from facecrafter.bench import training as bench
 from facecrafter.cli import app
 from facecrafter.model import zoo
 from facecrafter.model.zoo import Scale

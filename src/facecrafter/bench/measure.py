@@ -1,0 +1,105 @@
+"""What every benchmark measures with: memory, spread, and the machine's own limit."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What several measurements say: the median, the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def peak(device: torch.device) -> Iterator[list[float]]:
+    """The most memory held while it lasts, in MiB, as the only item of a list. On a CPU the process's resident memory
+    is looked at a hundred times a second."""
+    result = [0.0]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield result
+        result[0] = torch.cuda.max_memory_allocated(device) / MIB
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            result[0] = max(result[0], resident())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield result
+    finally:
+        done.set()
+        watcher.join()
+        result[0] = max(result[0], resident())
+
+
+def resident() -> float:
+    """The process's resident memory in MiB; where the system does not say, the most it ever was."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / MIB
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most / MIB if sys.platform == "darwin" else most / 1024
+
+
+def held(device: torch.device) -> float:
+    """The memory held now, in MiB, after what nobody needs any more was given back."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_allocated(device) / MIB
+    if sys.platform == "linux":
+        import ctypes
+
+        with suppress(AttributeError, OSError):  # other C libraries keep nothing back
+            ctypes.CDLL(None).malloc_trim(0)
+    return resident()
+
+
+def matmul_limit(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """The most floating-point operations a second that a large matrix product reaches on a device."""
+    side = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(1 + repeats):
+        wait(device)
+        start = time.perf_counter()
+        left @ right
+        wait(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds)

@@ -1,0 +1,175 @@
+"""Guidance distillation (Meng et al., 2023): one prediction learns to say what the four of Eq. 6 say together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facecrafter.data.training_set import TrainingSet
+from facecrafter.model.attention import AttentionInputs, Branch
+from facecrafter.model.checkpoint import FaceModel
+from facecrafter.model.controls import CONDITIONS
+from facecrafter.model.student import GuidanceStudent, student_of
+from facecrafter.sampling.guidance import Guidance
+from facecrafter.sampling.sampler import Sampler, build_scheduler
+from facecrafter.training.config import TrainConfig
+from facecrafter.training.draws import generator
+from facecrafter.training.stages import DiffusionStage
+
+
+class DistillationObjective(nn.Module):
+    """The squared difference between the student's prediction and Eq. 6's, on noised latents of the training set.
+
+    Base, identity encoder and controls are frozen: with the student attached they are the student, without it the
+    teacher.
+    """
+
+    alpha_bars: Tensor
+
+    def __init__(self, model: FaceModel, student: GuidanceStudent) -> None:
+        super().__init__()
+        assert model.controls is not None
+        self.unet, self.encoder, self.controls, self.student = model.unet, model.encoder, model.controls, student
+        schedule = build_scheduler("ddpm", model.scale.scheduler)
+        self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
+
+    def forward(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        identity: Tensor,
+        landmark: Tensor,
+        landmark_weight: Tensor,
+        emotion: Tensor,
+        emotion_weight: Tensor,
+        scales: Tensor,
+    ) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            latents: clean latents ``(B, C, h, w)``.
+            noise: standard normal, the same shape.
+            timesteps: ``(B,)``.
+            identity: embeddings ``(B, D)``.
+            landmark: landmark images ``(R, 3, L, L)`` in [0, 1], only of the R samples whose weight is not 0.
+            landmark_weight: ``(B,)``, 0 where landmarks are not given.
+            emotion: ``(B, 10)``.
+            emotion_weight: ``(B,)``, 0 where emotion is not given.
+            scales: of Eq. 6, for identity, landmarks and emotion, ``(B, 3)``.
+        """
+        alpha_bar = self.alpha_bars[timesteps].view(-1, 1, 1, 1)
+        noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+        scales = scales * torch.stack([torch.ones_like(landmark_weight), landmark_weight, emotion_weight], 1)
+        with torch.no_grad():
+            tokens = self.encoder(identity)
+            branches = self._branches(landmark, landmark_weight, emotion, emotion_weight)
+            target = self.teacher(noisy, timesteps, tokens, branches, scales)
+        with self.student.attached(self.unet, scales) as weights:
+            given = dict(zip(CONDITIONS, weights, strict=True))
+            for name, branch in branches.items():
+                branch.weights = given[name][branch.rows]
+            inputs = AttentionInputs(list(branches.values()))
+            said = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": inputs}).sample
+        return F.mse_loss(said.float(), target)
+
+    def teacher(
+        self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, branches: dict[str, Branch], scales: Tensor
+    ) -> Tensor:
+        """Eq. 6 with scales of each sample's own, ``(B, C, h, w)`` float32, its predictions made in one call.
+
+        Args:
+            noisy: ``(B, C, h, w)``.
+            timesteps: ``(B,)``.
+            tokens: identity tokens ``(B, T, width)``.
+            branches: of the controls that are given, for the rows that have them.
+            scales: ``(B, 3)``, 0 where a control is not given.
+        """
+        batch = len(noisy)
+        rows = torch.cat([torch.arange(batch, device=noisy.device).repeat(2), *(one.rows for one in branches.values())])
+        contexts = torch.cat([self.encoder.unconditional(batch).to(tokens.dtype), tokens[rows[batch:]]])
+        laid_out, first = [], 2 * batch
+        for branch in branches.values():
+            own = torch.arange(first, first + len(branch.rows), device=noisy.device)
+            laid_out.append(Branch(branch.keys_values, own, branch.weights, branch.place_sigma))
+            first += len(own)
+        conditions = {"conditions": AttentionInputs(laid_out)}
+        said = self.unet(noisy[rows], timesteps[rows], contexts, cross_attention_kwargs=conditions).sample.float()
+        scale = dict(zip(("identity", *CONDITIONS), scales.view(batch, 3, 1, 1, 1).unbind(1), strict=True))
+        none, identity = said[:batch], said[batch : 2 * batch]
+        total = none + scale["identity"] * (identity - none)
+        parts = said[2 * batch :].split([len(branch.rows) for branch in branches.values()])
+        for (name, branch), part in zip(branches.items(), parts, strict=True):
+            difference = scale[name][branch.rows] * (part - identity[branch.rows])
+            total = total.index_add(0, branch.rows, difference)
+        return total
+
+    def _branches(
+        self, landmark: Tensor, landmark_weight: Tensor, emotion: Tensor, emotion_weight: Tensor
+    ) -> dict[str, Branch]:
+        """Each control that is given to somebody, with a weight of 1 for those."""
+        given = {"landmark": (landmark, landmark_weight), "emotion": (emotion, emotion_weight)}
+        made = {
+            name: self.controls.branch(name, value, (weight != 0).float()) for name, (value, weight) in given.items()
+        }
+        return {name: branch for name, branch in made.items() if branch is not None}
+
+
+class DistillationStage(DiffusionStage):
+    """See :class:`facecrafter.training.stages.Stage`: a student learns, everything else is frozen."""
+
+    objective: DistillationObjective  # type: ignore[assignment]
+
+    def __init__(
+        self, config: TrainConfig, data: TrainingSet, device: torch.device, held: TrainingSet | None = None
+    ) -> None:
+        super().__init__(config, data, device, held)
+        torch.manual_seed(config.seed)
+        student = student_of(self.model.unet, config.distill.rank, self.model.scale.name)
+        self.model.distilled = student
+        objective = DistillationObjective(self.model, student)
+        self.objective = objective.to(device, memory_format=torch.channels_last)
+
+    def trained(self) -> list[nn.Module]:
+        """See :class:`facecrafter.training.stages.Stage`."""
+        return [self.objective.student]
+
+    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
+        """See :class:`facecrafter.training.stages.Stage`; all of it learns alike."""
+        return []
+
+    def _batch(
+        self, data: TrainingSet, seed: int, step: int, index: int, parts: int, device: torch.device
+    ) -> dict[str, Any]:
+        """The diffusion stages' draw, and scales around the model scale's own."""
+        batch = super()._batch(data, seed, step, index, parts, device)
+        del batch["dropped"]  # everybody has an identity
+        size, spread = len(batch["latents"]), self.config.distill.spread
+        share = torch.rand(self.config.batch_size, 3, generator=generator(seed, 7, step))
+        own = torch.tensor([float(self.model.scale.sampling[f"{name}_scale"]) for name in ("identity", *CONDITIONS)])
+        drawn = own * (1 + spread * (2 * share - 1))
+        return {**batch, "scales": drawn[index * size : (index + 1) * size].to(device)}
+
+    @torch.no_grad()
+    def samples(self) -> Tensor:
+        """Eight people with the conditions of the next person's photo: both photos, Eq. 6, and the student."""
+        own, data = self.model.scale.sampling, self.data
+        device = next(self.model.unet.parameters()).device
+        people = torch.arange(0, data.count, max(1, data.count // 8))[:8]
+        targets = people.roll(-1)
+        made = [
+            Sampler(self.model).generate(
+                data.identity[people].to(device),
+                data.landmark_images(targets).to(device),
+                data.emotions(targets).to(device),
+                Guidance(*(float(own[f"{name}_scale"]) for name in ("identity", *CONDITIONS))),
+                steps=int(own["steps"]),
+                scheduler=str(own["scheduler"]),
+                speed=speed,
+            )
+            for speed in ("exact", "distilled")
+        ]
+        return torch.cat([data.pictures(people), data.pictures(targets), *(pictures.cpu() for pictures in made)])

@@ -1,0 +1,115 @@
+"""The sampling benchmark counts what was asked of it, and compares in turn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
+
+from facecrafter.bench import sampling as bench
+from facecrafter.bench.measure import Spread, held, matmul_limit, peak
+from facecrafter.cli import app
+from facecrafter.errors import ConfigError
+from facecrafter.model import zoo
+from facecrafter.model.zoo import Scale
+from facecrafter.sampling.speed import SPEEDS
+
+
+@pytest.fixture(autouse=True)
+def small(small_scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(zoo.SCALES, "mini", small_scale)
+
+
+@pytest.fixture(scope="module")
+def counted(small_scale: Scale) -> dict[str, bench.Cost]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(zoo.SCALES, "mini", small_scale)
+        costs, where = bench.sampling("mini", 2, 5, device_name="meta")
+    assert where == {} and all(cost.seconds is None for cost in costs)
+    return {cost.name: cost for cost in costs}
+
+
+def test_predictions_of_a_picture_are_those_of_each_way(counted: dict[str, bench.Cost]) -> None:
+    rivals = {bench.BASE: 10, "Arc2Face": 10, "Arc2Face + two IP-Adapters": 10}
+    ours = {"exact": 20, "interval": 3 + 8, "refresh": 3 + 8, "distilled": 5}
+    assert {name: cost.predictions for name, cost in counted.items()} == {**rivals, **ours}
+    assert list(ours) == list(SPEEDS)
+
+
+def test_what_is_shared_is_counted_once(counted: dict[str, bench.Cost], small_scale: Scale) -> None:
+    networks = bench.Networks(small_scale, 1, torch.device("meta"), torch.float32)
+    rows = torch.zeros(1, 32, 8, 8, device="meta"), 1, torch.zeros(1, 8, 128, device="meta")
+    seen: list[int] = []
+    attended = networks.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_q
+    with FlopCounterMode(display=False) as counter:
+        hook = attended.register_forward_hook(lambda *_: seen.append(counter.get_total_flops()))
+        networks.unet(*rows)
+        hook.remove()
+    before, whole = seen[0] / 1e12, counter.get_total_flops() / 1e12
+    # Per step: exact makes four predictions, distilled one with a student's updates; what precedes the first
+    # cross-attention is made once in either. Controls and base cross-attend a little more than the base alone.
+    extra = counted["exact"].teraflops - counted["interval"].teraflops
+    assert extra == pytest.approx(3 * 3 * (whole - before), rel=0.05)
+    plain, control = counted["Arc2Face"].teraflops, counted[bench.BASE].teraflops
+    assert plain < control < 2 * plain
+
+
+def test_candidates_are_timed_in_turn_and_as_ratios() -> None:
+    costs, where = bench.sampling("mini", 2, 2, rounds=2, only=["exact", "Arc2Face"])
+    assert [cost.name for cost in costs] == [bench.BASE, "Arc2Face", "exact"]
+    for cost in costs:
+        assert cost.seconds is not None and cost.ratio is not None and cost.peak_mib is not None
+        assert 0 < cost.seconds.low <= cost.seconds.median <= cost.seconds.high
+        assert cost.peak_mib > 7.1e6 * 4 / 2**20  # the autoencoder alone
+    assert costs[0].ratio == Spread(1, 1, 1)
+    assert sum(where["shares"].values()) == pytest.approx(1)
+    assert where["shares"]["convolutions"] > 0 and where["limit"] > 0 and where["reached"] > 0
+    told = bench.lines(2, costs, where)
+    assert told[0] == "batch 2" and len(told) == 6 and "of Arc2Face + ControlNet" in told[3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"only": ["magic"]}, "no candidate 'magic'.*exact, interval"), ({"device_name": "toaster"}, "'toaster'")],
+)
+def test_what_cannot_be_measured_is_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        bench.sampling("mini", **settings)  # type: ignore[arg-type]
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    arguments = ["bench", "sampling", "--device", "meta", "--steps", "3", "--batch", "1", "--out", str(out)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "exact: 12 predictions" in done.stdout
+    told = json.loads(out.read_text())
+    assert [batch["batch"] for batch in told["batches"]] == [1]
+    assert told["batches"][0]["candidates"][0]["name"] == bench.BASE and "commit" in told["environment"]
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 1 and "bench.json" in again.stderr
+
+
+def test_a_peak_is_what_was_held_at_once() -> None:
+    cpu = torch.device("cpu")
+    before = held(cpu)
+    with peak(cpu) as most:
+        block = torch.zeros(32 * 2**20)  # 128 MiB
+        block.add_(1)
+    del block
+    assert 100 < most[0] - before < 200
+
+
+def test_the_limit_is_a_plausible_number_of_operations() -> None:
+    assert 1e9 < matmul_limit(torch.device("cpu"), torch.float32, 1) < 1e15
+
+
+def test_weights_that_two_parts_share_are_held_once() -> None:
+    layer = nn.Linear(512, 512, bias=False)
+    one = bench.Candidate("one", [layer, nn.Sequential(layer)], lambda: None, lambda steps: torch.zeros(1))
+    assert bench._weights(one) == 1.0
