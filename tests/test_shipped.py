@@ -21,7 +21,7 @@ def crafter() -> FaceCrafter:
 
 def test_all_shipped_weights_are_half_precision_with_their_config_inside_and_fit_in_80_mb():
     files = sorted(ASSETS.rglob("*.safetensors"))
-    assert {path.stem for path in files} >= {"unet", "encoder", "autoencoder", "controls", "blendshapes"}
+    assert {path.stem for path in files} >= {"unet", "encoder", "autoencoder", "controls", "pixels"}
     assert sum(path.stat().st_size for path in files) <= 80e6
     for path in files:
         with safe_open(path, "pt") as file:
@@ -46,11 +46,11 @@ def test_the_default_model_makes_the_same_picture_twice(crafter, astronaut):
 
 
 def test_the_person_is_recognised_by_a_network_that_training_never_saw(crafter, astronaut):
-    """dlib's cosine of another person is about 0.85, of the same person on other photos about 0.96."""
-    judge = recogniser("dlib")
+    """SFace's cosine of another person is about 0.03, of the same person on other photos about 0.6."""
+    judge = recogniser("sface")
     own = judge.embed([crafter.face(astronaut)])[0]
     pictures = crafter.generate(astronaut, n=4, seed=0)
     turned = landmarks.turn(crafter.face(astronaut).points, 20, 0)
     pictures += crafter.generate(astronaut, landmarks_from=turned, n=4, seed=0)
     made = judge.embed([crafter.face(picture) for picture in pictures])
-    assert (made @ own).mean() > 0.90
+    assert (made @ own).min() > 0.25
