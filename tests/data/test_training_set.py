@@ -71,7 +71,7 @@ def test_landmark_images_are_drawn_once_where_they_fit(prepared: Prepared, monke
     assert len(drawn) == 2
     monkeypatch.setattr(training_set, "_DRAWN_LIMIT", 0)
     assert torch.equal(TrainingSet(prepared, landmark_size=16).landmark_images(indices), first)
-    assert len(drawn) == 2 + 4
+    assert len(drawn) == 2 + 2
 
 
 @pytest.mark.parametrize(("index", "others"), [(0, [1, 5]), (5, [0, 1]), (2, [4, 6]), (3, [3]), (7, [7])])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -143,19 +142,12 @@ def test_unit_of_nothing_is_nothing() -> None:
 DLIB_TEMPLATE = np.array([[0.8596, 0.2135], [0.6461, 0.2290], [0.1206, 0.2137], [0.3341, 0.2291], [0.4901, 0.6278]])
 
 
-def test_dlib_sees_a_chip_of_150_pixels(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
-    chips: list[NDArray[np.uint8]] = []
-
-    class Spy:
-        def compute_face_descriptor(self, chip: NDArray[np.uint8]) -> Sequence[float]:
-            chips.append(chip)
-            return [1.0] + [0.0] * 127
-
+def test_dlib_sees_a_chip_of_150_pixels(face: Face) -> None:
     network = DlibRecogniser()
-    monkeypatch.setattr(network, "_network", Spy())
     red = replace(face, image=np.full_like(face.image, (255, 0, 0)))
     corners = (*LEFT_EYE_CORNERS, *RIGHT_EYE_CORNERS, NOSE_BASE)
-    network.embed([face.resized(512), red, *(spot_on(face, face.points[corner]) for corner in corners)])
+    spots = [spot_on(face, face.points[corner]) for corner in corners]
+    chips = [network.chip(one) for one in (face.resized(512), red, *spots)]
     assert {(chip.shape, chip.dtype.name) for chip in chips} == {((150, 150, 3), "uint8")}
     assert chips[1].reshape(-1, 3).mean(0).tolist() == [255, 0, 0]
     found = np.array([brightest(chip) for chip in chips[2:]])

@@ -66,7 +66,7 @@ def test_one_picture_a_row(crafter: FaceCrafter, folder: Path, portrait: Path) -
     assert [one["seed"] for one in made] == [5, 40, 7, 8]
     assert made[1]["emotion"].startswith("neutral 0.50, happy 0.50") and "landmarks" not in made[1]
     assert "valence +0.60, arousal -0.40" in made[2]["emotion"] and made[2]["landmarks"] == "a.png"
-    assert set(made[3]) == {"model", "scale", "identity", "seed", "steps", "scheduler", *SCALES}
+    assert set(made[3]) == {"model", "scale", "identity", "seed", "steps", "scheduler", "speed", "precision", *SCALES}
 
 
 SCALES = ("identity_scale", "landmark_scale", "emotion_scale")
