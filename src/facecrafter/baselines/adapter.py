@@ -49,7 +49,8 @@ class TokenAdapter(Rival, ModelMixin, ConfigMixin):
 
     def fits(self, base: FaceModel) -> bool:
         """See :class:`Rival`."""
-        return list(self.config.block_widths) == attention.cross_attention_widths(base.unet)
+        own: Any = self.config
+        return list(own.block_widths) == attention.cross_attention_widths(base.unet)
 
     def prepare(self, condition: Tensor) -> list[KeyValue]:
         """K and V of conditions ``(R, inputs)`` in every cross-attention block."""

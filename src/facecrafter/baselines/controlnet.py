@@ -41,7 +41,8 @@ class EncoderCopy(Rival, ControlNetModel):
 
     def fits(self, base: FaceModel) -> bool:
         """See :class:`Rival`."""
-        own, theirs = self.config, base.unet.config
+        own: Any = self.config
+        theirs: Any = base.unet.config
         names = ("in_channels", "down_block_types", "block_out_channels", "layers_per_block", "cross_attention_dim")
         return all(_plain(own[name]) == _plain(theirs[name]) for name in names)
 

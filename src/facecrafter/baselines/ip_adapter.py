@@ -8,7 +8,7 @@ on Stable Diffusion, with LoRA layers in all of its attention, which are left ou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from diffusers.configuration_utils import register_to_config
@@ -48,7 +48,8 @@ class IPAdapterRival(TokenAdapter):
 
     def fits(self, base: FaceModel) -> bool:
         """See :class:`facecrafter.baselines.rival.Rival`."""
-        return super().fits(base) and self.config.embedding == base.scale.embedding
+        own: Any = self.config
+        return super().fits(base) and bool(own.embedding == base.scale.embedding)
 
     def read(self, subject: Subject, size: int) -> NDArray[np.float32]:
         """The identity embedding, ``(D,)``."""

@@ -111,7 +111,7 @@ class Networks:
         self.model.to(device, dtype, memory_format=torch.channels_last)
         others = [self.controlnet, *(one for one in self.adapters.values() if isinstance(one, nn.Module))]
         for module in others:
-            nn.Module.to(module, device, dtype, memory_format=torch.channels_last)
+            nn.Module.to(module, device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in (*self.model.modules.values(), *others):
             module.requires_grad_(False).eval()
         side, width = int(self.unet.config.sample_size), int(self.unet.config.cross_attention_dim)

@@ -50,6 +50,8 @@ class Cost:
 class _ControlNetObjective(nn.Module):
     """Eq. 4 with a ControlNet (Zhang et al., 2023) beside a frozen base."""
 
+    alpha_bars: Tensor
+
     def __init__(self, unet: nn.Module, controlnet: nn.Module, alpha_bars: Tensor) -> None:
         super().__init__()
         self.unet, self.controlnet = unet, controlnet
@@ -113,10 +115,10 @@ def _ours(
         unet.enable_gradient_checkpointing()
     controls = zoo.build_controls(scale, unet)
     model = FaceModel(scale, unet, zoo.build_encoder(scale), nn.Identity(), controls)  # type: ignore[arg-type]
-    mixture = {} if stage == "joint" else {"mixture": {stage: 1.0}}
-    config = TrainConfig(
-        stage=stage, scale=scale.name, data=Path(), run=Path(), start=Path(), steps=1, batch_size=batch, **mixture
-    )  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"stage": stage, "scale": scale.name, "steps": 1, "batch_size": batch}
+    if stage != "joint":
+        settings["mixture"] = {stage: 1.0}
+    config = TrainConfig(data=Path(), run=Path(), start=Path(), **settings)
     objective = DiffusionObjective(model, config, frozen_encoder=stage != "joint").to(device)
     values = _inputs(scale, batch, unet, device)
     size = controls.config.landmark_size

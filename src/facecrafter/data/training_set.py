@@ -6,11 +6,12 @@ import hashlib
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from facecrafter.data import shards
 from facecrafter.data.pairs import PairSampler
@@ -117,7 +118,7 @@ class TrainingSet:
         return torch.from_numpy(crop.grid((five + crop.mirrored(five, side)) / 2, side))
 
     @torch.no_grad()
-    def encode(self, autoencoder: nn.Module, cache: Path, device: torch.device, progress: bool = True) -> None:
+    def encode(self, autoencoder: Any, cache: Path, device: torch.device, progress: bool = True) -> None:
         """Compute the latents of all samples and their twins, or read them from a run before that used the same
         autoencoder on the same samples.
 

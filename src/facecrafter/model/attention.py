@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -168,7 +169,7 @@ class ConditionedAttention:
         return out.index_add(0, branch.rows, (attended * branch.weights.view(-1, 1, 1)).to(out.dtype))
 
 
-def cross_attention_names(unet: torch.nn.Module) -> list[str]:
+def cross_attention_names(unet: Any) -> list[str]:
     """The names of a UNet's cross-attention processors, in the order in which K and V are numbered."""
     return [name for name in unet.attn_processors if name.endswith("attn2.processor")]
 
@@ -179,7 +180,7 @@ def cross_attention_widths(unet: torch.nn.Module) -> list[int]:
     return [modules[name.removesuffix(".processor")].inner_dim for name in cross_attention_names(unet)]
 
 
-def install(unet: torch.nn.Module, plain: bool = False) -> None:
+def install(unet: Any, plain: bool = False) -> None:
     """Give a UNet our processors. Its weights and, without conditions, its output stay what they were."""
     order = {name: block for block, name in enumerate(cross_attention_names(unet))}
     unet.set_attn_processor({name: ConditionedAttention(order.get(name), plain) for name in unet.attn_processors})

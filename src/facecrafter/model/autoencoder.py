@@ -6,6 +6,8 @@ At the ``arc2face`` scale this place is taken by diffusers' ``AutoencoderKL``. B
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
@@ -22,8 +24,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        for value in self.conv2.parameters():
+            nn.init.zeros_(value)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, width, H, W)`` to the same shape."""
@@ -100,7 +102,8 @@ class FaceAutoencoder(ModelMixin, ConfigMixin):
         """Fold per-channel statistics of the latents, each ``(latent_channels,)``, into the two convolutions that touch
         them: afterwards latents have zero mean and unit deviation, and reconstructions are what they were (but at the
         picture's border, where zero padding now stands for another value)."""
-        last, first = self.encoder[-1], self.decoder[0]
+        last: Any = self.encoder[-1]
+        first: Any = self.decoder[0]
         last.weight.div_(std.view(-1, 1, 1, 1))
         last.bias.sub_(mean).div_(std)
         first.bias.add_((first.weight * mean.view(1, -1, 1, 1)).sum(dim=(1, 2, 3)))

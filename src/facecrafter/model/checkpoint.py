@@ -92,7 +92,8 @@ def save_part(module: nn.Module, path: Path, kind: str, scale: str, dtype: torch
         scale: the scale it belongs to.
         dtype: what floating-point numbers are stored as.
     """
-    config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
+    own: Any = module.config
+    config = own.to_dict() if hasattr(own, "to_dict") else dict(own)
     metadata = {
         "format": FORMAT,
         "kind": kind,

@@ -68,7 +68,8 @@ class FaceControls(ModelMixin, ConfigMixin):
         Returns:
             For each block, two tensors ``(B, T, width of the block)``.
         """
-        module, keys, values = self.parts(condition)
+        module, *projections = self.parts(condition)
+        keys, values = (list(one.children()) for one in projections)
         tokens = module(value)
         return [(key(tokens), value(tokens)) for key, value in zip(keys, values, strict=True)]
 
@@ -97,8 +98,8 @@ class FaceControls(ModelMixin, ConfigMixin):
 def _projections(block_widths: Sequence[int], context_width: int) -> tuple[nn.ModuleList, nn.ModuleList]:
     keys = nn.ModuleList(nn.Linear(context_width, width, bias=False) for width in block_widths)
     values = nn.ModuleList(nn.Linear(context_width, width, bias=False) for width in block_widths)
-    for value in values:
-        nn.init.zeros_(value.weight)
+    for weight in values.parameters():
+        nn.init.zeros_(weight)
     return keys, values
 
 

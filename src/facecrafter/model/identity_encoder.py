@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,13 @@ class IdentityEncoder(nn.Module):
             more, or what it adds by itself drowns who the person is.
     """
 
-    def __init__(self, text_model: nn.Module, prompt: Sequence[int], end: int, length: int, gain: float = 1.0) -> None:
+    prompt_ids: Tensor
+    empty_ids: Tensor
+
+    def __init__(self, text_model: Any, prompt: Sequence[int], end: int, length: int, gain: float = 1.0) -> None:
         super().__init__()
-        self.text_model, self.gain = text_model, gain
+        self.text_model: Any = text_model
+        self.gain = gain
         filled = [*prompt, *[end] * (length - len(prompt))]
         empty = [prompt[0], *[end] * (length - 1)]
         self.register_buffer("prompt_ids", torch.tensor([filled]), persistent=False)
@@ -55,7 +60,8 @@ class IdentityEncoder(nn.Module):
 
         hook = self.text_model.get_input_embeddings().register_forward_hook(splice)
         try:
-            return self.text_model(input_ids=self.prompt_ids.expand(len(embedding), -1)).last_hidden_state
+            tokens: Tensor = self.text_model(input_ids=self.prompt_ids.expand(len(embedding), -1)).last_hidden_state
+            return tokens
         finally:
             hook.remove()
 

@@ -91,9 +91,10 @@ def differentiable(name: str, path: Path | None = None) -> tuple[nn.Module, Crop
 
 def _conv(values: list[Tensor], attributes: Attributes) -> Tensor:
     pads = attributes.get("pads", [0, 0, 0, 0])
+    bias = values[2] if len(values) > 2 else None
     return F.conv2d(
-        *values, stride=attributes.get("strides", 1), padding=pads[:2], dilation=attributes.get("dilations", 1),
-        groups=attributes.get("group", 1),
+        values[0], values[1], bias, stride=attributes.get("strides", 1), padding=pads[:2],
+        dilation=attributes.get("dilations", 1), groups=attributes.get("group", 1),
     )  # fmt: skip
 
 

@@ -49,6 +49,9 @@ class DlibNetwork(nn.Module):
         WeightsError: the file is another one.
     """
 
+    head: Tensor
+    mean: Tensor
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         source = _Tensors(path)

@@ -178,7 +178,7 @@ def tight_crop(image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray
     if not side >= 1:
         raise NoFaceError("the landmarks of a face are not finite, or all in one place; look for the face again")
     middle = (low + high) / 2 - (0, (MIDDLE - 0.5) * side)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     # Every cell of the crop is the mean over what it covers: first to twice or more its size, then by areas.
     times = max(1, round(side / SIZE))
     crop = square_crop(grey, middle, side, times * SIZE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
@@ -89,10 +89,18 @@ class Settings:
 
         return Guidance(self.identity_scale, self.landmark_scale, self.emotion_scale)  # type: ignore[arg-type]
 
-    def filled(self, scale: Scale) -> Settings:
+    def filled(self, scale: Scale) -> FilledSettings:
         """The same with a model scale's own values in place of None."""
-        own = {name: value for name, value in scale.sampling.items() if getattr(self, name) is None}
-        return replace(self, **own)  # type: ignore[arg-type]
+        own = {name: value for name, value in vars(self).items() if value is not None}
+        return FilledSettings(**{**scale.sampling, **own})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class FilledSettings(Settings):
+    """Settings that leave nothing to the model's scale."""
+
+    steps: int = 25
+    scheduler: str = "dpm"
 
 
 class FaceCrafter:
@@ -341,7 +349,7 @@ class FaceCrafter:
         self,
         batch: Sequence[Conditions],
         seeds: Sequence[int],
-        settings: Settings,
+        settings: FilledSettings,
         progress: Callable[[float], object] | None,
     ) -> NDArray[np.uint8]:
         """One batch of conditions of the same kinds to ``(B, S, S, 3)`` uint8 RGB."""

@@ -131,7 +131,7 @@ class DistillationStage(DiffusionStage):
         student = student_of(self.model.unet, config.distill.rank, self.model.scale.name)
         self.model.distilled = student
         objective = DistillationObjective(self.model, student)
-        self.objective = objective.to(device, memory_format=torch.channels_last)
+        self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def trained(self) -> list[nn.Module]:
         """See :class:`facecrafter.training.stages.Stage`."""

@@ -103,7 +103,7 @@ class EstimatorStage:
         if config.start is not None:
             self._begin_with(config.start / FILE)
         objective = EstimatorObjective(self.model, self.about.smoothing)
-        self.objective = objective.to(device, memory_format=torch.channels_last)
+        self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.share_of = evened(self.photos.labels, self.about.evenness)
         self.log_priors = torch.stack([prior(self.grey.labels), prior(self.photos.labels, self.share_of)]).log()
 

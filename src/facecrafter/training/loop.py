@@ -197,7 +197,7 @@ def _validate(stage: Stage, objective: nn.Module, accelerator: Any, log: _Log, s
 
 def _stage(config: TrainConfig, device: torch.device) -> Stage:
     if config.stage == "estimator":
-        return EstimatorStage(config, device)
+        return EstimatorStage(config, device)  # type: ignore[return-value]
     prepared = shards.load(config.data, recogniser=zoo.SCALES[config.scale].recogniser)
     keep = ~shards.held_out(prepared.persons) if config.held_out else None
     pairs = None
@@ -206,7 +206,7 @@ def _stage(config: TrainConfig, device: torch.device) -> Stage:
     size = int(zoo.SCALES[config.scale].controls.get("landmark_size", 512))  # type: ignore[call-overload]
     kind = training_set(config.rival) if config.rival else TrainingSet
     held = None if keep is None or keep.all() else kind(prepared, ~keep, size)
-    make = {**STAGES, "rival": RivalStage, "distill": DistillationStage}[config.stage]
+    make: Any = {**STAGES, "rival": RivalStage, "distill": DistillationStage}[config.stage]
     stage: Stage = make(config, kind(prepared, keep, size, pairs), device, held)
     return stage
 
@@ -220,7 +220,8 @@ def _unfreeze(stage: Stage) -> list[nn.Parameter]:
 
 def _groups(config: TrainConfig, stage: Stage, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
     """The parameters by learning rate."""
-    groups, special = [], set()
+    groups: list[dict[str, Any]] = []
+    special: set[int] = set()
     for members, share in stage.rates():
         learning = [one for one in members if one.requires_grad]
         special.update(id(one) for one in learning)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,20 +142,25 @@ class PictureLoss(nn.Module):
         embedding: width of the identity embeddings.
     """
 
+    alpha_bars: Tensor
+
     def __init__(
         self,
-        unet: nn.Module,
-        autoencoder: nn.Module,
+        unet: Any,
+        autoencoder: Any,
         recogniser: nn.Module,
         crop: Crop,
-        perceptual: nn.Module | None,
+        perceptual: Any,
         alpha_bars: Tensor,
         kind: str,
         weights: PictureLossConfig,
         embedding: int = 128,
     ) -> None:
         super().__init__()
-        self.unet, self.autoencoder, self.recogniser, self.perceptual = unet, autoencoder, recogniser, perceptual
+        self.unet: Any = unet
+        self.autoencoder: Any = autoencoder
+        self.perceptual: Any = perceptual
+        self.recogniser = recogniser
         self.register_buffer("alpha_bars", alpha_bars, persistent=False)
         self.crop, self.kind, self.weights = crop, kind, weights
         # One looks at whole pictures, one at faces.
@@ -204,9 +210,10 @@ class PictureLoss(nn.Module):
             if following is not None:
                 alpha_bar = self.alpha_bars[following]
                 noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * rest
-        return self.autoencoder.decode(clean / self.autoencoder.config.scaling_factor).sample.float()
+        decoded: Tensor = self.autoencoder.decode(clean / self.autoencoder.config.scaling_factor).sample.float()
+        return decoded
 
     def _predict(self, noisy: Tensor, timestep: int, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
         timesteps = torch.full((len(noisy),), timestep, device=noisy.device)
-        said = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
+        said: Tensor = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
         return said.float()

@@ -129,7 +129,7 @@ class RivalStage(DiffusionStage):
         if config.gradient_checkpointing and getattr(self.rival, "_supports_gradient_checkpointing", False):
             self.rival.enable_gradient_checkpointing()  # type: ignore[operator]
         objective = RivalObjective(self.model, self.rival, config.snr_gamma)
-        self.objective = objective.to(device, memory_format=torch.channels_last)
+        self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def trained(self) -> list[nn.Module]:
         """See :class:`facecrafter.training.stages.Stage`."""

@@ -62,9 +62,10 @@ class Stage(Protocol):
 class AutoencoderObjective(nn.Module):
     """L1 + LPIPS + a prior on the latents, under the posterior's noise."""
 
-    def __init__(self, autoencoder: nn.Module, perceptual: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, autoencoder: Any, perceptual: nn.Module, config: TrainConfig) -> None:
         super().__init__()
-        self.autoencoder, self.perceptual, self.weights = autoencoder, perceptual, config.loss
+        self.autoencoder: Any = autoencoder
+        self.perceptual, self.weights = perceptual, config.loss
 
     def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
         """Pictures ``(B, 3, S, S)`` in [-1, 1] and normal noise of the latents' shape to the loss."""
@@ -90,9 +91,8 @@ class AutoencoderStage:
         torch.manual_seed(config.seed)
         self.model = zoo.build_autoencoder(zoo.SCALES[config.scale])
         perceptual = LPIPS(weights.locate("lpips_alexnet"))
-        self.objective = AutoencoderObjective(self.model, perceptual, config).to(
-            device, memory_format=torch.channels_last
-        )
+        objective = AutoencoderObjective(self.model, perceptual, config)
+        self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def trained(self) -> list[nn.Module]:
         """See :class:`Stage`."""
@@ -158,6 +158,8 @@ class AutoencoderStage:
 class DiffusionObjective(nn.Module):
     """Eq. 4 over a batch whose samples differ in their conditions (Eq. 1 with a weight a sample)."""
 
+    alpha_bars: Tensor
+
     def __init__(self, model: checkpoint.FaceModel, config: TrainConfig, frozen_encoder: bool) -> None:
         super().__init__()
         self.unet, self.encoder, self.controls = model.unet, model.encoder, model.controls
@@ -210,6 +212,7 @@ class DiffusionObjective(nn.Module):
         target = losses.diffusion_target(self.kind, latents, noise, alpha_bar)
         loss = losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
         if record is not None and self.joint is not None:
+            assert masks is not None
             said = record.taken()
             features = [
                 losses.attention_features(own, controls, self.joint.reading)
@@ -272,7 +275,8 @@ class DiffusionStage:
             if part is not None:
                 part.encode(self.model.autoencoder.to(device), config.data / "cache", device)
         frozen = config.stage in ("landmark", "emotion")
-        self.objective = DiffusionObjective(self.model, config, frozen).to(device, memory_format=torch.channels_last)
+        objective = DiffusionObjective(self.model, config, frozen)
+        self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         looks = self.objective.picture_loss
         # The face, and what the recogniser looks at, each with where it is when the pose is free.
         self.crops = [(crop, data.usual_crop_grid(crop)) for crop in (ARCFACE_CROP, looks.crop)] if looks else []
@@ -292,11 +296,11 @@ class DiffusionStage:
     def rates(self) -> list[tuple[list[nn.Parameter], float]]:
         """See :class:`Stage`: the identity encoder, the identity's K and V in the base, and the controls beside it."""
         model, config = self.model, self.config
-        projections = attention.identity_projections(model.unet)
+        projections = [one for layer in attention.identity_projections(model.unet) for one in layer.parameters()]
         scaffold = list(model.controls.parameters()) if model.controls and config.stage == "base" else []
         return [
             (list(model.encoder.parameters()), config.encoder_rate),
-            ([projection.weight for projection in projections], config.identity_rate),
+            (projections, config.identity_rate),
             (scaffold, config.scaffold_rate),
             ([parameter for critic in self._critics for parameter in critic.parameters()], config.critic_rate),
         ]
