@@ -16,9 +16,10 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from facecrafter.config_file import Strict
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import ConfigError, DataError, OutputError
 from facecrafter.files import whole
@@ -31,14 +32,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _AT_ONCE = 2**17
 
 
-class PairConfig(BaseModel):
+class PairConfig(Strict):
     """What makes a pair, and how rare pictures are favoured.
 
     A turn is the larger difference of yaw and pitch in degrees. Roll does not count: alignment takes it out of the
     picture. A blendshape distance is Euclidean over all 52 numbers; photos of one person are usually 0.6 to 1.8 apart.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     landmark_turn: float = Field(default=10.0, ge=0)  # least turn between the pictures of a landmark pair
     landmark_expression: float = Field(default=0.8, ge=0)  # and their least blendshape distance

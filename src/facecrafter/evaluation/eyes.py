@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from facecrafter import weights
+from facecrafter.config_file import Strict
 from facecrafter.perception.emotion import EMOTIONS, estimator
 from facecrafter.perception.face import ALIGNED_SIZE, BLENDSHAPES, Face, FaceFinder, align
 from facecrafter.perception.identity import recogniser
@@ -48,10 +49,8 @@ _NEEDS = {
 }
 
 
-class EyesConfig(BaseModel):
+class EyesConfig(Strict):
     """Which estimators judge, and the files of those that the user brings; see docs/weights.md."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     pose: Literal["mediapipe", "emoca"] = "mediapipe"
     expression: Literal["mediapipe", "emoca"] = "mediapipe"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from facecrafter import baselines
+from facecrafter import baselines, config_file
+from facecrafter.config_file import Strict
 from facecrafter.errors import ConfigError
 from facecrafter.evaluation.eyes import EyesConfig
 from facecrafter.sampling.pipeline import Settings
@@ -23,11 +23,7 @@ KINDS = (OURS, FOLDER, *baselines.TRAINED, *baselines.PUBLISHED)
 SAMPLING = tuple(name for name in Settings.__dataclass_fields__ if name != "batch_size")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MethodConfig(_Strict):
+class MethodConfig(Strict):
     """One row of a table."""
 
     name: str = Field(min_length=1)  # what the table calls it
@@ -36,7 +32,7 @@ class MethodConfig(_Strict):
     base: Path | None = None  # rivals: the base that they are for, `mini` or a folder
     controls: Path | None = None  # facecrafter: a controls file in place of the model's own
     conditions: tuple[Condition, ...] = ("landmark", "emotion")  # facecrafter: which modules it uses, in Table 1
-    settings: dict[str, Any] = {}  # how it samples; what is not named is the model's own
+    settings: dict[str, Any] = Field(default_factory=dict)  # how it samples; what is not named is the model's own
     extra_parameters: int | None = Field(None, ge=0)  # folder: what the method adds to its base
     of: str | None = None  # folder: the published rival that made the pictures, for its row to say what that expects
     note: str = ""  # what a reader of the table must know
@@ -74,7 +70,7 @@ class MethodConfig(_Strict):
         return re.sub("[^a-z0-9]+", "-", self.name.lower())
 
 
-class _Table(_Strict):
+class _Table(Strict):
     """What both tables have."""
 
     data: Path  # a folder that `facecrafter data prepare` wrote
@@ -127,7 +123,7 @@ class ControlConfig(_Table):
         return self
 
 
-class People(_Strict):
+class People(Strict):
     """Whose pictures Table 2 asks for."""
 
     layout: Literal["prepared", "plain", "synth", "agedb"] = "prepared"  # people kept out of `data`, or photos:
@@ -150,8 +146,10 @@ class DiversityConfig(_Table):
 
 
 TableConfig = ControlConfig | DiversityConfig
-_ANY: TypeAdapter[TableConfig] = TypeAdapter(Annotated[TableConfig, Field(discriminator="table")])
-_KINDS_OF_TABLE: dict[str, type[_Table]] = {"control": ControlConfig, "diversity": DiversityConfig}
+_KINDS_OF_TABLE: dict[str, type[ControlConfig] | type[DiversityConfig]] = {
+    "control": ControlConfig,
+    "diversity": DiversityConfig,
+}
 
 
 def load(path: Path) -> TableConfig:
@@ -160,27 +158,10 @@ def load(path: Path) -> TableConfig:
     Raises:
         ConfigError: no such file, not YAML, or a name or value that is not allowed; the message says which.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError:
-        raise ConfigError(f"there is no config {path}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not a text file") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, dict) or content.get("table") not in _KINDS_OF_TABLE:
+    content = config_file.read(path)
+    if content.get("table") not in _KINDS_OF_TABLE:
         raise ConfigError(f"{path} does not say which table it is of; its first setting is table: control or diversity")
-    try:
-        return _ANY.validate_python({str(name): value for name, value in content.items()})
-    except ValidationError as error:
-        first = error.errors()[0]
-        *_, place = first["loc"][1:] or ("",)
-        where = ".".join(str(part) for part in first["loc"][1:])
-        if first["type"] == "extra_forbidden":
-            known = _names_at(_KINDS_OF_TABLE[content["table"]], first["loc"][1:-1])
-            raise ConfigError(f"{path}: there is no setting '{where}'{_close(str(place), known)}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path}: {where + ': ' if where else ''}{message}") from None
+    return config_file.check(path, content, _KINDS_OF_TABLE[content["table"]])
 
 
 def run(config: str | Path | TableConfig, progress: bool = True, overwrite: bool = False) -> dict[str, Any]:
@@ -211,22 +192,6 @@ def run(config: str | Path | TableConfig, progress: bool = True, overwrite: bool
     if isinstance(config, ControlConfig):
         return controllability.measure(config, progress)
     return diversity.measure(config, progress)
-
-
-def _names_at(model: type[BaseModel], place: Sequence[object]) -> list[str]:
-    """The settings that there are at a place of a config."""
-    for part in place:
-        if isinstance(part, str):
-            model = next(_models(model.model_fields[part].annotation))
-    return list(model.model_fields)
-
-
-def _models(kind: Any) -> Iterator[type[BaseModel]]:
-    """The config classes in an annotation."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        yield kind
-    for part in get_args(kind):
-        yield from _models(part)
 
 
 def _close(name: str, known: Sequence[str]) -> str:

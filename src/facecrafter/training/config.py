@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from facecrafter import config_file
+from facecrafter.config_file import Strict
 from facecrafter.data.pairs import PairConfig
-from facecrafter.errors import ConfigError
 
 Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint", "estimator", "rival", "distill"]
 Rival = Literal["controlnet", "caphuman", "ip_adapter", "expression_adapter"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Mixture(_Strict):
+class Mixture(Strict):
     """How often a sample sees which conditions; the shares sum to 1. The paper does not state them: our choice."""
 
     none: Share = 0.0
@@ -43,7 +38,7 @@ class Mixture(_Strict):
         return self.none, self.identity, self.landmark, self.emotion, self.both
 
 
-class AutoencoderLoss(_Strict):
+class AutoencoderLoss(Strict):
     """What the autoencoder is trained for."""
 
     lpips: float = Field(0.3, ge=0)  # weight of LPIPS (AlexNet) beside L1
@@ -52,7 +47,7 @@ class AutoencoderLoss(_Strict):
     whole_from: Share = 0.75  # from this share of the run on, whole pictures, a third as many a step
 
 
-class PictureLoss(_Strict):
+class PictureLoss(Strict):
     """Losses on finished pictures, beside Eq. 4; all zero for none. See docs/method.md for why they are there."""
 
     identity: float = Field(0.0, ge=0)  # weight of 1 - cosine, by the recogniser that gave the condition
@@ -72,7 +67,7 @@ class PictureLoss(_Strict):
         return max(self.identity, self.lpips, self.colours, self.face, self.adversary) > 0
 
 
-class Joint(_Strict):
+class Joint(Strict):
     """The joint disentanglement stage (Sec. 3.2). What the paper leaves open is said in docs/method.md."""
 
     weight: float = Field(5e-4, ge=0)  # lambda of Eq. 5; 0 trains jointly without the loss
@@ -84,7 +79,7 @@ class Joint(_Strict):
     identity_projections: bool = False  # train the base's identity K and V too
 
 
-class Estimator(_Strict):
+class Estimator(Strict):
     """The emotion estimator: what it learns from, and how."""
 
     fer2013: Path  # FER2013, a tar or a folder
@@ -104,14 +99,14 @@ class Estimator(_Strict):
     erase: Share = 0.5  # share of the crops with a grey rectangle in them
 
 
-class Distill(_Strict):
+class Distill(Strict):
     """Guidance distillation: the student, and which scales of Eq. 6 it learns."""
 
     rank: int = Field(16, ge=1)  # of the updates of the base's layers
     spread: Share = 0.5  # scales are drawn evenly from 1 - spread to 1 + spread times the model scale's own
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Strict):
     """One training run."""
 
     stage: Stage
@@ -227,34 +222,4 @@ def load(path: Path, overrides: dict[str, object] | None = None) -> TrainConfig:
     Raises:
         ConfigError: no such file, not YAML, or a name or value that is not allowed; the message says which.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError:
-        raise ConfigError(f"there is no config {path}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not a text file") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no settings")
-    try:
-        return TrainConfig(**{str(name): value for name, value in {**content, **(overrides or {})}.items()})
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{path}: there is no setting '{place}'{_nearest(first['loc'])}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}") from None
-
-
-def _nearest(place: Sequence[object]) -> str:
-    import difflib
-
-    *parents, name = (str(part) for part in place)
-    model: type[BaseModel] = TrainConfig
-    for parent in parents:
-        kind = model.model_fields[parent].annotation
-        model = next(one for one in (*get_args(kind), kind) if isinstance(one, type) and issubclass(one, BaseModel))
-    close = difflib.get_close_matches(name, model.model_fields, 1)
-    return f"; did you mean '{'.'.join([*parents, close[0]])}'?" if close else ""
+    return config_file.check(path, {**config_file.read(path), **(overrides or {})}, TrainConfig)

@@ -1,0 +1,60 @@
+"""What a YAML of settings may hold, and what is said about one that holds something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from facecrafter import config_file
+from facecrafter.config_file import Strict
+from facecrafter.errors import ConfigError
+
+
+class Part(Strict):
+    weight: float = Field(1.0, ge=0)
+
+
+class Whole(Strict):
+    name: str
+    part: Part | None = None
+    parts: tuple[Part, ...] = ()
+
+
+def load(tmp_path: Path, text: str) -> Whole:
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    return config_file.check(path, config_file.read(path), Whole)
+
+
+def test_good_settings_come_through(tmp_path: Path) -> None:
+    whole = load(tmp_path, "name: a\npart: {weight: 2}\nparts: [{weight: 0.5}, {}]")
+    assert whole == Whole(name="a", part=Part(weight=2.0), parts=(Part(weight=0.5), Part()))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[1, 2]", "holds no settings"),
+        ("", "holds no settings"),
+        ("name: [", "is not YAML"),
+        ("part: {}", "name: Field required"),
+        ("name: a\nnome: b", "there is no setting 'nome'; did you mean 'name'"),
+        ("name: a\nzzz: b", "there is no setting 'zzz'$"),
+        ("name: a\npart: {wieght: 1}", r"there is no setting 'part\.wieght'; did you mean 'part\.weight'"),
+        ("name: a\nparts: [{}, {wieght: 1}]", r"no setting 'parts\.1\.wieght'; did you mean 'parts\.1\.weight'"),
+        ("name: a\npart: {weight: -1}", r"part\.weight: Input should be greater than or equal to 0"),
+    ],
+)
+def test_a_bad_file_is_told_in_one_sentence(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        load(tmp_path, text)
+    assert str(tmp_path / "some.yaml") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_no_text_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name, told in (("missing.yaml", "there is no config"), ("binary.yaml", "is not a text file")):
+        with pytest.raises(ConfigError, match=told):
+            config_file.read(tmp_path / name)
