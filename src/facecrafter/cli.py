@@ -569,8 +569,8 @@ def _bench_file(out: Path | None) -> Iterator[dict[str, Any]]:
         return
     import json
 
+    from facecrafter.environment import environment
     from facecrafter.sampling.output import check_free, write_whole
-    from facecrafter.training.loop import environment
 
     check_free([out], False)
     yield told

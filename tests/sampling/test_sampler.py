@@ -19,7 +19,7 @@ from facecrafter.model.checkpoint import FaceModel
 from facecrafter.model.controls import branches
 from facecrafter.model.student import student_of
 from facecrafter.sampling.guidance import Guidance
-from facecrafter.sampling.sampler import SCHEDULERS, Sampler, build_scheduler
+from facecrafter.sampling.sampler import SCHEDULERS, Sampler, build_scheduler, decode
 from facecrafter.sampling.speed import SPEEDS, interval
 
 SOURCE = torch.Generator().manual_seed(0)
@@ -339,22 +339,22 @@ def test_latents_are_unscaled_before_decoding(small_model: FaceModel) -> None:
     expected = small_model.autoencoder.decode(latents).sample.clamp(-1, 1)
     small_model.autoencoder.register_to_config(scaling_factor=0.5)
     try:
-        assert torch.equal(Sampler(small_model).decode(latents / 2), expected)
+        assert torch.equal(decode(small_model.autoencoder, latents / 2, small_model.scale.size), expected)
     finally:
         small_model.autoencoder.register_to_config(scaling_factor=1.0)
 
 
 def test_decoding_a_few_at_once_is_decoding_all_at_once(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    latents = torch.randn(5, 32, 8, 8, generator=torch.Generator().manual_seed(0))
-    together = sampler.decode(latents)
+    latents, size = torch.randn(5, 32, 8, 8, generator=torch.Generator().manual_seed(0)), sampler.model.scale.size
+    together = decode(sampler.model.autoencoder, latents, size)
     assert together.std() > 0.01
     sizes: list[int] = []
-    decode = sampler.model.autoencoder.decode
-    monkeypatch.setattr(sampler.model.autoencoder, "decode", lambda z: (sizes.append(len(z)), decode(z))[1])
+    whole = sampler.model.autoencoder.decode
+    monkeypatch.setattr(sampler.model.autoencoder, "decode", lambda z: (sizes.append(len(z)), whole(z))[1])
     monkeypatch.setattr("facecrafter.sampling.sampler.PIXELS_AT_ONCE", 2 * 128 * 128)
-    torch.testing.assert_close(sampler.decode(latents), together, rtol=0, atol=1e-5)
+    torch.testing.assert_close(decode(sampler.model.autoencoder, latents, size), together, rtol=0, atol=1e-5)
     monkeypatch.setattr("facecrafter.sampling.sampler.PIXELS_AT_ONCE", 1)
-    sampler.decode(latents[:2])
+    decode(sampler.model.autoencoder, latents[:2], size)
     assert sizes == [2, 2, 1, 1, 1]
 
 

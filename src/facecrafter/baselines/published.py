@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from facecrafter.baselines import ELSEWHERE, head
 from facecrafter.baselines.adapter import Tokens
 from facecrafter.baselines.controlnet import ControlNetRival
-from facecrafter.baselines.rival import RivalMethod, Shown, check_sampling, decode, denoise, digest
+from facecrafter.baselines.rival import RivalMethod, Shown, check_sampling, digest
 from facecrafter.errors import CheckpointError, ConfigError, WeightsError
 from facecrafter.evaluation.method import Request, Subject
 from facecrafter.model import attention, zoo
@@ -30,6 +30,7 @@ from facecrafter.model.checkpoint import FaceModel
 from facecrafter.perception.face import Face, load_photo
 from facecrafter.perception.identity import OnnxRecogniser, Recogniser
 from facecrafter.sampling.guidance import Guidance, combine
+from facecrafter.sampling.sampler import decode, denoise, pixels
 from facecrafter.weights import OTHER_RECOGNISERS, sha256
 
 
@@ -225,8 +226,8 @@ class PublishedFaceID:
             said = self.unet(every, timestep, context, cross_attention_kwargs=conditions).sample
             return combine(said, self.coefficients)
 
-        schedule = zoo.ARC2FACE.scheduler
-        return decode(self.autoencoder, denoise(predict, self.unet, schedule, self.steps, self.scheduler, seeds))
+        latents = denoise(predict, self.unet, zoo.ARC2FACE.scheduler, self.steps, self.scheduler, seeds)
+        return pixels(decode(self.autoencoder, latents, self.size))
 
     def _keys_values(self, faces: Tensor) -> list[KeyValue]:
         tokens = self.tokens(faces)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,7 +21,7 @@ from facecrafter.model import checkpoint
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.model.controls import parameter_count
 from facecrafter.sampling.guidance import Guidance, combine
-from facecrafter.sampling.sampler import SCHEDULERS, build_scheduler
+from facecrafter.sampling.sampler import check_steps, decode, denoise, pixels
 
 # The result of training, in the run's `model/`.
 FILE = "rival.safetensors"
@@ -101,23 +101,11 @@ def load_rival(cls: type[Rival], path: Path, base: FaceModel) -> Rival:
         CheckpointError: the file is missing, damaged, another rival's, or was made for another base.
     """
     path = path / FILE if path.is_dir() else path
-    metadata, tensors = checkpoint._read(path)
-    for name, wanted in (("format", checkpoint.FORMAT), ("kind", cls.kind), ("scale", base.scale.name)):
-        if metadata.get(name) != wanted:
-            found = metadata.get(name, "nothing")
-            raise CheckpointError(f"{path} is not a {cls.kind} rival for {base.scale.name}: its {name} says {found}")
-    try:
-        rival: Rival = cls.from_config(json.loads(metadata["config"]))  # type: ignore[attr-defined]
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{path} carries no config that a {cls.kind} rival can be built from") from None
-    own = rival.state_dict()
-    wrong = own.keys() ^ tensors.keys() or {name for name in own if own[name].shape != tensors[name].shape}
-    if wrong:
-        raise CheckpointError(f"{path} does not hold the tensors its config asks for (first: {min(wrong)})")
+    title = f"{cls.kind} rival for {base.scale.name}"
+    rival: Rival = checkpoint.load_part(path, cls.kind, base.scale.name, cls.from_config, title)  # type: ignore[attr-defined]
     if not rival.fits(base):
         raise CheckpointError(f"{path} was trained on a base of other widths; name the base that its run started from")
-    rival.load_state_dict({name: value.float() for name, value in tensors.items()})
-    return rival.requires_grad_(False).eval()
+    return rival.requires_grad_(False)
 
 
 def save_rival(rival: Rival, folder: Path, scale: str) -> None:
@@ -136,61 +124,15 @@ def save_rival(rival: Rival, folder: Path, scale: str) -> None:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def denoise(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    unet: nn.Module,
-    schedule: Mapping[str, object],
-    steps: int,
-    scheduler: str,
-    seeds: Sequence[int],
-) -> Tensor:
-    """The reverse process, from the noise that :class:`facecrafter.sampling.sampler.Sampler` takes for the same seeds.
-
-    Args:
-        predict: latents ``(B, C, h, w)`` as the UNet reads them and a timestep to the prediction, guidance included.
-        unet: says the latents' shape and device.
-        schedule: the noise schedule.
-        steps, scheduler: as for the sampler.
-        seeds: B.
-
-    Returns:
-        Latents ``(B, C, h, w)``.
-    """
-    config: Any = unet.config
-    device = next(unet.parameters()).device
-    solver = build_scheduler(scheduler, dict(schedule))
-    solver.set_timesteps(steps, device=device)
-    sources = [torch.Generator().manual_seed(seed) for seed in seeds]
-    shape = (config.in_channels, config.sample_size, config.sample_size)
-    latents = torch.stack([torch.randn(shape, generator=source) for source in sources]).to(device)
-    latents = latents * solver.init_noise_sigma
-    random = {"generator": sources} if scheduler in ("ddpm", "ddim") else {}
-    for timestep in solver.timesteps:
-        said = predict(solver.scale_model_input(latents, timestep), timestep)
-        latents = solver.step(said, timestep, latents, **random).prev_sample
-    return latents
-
-
-@torch.no_grad()
-def decode(autoencoder: Any, latents: Tensor) -> NDArray[np.uint8]:
-    """Latents ``(B, C, h, w)`` to pictures ``(B, S, S, 3)`` uint8 RGB."""
-    pictures = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample.float().clamp(-1, 1)
-    values = ((pictures + 1) * 127.5).round().to(torch.uint8)
-    return np.asarray(values.permute(0, 2, 3, 1).cpu().numpy())
-
-
 def check_sampling(steps: int, scheduler: str, batch_size: int) -> None:
-    """Refuse what :func:`denoise` cannot do.
+    """Refuse what no pictures come of.
 
     Raises:
         ConfigError: unknown scheduler, no steps, or an empty batch.
     """
-    if scheduler not in SCHEDULERS:
-        raise ConfigError(f"unknown scheduler '{scheduler}'; there are {', '.join(SCHEDULERS)}")
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, not {value}")
+    check_steps(steps, scheduler)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
 
 
 def digest(modules: Iterable[nn.Module], settings: Mapping[str, object]) -> str:
@@ -308,9 +250,9 @@ class RivalMethod:
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
             every = torch.cat([noisy] * len(parts))
-            said = rival.predict(base.unet, every, timestep.expand(len(every)), tokens, prepared, rows)
+            timesteps = timestep.to(every.device).expand(len(every))
+            said = rival.predict(base.unet, every, timesteps, tokens, prepared, rows)
             return combine(said, coefficients)
 
-        return decode(
-            base.autoencoder, denoise(predict, base.unet, base.scale.scheduler, self.steps, self.scheduler, seeds)
-        )
+        latents = denoise(predict, base.unet, base.scale.scheduler, self.steps, self.scheduler, seeds)
+        return pixels(decode(base.autoencoder, latents, self.size))

@@ -18,6 +18,7 @@ from facecrafter.bench.measure import MIB, peak, wait
 from facecrafter.model import attention, zoo
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.model.zoo import Scale
+from facecrafter.training import losses
 from facecrafter.training.config import TrainConfig
 from facecrafter.training.stages import DiffusionObjective
 
@@ -58,8 +59,7 @@ class _ControlNetObjective(nn.Module):
         self.register_buffer("alpha_bars", alpha_bars)
 
     def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, tokens: Tensor, landmark: Tensor) -> Tensor:
-        scale = self.alpha_bars[timesteps].view(-1, 1, 1, 1)
-        noisy = scale.sqrt() * latents + (1 - scale).sqrt() * noise
+        noisy = losses.noised(latents, noise, self.alpha_bars[timesteps])
         down, middle = self.controlnet(noisy, timesteps, tokens, landmark, return_dict=False)
         said = self.unet(
             noisy, timesteps, tokens, down_block_additional_residuals=down, mid_block_additional_residual=middle

@@ -147,7 +147,7 @@ def evaluate(
         WeightsError: a network that cannot be read.
         OutputError: the folder cannot be written.
     """
-    from facecrafter.training.loop import environment
+    from facecrafter.environment import environment
 
     estimator = PixelEmotion(path) if path else PixelEmotion()
     result: dict[str, Any] = {"environment": environment(), "estimator": str(path) if path else "pixels", "sets": {}}

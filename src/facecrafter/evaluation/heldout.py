@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.data import shards
+from facecrafter.environment import environment
 from facecrafter.errors import DataError, NoFaceError
 from facecrafter.perception import landmarks
 from facecrafter.perception.emotion import EMOTIONS, estimator
 from facecrafter.perception.face import ALIGNED_SIZE, Face, FaceFinder
 from facecrafter.perception.identity import Recogniser, recogniser
 from facecrafter.sampling.pipeline import Settings
-from facecrafter.sampling.sampler import Sampler
+from facecrafter.sampling.sampler import Sampler, pixels
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,9 @@ def generate(
         drawn = None
         if "landmark" in conditions:
             assert controls is not None
-            images = [
-                landmarks.draw(points, size, controls.config.landmark_size) for points in prepared.points[targets]
-            ]
-            drawn = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+            drawn = torch.from_numpy(
+                landmarks.drawn(list(prepared.points[targets]), size, controls.config.landmark_size)
+            )
         with torch.autocast("cpu", torch.bfloat16, enabled=protocol.bfloat16):
             pictures = sampler.generate(
                 torch.from_numpy(prepared.identity[pairs.identity[part]]),
@@ -133,7 +133,7 @@ def generate(
                 sampling.scheduler,
                 speed=sampling.speed,
             )
-        made.append(((pictures + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+        made.append(pixels(pictures))
     return np.concatenate(made), (time.monotonic() - start) / count
 
 
@@ -228,7 +228,6 @@ def evaluate(
         CheckpointError: the model cannot be loaded.
     """
     from facecrafter.model.published import load_folder
-    from facecrafter.training.loop import environment
 
     model = load_folder(model_folder)
     prepared = shards.load(data, recogniser=model.scale.recogniser)

@@ -85,6 +85,8 @@ class FaceCrafterMethod:
         """Pictures of requests of which all or none have landmarks, and all or none emotion."""
         import torch
 
+        from facecrafter.sampling.sampler import pixels
+
         unet: Any = self._model.unet
         device = unet.device
         shapes = [one.landmarks for one in requests if one.landmarks and self._reads("landmark", one)]
@@ -94,13 +96,12 @@ class FaceCrafterMethod:
             self._drawn(shapes).to(device) if shapes else None,
             torch.from_numpy(np.stack(moods)).to(device) if moods else None,
             self.settings.guidance,
-            int(self.settings.steps or 0),
+            self.settings.steps,
             [one.seed for one in requests],
-            str(self.settings.scheduler),
+            self.settings.scheduler,
             speed=self.settings.speed,
         )
-        values = ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return np.asarray(values.permute(0, 2, 3, 1).cpu().numpy())
+        return pixels(made)
 
     def _drawn(self, subjects: Sequence[Subject]) -> Tensor:
         """Landmark images ``(B, 3, L, L)`` in [0, 1]."""
@@ -109,8 +110,9 @@ class FaceCrafterMethod:
         assert self._model.controls is not None
         config: Any = self._model.controls.config
         size = config.landmark_size
-        drawn = np.stack([landmarks.draw(one.points, len(one.image), size) for one in subjects])
-        return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255
+        return torch.from_numpy(
+            np.concatenate([landmarks.drawn([one.points], len(one.image), size) for one in subjects])
+        )
 
 
 class FolderMethod:

@@ -125,7 +125,7 @@ class Studio:
             roles: the eyes that were used.
             told: what else it says.
         """
-        from facecrafter.training.loop import environment
+        from facecrafter.environment import environment
 
         config = self.config
         meta = shards.read_meta(config.data)

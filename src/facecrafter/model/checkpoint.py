@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,8 +169,20 @@ def load_student(path: Path, model: FaceModel) -> GuidanceStudent:
     return student
 
 
-def load_part(path: Path, kind: str, scale: str) -> Any:
+def load_part(
+    path: Path,
+    kind: str,
+    scale: str,
+    build: Callable[[dict[str, Any]], Any] | None = None,
+    title: str | None = None,
+) -> Any:
     """Read one file written by :func:`save_part` and rebuild its module, in float32 and evaluation mode.
+
+    Args:
+        path: the file.
+        kind, scale: what it must be.
+        build: makes the module of its config; None for the kinds that :func:`save_part` names.
+        title: what an error calls it.
 
     Raises:
         CheckpointError: the file is missing or damaged, or holds another kind or scale.
@@ -178,9 +191,11 @@ def load_part(path: Path, kind: str, scale: str) -> Any:
     for name, wanted in (("format", FORMAT), ("kind", kind), ("scale", scale)):
         if metadata.get(name) != wanted:
             found = metadata.get(name, "nothing")
-            raise CheckpointError(f"{path} is not a {scale} {kind} of {FORMAT}: its {name} says {found}")
+            title = title or f"{scale} {kind} of {FORMAT}"
+            raise CheckpointError(f"{path} is not a {title}: its {name} says {found}")
     try:
-        module = _build(kind, scale, json.loads(metadata["config"]))
+        config = json.loads(metadata["config"])
+        module = build(config) if build else _build(kind, scale, config)
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{path} carries no config that a {kind} can be built from") from None
     own = module.state_dict()

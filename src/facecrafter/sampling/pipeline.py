@@ -99,8 +99,8 @@ class Settings:
 class FilledSettings(Settings):
     """Settings that leave nothing to the model's scale."""
 
-    steps: int = 25
-    scheduler: str = "dpm"
+    steps: int = field(kw_only=True)
+    scheduler: str = field(kw_only=True)
 
 
 class FaceCrafter:
@@ -355,6 +355,8 @@ class FaceCrafter:
         """One batch of conditions of the same kinds to ``(B, S, S, 3)`` uint8 RGB."""
         import torch
 
+        from facecrafter.sampling.sampler import pixels
+
         device = self.model.unet.device
         identity = torch.from_numpy(np.stack([one.identity for one in batch])).to(device)
         emotions = [one.emotion.vector for one in batch if one.emotion is not None]
@@ -369,8 +371,7 @@ class FaceCrafter:
             progress and (lambda: progress(len(batch) / settings.steps)),
             settings.speed,
         )
-        values = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return np.asarray(values.permute(0, 2, 3, 1).cpu().numpy())
+        return pixels(pictures)
 
     def _landmark_images(self, points: Sequence[NDArray[np.float32]]) -> Tensor | None:
         """The landmark images of a batch, ``(B, 3, L, L)`` in [0, 1], or None of none."""
@@ -380,8 +381,7 @@ class FaceCrafter:
             return None
         # Without controls the sampler refuses the images, whatever their size.
         size = self.model.controls.config.landmark_size if self.model.controls else self.model.scale.size
-        drawn = np.stack([landmarks.draw(one, ALIGNED_SIZE, size) for one in points])
-        return torch.from_numpy(drawn).permute(0, 3, 1, 2).to(self.model.unet.device).float() / 255
+        return torch.from_numpy(landmarks.drawn(points, ALIGNED_SIZE, size)).to(self.model.unet.device)
 
     def _finished(
         self, picture: NDArray[np.uint8], conditions: Conditions, seed: int, settings: Settings

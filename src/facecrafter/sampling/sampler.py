@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import diffusers
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from facecrafter.errors import ConfigError
@@ -75,37 +78,23 @@ class Sampler:
         """
         seeds = list(range(len(identity))) if seeds is None else list(seeds)
         self._check(identity, landmark, emotion, steps, seeds, scheduler)
-        model, device = self.model, identity.device
+        model = self.model
         given = (landmark is not None, emotion is not None)
         planned = plan(speed, guidance.coefficients(*given), steps)
 
-        solver = build_scheduler(scheduler, dict(model.scale.scheduler))
-        solver.set_timesteps(steps)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        config = model.unet.config
-        shape = (config.in_channels, config.sample_size, config.sample_size)
-        latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
-        latents = latents * solver.init_noise_sigma
-        random = {"generator": generators} if scheduler in ("ddpm", "ddim") else {}
-        kept = None
         with self._network(planned, identity.new_tensor([guidance.scales(*given)])) as weights:
             predictions = {name for step in planned for name in step.weights}
             conditions = _Conditions(model, identity, landmark, emotion, predictions, weights)
-            for timestep, step in zip(solver.timesteps, planned, strict=True):
-                noisy = solver.scale_model_input(latents, timestep)
-                said, kept = summed(self._predict(noisy, timestep, step, conditions), step, kept)
-                latents = solver.step(said, timestep, latents, **random).prev_sample
-                if progress:
-                    progress()
-        return self.decode(latents)
+            ahead, kept = iter(planned), None
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents ``(B, C, h, w)`` to pictures ``(B, 3, S, S)`` in [-1, 1], a few at once: a decoder takes more memory
-        a picture than all that comes before it."""
-        autoencoder = self.model.autoencoder
-        at_once = max(1, PIXELS_AT_ONCE // self.model.scale.size**2)
-        parts = (latents / autoencoder.config.scaling_factor).to(autoencoder.dtype).split(at_once)
-        return torch.cat([autoencoder.decode(part).sample.float().clamp(-1, 1) for part in parts])
+            def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+                nonlocal kept
+                step = next(ahead)
+                said, kept = summed(self._predict(noisy, timestep, step, conditions), step, kept)
+                return said
+
+            latents = denoise(predict, model.unet, model.scale.scheduler, steps, scheduler, seeds, progress)
+        return decode(model.autoencoder, latents, model.scale.size)
 
     def _network(self, planned: Sequence[Step], scales: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor]]:
         """Makes the UNet the network that a plan asks for; gives the weights of Eq. 1 for landmarks and emotion.
@@ -140,10 +129,7 @@ class Sampler:
         seeds: Sequence[int],
         scheduler: str,
     ) -> None:
-        if scheduler not in SCHEDULERS:
-            raise ConfigError(f"unknown scheduler '{scheduler}'; there are {', '.join(SCHEDULERS)}")
-        if steps < 1:
-            raise ConfigError(f"steps must be at least 1, not {steps}")
+        check_steps(steps, scheduler)
         if len(seeds) != len(identity):
             raise ConfigError(f"{len(identity)} pictures need as many seeds, not {len(seeds)}")
         wanted = self.model.scale.embedding
@@ -211,6 +197,77 @@ class _Conditions:
             )
             for start in first
         ]
+
+
+def check_steps(steps: int, scheduler: str) -> None:
+    """Refuse what :func:`denoise` cannot do.
+
+    Raises:
+        ConfigError: unknown scheduler, or no steps.
+    """
+    if scheduler not in SCHEDULERS:
+        raise ConfigError(f"unknown scheduler '{scheduler}'; there are {', '.join(SCHEDULERS)}")
+    if steps < 1:
+        raise ConfigError(f"steps must be at least 1, not {steps}")
+
+
+@torch.no_grad()
+def denoise(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    unet: Any,
+    schedule: Mapping[str, object],
+    steps: int,
+    scheduler: str,
+    seeds: Sequence[int],
+    progress: Callable[[], object] | None = None,
+) -> Tensor:
+    """The reverse process, from noise that depends on the seeds alone.
+
+    Args:
+        predict: latents ``(B, C, h, w)`` as the UNet reads them and a timestep, which is on the CPU, to the
+            prediction, guidance included; called once a step, in order.
+        unet: says the latents' shape and device.
+        schedule: the noise schedule.
+        steps, scheduler, progress: see :meth:`Sampler.generate`.
+        seeds: B.
+
+    Returns:
+        Latents ``(B, C, h, w)``.
+    """
+    solver = build_scheduler(scheduler, dict(schedule))
+    solver.set_timesteps(steps)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(unet.device)
+    latents = latents * solver.init_noise_sigma
+    random = {"generator": generators} if scheduler in ("ddpm", "ddim") else {}
+    for timestep in solver.timesteps:
+        said = predict(solver.scale_model_input(latents, timestep), timestep)
+        latents = solver.step(said, timestep, latents, **random).prev_sample
+        if progress:
+            progress()
+    return latents
+
+
+@torch.no_grad()
+def decode(autoencoder: Any, latents: Tensor, size: int) -> Tensor:
+    """Latents ``(B, C, h, w)`` to pictures ``(B, 3, S, S)`` in [-1, 1], a few at once: a decoder takes more memory a
+    picture than all that comes before it.
+
+    Args:
+        autoencoder: decodes.
+        latents: as :func:`denoise` gives them.
+        size: S.
+    """
+    at_once = max(1, PIXELS_AT_ONCE // size**2)
+    parts = (latents / autoencoder.config.scaling_factor).to(autoencoder.dtype).split(at_once)
+    return torch.cat([autoencoder.decode(part).sample.float().clamp(-1, 1) for part in parts])
+
+
+def pixels(pictures: Tensor) -> NDArray[np.uint8]:
+    """Pictures ``(B, 3, S, S)`` in [-1, 1] as ``(B, S, S, 3)`` uint8 RGB."""
+    values = ((pictures + 1) * 127.5).round().to(torch.uint8)
+    return np.asarray(values.permute(0, 2, 3, 1).cpu().numpy())
 
 
 def build_scheduler(name: str, schedule: dict[str, object]):  # noqa: ANN201 - one of several diffusers classes

@@ -15,7 +15,7 @@ from facecrafter.model.controls import CONDITIONS
 from facecrafter.model.student import GuidanceStudent, student_of
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.sampler import Sampler, build_scheduler
-from facecrafter.training.config import TrainConfig
+from facecrafter.training import losses
 from facecrafter.training.draws import generator
 from facecrafter.training.stages import DiffusionStage
 
@@ -61,8 +61,7 @@ class DistillationObjective(nn.Module):
             emotion_weight: ``(B,)``, 0 where emotion is not given.
             scales: of Eq. 6, for identity, landmarks and emotion, ``(B, 3)``.
         """
-        alpha_bar = self.alpha_bars[timesteps].view(-1, 1, 1, 1)
-        noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+        noisy = losses.noised(latents, noise, self.alpha_bars[timesteps])
         scales = scales * torch.stack([torch.ones_like(landmark_weight), landmark_weight, emotion_weight], 1)
         with torch.no_grad():
             tokens = self.encoder(identity)
@@ -121,21 +120,17 @@ class DistillationObjective(nn.Module):
 class DistillationStage(DiffusionStage):
     """See :class:`facecrafter.training.stages.Stage`: a student learns, everything else is frozen."""
 
-    objective: DistillationObjective  # type: ignore[assignment]
+    student: GuidanceStudent
 
-    def __init__(
-        self, config: TrainConfig, data: TrainingSet, device: torch.device, held: TrainingSet | None = None
-    ) -> None:
-        super().__init__(config, data, device, held)
-        torch.manual_seed(config.seed)
-        student = student_of(self.model.unet, config.distill.rank, self.model.scale.name)
-        self.model.distilled = student
-        objective = DistillationObjective(self.model, student)
-        self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def _build_objective(self) -> nn.Module:
+        torch.manual_seed(self.config.seed)
+        self.student = student_of(self.model.unet, self.config.distill.rank, self.model.scale.name)
+        self.model.distilled = self.student
+        return DistillationObjective(self.model, self.student)
 
     def trained(self) -> list[nn.Module]:
         """See :class:`facecrafter.training.stages.Stage`."""
-        return [self.objective.student]
+        return [self.student]
 
     def rates(self) -> list[tuple[list[nn.Parameter], float]]:
         """See :class:`facecrafter.training.stages.Stage`; all of it learns alike."""

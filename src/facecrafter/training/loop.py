@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from facecrafter.data import shards
 from facecrafter.data.pairs import PairSampler
 from facecrafter.data.training_set import TrainingSet
+from facecrafter.environment import environment
 from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
 from facecrafter.files import whole
 from facecrafter.model import zoo
@@ -302,26 +301,6 @@ def _open_run(config: TrainConfig) -> None:
     saved = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
     (config.run / "config.yaml").write_text(saved)
     (config.run / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
-
-
-def environment() -> dict[str, str]:
-    """What a result depends on besides its config: commit, versions, hardware."""
-    import accelerate
-    import diffusers
-    import transformers
-
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "commit": commit or "unknown",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "transformers": transformers.__version__,
-        "accelerate": accelerate.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
-    }
 
 
 def _save(

@@ -7,8 +7,19 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def noised(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """What the network sees of ``clean``: ``sqrt(a) clean + sqrt(1 - a) noise``.
+
+    Args:
+        clean, noise: ``(B, C, H, W)``.
+        alpha_bar: a, ``(B,)`` in (0, 1).
+    """
+    alpha = alpha_bar.view(-1, 1, 1, 1)
+    return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
+
 def diffusion_target(kind: str, clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """What the network has to say about ``sqrt(a) clean + sqrt(1 - a) noise``.
+    """What the network has to say about what :func:`noised` gives.
 
     Args:
         kind: ``epsilon`` (Eq. 4) or ``v_prediction`` (Salimans & Ho, 2022).

@@ -20,7 +20,6 @@ from facecrafter.data.training_set import TrainingSet
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
-from facecrafter.training.config import TrainConfig
 from facecrafter.training.stages import DiffusionStage
 
 
@@ -101,8 +100,7 @@ class RivalObjective(nn.Module):
             given: ``(B,)`` bool, which these are.
         """
         alpha_bar = self.alpha_bars[timesteps]
-        scale = alpha_bar.view(-1, 1, 1, 1)
-        noisy = scale.sqrt() * latents + (1 - scale).sqrt() * noise
+        noisy = losses.noised(latents, noise, alpha_bar)
         with torch.no_grad():
             tokens = self.encoder.mixed(identity, dropped)
         rows = given.nonzero().squeeze(1)
@@ -115,21 +113,18 @@ class RivalObjective(nn.Module):
 class RivalStage(DiffusionStage):
     """See :class:`facecrafter.training.stages.Stage`: a rival learns, the base is frozen, there are no controls."""
 
-    objective: RivalObjective  # type: ignore[assignment]
+    rival: Rival
 
-    def __init__(
-        self, config: TrainConfig, data: TrainingSet, device: torch.device, held: TrainingSet | None = None
-    ) -> None:
+    def _build_objective(self) -> nn.Module:
+        config = self.config
         assert config.rival is not None
-        super().__init__(config, data, device, held)
         self.model.controls = None
         torch.manual_seed(config.seed)
         self.rival = rival_class(config.rival).beside(self.model)
-        self.rival.install(plain=config.plain_attention and device.type == "cpu")
+        self.rival.install(plain=config.plain_attention and self.device.type == "cpu")
         if config.gradient_checkpointing and getattr(self.rival, "_supports_gradient_checkpointing", False):
             self.rival.enable_gradient_checkpointing()  # type: ignore[operator]
-        objective = RivalObjective(self.model, self.rival, config.snr_gamma)
-        self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return RivalObjective(self.model, self.rival, config.snr_gamma)
 
     def trained(self) -> list[nn.Module]:
         """See :class:`facecrafter.training.stages.Stage`."""

@@ -202,8 +202,7 @@ class DiffusionObjective(nn.Module):
             walk: what :class:`PictureLoss` needs, for the first rows of the batch.
         """
         alpha_bar = self.alpha_bars[timesteps]
-        scale = alpha_bar.view(-1, 1, 1, 1)
-        noisy = scale.sqrt() * latents + (1 - scale).sqrt() * noise
+        noisy = losses.noised(latents, noise, alpha_bar)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
             tokens = self.encoder.mixed(identity, dropped)
         conditions = self._conditions(landmark, landmark_weight, emotion, emotion_weight)
@@ -266,7 +265,7 @@ class DiffusionStage:
         self, config: TrainConfig, data: TrainingSet, device: torch.device, held: TrainingSet | None = None
     ) -> None:
         assert config.start is not None
-        self.config, self.data, self.held = config, data, held
+        self.config, self.data, self.held, self.device = config, data, held, device
         self.model = _starting_model(config)
         attention.install(self.model.unet, plain=config.plain_attention and device.type == "cpu")
         if config.gradient_checkpointing:
@@ -274,12 +273,14 @@ class DiffusionStage:
         for part in (data, held):
             if part is not None:
                 part.encode(self.model.autoencoder.to(device), config.data / "cache", device)
-        frozen = config.stage in ("landmark", "emotion")
-        objective = DiffusionObjective(self.model, config, frozen)
-        self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        looks = self.objective.picture_loss
+        self.objective = self._build_objective().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        looks = getattr(self.objective, "picture_loss", None)
         # The face, and what the recogniser looks at, each with where it is when the pose is free.
         self.crops = [(crop, data.usual_crop_grid(crop)) for crop in (ARCFACE_CROP, looks.crop)] if looks else []
+
+    def _build_objective(self) -> nn.Module:
+        """What this stage minimises, on the model as it starts."""
+        return DiffusionObjective(self.model, self.config, self.config.stage in ("landmark", "emotion"))
 
     def trained(self) -> list[nn.Module]:
         """See :class:`Stage`."""

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facecrafter.errors import WeightsError
-from facecrafter.evaluation.networks.files import Published, fill, read
 from facecrafter.evaluation.networks.resnet import WIDTH, ResNet50
 from facecrafter.perception.emonet import BROWS, OUTLINE
 from facecrafter.perception.face import square_crop
+from facecrafter.perception.weights_file import Published, fill, read
 
 SIZE = 224
 EXPRESSION = 50

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facecrafter.evaluation.networks.files import Published, fill, read
 from facecrafter.evaluation.networks.layers import Conv, Kernel
+from facecrafter.perception.weights_file import Published, fill, read
 
 SIZE = 160
 MARGIN = 14

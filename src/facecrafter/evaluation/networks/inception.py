@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facecrafter.evaluation.networks.files import Published, fill, read
 from facecrafter.evaluation.networks.layers import Conv
+from facecrafter.perception.weights_file import Published, fill, read
 
 SIZE = 299
 WIDTH = 2048

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from facecrafter.errors import WeightsError
-from facecrafter.evaluation.networks.files import Published, fill, read
+from facecrafter.perception.weights_file import Published, fill, read
 
 ANY = Published("Small", "small.pth")
 STATE = {
