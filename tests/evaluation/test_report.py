@@ -11,6 +11,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -214,7 +215,7 @@ def csv_of(path: Path) -> list[dict[str, str]]:
 
 def test_files_are_written_once(run):
     written = report.write(run)
-    assert [path.name for path in written] == ["table.md", "table.csv", "differences.csv", "report.html"]
+    assert [path.name for path in written] == list(report.FILES)
     before = [path.read_bytes() for path in written]
     with pytest.raises(OutputError, match=r"table\.md exists already"):
         report.write(run)
@@ -742,7 +743,8 @@ def test_ticks_are_few_round_and_inside(low, high):
 
 def test_charts_stay_inside(run):
     """No point of any chart is outside of its frame, and bars are as long as their numbers say."""
-    text = (report.write(run)[3]).read_text("utf-8")
+    report.write(run)
+    text = (run / "report.html").read_text("utf-8")
     drawn = re.findall(r'<svg viewBox="0 0 ([\d.]+) ([\d.]+)".*?</svg>', text, re.DOTALL)
     assert drawn
     for found in re.finditer(r'<svg viewBox="0 0 ([\d.]+) ([\d.]+)"(.*?)</svg>', text, re.DOTALL):
@@ -757,9 +759,42 @@ def test_charts_stay_inside(run):
     np.testing.assert_allclose(np.array(lengths[:3]) / lengths[0], np.array(numbers) / numbers[0], atol=2e-3)
 
 
+def test_marks_of_the_cost_stand_where_their_numbers_say(run):
+    seconds = (0.125, 0.25, None)
+
+    def timed(content):
+        for method, took in zip(content["methods"], seconds, strict=True):
+            method["seconds_a_picture"] = took
+
+    report.write(change(run, timed))
+    picture = ElementTree.fromstring((run / "cost.svg").read_text("utf-8"))
+    space = "{http://www.w3.org/2000/svg}"
+    plates = picture.findall(f"{space}g")
+    methods = json.loads((run / "result.json").read_text())["methods"]
+    keys = [column["key"] for column in COLUMNS]
+    assert [plate.find(f"{space}text").text for plate in plates][:2] == ["Expression RMSE ↓", "Identity ↑"]
+    for plate, key in zip(plates, keys, strict=True):
+        marks = [one for one in plate.iter(f"{space}path") if "mark" in one.get("class")]
+        places = [tuple(map(float, re.findall(r"[\d.]+", one.get("transform")))) for one in marks]
+        (first, second) = places  # the third has no time
+        assert first[0] - 56 == pytest.approx((second[0] - 56) / 2, abs=0.2)  # 56 is where 0 seconds is
+        one, other = (method["values"][key]["value"] for method in methods[:2])
+        assert (first[1] > second[1]) == (one < other) and (first[1] < second[1]) == (one > other)
+    assert "What a picture costs" in page_of(run).text
+
+
+def test_without_two_times_there_is_no_cost(run):
+    def untimed(content):
+        for method in content["methods"][1:]:
+            method["seconds_a_picture"] = None
+
+    assert "What a picture costs" not in page_of(change(run, untimed)).text
+    assert "path" not in (run / "cost.svg").read_text("utf-8")
+
+
 def test_colours_are_all_in_the_style():
-    assert all(f".c{number} {{ --c: #" in style.CSS for number in range(charts.COLOURS))
-    assert "@media print" in style.CSS and "prefers-color-scheme: dark" in style.CSS
+    assert all(f".c{number} {{ --c: #" in style.CHARTS for number in range(charts.COLOURS))
+    assert "@media print" in style.PAGE and "prefers-color-scheme: dark" in style.CHARTS
 
 
 @pytest.mark.parametrize(

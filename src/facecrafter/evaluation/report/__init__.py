@@ -1,17 +1,18 @@
-"""Reports of the tables: Markdown, CSV, and one page of HTML with charts and pictures."""
+"""Reports of the tables: Markdown, CSV, a picture of what time buys, and one page with charts and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from facecrafter.evaluation.report.cost import as_svg
 from facecrafter.evaluation.report.differences import paired
 from facecrafter.evaluation.report.page import as_html
 from facecrafter.evaluation.report.result import Sheet, read
 from facecrafter.evaluation.report.tables import as_csv, as_markdown, differences_csv
 from facecrafter.sampling.output import check_free, write_whole
 
-FILES = ("table.md", "table.csv", "differences.csv", "report.html")
+FILES = ("table.md", "table.csv", "differences.csv", "cost.svg", "report.html")
 
 
 def write(run: Path, overwrite: bool = False) -> list[Path]:
@@ -58,7 +59,8 @@ def _write(runs: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:
     sheet: Sheet = read(runs)
     differences, left = paired(sheet)
     texts = (as_markdown(sheet, differences, left), as_csv(sheet), differences_csv(differences))
-    contents = [*(text.encode("utf-8", "replace") for text in texts), as_html(sheet, differences, left)]
+    encoded = [text.encode("utf-8", "replace") for text in texts]
+    contents = [*encoded, as_svg(sheet), as_html(sheet, differences, left)]
     for path, content in zip(paths, contents, strict=True):
         write_whole(path, content)
     return paths

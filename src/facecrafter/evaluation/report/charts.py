@@ -132,6 +132,40 @@ def curves(name: str, series: Sequence[tuple[int, str, Curve]]) -> Markup:
     )
 
 
+def scatter(name: str, points: Sequence[tuple[int, str, float, Value]], across: str, up: str) -> Markup:
+    """A mark a method where two of its numbers meet, named, with its interval as a whisker.
+
+    Args:
+        name: what the chart is of.
+        points: a series' number, its name, how far right it is, and how high.
+        across, up: what the axes say; the one to the right begins at 0.
+    """
+    width, height, left, right, top, bottom = 460, 320, 56, 12, 10, 44
+    ends = [end for *_, value in points for end in (value.value, value.low, value.high) if end is not None]
+    right_of = Scale.over([0.0, *(x * 1.05 for _, _, x, _ in points)], left, width - right)
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    margin = 0.08 * (high - low)
+    above = Scale.over([low - margin, high + margin], height - bottom, top)
+    parts = [_upright(right_of, top, height - bottom), _level(above, left, width - right)]
+    shown_: list[str] = []
+    for number, label, x, value in points:
+        if value.value is None:
+            continue
+        place = right_of(x), above(value.value)
+        if value.low is not None and value.high is not None:
+            d = f"M{place[0]:.1f} {above(value.low):.1f}V{above(value.high):.1f}"
+            parts.append(el("path", d=d, class_="whisker"))
+        parts.append(mark(number, *place))
+        before = place[0] > (left + width - right) / 2
+        aside = place[0] + (-8 if before else 8), place[1] - 8
+        parts.append(el("g", el("title", label), _text(_short(label, LETTERS), *aside, "end" if before else "start")))
+        shown_.append(f"{label}: {x:.3g}, {value.value:.4g}")
+    parts.append(_text(across, (left + width - right) / 2, height - 8, "middle"))
+    turned = f"translate(12 {(top + height - bottom) / 2:.1f}) rotate(-90)"
+    parts.append(el("text", up, transform=turned, text_anchor="middle", class_="axis"))
+    return _svg(f"{name}. {'; '.join(shown_)}", width, height, parts)
+
+
 def dots(name: str, groups: Sequence[str], series: Sequence[Sequence[float | None]]) -> Markup:
     """A line a group and on it a mark a method."""
     left, width, top = 150, 460, 6
@@ -164,8 +198,11 @@ def _text(words: str, x: float, y: float, anchor: Anchor, strong: bool = False) 
 
 def _label(words: str, x: float, y: float, strong: bool, letters: int = LETTERS) -> Markup:
     """A name, shortened where it is long."""
-    short = words if len(words) <= letters else f"{words[: letters - 1]}…"
-    return el("g", el("title", words), _text(short, x, y, "end", strong))
+    return el("g", el("title", words), _text(_short(words, letters), x, y, "end", strong))
+
+
+def _short(words: str, letters: int) -> str:
+    return words if len(words) <= letters else f"{words[: letters - 1]}…"
 
 
 def _path(points: Sequence[tuple[float, float]], kind: str, **attributes: object) -> Markup:

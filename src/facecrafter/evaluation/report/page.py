@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from facecrafter.evaluation.report import charts, paper, style, tables
+from facecrafter.evaluation.report import charts, cost, paper, style, tables
 from facecrafter.evaluation.report.cases import Thumbnails, cases, chooser
 from facecrafter.evaluation.report.differences import Difference
 from facecrafter.evaluation.report.markup import Child, Markup, el, join
@@ -33,6 +33,7 @@ def _page(sheet: Sheet, differences: Sequence[Difference], left: Sequence[Column
     made = [
         ("table", "Table", _table(sheet)),
         ("metrics", "Metrics", _metrics(sheet)),
+        ("cost", "What a picture costs", _cost(sheet)),
         ("differences", "Differences", _differences(differences, left)),
         ("curves", "Control curves", _curves(sheet)),
         ("leakage", "Leakage", _leakage(sheet)),
@@ -66,7 +67,7 @@ def _head(title: str) -> Markup:
         el("meta", http_equiv="Content-Security-Policy", content=policy),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("title", title),
-        el("style", Markup(style.CSS)),
+        el("style", Markup(style.CHARTS + style.PAGE)),
     )
 
 
@@ -127,6 +128,11 @@ def _metrics(sheet: Sheet) -> Markup | None:
             chart = charts.bars(column.title, values, tables.best(sheet, column))
             plates.append(_figure(chart, column.heading))
     return el("div", plates, class_="plates") if plates else None
+
+
+def _cost(sheet: Sheet) -> Markup | None:
+    plates = [_figure(chart, column.heading) for column, chart in cost.charts_of(sheet)]
+    return join([el("p", cost.ABOUT), el("div", plates, class_="plates")]) if plates else None
 
 
 def _differences(differences: Sequence[Difference], left: Sequence[Column]) -> Markup | None:

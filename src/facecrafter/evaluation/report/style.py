@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-CSS = """
+# Of a page, and of a chart by itself.
+CHARTS = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --quiet: #59636e; --rule: #d1d9e0; --soft: #f3f5f7;
   --accent: #2f7fc1; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #14171c; --ink: #e6e9ed; --quiet: #9da7b3; --rule: #3a424c; --soft: #1e232a; }
 }
+.chart text { font: 12px system-ui, sans-serif; fill: var(--ink); }
+.chart .strong { font-weight: 700; }
+.grid { stroke: var(--rule); stroke-width: 1; fill: none; }
+.zero { stroke: var(--quiet); stroke-width: 1; fill: none; }
+.ideal { stroke: var(--quiet); stroke-dasharray: 4 4; fill: none; }
+.whisker { stroke: var(--ink); stroke-width: 1.5; fill: none; }
+.bar { fill: var(--c); opacity: .8; }
+.band { fill: var(--c); opacity: .15; }
+.line { stroke: var(--c); stroke-width: 2; fill: none; }
+.mark { fill: var(--c); stroke: var(--paper); stroke-width: .75; }
+.c0 { --c: #2f7fc1; } .c1 { --c: #d9730d; } .c2 { --c: #2e9e5b; } .c3 { --c: #a566c9; }
+.c4 { --c: #d64545; } .c5 { --c: #16969e; } .c6 { --c: #d1589a; } .c7 { --c: #8a8a1f; }
+"""
+
+PAGE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 header, main { max-width: 72rem; margin: 0 auto; padding: 0 1rem; overflow-wrap: anywhere; }
@@ -37,22 +53,10 @@ th[aria-sort=descending] button::after { content: " \\25BE"; }
 .better { font-weight: 700; }
 .worse { font-style: italic; }
 .plates { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 1rem; }
-figure { margin: 0 0 1rem; min-width: 0; break-inside: avoid; }
 .chart { width: 100%; max-width: 44rem; height: auto; display: block; }
-.chart text { font: 12px system-ui, sans-serif; fill: var(--ink); }
-.chart .strong { font-weight: 700; }
-.grid { stroke: var(--rule); stroke-width: 1; fill: none; }
-.zero { stroke: var(--quiet); stroke-width: 1; fill: none; }
-.ideal { stroke: var(--quiet); stroke-dasharray: 4 4; fill: none; }
-.whisker { stroke: var(--ink); stroke-width: 1.5; fill: none; }
-.bar { fill: var(--c); opacity: .8; }
-.band { fill: var(--c); opacity: .15; }
-.line { stroke: var(--c); stroke-width: 2; fill: none; }
-.mark { fill: var(--c); stroke: var(--paper); stroke-width: .75; }
+figure { margin: 0 0 1rem; min-width: 0; break-inside: avoid; }
 .legend li { display: flex; gap: .4rem; align-items: center; }
 .legend svg { flex: none; }
-.c0 { --c: #2f7fc1; } .c1 { --c: #d9730d; } .c2 { --c: #2e9e5b; } .c3 { --c: #a566c9; }
-.c4 { --c: #d64545; } .c5 { --c: #16969e; } .c6 { --c: #d1589a; } .c7 { --c: #8a8a1f; }
 .shade { background: color-mix(in srgb, var(--accent) calc(var(--share) * 55%), var(--paper)); min-width: 5rem; }
 .asked { box-shadow: inset 0 0 0 2px var(--ink); }
 .cases tbody td, .cases thead th { text-align: center; padding: .2rem; }
