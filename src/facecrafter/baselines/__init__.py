@@ -25,17 +25,15 @@ TRAINED = {
     "ip_adapter": "IPAdapterRival",
     "expression_adapter": "ExpressionAdapterRival",
 }
-# Published ones that are read from their makers' files: the class in `published` by the kind.
+# Published ones that are read from their makers' files: module and class by the kind.
 PUBLISHED = {
-    "published_controlnet": "PublishedControlNet",
-    "published_ip_adapter_faceid": "PublishedFaceID",
+    "published_controlnet": ("published_controlnet", "PublishedControlNet"),
+    "published_ip_adapter_faceid": ("published_faceid", "PublishedFaceID"),
+    "published_ip_adapter_faceid_plus": ("published_faceid", "PublishedFaceIDPlus"),
+    "published_ip_adapter_faceid_plusv2": ("published_faceid", "PublishedFaceIDPlusV2"),
 }
 # Published ones that are not: what each expects. Their pictures come from their makers' code.
 ELSEWHERE = {
-    "published_ip_adapter_faceid_plus": "IP-Adapter-FaceID-Plus loads through diffusers' load_ip_adapter with the PEFT "
-    "package, and expects CLIP ViT-H features of the cropped face beside a buffalo_l embedding",
-    "published_ip_adapter_faceid_plusv2": "IP-Adapter-FaceID-Plusv2 loads through diffusers' load_ip_adapter with the "
-    "PEFT package, and expects CLIP ViT-H features of the cropped face, with a shortcut, beside a buffalo_l embedding",
     "published_instantid": "InstantID has a pipeline in its own repository and none in the diffusers package, and "
     "expects Stable Diffusion XL, an antelopev2 embedding and a drawing of five facial keypoints",
     "published_photomaker": "PhotoMaker has a pipeline in its own package and none in the diffusers package, and "
@@ -62,8 +60,8 @@ def load(kind: str, model: Path, base: FaceModel | Path, **settings: Any) -> Met
     Args:
         kind: one of :data:`TRAINED` or :data:`PUBLISHED`.
         model: what training wrote, ``rival.safetensors`` or its folder; of a published one, its file or folder.
-        base: the base that it is for, a whole model or its folder; of ``published_ip_adapter_faceid`` a folder of
-            Stable Diffusion 1.5.
+        base: the base that it is for, a whole model or its folder; of ``published_ip_adapter_faceid`` and its Plus a
+            folder of Stable Diffusion 1.5.
         settings: the rest of what :class:`facecrafter.baselines.rival.RivalMethod`, or the published one's class,
             takes by name.
 
@@ -79,9 +77,8 @@ def load(kind: str, model: Path, base: FaceModel | Path, **settings: Any) -> Met
         rival = load_rival(rival_class(kind), Path(model), whole)
         return RivalMethod(rival, whole, **settings)  # type: ignore[return-value] # its key is worked out when asked for
     if kind in PUBLISHED:
-        from facecrafter.baselines import published
-
-        make = getattr(published, PUBLISHED[kind])
+        module, name = PUBLISHED[kind]
+        make = getattr(importlib.import_module(f"facecrafter.baselines.{module}"), name)
         _check(kind, make, settings, ("model", "base"))
         method: Method = make(Path(model), base, **settings)
         return method

@@ -44,12 +44,17 @@ class Recogniser(Protocol):
         ...
 
 
-def arcface_crop(face: Face) -> NDArray[np.uint8]:
-    """The 112 px RGB crop that ArcFace and SFace were trained on: a least-squares similarity of five points."""
+def arcface_crop(face: Face, side: int = ARCFACE_SIZE) -> NDArray[np.uint8]:
+    """The RGB crop that ArcFace and SFace were trained on, at 112 px: a least-squares similarity of five points.
+
+    Args:
+        face: the face.
+        side: of the crop in pixels; the template grows with it.
+    """
     import cv2
 
-    matrix = similarity(five_points(face.points), ARCFACE_TEMPLATE)
-    crop = cv2.warpAffine(face.image, matrix, (ARCFACE_SIZE, ARCFACE_SIZE), flags=cv2.INTER_LINEAR)
+    matrix = similarity(five_points(face.points), ARCFACE_TEMPLATE * (side / ARCFACE_SIZE))
+    crop = cv2.warpAffine(face.image, matrix, (side, side), flags=cv2.INTER_LINEAR)
     return np.asarray(crop, np.uint8)
 
 

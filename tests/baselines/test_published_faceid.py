@@ -1,4 +1,4 @@
-"""Published rivals, on tiny random files of their makers' layouts."""
+"""IP-Adapter-FaceID and its Plus, on tiny random files of their makers' layouts."""
 
 from __future__ import annotations
 
@@ -10,115 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from facecrafter.baselines import load
-from facecrafter.baselines.published import PublishedControlNet, PublishedFaceID
-from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError, PhotoError, WeightsError
+from facecrafter.baselines.published_faceid import (
+    CLIP_DEVIATION,
+    CLIP_MEAN,
+    PublishedFaceID,
+    PublishedFaceIDPlus,
+    PublishedFaceIDPlusV2,
+)
+from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError, WeightsError
 from facecrafter.evaluation.method import Request, Subject
 from facecrafter.model.attention import AttentionInputs, Branch
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.perception.face import Face
-from facecrafter.sampling.sampler import build_scheduler
-
-# --- ControlNet -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def controlnet(small_model: FaceModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as diffusers writes it, for the small base, with nothing left at zero."""
-    torch.manual_seed(0)
-    network = ControlNetModel.from_unet(small_model.unet, conditioning_embedding_out_channels=(16, 32, 64, 96, 256))
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    folder = tmp_path_factory.mktemp("published") / "controlnet"
-    network.save_pretrained(folder)
-    return folder
-
-
-@torch.no_grad()
-def test_the_published_controlnet_guides_as_its_makers_do(
-    controlnet: Path, small_model: FaceModel, people: list[Subject]
-) -> None:
-    """Two predictions, both with the normals."""
-    method = load("published_controlnet", controlnet, small_model, steps=2, scheduler="ddim")
-    assert isinstance(method, PublishedControlNet)
-    request = Request(people[0], people[1], None, 3)
-    got = method.generate([request])[0].astype(np.float32) / 127.5 - 1
-    network = ControlNetModel.from_pretrained(controlnet)
-    embedding = torch.from_numpy(people[0].embedding)[None]
-    contexts = small_model.encoder.unconditional(1), small_model.encoder(embedding)
-    normals = method.condition([request])
-    assert normals is not None
-    assert normals.shape == (1, 3, 128, 128)
-    assert float(normals[0, :, 0, 0].mean()) == 0.5  # grey around
-    assert normals[0, 2].max() > 0.95  # blue looks at the viewer
-    solver = build_scheduler("ddim", dict(small_model.scale.scheduler))
-    solver.set_timesteps(2)
-    latents = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(3))
-    for time in solver.timesteps:
-        said = []
-        for context in contexts:
-            down, middle = network(latents, time, context, normals, return_dict=False)
-            said.append(
-                small_model.unet(
-                    latents,
-                    time,
-                    context,
-                    down_block_additional_residuals=down,
-                    mid_block_additional_residual=middle,
-                ).sample
-            )
-        latents = solver.step(said[0] + 3.0 * (said[1] - said[0]), time, latents).prev_sample
-    expected = small_model.autoencoder.decode(latents).sample.clamp(-1, 1)[0].permute(1, 2, 0)
-    np.testing.assert_allclose(got, expected, atol=0.51 / 127.5 + 1e-3)
-    assert "MediaPipe" in method.note
-
-
-def test_renders_of_emoca_are_read_by_pair(
-    controlnet: Path, small_model: FaceModel, people: list[Subject], tmp_path: Path
-) -> None:
-    path = tmp_path / "P0" / "0.jpg" / "P1" / "1.jpg.png"
-    path.parent.mkdir(parents=True)
-    picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
-    Image.fromarray(picture).save(path)
-    settings: dict[str, Any] = {"renders": tmp_path, "steps": 1}
-    method = PublishedControlNet(controlnet, small_model, **settings)
-    condition = method.condition([Request(people[0], people[1], None, 0)])
-    assert condition is not None
-    np.testing.assert_allclose(condition[0].permute(1, 2, 0) * 255, picture, atol=1e-4)
-    assert method.key != PublishedControlNet(controlnet, small_model, steps=1).key
-    with pytest.raises(PhotoError, match=r"P1/1\.jpg/P0/0\.jpg\.png"):
-        method.generate([Request(people[1], people[0], None, 0)])
-    Image.fromarray(picture[:64]).save(path)
-    with pytest.raises(ConfigError, match=r"1\.jpg\.png is 128x64, and the pictures are 128 px"):
-        method.generate([Request(people[0], people[1], None, 0)])
-    with pytest.raises(ConfigError, match="there is no folder of renders"):
-        PublishedControlNet(controlnet, small_model, tmp_path / "nowhere")
-
-
-def test_a_wrong_controlnet_is_refused(
-    controlnet: Path, small_model: FaceModel, tiny_model: FaceModel, tmp_path: Path
-) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
-        PublishedControlNet(tmp_path, small_model)
-    with pytest.raises(CheckpointError, match="holds a ControlNet for another base"):
-        PublishedControlNet(controlnet, tiny_model)
-    (tmp_path / "config.json").write_bytes((controlnet / "config.json").read_bytes())
-    with pytest.raises(CheckpointError, match="could not be read"):
-        PublishedControlNet(tmp_path, small_model)
-    (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(CheckpointError, match="could not be read"):
-        PublishedControlNet(tmp_path, small_model)
-
-
-# --- IP-Adapter-FaceID ------------------------------------------------------------------------------------------------
+from facecrafter.perception.identity import arcface_crop
 
 
 class MadeUp:
@@ -193,6 +104,42 @@ def adapter(folder: Path, lora: bool = True, width: int = 32) -> dict[str, dict[
     return {"image_proj": projection, "ip_adapter": layers}
 
 
+def plus(folder: Path, depth: int = 4, features: int = 24) -> dict[str, dict[str, Tensor]]:
+    """The same with CLIP's features beside the embedding."""
+    parts, source = adapter(folder, lora=False), torch.Generator().manual_seed(4)
+
+    def random(*shape: int) -> Tensor:
+        return 0.3 * torch.randn(shape, generator=source)
+
+    shapes: dict[str, tuple[int, ...]] = {
+        "proj_in.weight": (32, features), "proj_in.bias": (32,), "proj_out.weight": (32, 32), "proj_out.bias": (32,),
+        "norm_out.weight": (32,), "norm_out.bias": (32,),
+    }  # fmt: skip
+    for layer in range(depth):
+        shapes |= {f"layers.{layer}.0.norm{n}.{part}": (32,) for n in (1, 2) for part in ("weight", "bias")}
+        shapes |= {
+            f"layers.{layer}.0.to_q.weight": (64, 32), f"layers.{layer}.0.to_kv.weight": (128, 32),
+            f"layers.{layer}.0.to_out.weight": (32, 64), f"layers.{layer}.1.0.weight": (32,),
+            f"layers.{layer}.1.0.bias": (32,), f"layers.{layer}.1.1.weight": (128, 32),
+            f"layers.{layer}.1.3.weight": (32, 128),
+        }  # fmt: skip
+    parts["image_proj"] |= {f"perceiver_resampler.{name}": random(*shape) for name, shape in shapes.items()}
+    return parts
+
+
+@pytest.fixture(scope="module")
+def image_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP: pictures of 28 px in four patches."""
+    torch.manual_seed(2)
+    folder = tmp_path_factory.mktemp("clip")
+    config = CLIPVisionConfig(
+        hidden_size=24, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=14,
+        projection_dim=8,
+    )  # fmt: skip
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    return folder
+
+
 def flat(parts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
 
@@ -206,7 +153,7 @@ def test_the_adapter_says_what_it_says_in_diffusers(stable_diffusion: Path, tmp_
     source = torch.Generator().manual_seed(3)
     noisy, faces = torch.randn(2, 4, 8, 8, generator=source), torch.randn(2, 16, generator=source)
     words = torch.randn(2, 16, 32, generator=source)
-    branch = Branch(method._keys_values(faces), torch.arange(2), torch.ones(2))
+    branch = Branch(method._keys_values(method.tokens(faces)), torch.arange(2), torch.ones(2))
     ours = method.unet(noisy, 500, words, cross_attention_kwargs={"conditions": AttentionInputs([branch])}).sample
     reference = UNet2DConditionModel.from_pretrained(stable_diffusion / "unet")
     plain = reference(noisy, 500, words).sample
@@ -214,6 +161,87 @@ def test_the_adapter_says_what_it_says_in_diffusers(stable_diffusion: Path, tmp_
     theirs = reference(noisy, 500, words, added_cond_kwargs={"image_embeds": [faces[:, None]]}).sample
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(plain, theirs, atol=1e-2)
+
+
+@pytest.mark.parametrize(("kind", "shortcut"), [(PublishedFaceIDPlus, False), (PublishedFaceIDPlusV2, True)])
+@torch.no_grad()
+def test_plus_says_what_it_says_in_diffusers(
+    kind: type[PublishedFaceIDPlus], shortcut: bool, stable_diffusion: Path, image_encoder: Path, tmp_path: Path
+) -> None:
+    parts = plus(stable_diffusion)
+    torch.save(parts, tmp_path / "adapter.bin")
+    method = kind(tmp_path / "adapter.bin", stable_diffusion, MadeUp(), image_encoder)
+    source = torch.Generator().manual_seed(3)
+    noisy, faces = torch.randn(2, 4, 8, 8, generator=source), torch.randn(2, 16, generator=source)
+    words, features = torch.randn(2, 16, 32, generator=source), torch.randn(2, 5, 24, generator=source)
+    branch = Branch(method._keys_values(method.tokens(faces, features)), torch.arange(2), torch.ones(2))
+    ours = method.unet(noisy, 500, words, cross_attention_kwargs={"conditions": AttentionInputs([branch])}).sample
+    reference = UNet2DConditionModel.from_pretrained(stable_diffusion / "unet")
+    reference._load_ip_adapter_weights([parts], low_cpu_mem_usage=False)
+    projection = reference.encoder_hid_proj.image_projection_layers[0]
+    projection.clip_embeds, projection.shortcut = features[:, None], shortcut
+    theirs = reference(noisy, 500, words, added_cond_kwargs={"image_embeds": [faces[:, None]]}).sample
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    projection.shortcut = not shortcut
+    other = reference(noisy, 500, words, added_cond_kwargs={"image_embeds": [faces[:, None]]}).sample
+    assert not torch.allclose(other, theirs, atol=1e-2)
+
+
+@torch.no_grad()
+def test_plus_looks_at_the_face_as_clip_does(
+    stable_diffusion: Path, image_encoder: Path, people: list[Subject], tmp_path: Path
+) -> None:
+    torch.save(plus(stable_diffusion), tmp_path / "adapter.bin")
+    method = PublishedFaceIDPlusV2(tmp_path / "adapter.bin", stable_diffusion, MadeUp(), image_encoder)
+    one = people[0]
+    face = Face(one.image, one.points, one.blendshapes, np.eye(4, dtype=np.float32), (0, 0, 128, 128))
+    shown = method._shown([face])
+    crop = arcface_crop(face, 28)
+    assert crop.shape == (28, 28, 3)
+    colours = torch.empty(1, 3, 28, 28)
+    for channel in range(3):
+        plane = torch.from_numpy(crop[..., channel]).float() / 255
+        colours[0, channel] = (plane - CLIP_MEAN[channel]) / CLIP_DEVIATION[channel]
+    clip = CLIPVisionModelWithProjection.from_pretrained(image_encoder)
+    embedding = torch.from_numpy(MadeUp().embed([face]))
+    for name, vector, picture in (
+        ("identity", embedding, colours),
+        ("none", torch.zeros_like(embedding), torch.zeros_like(colours)),
+    ):
+        features = clip(picture, output_hidden_states=True).hidden_states[-2]
+        assert features.shape == (1, 5, 24)
+        torch.testing.assert_close(shown[name], method.tokens(vector, features))
+    request = Request(one, None, None, 3)
+    (picture,) = method.generate([request])
+    assert picture.shape == (16, 16, 3)
+    plainer = PublishedFaceIDPlus(tmp_path / "adapter.bin", stable_diffusion, MadeUp(), image_encoder)
+    assert plainer.key != method.key and not np.array_equal(plainer.generate([request])[0], picture)
+
+
+def test_wrong_files_of_plus_are_refused(stable_diffusion: Path, image_encoder: Path, tmp_path: Path) -> None:
+    good, narrow = plus(stable_diffusion), plus(stable_diffusion, features=20)
+    cut = {**good, "image_proj": {name: value for name, value in good["image_proj"].items() if ".1.3." not in name}}
+    bare = {**good, "image_proj": {n: v for n, v in good["image_proj"].items() if not n.startswith("perceiver_re")}}
+    headless = {**good, "image_proj": {n: v for n, v in good["image_proj"].items() if "proj_in" not in n}}
+    files = {"good": good, "narrow": narrow, "cut": cut, "bare": bare, "headless": headless}
+    for name, parts in files.items():
+        torch.save(parts, tmp_path / f"{name}.bin")
+    (tmp_path / "empty").mkdir()
+    refused: list[tuple[str, Path | None, type[FaceCrafterError], str]] = [
+        ("good", None, ConfigError, "needs `image_encoder`, the folder models/image_encoder"),
+        ("good", tmp_path / "empty", CheckpointError, "empty could not be read"),
+        ("narrow", image_encoder, CheckpointError, "reads 20 numbers a patch, and .* gives 24"),
+        ("cut", image_encoder, CheckpointError, "cut.bin is not whole"),
+        ("bare", image_encoder, CheckpointError, "bare.bin is no Plus adapter"),
+        ("headless", image_encoder, CheckpointError, "headless.bin is not whole"),
+    ]
+    for name, encoder, error, message in refused:
+        with pytest.raises(error, match=message) as caught:
+            PublishedFaceIDPlus(tmp_path / f"{name}.bin", stable_diffusion, MadeUp(), encoder)
+        assert "\n" not in str(caught.value)
+    torch.save(adapter(stable_diffusion), tmp_path / "plain.bin")
+    with pytest.raises(ConfigError, match="has no use for `image_encoder`"):
+        PublishedFaceID(tmp_path / "plain.bin", stable_diffusion, MadeUp(), image_encoder)
 
 
 def test_lora_layers_are_added_to_the_base(stable_diffusion: Path, tmp_path: Path) -> None:
@@ -272,7 +300,7 @@ def test_wrong_files_of_faceid_are_refused(stable_diffusion: Path, small_model: 
     (tmp_path / "text.safetensors").write_text("no tensors")
     messages = {
         "nowhere.bin": "there is no file",
-        "plus.bin": "is a Plus adapter: .*CLIP ViT-H features",
+        "plus.bin": "is a Plus adapter; its kind is published_ip_adapter_faceid_plus",
         "plain.bin": "is another IP-Adapter than FaceID",
         "wide.bin": "is for a base of context width 48, and this one has 32",
         "other.bin": "was made for another base",

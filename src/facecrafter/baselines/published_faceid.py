@@ -1,4 +1,4 @@
-"""Rivals as their makers published them, from files the user has, at the size of Stable Diffusion 1.5.
+"""IP-Adapter-FaceID, -Plus and -Plusv2 as published, from files the user has, for Stable Diffusion 1.5.
 
 The code has been run on tiny random files of the published layouts, and not with the real weights.
 """
@@ -18,107 +18,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from facecrafter.baselines import ELSEWHERE, head
 from facecrafter.baselines.adapter import Tokens
-from facecrafter.baselines.controlnet import ControlNetRival
-from facecrafter.baselines.rival import RivalMethod, Shown, check_sampling, digest
+from facecrafter.baselines.resampler import FaceTokens, Perceiver
+from facecrafter.baselines.rival import check_sampling, digest
 from facecrafter.errors import CheckpointError, ConfigError, WeightsError
 from facecrafter.evaluation.method import Request, Subject
 from facecrafter.model import attention, zoo
 from facecrafter.model.attention import AttentionInputs, Branch, KeyValue
 from facecrafter.model.checkpoint import FaceModel
-from facecrafter.perception.face import Face, load_photo
-from facecrafter.perception.identity import OnnxRecogniser, Recogniser
+from facecrafter.perception.face import Face
+from facecrafter.perception.identity import OnnxRecogniser, Recogniser, arcface_crop
 from facecrafter.sampling.guidance import Guidance, combine
 from facecrafter.sampling.sampler import decode, denoise, pixels
 from facecrafter.weights import OTHER_RECOGNISERS, sha256
 
-
-class PublishedControlNet(RivalMethod):
-    """Arc2Face's ControlNet, a diffusers folder (``config.json``, ``diffusion_pytorch_model.safetensors``).
-
-    It reads normals that EMOCA renders of a FLAME mesh with the target's pose and expression and the person's own head
-    shape. Guidance is its makers': the normals are in both predictions.
-
-    Args:
-        model: the folder.
-        base: Arc2Face, or the folder of its files.
-        renders: a folder with EMOCA's normals for each pair, ``IDENTITY/TARGET.png``, both being the photos' paths
-            inside their data set (``Ann/1.jpg/Bob/2.jpg.png``). None for normals of MediaPipe's mesh, which show the
-            target's own face without its skull and which the network was not trained on.
-        identity_scale: of guidance; 3 is Arc2Face's own.
-        steps, scheduler, batch_size: see :class:`RivalMethod`.
-
-    Raises:
-        CheckpointError: the folder does not hold a ControlNet for this base.
-        ConfigError: a setting that cannot be used, or `renders` is not a folder.
-    """
-
-    SHOWN: ClassVar[Shown] = {"none": (False, True), "identity": (True, True)}
-
-    def __init__(
-        self,
-        model: Path,
-        base: FaceModel | Path,
-        renders: Path | None = None,
-        identity_scale: float = 3.0,
-        steps: int | None = None,
-        scheduler: str | None = None,
-        batch_size: int = 4,
-    ) -> None:
-        from facecrafter.model.published import load_folder
-
-        whole = base if isinstance(base, FaceModel) else load_folder(Path(base))
-        super().__init__(_controlnet(model, whole), whole, identity_scale, None, steps, scheduler, batch_size)
-        self.renders = None if renders is None else Path(renders)
-        if self.renders is not None and not self.renders.is_dir():
-            raise ConfigError(f"there is no folder of renders {self.renders}; leave it out, or make it with EMOCA")
-        normals = "MediaPipe's points, which it was not trained on" if renders is None else "EMOCA"
-        self.name, self.note = "Arc2Face + ControlNet (published)", f"Published weights; normals by {normals}."
-
-    def settings(self) -> dict[str, object]:
-        """See :class:`RivalMethod`; the renders count by what is in them."""
-        files = sorted(self.renders.rglob("*.png")) if self.renders else []
-        return {**super().settings(), "published": True, "renders": [f"{path.name} {sha256(path)}" for path in files]}
-
-    def condition(self, requests: Sequence[Request]) -> Tensor | None:
-        """Normals as colours, ``(B, 3, S, S)`` in [0, 1]: to the right red, up green, to the viewer blue, grey around.
-
-        Raises:
-            PhotoError: a render is missing or unreadable.
-            ConfigError: a render has another size than the pictures.
-        """
-        drawn = [self._normals(request.identity, request.landmarks) for request in requests if request.landmarks]
-        return torch.from_numpy(np.stack(drawn)) if drawn else None
-
-    def _normals(self, identity: Subject, target: Subject) -> NDArray[np.float32]:
-        if self.renders is None:
-            return np.asarray(head.draw(target.points, len(target.image), self.size)[:3] / 2 + 0.5, np.float32)
-        path = self.renders / identity.file / f"{target.file}.png"
-        picture = load_photo(path)
-        if picture.shape != (self.size, self.size, 3):
-            raise ConfigError(f"{path} is {picture.shape[1]}x{picture.shape[0]}, and the pictures are {self.size} px")
-        return np.asarray(picture.transpose(2, 0, 1) / 255, np.float32)
-
-
-def _controlnet(folder: Path, base: FaceModel) -> ControlNetRival:
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} holds no config.json; give the folder controlnet/ of Arc2Face's files")
-    try:
-        rival, seen = ControlNetRival.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder} could not be read: {' '.join(str(error).split())[:200]}") from None
-    if seen["missing_keys"]:
-        raise CheckpointError(f"{folder} lacks {len(seen['missing_keys'])} tensors of a ControlNet; get it again")
-    if not rival.fits(base):
-        raise CheckpointError(f"{folder} holds a ControlNet for another base than the {base.scale.name} scale's")
-    rival.requires_grad_(False).eval()
-    return rival
-
-
-# --- IP-Adapter-FaceID ------------------------------------------------------------------------------------------------
-
 BUFFALO_L = next(digest for digest, name in OTHER_RECOGNISERS.items() if name.startswith("w600k_r50"))
+
+
+# What CLIP takes from the colours of a picture in [0, 1], and divides them by.
+CLIP_MEAN, CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class PublishedFaceID:
@@ -131,6 +49,8 @@ class PublishedFaceID:
         model: the file, ``.bin`` or ``.safetensors``, with the tensors ``image_proj.*`` and ``ip_adapter.*``.
         base: a folder of Stable Diffusion 1.5: ``unet/``, ``text_encoder/``, ``tokenizer/``, ``vae/``.
         recogniser: ``w600k_r50.onnx`` of buffalo_l, or a recogniser of as many numbers as the file's.
+        image_encoder: Plus and Plusv2: a folder of CLIP ViT-H/14's vision part (``CLIPVisionModelWithProjection``),
+            ``models/image_encoder`` of IP-Adapter's files.
         prompt, negative: the words beside the face; they are for every picture the same.
         guidance_scale: of both the words and the face.
         adapter_scale: the coefficient of the face's attention.
@@ -144,12 +64,17 @@ class PublishedFaceID:
     """
 
     name = "IP-Adapter-FaceID (published)"
+    # Whether the file reads CLIP's features of the face, and whether what it reads there is added to the embedding's
+    # tokens or stands for them. The files of Plus and Plusv2 do not differ in layout.
+    LOOKS: ClassVar[bool] = False
+    SHORTCUT: ClassVar[bool] = False
 
     def __init__(
         self,
         model: Path,
         base: FaceModel | Path,
         recogniser: Path | Recogniser | None = None,
+        image_encoder: Path | None = None,
         prompt: str = "photo of a person",
         negative: str = "monochrome, lowres, bad anatomy, worst quality, low quality",
         guidance_scale: float = 7.5,
@@ -170,7 +95,7 @@ class PublishedFaceID:
         self.words = prompt, negative
         self.unet, self.autoencoder, self.text, self.tokenizer = _stable_diffusion(Path(base))
         image_proj, layers = _read_faceid(model)
-        self.tokens = _tokens(model, image_proj, self.unet)
+        self.tokens = _tokens(model, image_proj, self.unet, self.LOOKS, self.SHORTCUT)
         self.keys, self.values = _fuse(model, layers, self.unet)
         self.extra_parameters = sum(value.numel() for value in (*image_proj.values(), *layers.values()))
         self.recogniser = _buffalo(recogniser)
@@ -179,8 +104,9 @@ class PublishedFaceID:
                 f"{model} reads {image_proj['proj.0.weight'].shape[1]} numbers a face, and the recogniser "
                 f"{self.recogniser.name} gives {self.recogniser.dimension}; give w600k_r50.onnx of buffalo_l"
             )
+        self.looker = self._image_encoder(image_encoder, model)
         self.note = f"Published weights on Stable Diffusion 1.5; prompt '{prompt}'; knows people by buffalo_l."
-        for part in (self.unet, self.autoencoder, self.text, self.tokens, self.keys, self.values):
+        for part in self._parts:
             part.to(device)
         shrunk = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
         self.size = int(self.unet.config.sample_size) * shrunk
@@ -189,6 +115,7 @@ class PublishedFaceID:
     def key(self) -> str:
         """See :class:`facecrafter.evaluation.method.Method`."""
         settings = {
+            "shortcut": self.SHORTCUT,
             "words": self.words,
             "coefficients": self.coefficients,
             "adapter_scale": self.adapter_scale,
@@ -196,29 +123,73 @@ class PublishedFaceID:
             "scheduler": self.scheduler,
             "recogniser": self.recogniser.name,
         }
-        return digest((self.unet, self.autoencoder, self.text, self.tokens, self.keys, self.values), settings)
+        return digest(self._parts, settings)
+
+    @property
+    def _parts(self) -> tuple[nn.Module, ...]:
+        looker = () if self.looker is None else (self.looker,)
+        return (self.unet, self.autoencoder, self.text, self.tokens, self.keys, self.values, *looker)
+
+    def _image_encoder(self, folder: Path | None, model: Path) -> Any:
+        """CLIP's vision part, of the width that the file reads; None where it reads none."""
+        from transformers import CLIPVisionModelWithProjection
+
+        if not self.LOOKS:
+            if folder is not None:
+                raise ConfigError("IP-Adapter-FaceID has no use for `image_encoder`; leave it out, or name its Plus")
+            return None
+        if folder is None:
+            raise ConfigError(
+                "IP-Adapter-FaceID-Plus needs `image_encoder`, the folder models/image_encoder of IP-Adapter's files"
+            )
+        looker = _from_pretrained(CLIPVisionModelWithProjection, Path(folder))
+        tokens: Any = self.tokens
+        reads = tokens.perceiver_resampler.proj_in.in_features
+        if looker.config.hidden_size != reads:
+            raise CheckpointError(
+                f"{model} reads {reads} numbers a patch, and {folder} gives {looker.config.hidden_size}; "
+                "give CLIP ViT-H/14"
+            )
+        return looker.float().requires_grad_(False).eval()
 
     def generate(self, requests: Sequence[Request]) -> NDArray[np.uint8]:
         """See :class:`facecrafter.evaluation.method.Method`; only who and the seed are read."""
         pictures = [np.empty((0, self.size, self.size, 3), np.uint8)]
         for first in range(0, len(requests), self.batch_size):
             batch = requests[first : first + self.batch_size]
-            faces = self.recogniser.embed([_face(request.identity) for request in batch])
-            pictures.append(
-                self._sample(torch.from_numpy(faces).to(self.unet.device), [request.seed for request in batch])
-            )
+            tokens = self._shown([_face(request.identity) for request in batch])
+            pictures.append(self._sample(tokens, [request.seed for request in batch]))
         return np.concatenate(pictures)
 
     @torch.no_grad()
-    def _sample(self, faces: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Pictures of people by their embeddings ``(B, D)``. Without the person stands an embedding of zeros."""
-        count = len(faces)
-        prompt, negative = (self._read(words).expand(count, -1, -1) for words in self.words)
-        shown = {"none": (negative, torch.zeros_like(faces)), "identity": (prompt, faces)}
-        context = torch.cat([shown[name][0] for name in self.coefficients])
-        rows = torch.arange(len(context), device=faces.device)
-        weights = torch.full((len(context),), self.adapter_scale, device=faces.device)
-        keys_values = self._keys_values(torch.cat([shown[name][1] for name in self.coefficients]))
+    def _shown(self, faces: Sequence[Face]) -> dict[str, Tensor]:
+        """The tokens ``(B, T, context)`` of B people, and those that stand for nobody: of zeros, as an embedding
+        and as a picture."""
+        own = torch.from_numpy(self.recogniser.embed(faces)).to(self.unet.device)
+        embeddings = {"none": torch.zeros_like(own), "identity": own}
+        if self.looker is None:
+            return {name: self.tokens(embedding) for name, embedding in embeddings.items()}
+        side = int(self.looker.config.image_size)
+        crops = torch.from_numpy(np.stack([arcface_crop(face, side) for face in faces])).to(self.unet.device)
+        mean, deviation = (torch.tensor(three, device=crops.device) for three in (CLIP_MEAN, CLIP_DEVIATION))
+        colours = ((crops.float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
+        seen = {"none": torch.zeros_like(colours), "identity": colours}
+        return {name: self.tokens(embeddings[name], self._features(seen[name])) for name in embeddings}
+
+    def _features(self, colours: Tensor) -> Tensor:
+        """CLIP's features before its last layer, ``(B, 1 + patches, width)``."""
+        features: Tensor = self.looker(colours, output_hidden_states=True).hidden_states[-2]
+        return features
+
+    @torch.no_grad()
+    def _sample(self, tokens: dict[str, Tensor], seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """Pictures from what :meth:`_shown` gives."""
+        prompt, negative = (self._read(words).expand(len(seeds), -1, -1) for words in self.words)
+        words = {"none": negative, "identity": prompt}
+        context = torch.cat([words[name] for name in self.coefficients])
+        rows = torch.arange(len(context), device=context.device)
+        weights = torch.full((len(context),), self.adapter_scale, device=context.device)
+        keys_values = self._keys_values(torch.cat([tokens[name] for name in self.coefficients]))
         conditions = {"conditions": AttentionInputs([Branch(keys_values, rows, weights)])}
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
@@ -229,8 +200,7 @@ class PublishedFaceID:
         latents = denoise(predict, self.unet, zoo.ARC2FACE.scheduler, self.steps, self.scheduler, seeds)
         return pixels(decode(self.autoencoder, latents, self.size))
 
-    def _keys_values(self, faces: Tensor) -> list[KeyValue]:
-        tokens = self.tokens(faces)
+    def _keys_values(self, tokens: Tensor) -> list[KeyValue]:
         return [(key(tokens), value(tokens)) for key, value in zip(self.keys, self.values, strict=True)]
 
     def _read(self, words: str) -> Tensor:
@@ -239,6 +209,20 @@ class PublishedFaceID:
         ids = self.tokenizer(words, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         tokens: Tensor = self.text(ids.input_ids.to(self.text.device)).last_hidden_state
         return tokens
+
+
+class PublishedFaceIDPlus(PublishedFaceID):
+    """IP-Adapter-FaceID-Plus (``ip-adapter-faceid-plus_sd15.bin``): CLIP's features of the face as well."""
+
+    name = "IP-Adapter-FaceID-Plus (published)"
+    LOOKS = True
+
+
+class PublishedFaceIDPlusV2(PublishedFaceIDPlus):
+    """IP-Adapter-FaceID-Plusv2 (``ip-adapter-faceid-plusv2_sd15.bin``): the embedding's own tokens are kept too."""
+
+    name = "IP-Adapter-FaceID-Plusv2 (published)"
+    SHORTCUT = True
 
 
 def _face(subject: Subject) -> Face:
@@ -271,14 +255,19 @@ def _stable_diffusion(folder: Path) -> tuple[Any, Any, Any, Any]:
     for name, kind in {**parts, "tokenizer": CLIPTokenizer}.items():
         if not (folder / name).is_dir():
             raise CheckpointError(f"{folder} has no folder {name}; give a folder of Stable Diffusion 1.5")
-        try:
-            loaded.append(kind.from_pretrained(folder / name, local_files_only=True))
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{folder / name} could not be read: {' '.join(str(error).split())[:200]}") from None
+        loaded.append(_from_pretrained(kind, folder / name))
     for module in loaded[: len(parts)]:
         module.float().requires_grad_(False).eval()
     attention.install(loaded[0])
     return tuple(loaded)  # type: ignore[return-value]
+
+
+def _from_pretrained(kind: Any, folder: Path) -> Any:
+    """A network, or a tokenizer, from its folder."""
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder} could not be read: {' '.join(str(error).split())[:200]}") from None
 
 
 def _read_faceid(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -301,12 +290,18 @@ def _read_faceid(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return tuple({name: value.float() for name, value in part.items()} for part in parts.values())  # type: ignore[return-value]
 
 
-def _tokens(path: Path, tensors: dict[str, Tensor], unet: Any) -> Tokens:
-    """The projection of an embedding to tokens."""
-    if any(name.startswith("perceiver_resampler") for name in tensors):
-        raise CheckpointError(f"{path} is a Plus adapter: {ELSEWHERE['published_ip_adapter_faceid_plus']}")
+def _tokens(path: Path, tensors: dict[str, Tensor], unet: Any, looks: bool, shortcut: bool) -> Tokens:
+    """The projection of an embedding to tokens, and where it ``looks``, of CLIP's features too."""
+    part = "perceiver_resampler."
+    inside = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+    if inside and not looks:
+        raise CheckpointError(
+            f"{path} is a Plus adapter; its kind is published_ip_adapter_faceid_plus, or _plusv2 for the second version"
+        )
+    if looks and not inside:
+        raise CheckpointError(f"{path} is no Plus adapter; if it is FaceID, its kind is published_ip_adapter_faceid")
     names = {"proj.0.weight", "proj.0.bias", "proj.2.weight", "proj.2.bias", "norm.weight", "norm.bias"}
-    if tensors.keys() != names:
+    if {name for name in tensors if not name.startswith(part)} != names:
         raise CheckpointError(f"{path} is another IP-Adapter than FaceID: its projection has {len(tensors)} tensors")
     hidden, inputs = tensors["proj.0.weight"].shape
     (width,) = tensors["norm.weight"].shape
@@ -314,8 +309,12 @@ def _tokens(path: Path, tensors: dict[str, Tensor], unet: Any) -> Tokens:
         raise CheckpointError(
             f"{path} is for a base of context width {width}, and this one has {unet.config.cross_attention_dim}"
         )
-    tokens = Tokens(inputs, hidden, len(tensors["proj.2.weight"]) // width, width)
-    tokens.load_state_dict(tensors)
+    shape = (inputs, hidden, len(tensors["proj.2.weight"]) // width, width)
+    try:
+        tokens = FaceTokens(*shape, Perceiver.shaped_as(inside), shortcut) if inside else Tokens(*shape)
+        tokens.load_state_dict(tensors)
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is not whole ({' '.join(str(error).split())[:200]})") from None
     return tokens.requires_grad_(False).eval()
 
 
