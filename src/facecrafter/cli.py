@@ -130,6 +130,7 @@ DEFAULTS = {
     "emotion_scale": (3.0, 2.0),
     "steps": (8, 25),
     "scheduler": ("ddim", "dpm"),
+    "speed": ("exact", "exact"),
 }
 _IdentityScale = Annotated[float | None, typer.Option(help=_own("Guidance by the identity (Eq. 6).", "identity_scale"))]
 _LandmarkScale = Annotated[
@@ -140,6 +141,10 @@ _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of 
 _TableConfig = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of a table, as in configs/mini/evaluation.")]
 _Steps = Annotated[int | None, typer.Option(min=1, help=_own("Denoising steps.", "steps"))]
 _Scheduler = Annotated[str | None, typer.Option(help=_own("dpm, ddim, ddpm, euler or unipc.", "scheduler"))]
+_Speed = Annotated[
+    Speed | None,
+    typer.Option(help=_own("exact is Eq. 6 as it is; the others are faster and a little different.", "speed")),
+]
 _EmoNet = Annotated[
     Path | None, typer.Option(metavar="FILE", help="emonet_8.pth or emonet_5.pth, to read emotions with EmoNet.")
 ]
@@ -172,9 +177,7 @@ def generate(
     count: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the first picture; the others follow it.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 8,
-    speed: Annotated[
-        Speed, typer.Option(help="exact is Eq. 6 as it is; the others are faster and a little different.")
-    ] = Speed.exact,
+    speed: _Speed = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Faster, and a little less exact.")] = False,
     model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
     weights: _Weights = None,
@@ -194,7 +197,9 @@ def generate(
     from facecrafter.sampling.pairs import generate_pairs, read_pairs
     from facecrafter.sampling.pipeline import FaceCrafter, Settings, emotion_of
 
-    settings = Settings(identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size, speed.value)
+    settings = Settings(
+        identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size, speed.value if speed else None
+    )
     if pairs:
         rows = len(read_pairs(pairs))
         crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16)

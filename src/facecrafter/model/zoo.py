@@ -36,7 +36,8 @@ class Scale:
         unet, text, controls: arguments of the three networks.
         scheduler: arguments of the noise schedule.
         sampling: how pictures are made unless something else is asked for: the scales of Eq. 6 (``identity_scale``,
-            ``landmark_scale``, ``emotion_scale``), ``steps``, and the solver (``scheduler``).
+            ``landmark_scale``, ``emotion_scale``), ``steps``, the solver (``scheduler``), and how Eq. 6 is computed
+            (``speed``).
     """
 
     name: str
@@ -111,7 +112,14 @@ MINI = Scale(
     # v-prediction (Salimans & Ho, 2022) trains steadily at every noise level, which a short training run needs.
     scheduler={**_SCHEDULE, "prediction_type": "v_prediction"},
     # Close to how its training made the pictures that it looked at; docs/results.md compares.
-    sampling={"identity_scale": 1.3, "landmark_scale": 1.5, "emotion_scale": 3.0, "steps": 8, "scheduler": "ddim"},
+    sampling={
+        "identity_scale": 1.3,
+        "landmark_scale": 1.5,
+        "emotion_scale": 3.0,
+        "steps": 8,
+        "scheduler": "ddim",
+        "speed": "exact",
+    },
 )
 
 ARC2FACE = Scale(
@@ -138,7 +146,14 @@ ARC2FACE = Scale(
     controls={"scale": "arc2face"},
     scheduler={**_SCHEDULE, "prediction_type": "epsilon"},
     # The paper's scales. It samples with DDPM; DPM-Solver++ in 25 steps is Arc2Face's own default.
-    sampling={"identity_scale": 2.5, "landmark_scale": 2.0, "emotion_scale": 2.0, "steps": 25, "scheduler": "dpm"},
+    sampling={
+        "identity_scale": 2.5,
+        "landmark_scale": 2.0,
+        "emotion_scale": 2.0,
+        "steps": 25,
+        "scheduler": "dpm",
+        "speed": "exact",
+    },
 )
 
 SCALES = {scale.name: scale for scale in (MINI, ARC2FACE)}

@@ -61,10 +61,11 @@ class Settings:
     Attributes:
         identity_scale, landmark_scale, emotion_scale: of Eq. 6, any real numbers; 0 switches a condition off.
         steps: denoising steps, at least 1.
-        scheduler: ``dpm``, ``ddim``, ``ddpm``, ``euler`` or ``unipc``. Whatever of these is None is the model scale's
-            own, see :class:`facecrafter.model.zoo.Scale`.
+        scheduler: ``dpm``, ``ddim``, ``ddpm``, ``euler`` or ``unipc``.
         batch_size: pictures made at once, at least 1; it changes how fast they come, not what they show.
         speed: ``exact`` for Eq. 6 as it is, or a way to spend less on it: ``interval``, ``refresh`` or ``distilled``.
+
+    Whatever is None is the model scale's own, see :class:`facecrafter.model.zoo.Scale`.
 
     Raises:
         ConfigError: a batch size below 1.
@@ -76,7 +77,7 @@ class Settings:
     steps: int | None = None
     scheduler: str | None = None
     batch_size: int = 8
-    speed: str = "exact"
+    speed: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -101,6 +102,7 @@ class FilledSettings(Settings):
 
     steps: int = field(kw_only=True)
     scheduler: str = field(kw_only=True)
+    speed: str = field(kw_only=True)
 
 
 class FaceCrafter:
@@ -277,7 +279,7 @@ class FaceCrafter:
         steps: int | None = None,
         scheduler: str | None = None,
         batch_size: int = 8,
-        speed: str = "exact",
+        speed: str | None = None,
         progress: Callable[[float], object] | None = None,
     ) -> list[Image.Image]:
         """Pictures of a person. Photos are paths, PIL pictures, or ``(H, W, 3)`` uint8 RGB.
