@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facecrafter.errors import NoFaceError, PhotoError, WeightsError
+from facecrafter.perception import weights_file
 from facecrafter.perception.emotion import EMOTIONS, Emotion
 from facecrafter.perception.face import Face, square_crop
+from facecrafter.perception.weights_file import Published
 
 SIZE = 256
 LANDMARKS = 68
@@ -40,7 +42,7 @@ BROWS = (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
 # The crop's side is the sum of the sides of the points' box, divided by this.
 TIGHTNESS = 1.1
 
-_ADVICE = "give the published emonet_8.pth or emonet_5.pth, whole"
+PUBLISHED = Published("EmoNet", "emonet_8.pth or emonet_5.pth, whole")
 
 
 class ConvBlock(nn.Module):
@@ -168,37 +170,27 @@ def load(path: Path) -> EmoNet:
     last = state.get("emo_fc_2.3.bias", torch.empty(0))
     classes = last.numel() - 2
     if classes not in CLASSES:
-        raise WeightsError(f"{path} is not an EmoNet file: its last layer is not one of 8 or 5 classes; {_ADVICE}")
+        raise WeightsError(
+            f"{path} is not an EmoNet file: its last layer is not one of 8 or 5 classes; {PUBLISHED.advice}"
+        )
     with torch.device("meta"):
         network = EmoNet(classes)
-    expected = network.state_dict()
-    # How many batches a norm has seen plays no part in evaluation, and old versions of PyTorch did not count them.
-    state.update({name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked")})
-    missing = [name for name in expected if name not in state]
-    if missing:
-        lack = f"{len(missing)} of {len(expected)} weights are missing, {missing[0]} the first of them"
-        raise WeightsError(f"{path} is not a whole EmoNet file: {lack}; {_ADVICE}")
-    for name, place in expected.items():
-        if state[name].shape != place.shape:
-            shapes = f"{tuple(state[name].shape)} in place of {tuple(place.shape)}"
-            raise WeightsError(f"{path} is not an EmoNet file: {name} has the shape {shapes}; {_ADVICE}")
-        if not state[name].isfinite().all():
-            raise WeightsError(f"{path} is damaged: {name} has values that are not finite numbers; {_ADVICE}")
-    network.load_state_dict({name: state[name].to(place.dtype) for name, place in expected.items()}, assign=True)
-    return network.eval().requires_grad_(False)
+    # Old versions of PyTorch did not count the batches that a norm has seen; what a file says of them does not matter.
+    counted = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    return weights_file.fill(network, counted, path, PUBLISHED)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The named tensors of a file, without running anything that it may contain."""
     if not path.is_file():
-        raise WeightsError(f"there is no EmoNet file {path}; {_ADVICE}")
+        raise WeightsError(f"there is no EmoNet file {path}; {PUBLISHED.advice}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # pickle, zip and torch raise types of their own, with paragraphs of advice to programmers
-        raise WeightsError(f"{path} is damaged, or is no file of PyTorch weights; {_ADVICE}") from None
+        raise WeightsError(f"{path} is damaged, or is no file of PyTorch weights; {PUBLISHED.advice}") from None
     named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
     if not named or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path} holds something else than named weights; {_ADVICE}")
+        raise WeightsError(f"{path} holds something else than named weights; {PUBLISHED.advice}")
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 
@@ -282,7 +274,7 @@ class EmoNetEstimator:
             with torch.inference_mode():
                 scores = self.network(stack.permute(0, 3, 1, 2).float() / 255).scores.float().cpu().numpy()
             if not np.isfinite(scores).all():
-                raise WeightsError(f"{self.path} answers with values that are not finite numbers; {_ADVICE}")
+                raise WeightsError(f"{self.path} answers with values that are not finite numbers; {PUBLISHED.advice}")
             emotions.extend(decode(scores))
         return emotions
 
