@@ -55,6 +55,37 @@ def test_landmark_images_are_mirrored_with_their_pictures(data: TrainingSet, pre
     assert first.std() > 0.05
 
 
+def test_what_is_placed_on_an_accelerator_is_what_was_there_before(
+    data: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = torch.tensor([2, 2 + COUNT, 5, 2])
+    before = data.pictures(chosen), data.landmark_images(chosen)
+    placed: list[torch.Size] = []
+
+    def stay(tensor: Tensor, *_: object) -> Tensor:
+        placed.append(tensor.shape)
+        return tensor
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**30))
+    with monkeypatch.context() as patch:  # there is none here: what is sent to it stays
+        patch.setattr(torch.Tensor, "to", stay)
+        data.place(torch.device("cuda"))
+    assert placed == [(COUNT, 128, 128, 3), (COUNT, 32, 32, 3)]
+    data.images = np.zeros_like(data.images)
+    for made, expected in zip((data.pictures(chosen), data.landmark_images(chosen)), before, strict=True):
+        assert torch.equal(made, expected)
+
+
+@pytest.mark.parametrize(("device", "free"), [("cpu", 2**30), ("cuda", 2**10)])
+def test_nothing_is_placed_on_a_cpu_or_where_there_is_no_room(
+    device: str, free: int, data: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+    data.place(torch.device(device))
+    assert data._placed_pictures is None
+    assert data._placed_drawings is None
+
+
 def test_landmark_images_are_drawn_once_where_they_fit(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     real = landmarks.draw

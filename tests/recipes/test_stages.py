@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -397,7 +398,45 @@ def test_pictures_whose_pose_is_free_are_cropped_where_faces_usually_are(small: 
     torch.testing.assert_close(walk.identity[walk.own], own)
 
 
+def test_some_pictures_are_asked_for_somebody_else_in_the_photos_pose(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    losses = {"identity": 1.0, "batch": 16, "cross": 0.5, "blend": 0.0}
+    config = config_of("base", tmp_path, mixture={"both": 1.0}, batch_size=16, scaffold=True, picture_loss=losses)
+    stage = loop._stage(config, torch.device("cpu"))
+    assert isinstance(stage, stages.DiffusionStage)
+    walk: Any = stage.batch(0, 0, 1, torch.device("cpu"))["walk"]
+    others = torch.nn.functional.normalize(stage.data.identity, dim=1)
+    assert 2 < int((~walk.own).sum()) < 14
+    for identity in walk.identity[~walk.own]:  # one of the set's own people, whole
+        assert float((others @ identity).max()) == pytest.approx(1, abs=1e-5)
+    assert walk.posed.all()
+
+
 # --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_batches_made_ahead_are_those_of_their_steps_in_order(first: int, tmp_path: Path) -> None:
+    config = config_of("base", tmp_path, steps=6, batch_size=8, accumulate=2)
+    stage = SimpleNamespace(batch=lambda *place: {"place": place})
+    got = {}
+    for kind in ("cpu", "cuda"):  # no accelerator is touched: the stage only hands back what it is asked for
+        accelerator = SimpleNamespace(num_processes=2, process_index=1, device=torch.device(kind))
+        got[kind] = [batch["place"][:3] for batch in loop._batches(config, stage, accelerator, first)]  # type: ignore[arg-type]
+    assert got["cpu"] == got["cuda"] == [(step, index, 4) for step in range(first, 6) for index in (1, 3)]
+
+
+def test_an_error_in_a_batch_made_ahead_reaches_the_loop(tmp_path: Path) -> None:
+    def batch(step: int, *_: Any) -> dict[str, Tensor]:
+        if step == 2:
+            raise Killed
+        return {}
+
+    accelerator = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cuda"))
+    batches = loop._batches(config_of("base", tmp_path, steps=9), SimpleNamespace(batch=batch), accelerator, 0)  # type: ignore[arg-type]
+    assert [next(batches), next(batches)] == [{}, {}]
+    with pytest.raises(Killed):
+        next(batches)
 
 
 class Killed(Exception):

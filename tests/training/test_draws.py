@@ -70,6 +70,16 @@ def test_every_epoch_visits_each_sample_once(count: int, batch: int) -> None:
         assert len({tuple(order) for order in orders}) == epochs
 
 
+@pytest.mark.parametrize(("count", "batch"), [(10, 4), (7, 3), (5, 12), (1, 3)])
+def test_the_indices_are_those_of_the_epochs_orders_looked_up_sample_by_sample(count: int, batch: int) -> None:
+    for step in range(7):
+        expected = []
+        for place in range(step * batch, (step + 1) * batch):
+            order = torch.randperm(count, generator=generator(3, 0, place // count))
+            expected.append(int(order[place % count]))
+        assert batch_indices(3, step, batch, count).tolist() == expected
+
+
 def test_mixture_shares_are_met() -> None:
     kinds: Counter[tuple[bool, bool, bool]] = Counter()
     for step in range(40):

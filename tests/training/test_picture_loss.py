@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,12 @@ class ToyDecoder(nn.Module):
 class ToyPerceptual(nn.Module):
     def forward(self, made: Tensor, wanted: Tensor) -> Tensor:
         return (made - wanted).square().mean((1, 2, 3))
+
+
+class ToyReader(nn.Module):
+    def forward(self, pictures: Tensor) -> object:
+        means = pictures.mean((2, 3))
+        return SimpleNamespace(blendshapes=means, angles=2 * means)
 
 
 class ToyRecogniser(nn.Module):
@@ -213,14 +220,43 @@ def test_the_photo_counts_where_it_is_the_persons_own_and_its_face_where_it_is_p
     with torch.no_grad():
         colours = loss_of(colours=3.0)(walk, TOKENS, AttentionInputs())
         perceptual = loss_of(lpips=5.0)(walk, TOKENS, AttentionInputs())
+        of_faces = loss_of(face_lpips=4.0)(walk, TOKENS, AttentionInputs())
         fine = loss_of(face=2.0)(walk, TOKENS, AttentionInputs())
         both = loss_of(lpips=5.0, colours=3.0)(walk, TOKENS, AttentionInputs())
     assert float(colours) == pytest.approx(3 * sum(coarse) / 3, rel=1e-4)
-    # The toy crop is the whole picture, so its two LPIPS are one.
+    # The toy crop is the whole picture, so its LPIPS is the picture's.
     assert float(perceptual) == pytest.approx(5 * float(difference[0].square().mean()) / 3, rel=1e-3)
+    assert float(of_faces) == pytest.approx(4 * float(difference[0].square().mean()) / 3, rel=1e-3)
     blocks = [difference[0, :, i : i + 4, j : j + 4].mean((1, 2)) for i in range(0, 112, 4) for j in range(0, 112, 4)]
     assert float(fine) == pytest.approx(2 * float(torch.stack(blocks).abs().mean()) / 3, rel=1e-3)
     assert float(both) == pytest.approx(float(colours + perceptual), rel=1e-5)
+
+
+def test_the_expression_asked_for_is_the_posed_photos_whoever_is_on_it() -> None:
+    own, posed = torch.tensor([True, False, True]), torch.tensor([True, True, False])
+    walk = walk_of([999, 500], own=own, posed=posed)
+    loss = PictureLoss(
+        ToyDenoiser(), ToyDecoder(), ToyRecogniser(), ARCFACE_CROP, None, ALPHA_BARS, "v_prediction",
+        config.PictureLoss(expression=2.0, expression_net="net"), expression=ToyReader(),
+    )  # fmt: skip
+    got = loss(walk, TOKENS, AttentionInputs())
+    pictures, total = written_out(walk, "v_prediction", [0.3, 0.3]), 0.0
+    for row in (0, 1):  # the second is asked for somebody else, the third's pose is free
+        squares, turned = [], []
+        for c in range(3):
+            apart = float(pictures[row][c].mean()) - float(walk.photos[row, c].double().mean())
+            squares.append(apart**2)
+            turned.append(abs(2 * apart))
+        total += 2 * ((sum(squares) / 3 + 1e-6) ** 0.5 + 0.5 * sum(turned[:2]) / 2) / 3  # roll is not asked for
+    assert float(got) == pytest.approx(total, rel=1e-4)
+    got.backward()
+    assert loss.unet.weight.grad.abs() > 1e-4
+
+
+@pytest.mark.parametrize("given", [{"expression": 1.0}, {"expression_net": "net"}])
+def test_the_expression_needs_its_network(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="go together"):
+        config.PictureLoss(**given)
 
 
 def test_no_jitter_changes_nothing() -> None:

@@ -62,21 +62,25 @@ class TrainingSet:
             np.zeros((self.count, landmark_size, landmark_size, 3), np.uint8) if cells < _DRAWN_LIMIT else None
         )
         self._is_drawn = np.zeros(self.count, bool)
+        self._grids: dict[tuple[int, int], NDArray[np.float32]] = {}
+        # On an accelerator with room for them: all pictures and landmark images, so that a batch moves indices only.
+        self._placed_pictures: Tensor | None = None
+        self._placed_drawings: Tensor | None = None
 
     def __len__(self) -> int:
         return 2 * self.count
 
     def pictures(self, indices: Tensor) -> Tensor:
         """Pictures ``(B, 3, S, S)`` in [-1, 1]; indices from N on give mirrored ones."""
-        rows = self.rows[(indices % self.count).numpy()]
-        return self._mirrored(torch.from_numpy(self.images[rows]), indices) / 127.5 - 1
+        return self._mirrored(self._shown(indices % self.count), indices) / 127.5 - 1
 
     def landmark_images(self, indices: Tensor) -> Tensor:
         """Landmark images ``(B, 3, L, L)`` in [0, 1], mirrored with their pictures."""
-        rows, places = np.unique((indices % self.count).numpy(), return_inverse=True)
-        with ThreadPoolExecutor() as pool:  # drawing releases the interpreter's lock
-            drawn = np.stack(list(pool.map(self._landmark_image, rows.tolist())))
-        return self._mirrored(torch.from_numpy(drawn[places]), indices) / 255
+        chosen = indices % self.count
+        if self._placed_drawings is not None:
+            return self._mirrored(self._placed_drawings[chosen.to(self._placed_drawings.device)], indices) / 255
+        rows, places = np.unique(chosen.numpy(), return_inverse=True)
+        return self._mirrored(torch.from_numpy(self._draw(rows)[places]), indices) / 255
 
     def identities(self, indices: Tensor, swap: Tensor, pick: Tensor) -> Tensor:
         """Identity embeddings ``(B, D)``.
@@ -104,12 +108,7 @@ class TrainingSet:
     def crop_grids(self, crop: Crop, indices: Tensor) -> Tensor:
         """Where a recogniser's crop of each face lies, ``(B, 2, 3)``; see
         :meth:`facecrafter.perception.differentiable.Crop.grid`."""
-        side = self.images.shape[1]
-        grids = []
-        for index in indices.tolist():
-            five = crop.points(self.points[index % self.count])
-            grids.append(crop.grid(crop.mirrored(five, side) if index >= self.count else five, side))
-        return torch.from_numpy(np.stack(grids))
+        return torch.from_numpy(np.stack([self._crop_grid(crop, index) for index in indices.tolist()]))
 
     def usual_crop_grid(self, crop: Crop) -> Tensor:
         """Where it lies on average, ``(2, 3)``: for pictures whose pose was left free."""
@@ -138,7 +137,7 @@ class TrainingSet:
             key.update(self.images[rows].tobytes())
         path = cache / f"latents-{key.hexdigest()[:16]}.safetensors"
         if path.is_file():
-            self.latents = load_file(path)["latents"]
+            self.latents = load_file(path)["latents"].to(device)
             return
         made = []
         for start in tqdm(range(0, len(self), 64), desc="encoding", disable=not progress):
@@ -146,10 +145,48 @@ class TrainingSet:
             with torch.autocast(device.type, torch.bfloat16):
                 mean = autoencoder.encode(batch).latent_dist.mode()
             made.append((mean.float() * autoencoder.config.scaling_factor).half().cpu())
-        self.latents = torch.cat(made).contiguous()  # convolutions may leave channels last
+        latents = torch.cat(made).contiguous()  # convolutions may leave channels last
         cache.mkdir(parents=True, exist_ok=True)
         with whole(path, shared=True) as partial:
-            save_file({"latents": self.latents}, partial)
+            save_file({"latents": latents}, partial)
+        self.latents = latents.to(device)
+
+    def _crop_grid(self, crop: Crop, index: int) -> NDArray[np.float32]:
+        known = self._grids.get((crop.size, index))
+        if known is None:
+            side, five = self.images.shape[1], crop.points(self.points[index % self.count])
+            known = crop.grid(crop.mirrored(five, side) if index >= self.count else five, side)
+            self._grids[crop.size, index] = known
+        return known
+
+    def place(self, device: torch.device, drawings: bool = True) -> None:
+        """Keep pictures and landmark images on an accelerator, where they take at most a quarter of its free memory;
+        from then on batches are made there. On a CPU nothing happens.
+
+        Args:
+            device: where training runs.
+            drawings: whether landmark images are wanted too.
+        """
+        if device.type != "cuda":
+            return
+        room = torch.cuda.mem_get_info(device)[0] // 4
+        if self.count * self.images[0].nbytes < room:
+            self._placed_pictures = torch.from_numpy(self.images[self.rows]).to(device)
+        if drawings and self.count * self.landmark_size**2 * 3 < room:
+            self._placed_drawings = torch.from_numpy(self._draw(np.arange(self.count))).to(device)
+
+    def _shown(self, rows: Tensor) -> Tensor:
+        """Pictures ``(B, S, S, 3)`` uint8 by number."""
+        if self._placed_pictures is not None:
+            return self._placed_pictures[rows.to(self._placed_pictures.device)]
+        return torch.from_numpy(self.images[self.rows[rows.numpy()]])
+
+    def _draw(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Landmark images ``(B, L, L, 3)`` by number."""
+        if self._drawn is not None and self._is_drawn[rows].all():
+            return self._drawn[rows]
+        with ThreadPoolExecutor() as pool:  # drawing releases the interpreter's lock
+            return np.stack(list(pool.map(self._landmark_image, rows.tolist())))
 
     def _landmark_image(self, index: int) -> NDArray[np.uint8]:
         if self._drawn is not None and self._is_drawn[index]:
@@ -162,4 +199,5 @@ class TrainingSet:
     def _mirrored(self, pictures: Tensor, indices: Tensor) -> Tensor:
         """``(B, S, S, 3)`` to ``(B, 3, S, S)`` float, left and right exchanged where the index names a twin."""
         pictures = pictures.permute(0, 3, 1, 2).float()
-        return torch.where((indices >= self.count).view(-1, 1, 1, 1), pictures.flip(3), pictures)
+        twins = (indices >= self.count).view(-1, 1, 1, 1).to(pictures.device)
+        return torch.where(twins, pictures.flip(3), pictures)

@@ -75,7 +75,7 @@ class AttentionInputs:
 
 
 @lru_cache(maxsize=32)
-def place_bias(queries: int, tokens: int, sigma: float) -> Tensor:
+def place_bias(queries: int, tokens: int, sigma: float, device: torch.device = torch.device("cpu")) -> Tensor:
     """The logit added for the distance between a query's place and a token's, ``(queries, tokens)``.
 
     Both lie on square grids over the same picture. The bias is ``-d^2 / (2 sigma^2)`` with the distance d in units of
@@ -89,7 +89,7 @@ def place_bias(queries: int, tokens: int, sigma: float) -> Tensor:
         centres = (torch.arange(side) + 0.5) / side
         return torch.cartesian_prod(centres, centres)
 
-    return -torch.cdist(grid(queries), grid(tokens)).square() / (2 * sigma**2)
+    return (-torch.cdist(grid(queries), grid(tokens)).square() / (2 * sigma**2)).to(device)
 
 
 def attend(
@@ -164,7 +164,7 @@ class ConditionedAttention:
         key, value = branch.keys_values[self.block]
         bias = None
         if branch.place_sigma is not None:
-            bias = place_bias(query.shape[1], key.shape[1], branch.place_sigma)
+            bias = place_bias(query.shape[1], key.shape[1], branch.place_sigma, query.device)
         attended = attend(query[branch.rows], key.to(query.dtype), value.to(query.dtype), heads, bias, self.plain)
         return out.index_add(0, branch.rows, (attended * branch.weights.view(-1, 1, 1)).to(out.dtype))
 

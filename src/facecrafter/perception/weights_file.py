@@ -1,8 +1,11 @@
-"""Published files of weights: read without running anything in them, and checked before they are used."""
+"""Files of weights: published ones, read without running anything in them and checked before they are used, and those
+of this project's own small networks, which carry their config."""
 
 from __future__ import annotations
 
+import json
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from facecrafter.errors import WeightsError
+from facecrafter.errors import CheckpointError, WeightsError
+from facecrafter.files import whole
 from facecrafter.weights import sha256
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -102,4 +106,79 @@ def fill(network: Network, state: State, path: Path, published: Published) -> Ne
         other = "it has the right names and shapes but other weights, by its sha256"
         raise WeightsError(f"{path} is not the {published.network} file: {other}; {published.advice}")
     network.load_state_dict({name: state[name].to(place.dtype) for name, place in expected.items()}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a file of a network of this project's own is.
+
+    Attributes:
+        format: what its metadata say, with a version.
+        network: what an error calls it.
+        stage: which stage of training writes it.
+    """
+
+    format: str
+    network: str
+    stage: str
+
+
+def write_own(
+    network: nn.Module, config: Mapping[str, Any], path: Path, own: Own, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a network with its config as safetensors, whole or not at all.
+
+    Args:
+        network: whose state is written.
+        config: what builds it again.
+        path: the file.
+        own: what it is.
+        dtype: of the numbers that are not whole.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    metadata = {"format": own.format, "config": json.dumps(config), "licence": "of the project"}
+    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as partial:
+            save_file(tensors, partial, metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} could not be written: {error}") from None
+
+
+def read_own(path: Path, own: Own, build: Callable[..., Network]) -> Network:
+    """Read a network that :func:`write_own` wrote: frozen, in evaluation mode.
+
+    Args:
+        path: the file.
+        own: what it should be.
+        build: makes the network of its config.
+
+    Raises:
+        WeightsError: there is no such file, it is damaged, or holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    advice = f"give one that the {own.stage} stage of training wrote"
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != own.format:
+                raise WeightsError(f"{path} holds no {own.network} of this project; {advice}")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        network = build(**json.loads(metadata["config"]))
+        network.load_state_dict(state)
+    except FileNotFoundError:
+        raise WeightsError(f"there is no {own.network} {path}; {advice}") from None
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} is damaged or another file ({str(error)[:120]}); {advice}") from None
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise WeightsError(f"{path} is damaged: it has values that are not finite numbers; {advice}")
     return network.eval().requires_grad_(False)

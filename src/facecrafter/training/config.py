@@ -11,7 +11,7 @@ from facecrafter import config_file
 from facecrafter.config_file import Strict
 from facecrafter.data.pairs import PairConfig
 
-Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint", "estimator", "rival", "distill"]
+Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint", "estimator", "rival", "distill", "expression"]
 Rival = Literal["controlnet", "caphuman", "ip_adapter", "expression_adapter"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -51,7 +51,10 @@ class PictureLoss(Strict):
     """Losses on finished pictures, beside Eq. 4; all zero for none. See docs/method.md for why they are there."""
 
     identity: float = Field(0.0, ge=0)  # weight of 1 - cosine, by the recogniser that gave the condition
-    lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo and its face, where posed
+    expression: float = Field(0.0, ge=0)  # weight of the difference from the photo in blendshapes and pose, where posed
+    expression_net: Path | None = None  # who reads these: what the expression stage trained
+    lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo, where posed
+    face_lpips: float = Field(0.0, ge=0)  # the same to the photo's face, larger
     # Weight of the difference from the photo on an 8 x 8 grid; where the pose is free, from its face on 4 x 4.
     colours: float = Field(0.0, ge=0)
     face: float = Field(0.0, ge=0)  # weight of the difference from the photo's face on a 28 x 28 grid, where posed
@@ -60,11 +63,26 @@ class PictureLoss(Strict):
     steps: int = Field(8, ge=2)  # denoising steps from noise to the picture
     learning: int = Field(4, ge=1)  # how many of these, drawn at random, the gradient goes into
     blend: Share = 0.2  # share of the pictures whose identity lies between two people: nobody the set has
+    # Share of those that are asked for somebody else altogether, in the photo's pose: what users ask for, and what
+    # nobody has a photo of.
+    cross: Share = 0.0
+
+    @model_validator(mode="after")
+    def _has_its_networks(self) -> PictureLoss:
+        if (self.expression > 0) != (self.expression_net is not None):
+            raise ValueError("`expression` and `expression_net`, which the expression stage trains, go together")
+        return self
 
     @property
     def on(self) -> bool:
         """Whether there is such a loss."""
-        return max(self.identity, self.lpips, self.colours, self.face, self.adversary) > 0
+        weights = self.identity, self.expression, self.lpips, self.face_lpips, self.colours, self.face, self.adversary
+        return max(weights) > 0
+
+    @property
+    def perceptual(self) -> bool:
+        """Whether LPIPS's network is wanted."""
+        return max(self.lpips, self.face_lpips, self.adversary) > 0
 
 
 class Joint(Strict):
@@ -85,18 +103,55 @@ class Estimator(Strict):
     fer2013: Path  # FER2013, a tar or a folder
     labels: Path  # CSV of image,emotion for photos of `data`
     widths: tuple[int, ...] = (64, 128, 256)  # channels a stage
-    blocks: int = Field(2, ge=1)  # residual blocks a stage
+    blocks: int | tuple[int, ...] = 2  # residual blocks, of every stage or of each
+    stem: int = Field(0, ge=0)  # channels at the crop's own size; 0: the first convolution halves it
+    squeeze: int = Field(0, ge=0)  # channels that share one in the blocks' gates; 0: no gates
     dropout: float = Field(0.3, ge=0, lt=1)  # share of the pooled features that a sample goes without
     photos: Share = 0.25  # share of colour photos in a batch
     # How much rare classes are drawn more often among the photos: 0 as they come, 1 all alike.
     evenness: Share = 0.5
     smoothing: float = Field(0.1, ge=0, lt=1)  # of the labels: people agree on two in three
+    # Up to which share another face of its set is laid over a crop, and mixed into its label. Labels that people do
+    # not agree on are learned by heart in a long run, and those of mixtures cannot be.
+    mixup: Share = 0.0
     sides: tuple[int, int] = (32, 44)  # of the training crops in pixels: first, and then
     small_until: Share = 0.4  # share of the run at the first
     turn: float = Field(15.0, ge=0)  # degrees to either side
     zoom: float = Field(0.15, ge=0, lt=1)
     shift: float = Field(0.1, ge=0, lt=1)  # of the crop's side
     erase: Share = 0.5  # share of the crops with a grey rectangle in them
+
+    @model_validator(mode="after")
+    def _builds(self) -> Estimator:
+        depths = (self.blocks,) * len(self.widths) if isinstance(self.blocks, int) else self.blocks
+        if len(depths) != len(self.widths) or min(depths, default=0) < 1:
+            raise ValueError("`blocks` is a number from 1 up, or one for each of `widths`")
+        if self.squeeze > min(self.widths):
+            raise ValueError(f"`squeeze` is at most the narrowest stage's channels, {min(self.widths)}")
+        return self
+
+
+class Expression(Strict):
+    """The expression network: its size, what counts how much, and how pictures are varied."""
+
+    widths: tuple[int, ...] = (64, 128, 256)  # channels a stage
+    blocks: tuple[int, ...] = (1, 1, 2)  # residual blocks of each stage
+    hidden: int = Field(192, ge=1)  # width of the layer that all readings are made from
+    blendshapes: float = Field(1.0, ge=0)  # weight of the error of 52 numbers in [0, 1]: what the network is for
+    angles: float = Field(0.5, ge=0)  # of three numbers in units of 45 degrees: easy to read, and must not lead
+    points: float = Field(10.0, ge=0)  # of landmarks in shares of the side: a pixel of 128 is only 0.008
+    light: float = Field(0.3, ge=0, lt=1)  # how much contrast, brightness and, half as much, each colour change
+    blur: Share = 0.8  # at most this much of what is finer than four pixels is taken away
+    noise: float = Field(0.15, ge=0)  # largest deviation of added noise, pictures being in [-1, 1]
+    erase: Share = 0.25  # share of the pictures with a rectangle of one colour in them
+
+    @model_validator(mode="after")
+    def _fits(self) -> Expression:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError("expression.widths and expression.blocks are of one length, a number a stage")
+        if any(width % 32 for width in self.widths):
+            raise ValueError("expression.widths are multiples of 32, for the groups of its norms")
+        return self
 
 
 class Distill(Strict):
@@ -158,6 +213,7 @@ class TrainConfig(Strict):
     rival: Rival | None = None
     distill: Distill = Distill()
     estimator: Estimator | None = None  # the estimator stage, which has no use for what is said of diffusion
+    expression: Expression | None = None  # the expression stage, likewise
     gradient_checkpointing: bool = False  # recompute the UNet's blocks in the backward pass: less memory, more time
     arcface: Path | None = None  # arcface.onnx, which the identity loss reads at the arc2face scale
 
@@ -182,7 +238,9 @@ class TrainConfig(Strict):
             raise ValueError("the arc2face scale brings its own autoencoder; only mini trains one")
         if (self.stage == "estimator") != (self.estimator is not None):
             raise ValueError("`estimator`, which names the labelled faces, belongs to the estimator stage")
-        if self.stage not in ("autoencoder", "estimator") and self.start is None:
+        if (self.stage == "expression") != (self.expression is not None):
+            raise ValueError("`expression`, which says how its network learns, belongs to the expression stage")
+        if self.stage not in ("autoencoder", "estimator", "expression") and self.start is None:
             raise ValueError(f"the {self.stage} stage needs `start`, the model folder it builds on")
         if self.stage in ("landmark", "emotion"):
             other = {"landmark": self.mixture.emotion, "emotion": self.mixture.landmark}[self.stage] + self.mixture.both

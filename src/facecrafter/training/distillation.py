@@ -167,4 +167,4 @@ class DistillationStage(DiffusionStage):
             )
             for speed in ("exact", "distilled")
         ]
-        return torch.cat([data.pictures(people), data.pictures(targets), *(pictures.cpu() for pictures in made)])
+        return torch.cat([pictures.cpu() for pictures in (data.pictures(people), data.pictures(targets), *made)])

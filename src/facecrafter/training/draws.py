@@ -13,6 +13,8 @@ from torch import Tensor
 
 from facecrafter.training.config import Mixture
 
+_GOLDEN = (5**0.5 - 1) / 2
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -57,11 +59,12 @@ def generator(seed: int, *path: int) -> torch.Generator:
 def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
     """Sample numbers of a step, ``(batch,)``: every epoch is a new permutation, and batches run on across epochs."""
     positions = torch.arange(step * batch, (step + 1) * batch)
-    orders = {
-        epoch: torch.randperm(count, generator=generator(seed, 0, epoch))
-        for epoch in (positions // count).unique().tolist()
-    }
-    return torch.stack([orders[int(place // count)][place % count] for place in positions])
+    epochs, places = positions // count, positions % count
+    chosen = torch.empty_like(positions)
+    for epoch in epochs.unique().tolist():
+        now = epochs == epoch
+        chosen[now] = torch.randperm(count, generator=generator(seed, 0, epoch))[places[now]]
+    return chosen
 
 
 def draw(
@@ -79,7 +82,7 @@ def draw(
         pair: chance that the identity comes from another photo.
     """
     source = generator(seed, 1, step)
-    kind = torch.multinomial(torch.tensor(mixture.shares), batch, replacement=True, generator=source)
+    kind = _spread(mixture.shares, batch, source)
     return Draw(
         indices=batch_indices(seed, step, batch, count),
         timesteps=_stratified(batch, source),
@@ -125,6 +128,15 @@ def draw_joint(
         pick=mixed.pick[first],
         identity_noise=mixed.identity_noise[first],
     )
+
+
+def _spread(shares: tuple[float, ...], batch: int, source: torch.Generator) -> Tensor:
+    """Which of several kinds each sample is, ``(batch,)`` int64, each as often as its share says. Steps of the golden
+    section from a random start keep every run of neighbours near its shares too, so the parts of a batch, and what is
+    computed for one kind alone, hardly change in size."""
+    places = (torch.rand((), generator=source, dtype=torch.float64) + torch.arange(batch) * _GOLDEN) % 1
+    ends = torch.tensor(shares, dtype=torch.float64).cumsum(0)
+    return torch.searchsorted(ends, places * ends[-1], right=True).clamp(max=len(shares) - 1)
 
 
 def _stratified(batch: int, source: torch.Generator) -> Tensor:

@@ -6,8 +6,11 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,12 @@ from facecrafter.model import zoo
 from facecrafter.training.config import TrainConfig
 from facecrafter.training.distillation import DistillationStage
 from facecrafter.training.emotion import EstimatorStage
+from facecrafter.training.expression import ExpressionStage
 from facecrafter.training.rivals import RivalStage, training_set
 from facecrafter.training.stages import STAGES, Stage
 
 CHECKPOINT = "checkpoint.pt"
+_AHEAD = 3  # batches made ahead of their step
 
 
 def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> Path:
@@ -91,6 +96,7 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
     )
     objective, optimizer = accelerator.prepare(stage.objective, optimizer)
     first = _restore(config, parameters, buffers, optimizer, ema) if resume else 0
+    batches = _batches(config, stage, accelerator, first)
 
     # loop
     log = _Log(config.run, main)
@@ -105,7 +111,7 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * group["share"] * schedule(config, step)
-        loss = _step(config, stage, objective, optimizer, parameters, accelerator, step, parts)
+        loss = _step(config, batches, objective, optimizer, parameters, accelerator)
         if not math.isfinite(loss):
             raise FaceCrafterError(
                 f"the loss became {loss} at step {step} of {config.run}; the last checkpoint is kept; "
@@ -147,22 +153,39 @@ def schedule(config: TrainConfig, step: int) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
+def _batches(config: TrainConfig, stage: Stage, accelerator: Any, first: int) -> Iterator[dict[str, Any]]:
+    """This process's shares of the batches from step ``first`` on. Where an accelerator computes, the next ones are
+    made meanwhile: a batch is a function of its step, so this changes nothing but time."""
+    parts, device = accelerator.num_processes * config.accumulate, accelerator.device
+    places = (
+        (step, turn * accelerator.num_processes + accelerator.process_index)
+        for step in range(first, config.steps)
+        for turn in range(config.accumulate)
+    )
+    if device.type == "cpu":  # it has no time to spare
+        yield from (stage.batch(step, index, parts, device) for step, index in places)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(stage.batch, *place, parts, device) for place in islice(places, _AHEAD))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(stage.batch, *place, parts, device) for place in islice(places, 1))
+            yield batch
+
+
 def _step(
     config: TrainConfig,
-    stage: Stage,
+    batches: Iterator[dict[str, Any]],
     objective: nn.Module,
     optimizer: Any,
     parameters: list[nn.Parameter],
     accelerator: Any,
-    step: int,
-    parts: int,
 ) -> float:
     """One optimiser step over this process's shares of the batch; the loss averaged over all of it. NaN if the
     gradients are not finite, and then nothing was changed."""
     total = torch.zeros((), device=accelerator.device)
     for turn in range(config.accumulate):
-        index = turn * accelerator.num_processes + accelerator.process_index
-        batch = stage.batch(step, index, parts, accelerator.device)
+        batch = next(batches)
         last = turn == config.accumulate - 1
         with accelerator.no_sync(objective) if not last else _nothing():
             with accelerator.autocast():
@@ -199,6 +222,8 @@ def _stage(config: TrainConfig, device: torch.device) -> Stage:
         return EstimatorStage(config, device)  # type: ignore[return-value]
     prepared = shards.load(config.data, recogniser=zoo.SCALES[config.scale].recogniser)
     keep = ~shards.held_out(prepared.persons) if config.held_out else None
+    if config.stage == "expression":
+        return ExpressionStage(config, prepared, keep, device)  # type: ignore[return-value]
     pairs = None
     if config.pairs:
         pairs = PairSampler(prepared, "emotion" if config.stage == "emotion" else "landmark", config.pairs, keep)

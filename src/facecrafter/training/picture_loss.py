@@ -140,6 +140,7 @@ class PictureLoss(nn.Module):
         kind: what the denoiser predicts.
         weights: of the terms.
         embedding: width of the identity embeddings.
+        expression: frozen; reads expression and pose, or None to leave them out.
     """
 
     alpha_bars: Tensor
@@ -155,11 +156,13 @@ class PictureLoss(nn.Module):
         kind: str,
         weights: PictureLossConfig,
         embedding: int = 128,
+        expression: Any = None,
     ) -> None:
         super().__init__()
         self.unet: Any = unet
         self.autoencoder: Any = autoencoder
         self.perceptual: Any = perceptual
+        self.expression: Any = expression
         self.recogniser = recogniser
         self.register_buffer("alpha_bars", alpha_bars, persistent=False)
         self.crop, self.kind, self.weights = crop, kind, weights
@@ -184,10 +187,16 @@ class PictureLoss(nn.Module):
         coarse = torch.where(walk.posed, _grid_difference(pictures, walk.photos, 8), _grid_difference(faces, wanted, 4))
         loss = loss + self.weights.colours * (own * coarse).mean()
         loss = loss + self.weights.face * (posed * _grid_difference(faces, wanted, 28)).mean()
-        if self.perceptual is not None:
-            # Once over the whole picture, and once over the face alone, larger, where the expression is.
-            apart = self.perceptual(pictures, walk.photos) + self.perceptual(faces, wanted)
-            loss = loss + self.weights.lpips * (posed * apart.float() / 2).mean()
+        if self.expression is not None:
+            # Whoever is asked for, the face is to do what the photo's does.
+            seen = relit((pictures + 1) * 127.5, walk.jitter) / 127.5 - 1
+            loss = loss + self.weights.expression * (walk.posed * self._apart(seen, walk.photos)).mean()
+        for weight, one, other in (
+            (self.weights.lpips, pictures, walk.photos),
+            (self.weights.face_lpips, faces, wanted),  # the face alone, larger, where the expression is
+        ):
+            if weight and self.perceptual is not None:
+                loss = loss + weight * (posed * self.perceptual(one, other).float()).mean()
         if self.critics is not None and self.perceptual is not None:
             pleasing = telling = loss.new_zeros(())
             views = (pictures, walk.photos, own), (faces, wanted, posed)
@@ -197,6 +206,15 @@ class PictureLoss(nn.Module):
                 telling = telling + telling_loss(critic, maps, self.perceptual.features(photos), asked, shown)
             loss = loss + self.weights.adversary * balance(loss, pleasing, pictures) * pleasing + telling
         return loss
+
+    def _apart(self, pictures: Tensor, photos: Tensor) -> Tensor:
+        """How far the faces' expressions and poses are apart, ``(B,)``: the root mean square of the blendshapes'
+        differences, as the tables have it, and the mean of yaw's and pitch's. Aligned faces hardly roll."""
+        with torch.no_grad():
+            shown = self.expression(photos)
+        made = self.expression(pictures)
+        shapes = ((made.blendshapes - shown.blendshapes).float().square().mean(1) + 1e-6).sqrt()
+        return shapes + 0.5 * (made.angles - shown.angles)[:, :2].float().abs().mean(1)
 
     def pictures(self, walk: Walk, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
         """Walk from noise to pictures ``(B, 3, S, S)``, about [-1, 1]."""

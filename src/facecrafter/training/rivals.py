@@ -26,6 +26,10 @@ from facecrafter.training.stages import DiffusionStage
 class HeadSet(TrainingSet):
     """A training set whose landmark images are head maps, which CapHuman's way reads."""
 
+    def place(self, device: torch.device, drawings: bool = False) -> None:
+        """See :meth:`TrainingSet.place`; head maps are drawn when they are wanted."""
+        super().place(device, False)
+
     def landmark_images(self, indices: Tensor) -> Tensor:
         """Head maps ``(B, 5, L, L)``, mirrored with their pictures; see :func:`facecrafter.baselines.head.draw`."""
         side = self.images.shape[1]
@@ -48,6 +52,10 @@ class ExpressionSet(TrainingSet):
     ) -> None:
         super().__init__(prepared, keep, landmark_size, pairs)
         self.blendshapes = prepared.blendshapes[self.rows]
+
+    def place(self, device: torch.device, drawings: bool = False) -> None:
+        """See :meth:`TrainingSet.place`; there is nothing to draw."""
+        super().place(device, False)
 
     def landmark_images(self, indices: Tensor) -> Tensor:
         """Blendshapes ``(B, 52)``, mirrored with their pictures."""
@@ -156,7 +164,7 @@ class RivalStage(DiffusionStage):
         method = RivalMethod(self.rival, self.model)
         made = [method.sample(identity, shown, range(len(people))) for shown in (None, condition)]
         rows = [torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1 for pictures in made]
-        return torch.cat([data.pictures(people), data.pictures(targets), *rows])
+        return torch.cat([data.pictures(people).cpu(), data.pictures(targets).cpu(), *rows])
 
     def save(self, folder: Path) -> None:
         """See :class:`facecrafter.training.stages.Stage`: the rival alone; the base is where it was."""

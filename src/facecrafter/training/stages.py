@@ -15,6 +15,7 @@ from facecrafter.model import attention, checkpoint, zoo
 from facecrafter.model.controls import branches
 from facecrafter.model.published import is_published
 from facecrafter.model.published import load as load_published
+from facecrafter.perception import expression_net
 from facecrafter.perception.differentiable import ARCFACE_CROP, differentiable
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
@@ -244,12 +245,12 @@ def _picture_loss(model: checkpoint.FaceModel, config: TrainConfig, alpha_bars: 
     from facecrafter.evaluation.lpips import LPIPS
 
     recogniser, crop = differentiable(model.scale.recogniser, config.arcface)
-    looks = config.picture_loss.lpips or config.picture_loss.adversary
-    perceptual = LPIPS(weights.locate("lpips_alexnet")) if looks else None
+    perceptual = LPIPS(weights.locate("lpips_alexnet")) if config.picture_loss.perceptual else None
+    eye = config.picture_loss.expression_net
     kind = str(model.scale.scheduler["prediction_type"])
     return PictureLoss(
         model.unet, model.autoencoder, recogniser, crop, perceptual, alpha_bars, kind, config.picture_loss,
-        embedding=model.scale.embedding,
+        embedding=model.scale.embedding, expression=expression_net.load(eye) if eye else None,
     )  # fmt: skip
 
 
@@ -273,6 +274,7 @@ class DiffusionStage:
         for part in (data, held):
             if part is not None:
                 part.encode(self.model.autoencoder.to(device), config.data / "cache", device)
+        data.place(device)
         self.objective = self._build_objective().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         looks = getattr(self.objective, "picture_loss", None)
         # The face, and what the recogniser looks at, each with where it is when the pose is free.
@@ -335,7 +337,7 @@ class DiffusionStage:
             identity = data.identities(chosen.indices, chosen.swap, chosen.pick)
         with_landmarks = chosen.indices[chosen.landmark.bool()]
         batch = {
-            "latents": data.latents[chosen.indices].float(),
+            "latents": data.latents[chosen.indices.to(data.latents.device)].float(),
             "noise": chosen.noise,
             "timesteps": chosen.timesteps,
             "identity": identity + config.identity_noise * chosen.identity_noise,
@@ -373,12 +375,14 @@ class DiffusionStage:
         return replace(whole, indices=(inputs + data.count * mirrored)[replicas]), sources[replicas]
 
     def _walk(self, step: int, index: int, chosen: Draw, identity: Tensor, count: int) -> Walk:
-        """Walks for the first ``count`` samples of a batch: most keep their person, some get one between two people."""
+        """Walks for the first ``count`` samples of a batch: some keep their person, some get one between two people or
+        another one altogether."""
         config, data = self.config.picture_loss, self.data
         source = generator(self.config.seed, 3, step, index)
         other = data.identity[torch.randint(0, data.count, (count,), generator=source)]
-        blended = torch.rand(count, 1, generator=source) < config.blend
-        share = torch.rand(count, 1, generator=source) * blended
+        kind, between = torch.rand(2, count, 1, generator=source)
+        crossed, blended = kind < config.cross, kind < config.cross + config.blend
+        share = torch.where(crossed, 1.0, between * blended)
         indices, posed = chosen.indices[:count], chosen.landmark[:count] != 0
         grids, views = (
             torch.where(posed.view(-1, 1, 1), data.crop_grids(crop, indices), usual) for crop, usual in self.crops
@@ -419,7 +423,7 @@ class DiffusionStage:
         people = torch.arange(0, self.data.count, max(1, self.data.count // 8))[:8]
         targets = people.roll(-1)
         sampler = Sampler(self.model)
-        rows = [self.data.pictures(people), self.data.pictures(targets)]
+        rows = [self.data.pictures(people).cpu(), self.data.pictures(targets).cpu()]
         for names in ((), ("landmark",), ("emotion",)) if self.model.controls else ((),):
             rows.append(
                 sampler.generate(

@@ -1,0 +1,201 @@
+"""Training of the expression network: what MediaPipe said of the prepared pictures, from their pixels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facecrafter.baselines.expression_adapter import mirrored
+from facecrafter.data.shards import Prepared
+from facecrafter.data.training_set import TrainingSet
+from facecrafter.errors import CheckpointError
+from facecrafter.files import whole
+from facecrafter.perception import expression_net, mirror
+from facecrafter.perception.expression_net import DEGREES, ExpressionNet, Reading
+from facecrafter.training.config import Expression, TrainConfig
+from facecrafter.training.draws import batch_indices, generator
+
+# The result, in the run's `model/`, and how well it reads people kept out.
+FILE, MEASURED = "expression.safetensors", "expression.json"
+CHANCES = 17  # random numbers a picture, see :func:`varied`
+FIELDS = 32  # fields of noise, half of them fine and half coarse; a GPU waits for a CPU that draws new ones each step
+
+
+def labels(prepared: Prepared, rows: NDArray[np.int64]) -> Reading:
+    """What MediaPipe said of some samples, and after them of their mirror images: ``(2 N, ...)``."""
+    side = prepared.images.shape[1]
+    shapes, angles = prepared.blendshapes[rows], prepared.angles[rows] / np.float32(DEGREES)
+    points = prepared.points[rows, :, :2] / np.float32(side)
+    turned = points[:, mirror.LANDMARKS] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
+    parts = (shapes, mirrored(shapes)), (angles, angles * np.array(mirror.ANGLES, np.float32)), (points, turned)
+    return Reading(*(torch.from_numpy(np.concatenate(both)) for both in parts))
+
+
+def noise_fields(side: int) -> Tensor:
+    """Normal noise, fine and of four pixels' size: ``(FIELDS, 3, side, side)`` of deviation about 1."""
+    source = generator(0, 31)
+    fine = torch.randn(FIELDS // 2, 3, side, side, generator=source)
+    coarse = torch.randn(FIELDS // 2, 3, side // 4, side // 4, generator=source)
+    smooth = F.interpolate(coarse, (side, side), mode="bicubic")
+    return torch.cat([fine, smooth / smooth.std()])
+
+
+def varied(pictures: Tensor, chance: Tensor, fields: Tensor, config: Expression) -> Tensor:
+    """Pictures lit, coloured, blurred, noisy and partly covered at random: generated ones are slightly wrong too.
+
+    Nothing is moved, so that the labels hold.
+
+    Args:
+        pictures: ``(B, 3, S, S)`` in [-1, 1].
+        chance: ``(B, CHANCES)`` in [0, 1): the colours' three gains, saturation, contrast, brightness, blur, which
+            noise and how much, whether a rectangle is covered, its height and width, where it lies, and its colour.
+        fields: see :func:`noise_fields`.
+        config: how much of each.
+
+    Returns:
+        ``(B, 3, S, S)``, about [-1, 1].
+    """
+    side = pictures.shape[-1]
+    spread = (2 * chance - 1)[:, :, None, None, None]
+    light = config.light
+    seen = pictures * (1 + light / 2 * spread[:, 0:3, 0])
+    grey = seen.mean(1, keepdim=True)
+    seen = grey + (seen - grey) * (1 + 2 * light * spread[:, 3])
+    seen = seen * (1 + light * spread[:, 4]) + light * spread[:, 5]
+    coarse = F.interpolate(F.avg_pool2d(seen, 4), (side, side), mode="bilinear")
+    seen = seen + config.blur * spread[:, 6].clamp(min=0) * (coarse - seen)
+    field = fields[(chance[:, 7] * len(fields)).long()]
+    seen = seen + config.noise * spread[:, 8].clamp(min=0) * field
+    place = (torch.arange(side, device=seen.device) + 0.5) / side
+    height, width = (0.1 + 0.2 * chance[:, index, None] for index in (10, 11))
+    top, left = chance[:, 12, None] * (1 - height), chance[:, 13, None] * (1 - width)
+    down, across = (place > top) & (place < top + height), (place > left) & (place < left + width)
+    covered = down[:, :, None] & across[:, None, :] & (chance[:, 9] < config.erase).view(-1, 1, 1)
+    return torch.where(covered[:, None], spread[:, 14:17, 0], seen).clamp(-1.2, 1.2)
+
+
+class ExpressionObjective(nn.Module):
+    """How far the readings are from MediaPipe's: quadratic within its own jitter, linear beyond."""
+
+    def __init__(self, network: ExpressionNet, config: Expression) -> None:
+        super().__init__()
+        self.network, self.weights = network, config
+
+    def forward(self, pictures: Tensor, blendshapes: Tensor, angles: Tensor, points: Tensor) -> Tensor:
+        """Pictures ``(B, 3, S, S)`` and what should be read from them, see :class:`Reading`, to the loss."""
+        said, weights = self.network(pictures), self.weights
+        return (
+            weights.blendshapes * F.smooth_l1_loss(said.blendshapes, blendshapes, beta=0.1)
+            + weights.angles * F.smooth_l1_loss(said.angles, angles, beta=0.1)
+            + weights.points * F.smooth_l1_loss(said.points, points, beta=0.005)
+        )
+
+
+class ExpressionStage:
+    """See :class:`facecrafter.training.stages.Stage`.
+
+    Args:
+        config: the run.
+        prepared: the folder's content.
+        keep: ``(N,)`` bool, which samples to learn from; the others are people kept out. None for all.
+        device: where pictures and labels are kept, if there is room.
+    """
+
+    def __init__(
+        self, config: TrainConfig, prepared: Prepared, keep: NDArray[np.bool_] | None, device: torch.device
+    ) -> None:
+        assert config.expression is not None
+        self.config, self.about = config, config.expression
+        self.data = TrainingSet(prepared, keep)
+        self.held = None if keep is None or keep.all() else TrainingSet(prepared, ~keep)
+        self.data.place(device, drawings=False)
+        self.labels = Reading(*(part.to(device) for part in labels(prepared, self.data.rows)))
+        self.held_labels = labels(prepared, self.held.rows) if self.held else None
+        self.fields = noise_fields(prepared.images.shape[1]).to(device)
+        torch.manual_seed(config.seed)
+        self.model = ExpressionNet(self.about.widths, self.about.blocks, self.about.hidden)
+        self.model.begin_with(Reading(*(part.mean(0, keepdim=True) for part in self.labels)))
+        objective = ExpressionObjective(self.model, self.about)
+        self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def trained(self) -> list[nn.Module]:
+        """See :class:`facecrafter.training.stages.Stage`."""
+        return [self.model]
+
+    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
+        """See :class:`facecrafter.training.stages.Stage`; all of it learns alike."""
+        return []
+
+    def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
+        """See :class:`facecrafter.training.stages.Stage`."""
+        size = self.config.batch_size // parts
+        own = slice(index * size, (index + 1) * size)
+        chosen = batch_indices(self.config.seed, step, self.config.batch_size, len(self.data))[own]
+        source = generator(self.config.seed, 32, step)
+        chance = torch.rand(self.config.batch_size, CHANCES, generator=source)[own]
+        pictures = self.data.pictures(chosen).to(device)
+        asked = Reading(*(part[chosen.to(part.device)] for part in self.labels))
+        return {"pictures": varied(pictures, chance.to(device), self.fields, self.about), **asked._asdict()}
+
+    def validate(self) -> float | None:
+        """See :class:`facecrafter.training.stages.Stage`: the root of the mean squared error of the blendshapes."""
+        return self.measure().get("blendshapes_rmse")
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """How well people kept out are read; empty where nobody is.
+
+        Of the blendshapes the root mean squared and the mean absolute error, and what share of their variance is
+        explained; of the angles the mean absolute error in degrees; of landmarks that in shares of the picture's side.
+        """
+        if self.held is None or self.held_labels is None:
+            return {}
+        count = self.held.count
+        device = next(self.model.parameters()).device
+        read = [self.model(self.held.pictures(part).to(device)) for part in torch.arange(count).split(128)]
+        said = Reading(*(torch.cat(parts).cpu() for parts in zip(*read, strict=True)))
+        asked = Reading(*(part[:count] for part in self.held_labels))
+        wrong = Reading(*((one - other).double() for one, other in zip(said, asked, strict=True)))
+        spread = (asked.blendshapes - asked.blendshapes.mean(0)).double().square().mean()
+        degrees = DEGREES * wrong.angles.abs().mean(0)
+        return {
+            "pictures": float(count),
+            "blendshapes_rmse": float(wrong.blendshapes.square().mean().sqrt()),
+            "blendshapes_mae": float(wrong.blendshapes.abs().mean()),
+            "blendshapes_explained": float(1 - wrong.blendshapes.square().mean() / spread.clamp(min=1e-9)),
+            **{f"{name}_mae": float(value) for name, value in zip(("yaw", "pitch", "roll"), degrees, strict=True)},
+            "points_mae": float(wrong.points.abs().mean()),
+        }
+
+    @torch.no_grad()
+    def samples(self) -> Tensor:
+        """Pictures as the network sees them in training, and the same with the landmarks that it sees in them."""
+        device = next(self.model.parameters()).device
+        chosen = torch.arange(min(8, self.data.count))
+        chance = torch.rand(len(chosen), CHANCES, generator=generator(0, 33)).to(device)
+        pictures = varied(self.data.pictures(chosen).to(device), chance, self.fields, self.about)
+        side = pictures.shape[-1]
+        points = (self.model(pictures).points * side).long().clamp(0, side - 1).cpu()
+        marked = pictures.cpu().clone()
+        green = torch.tensor([-1.0, 1.0, -1.0])[:, None]
+        for picture, places in zip(marked, points, strict=True):
+            picture[:, places[:, 1], places[:, 0]] = green
+        return torch.cat([pictures.cpu(), marked])
+
+    def save(self, folder: Path) -> None:
+        """See :class:`facecrafter.training.stages.Stage`; with what :meth:`measure` finds beside it."""
+        expression_net.save(self.model, folder / FILE)
+        if measured := self.measure():
+            content = json.dumps({name: round(value, 6) for name, value in measured.items()}, indent=2) + "\n"
+            try:
+                with whole(folder / MEASURED) as partial:
+                    partial.write_text(content)
+            except OSError as error:
+                raise CheckpointError(f"{folder / MEASURED} could not be written: {error}") from None
