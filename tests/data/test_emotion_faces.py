@@ -89,3 +89,25 @@ def test_what_is_no_labelled_set_is_refused(fer: Path, tmp_path: Path) -> None:
     for labels in ("columns.csv", "none.csv"):
         with pytest.raises(DataError, match=labels):
             read_photos.__globals__["_labels"](tmp_path / labels)
+
+
+def test_photos_are_cut_once(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    monkeypatch.setattr(shards, "load", lambda folder, recogniser: reads.append(folder) or prepared)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,emotion\n" + "".join(f"{Path(file).name},happy\n" for file in prepared.files[:3]))
+    (tmp_path / shards.INDEX).write_bytes(b"one")
+    first, second = read_photos(tmp_path, labels), read_photos(tmp_path, labels)
+    assert len(reads) == 1
+    for name, value in vars(first).items():
+        np.testing.assert_array_equal(value, getattr(second, name))
+    assert isinstance(second.files, list)
+    (tmp_path / shards.INDEX).write_bytes(b"two")  # prepared anew
+    read_photos(tmp_path, labels)
+    labels.write_text("image,emotion\n" + f"{Path(prepared.files[0]).name},sad\n")
+    assert read_photos(tmp_path, labels).labels.tolist() == [EMOTIONS.index("sad")]
+    assert len(reads) == 3
+    for file in (tmp_path / "cache").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    read_photos(tmp_path, labels)
+    assert len(reads) == 4

@@ -8,11 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from facecrafter.errors import FaceCrafterError, NoFaceError, PhotoError, WeightsError
 from facecrafter.perception.emotion import EMOTIONS, features
-from facecrafter.perception.emotion_net import SIZE, EmotionNet, PixelEmotion, grey_crop, load, save, tight_crop
+from facecrafter.perception.emotion_net import (
+    FORMAT,
+    SIZE,
+    EmotionNet,
+    Gate,
+    PixelEmotion,
+    grey_crop,
+    load,
+    save,
+    tight_crop,
+)
 from facecrafter.perception.face import Face
 
 
@@ -45,13 +56,43 @@ SHAPES = np.random.default_rng(1).random((7, 52)).astype(np.float32)
 
 def test_save_and_load(file: Path, tmp_path: Path) -> None:
     network = load(file)
-    assert network.config == {"widths": [8, 16], "blocks": 1}
+    assert network.config == {"widths": [8, 16], "blocks": [1, 1], "stem": 0, "squeeze": 0}
     assert not network.training
     save(network, tmp_path / "again" / "net.safetensors")
     again = load(tmp_path / "again" / "net.safetensors").state_dict()
     assert all(torch.equal(value, again[name]) for name, value in network.state_dict().items())
     save(network, tmp_path / "half.safetensors", torch.float16)
     assert (tmp_path / "half.safetensors").stat().st_size < 0.7 * file.stat().st_size
+
+
+def test_a_file_that_says_nothing_of_stem_and_gates_has_neither(file: Path, tmp_path: Path) -> None:
+    with safe_open(file, "pt") as opened:
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no dict
+    config = '{"widths": [8, 16], "blocks": 1}'
+    save_file(state, tmp_path / "older.safetensors", {"format": FORMAT.format, "config": config})
+    assert load(tmp_path / "older.safetensors").config == load(file).config
+
+
+def test_a_stem_at_full_size_and_gates(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = EmotionNet((8, 16), (1, 2), stem=4, squeeze=2).eval()
+    save(network, tmp_path / "net.safetensors")
+    again = load(tmp_path / "net.safetensors")
+    assert again.config == {"widths": [8, 16], "blocks": [1, 2], "stem": 4, "squeeze": 2}
+    crops = torch.rand(3, 1, 48, 48)
+    torch.testing.assert_close(again(crops), network(crops))
+    assert again.stem(crops).shape == (3, 8, 24, 24)
+    assert again.stages(again.stem(crops)).shape == (3, 16, 12, 12)
+
+
+def test_a_gate_multiplies_channels_by_what_the_map_says() -> None:
+    torch.manual_seed(0)
+    gate, features = Gate(4, 2), torch.randn(2, 4, 3, 5)
+    got = gate(features) / features
+    assert torch.allclose(got, got[:, :, :1, :1].expand_as(got), atol=1e-4)  # one number a channel
+    hidden = (features.mean((2, 3)) @ gate.squeeze.weight.T + gate.squeeze.bias).clamp(min=0)
+    told = 1 / (1 + (-(hidden @ gate.excite.weight.T + gate.excite.bias)).exp())
+    torch.testing.assert_close(got[:, :, 0, 0], told, rtol=1e-4, atol=1e-4)
 
 
 def test_one_alone_is_the_same_one_among_others(estimator: PixelEmotion) -> None:

@@ -18,7 +18,7 @@ from facecrafter.perception.emotion_net import EmotionNet, PixelEmotion
 from facecrafter.training import emotion as module
 from facecrafter.training import loop
 from facecrafter.training.config import Estimator, TrainConfig
-from facecrafter.training.emotion import EstimatorObjective, evened, fit_shapes, prior, varied
+from facecrafter.training.emotion import EstimatorObjective, evened, fit_shapes, mixed, prior, varied
 
 ABOUT = {"fer2013": Path("fer"), "labels": Path("labels"), "widths": (8, 16), "blocks": 1, "sides": (32, 40)}
 
@@ -75,17 +75,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 ) -> None:
     once = loop.train(config_of(tmp_path / "once", steps=4, schedule="constant"), progress=False)
     settings = config_of(tmp_path / "twice", steps=4, schedule="constant", save_every=2)
-    step = loop._step
+    batch = module.EstimatorStage.batch
 
-    def stopped(config: TrainConfig, stage: Any, *rest: Any) -> float:
-        if rest[4] == 3:
+    def stopped(stage: module.EstimatorStage, step: int, *rest: Any) -> dict[str, Any]:
+        if step == 3:
             raise KeyboardInterrupt
-        return step(config, stage, *rest)
+        return batch(stage, step, *rest)
 
-    monkeypatch.setattr(loop, "_step", stopped)
+    monkeypatch.setattr(module.EstimatorStage, "batch", stopped)
     with pytest.raises(KeyboardInterrupt):
         loop.train(settings, progress=False)
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(module.EstimatorStage, "batch", batch)
     twice = loop.train(settings, resume=True, progress=False)
     # Norms' running statistics are part of the checkpoint.
     one, other = (load_file(folder / "emotion.safetensors") for folder in (once, twice))
@@ -106,28 +106,65 @@ def test_every_part_of_a_batch_sees_both_sets(made_up: None, tmp_path: Path) -> 
     halves = [stage.batch(0, index, 2, torch.device("cpu")) for index in (0, 1)]
     for name, value in whole.items():
         assert torch.equal(torch.stack([halves[0][name], halves[1][name]], dim=1).flatten(0, 1), value)
+    assert whole["targets"].sum(1).tolist() == [1.0] * 16
     # Twelve of FER2013 and four photos, each under its own set's prior.
     assert torch.equal(whole["log_priors"][:12], stage.log_priors[:1].expand(12, -1))
     assert torch.equal(whole["log_priors"][12:], stage.log_priors[1:].expand(4, -1))
 
 
-def test_the_loss_is_smoothed_cross_entropy_under_the_prior_written_out() -> None:
+def test_the_loss_is_smoothed_cross_entropy_written_out() -> None:
     torch.manual_seed(0)
-    objective = EstimatorObjective(EmotionNet((8,), 1).eval(), smoothing=0.2)
-    crops, labels = torch.rand(5, 1, 32, 32), torch.tensor([0, 3, 1, 1, 6])
+    objective = EstimatorObjective(EmotionNet((8,), 1).eval(), 0.2)
+    crops, targets = torch.rand(5, 1, 32, 32), torch.rand(5, 8).softmax(1)
     log_priors = prior(np.array([0, 0, 1, 3, 6])).log().expand(5, -1)
     with torch.no_grad():
-        loss = objective(crops, labels, log_priors, kept := 2.0 * torch.eye(8)[:5])
+        loss = objective(crops, targets, log_priors, kept := 2.0 * torch.eye(8)[:5])
         scores = objective.network(crops, kept).double().numpy()
         assert not np.allclose(scores, objective.network(crops).numpy())
     total = 0.0
     for row in range(5):
         logits = [scores[row][k] + float(log_priors[row, k]) for k in range(8)]
         norm = math.log(sum(math.exp(value) for value in logits))
-        for k in range(8):
-            target = 0.2 / 8 + (0.8 if k == labels[row] else 0.0)
-            total -= target * (logits[k] - norm) / 5
+        total -= sum((0.2 / 8 + 0.8 * float(targets[row, k])) * (logits[k] - norm) for k in range(8)) / 5
     assert float(loss) == pytest.approx(total, rel=1e-5)
+
+
+def test_mixed_crops_have_mixed_labels() -> None:
+    crops, targets = torch.rand(3, 1, 4, 4), torch.eye(8)[:3]
+    others, share = torch.tensor([1, 2, 0]), torch.tensor([0.0, 0.25, 1.0])
+    seen, told = mixed(crops, targets, others, share)
+    for row in range(3):
+        own, other = 1 - float(share[row]), float(share[row])
+        torch.testing.assert_close(seen[row], own * crops[row] + other * crops[others[row]])
+        torch.testing.assert_close(told[row], own * targets[row] + other * targets[others[row]])
+
+
+def test_a_face_is_mixed_with_faces_of_its_own_set(made_up: None, tmp_path: Path) -> None:
+    plain = module.EstimatorStage(config_of(tmp_path), torch.device("cpu")).batch(0, 0, 1, torch.device("cpu"))
+    stage = module.EstimatorStage(config_of(tmp_path, estimator={**ABOUT, "mixup": 0.4}), torch.device("cpu"))
+    stage.labels[len(stage.grey.labels) :] = 7  # as no face of FER2013 is labelled here
+    batch = stage.batch(0, 0, 1, torch.device("cpu"))
+    assert not torch.equal(batch["crops"], plain["crops"])
+    assert torch.equal(batch["kept"], plain["kept"])  # the same draws
+    torch.testing.assert_close(batch["targets"].sum(1), torch.ones(16))
+    assert (batch["targets"][:12, 7] == 0).all()
+    assert (batch["targets"][12:, 7] == 1).all()
+    assert batch["targets"][:12].max(1).values.min() >= 0.6
+    assert ((batch["targets"] > 0) & (batch["targets"] < 1)).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"blocks": (1, 2, 3)}, "one for each of `widths`"),
+        ({"blocks": 0}, "from 1 up"),
+        ({"blocks": (1, 0)}, "from 1 up"),
+        ({"squeeze": 9}, "narrowest stage"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Estimator(**{**ABOUT, **settings})
 
 
 def test_rare_classes_are_drawn_more_often() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import tarfile
+import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from facecrafter.data import shards
 from facecrafter.errors import DataError, PhotoError
+from facecrafter.files import whole
 from facecrafter.perception.emotion import EMOTIONS
 from facecrafter.perception.emotion_net import SIZE, grey_crop, tight_crop
 from facecrafter.perception.face import to_rgb
@@ -24,6 +28,8 @@ SYNONYMS = {"happiness": "happy", "angry": "anger", "sadness": "sad", "surprised
 # One person in so many is kept out of training, to test on. A multiple of the share that other stages keep out, so
 # that the people whom those test on are among them.
 TEST_SHARE = shards.HELD_OUT_SHARE // 4
+
+CACHE = "cache/emotion-faces-{}.npz"  # of a prepared folder
 
 
 @dataclass(frozen=True)
@@ -89,23 +95,46 @@ def read_fer2013(source: Path) -> EmotionFaces:
 def read_photos(folder: Path, labels: Path) -> EmotionFaces:
     """Colour photos of a prepared folder with labels from a CSV of ``image,emotion``; ``image`` is a file's name.
 
-    One person in :data:`TEST_SHARE` is for the test, whole people, by name.
+    One person in :data:`TEST_SHARE` is for the test, whole people, by name. What was read is kept in the folder's
+    cache, as long as its index and the labels stay as they are; beside these two it is all that training needs.
 
     Raises:
         DataError: the CSV cannot be read or has other columns, or names none of the photos.
     """
-    prepared = shards.load(folder, recogniser=None)
     told = _labels(labels)
+    try:
+        read = hashlib.sha256((folder / shards.INDEX).read_bytes() + labels.read_bytes()).hexdigest()[:16]
+    except OSError:
+        read = ""  # the loader below says what is wrong with the folder
+    cache = folder / CACHE.format(read)
+    if read and (kept := _unpacked(cache)) is not None:
+        return kept
+    prepared = shards.load(folder, recogniser=None)
     chosen = [index for index, file in enumerate(prepared.files) if PurePosixPath(file).name in told]
     if not chosen:
         raise DataError(f"{labels} names none of the photos in {folder}")
-    return EmotionFaces(
+    faces = EmotionFaces(
         np.stack([tight_crop(prepared.images[index], prepared.points[index]) for index in chosen]),
         np.array([told[PurePosixPath(prepared.files[index]).name] for index in chosen]),
         shards.held_out([prepared.persons[index] for index in chosen], TEST_SHARE),
         [prepared.files[index] for index in chosen],
         prepared.blendshapes[chosen],
     )
+    with suppress(OSError):  # a folder that cannot be written is read anew each time
+        cache.parent.mkdir(exist_ok=True)
+        with whole(cache) as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, **{**vars(faces), "files": np.array(faces.files)})
+    return faces
+
+
+def _unpacked(cache: Path) -> EmotionFaces | None:
+    """Faces out of the cache; None where there are none, or only a part."""
+    try:
+        with np.load(cache) as arrays:
+            values = {name: arrays[name] for name in EmotionFaces.__annotations__}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return EmotionFaces(**{**values, "files": values["files"].tolist()})
 
 
 def _labels(path: Path) -> dict[str, int]:

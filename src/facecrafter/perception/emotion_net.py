@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facecrafter.errors import CheckpointError, NoFaceError, PhotoError, WeightsError
-from facecrafter.files import whole
+from facecrafter.errors import NoFaceError, PhotoError
+from facecrafter.perception import weights_file
 from facecrafter.perception.emotion import EMOTIONS, Emotion, features
 from facecrafter.perception.face import BLENDSHAPES, Face, square_crop
+from facecrafter.perception.weights_file import Own
 
 ASSET = Path(__file__).parents[1] / "assets" / "emotion" / "pixels.safetensors"
 
@@ -25,18 +25,32 @@ SIZE = 48
 # box is 0.86 of the crop's side, and the box's middle lies at 0.55 of its height.
 FRAME, MIDDLE = 0.86, 0.55
 
-FORMAT = "facecrafter-emotion-1"
+FORMAT = Own("facecrafter-emotion-1", "emotion network", "estimator")
+
+
+class Gate(nn.Module):
+    """Channels weighed by what the whole map says (squeeze and excitation; Hu et al., 2018)."""
+
+    def __init__(self, width: int, squeeze: int) -> None:
+        super().__init__()
+        self.squeeze, self.excite = nn.Linear(width, width // squeeze), nn.Linear(width // squeeze, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, width, h, w)``, each channel times a number in (0, 1)."""
+        weights = torch.sigmoid(self.excite(F.relu(self.squeeze(features.mean((2, 3))))))
+        return features * weights[:, :, None, None]
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions with norms beside a shortcut (He et al., 2016)."""
+    """Two 3x3 convolutions with norms, gated if ``squeeze`` is not 0, beside a shortcut (He et al., 2016)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, squeeze: int = 0) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
+        self.gate: nn.Module = Gate(outputs, squeeze) if squeeze else nn.Identity()
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs or stride != 1:
             pool = nn.AvgPool2d(stride, ceil_mode=True) if stride != 1 else nn.Identity()
@@ -45,7 +59,7 @@ class Residual(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``(B, inputs, h, w)`` to ``(B, outputs, h / stride, w / stride)``."""
-        change = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(features)))))
+        change = self.gate(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(features))))))
         return F.relu(self.shortcut(features) + change)
 
 
@@ -59,25 +73,39 @@ class EmotionNet(nn.Module):
 
     Args:
         widths: channels of the stages, each at half the side of the one before.
-        blocks: residual blocks a stage.
+        blocks: residual blocks, of every stage or of each.
+        stem: channels of two 3x3 convolutions at the crop's own size, before the one that halves it; 0 for a single
+            5x5 convolution that halves it at once.
+        squeeze: how many channels share one in the blocks' gates; 0 for blocks without gates.
     """
 
     prior: Tensor
     temperature: Tensor
     joint_temperature: Tensor
 
-    def __init__(self, widths: Sequence[int] = (64, 128, 256), blocks: int = 2) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int] = (64, 128, 256),
+        blocks: int | Sequence[int] = 2,
+        stem: int = 0,
+        squeeze: int = 0,
+    ) -> None:
         super().__init__()
-        self.config = {"widths": list(widths), "blocks": blocks}
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, widths[0], 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
-        )
+        depths = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
+        self.config = {"widths": list(widths), "blocks": depths, "stem": stem, "squeeze": squeeze}
+        layers: list[nn.Module] = []
+        # channels in and out, kernel, stride
+        plan = [(1, stem, 3, 1), (stem, stem, 3, 1), (stem, widths[0], 3, 2)] if stem else [(1, widths[0], 5, 2)]
+        for inputs, outputs, kernel, stride in plan:
+            convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+            layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.stem = nn.Sequential(*layers)
         stages: list[nn.Module] = []
-        for index, width in enumerate(widths):
-            for block in range(blocks):
+        for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            for block in range(depth):
                 first = block == 0
                 before = widths[index - 1] if first and index else width
-                stages.append(Residual(before, width, 2 if first and index else 1))
+                stages.append(Residual(before, width, 2 if first and index else 1, squeeze))
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(widths[-1], len(EMOTIONS))
         self.shapes = nn.Linear(len(BLENDSHAPES), len(EMOTIONS))
@@ -101,7 +129,8 @@ class EmotionNet(nn.Module):
 
     def shape_scores(self, blendshapes: NDArray[np.float32]) -> Tensor:
         """Blendshapes ``(B, 52)`` to scores ``(B, 8)``."""
-        scores: Tensor = self.shapes(torch.from_numpy(features(blendshapes)).float())
+        inputs = torch.from_numpy(features(blendshapes)).float()
+        scores: Tensor = self.shapes(inputs.to(self.shapes.weight.device))
         return scores
 
     def probabilities(self, scores: Tensor, joint: bool = False) -> Tensor:
@@ -121,18 +150,7 @@ def save(network: EmotionNet, path: Path, dtype: torch.dtype = torch.float32) ->
     Raises:
         CheckpointError: the file cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    metadata = {"format": FORMAT, "config": json.dumps(network.config), "licence": "of the project"}
-    tensors = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    small = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as partial:
-            save_file(small, partial, metadata)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} could not be written: {error}") from None
+    weights_file.write_own(network, network.config, path, FORMAT, dtype)
 
 
 def load(path: Path = ASSET) -> EmotionNet:
@@ -141,24 +159,8 @@ def load(path: Path = ASSET) -> EmotionNet:
     Raises:
         WeightsError: there is no such file, it is damaged, or holds something else.
     """
-    from safetensors import SafetensorError, safe_open
-
-    advice = "give one that the estimator stage of training wrote"
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise WeightsError(f"{path} holds no emotion network of this project; {advice}")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-        network = EmotionNet(**json.loads(metadata["config"]))
-        network.load_state_dict(state)
-    except FileNotFoundError:
-        raise WeightsError(f"there is no emotion network {path}; {advice}") from None
-    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged or another file ({str(error)[:120]}); {advice}") from None
-    if not all(value.isfinite().all() for value in network.state_dict().values()):
-        raise WeightsError(f"{path} is damaged: it has values that are not finite numbers; {advice}")
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    network = weights_file.read_own(path, FORMAT, EmotionNet)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def tight_crop(image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.uint8]:

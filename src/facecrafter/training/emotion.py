@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facecrafter.data.emotion_faces import read_fer2013, read_photos
+from facecrafter.data.emotion_faces import EmotionFaces, read_fer2013, read_photos
 from facecrafter.errors import ConfigError
 from facecrafter.evaluation import emotions
 from facecrafter.perception import emotion_net
@@ -65,12 +66,19 @@ def varied(crops: Tensor, chance: Tensor, side: int, config: Estimator) -> Tenso
     mean = seen.mean((2, 3), keepdim=True)
     contrast, brightness = (spread[:, place].view(-1, 1, 1, 1) for place in (5, 6))
     seen = mean + (seen - mean) * (1 + 0.3 * contrast) + 0.15 * brightness
-    place = (torch.arange(side) + 0.5) / side
+    place = (torch.arange(side, device=crops.device) + 0.5) / side
     height, width = (0.15 + 0.3 * chance[:, index, None] for index in (8, 9))
     top, left = chance[:, 10, None] * (1 - height), chance[:, 11, None] * (1 - width)
     down, across = (place > top) & (place < top + height), (place > left) & (place < left + width)
     covered = down[:, :, None] & across[:, None, :] & (chance[:, 7] < config.erase).view(-1, 1, 1)
     return torch.where(covered[:, None], mean, seen).clamp(0, 1)
+
+
+def mixed(crops: Tensor, targets: Tensor, others: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Crops ``(B, 1, S, S)`` and shares of the classes ``(B, 8)``, with the ``others``-th ``(B,)`` laid over each at a
+    ``share`` ``(B,)`` in [0, 1] (mixup; Zhang et al., 2018)."""
+    over = share.view(-1, 1, 1, 1)
+    return torch.lerp(crops, crops[others], over), torch.lerp(targets, targets[others], share[:, None])
 
 
 class EstimatorObjective(nn.Module):
@@ -80,11 +88,11 @@ class EstimatorObjective(nn.Module):
         super().__init__()
         self.network, self.smoothing = network, smoothing
 
-    def forward(self, crops: Tensor, labels: Tensor, log_priors: Tensor, kept: Tensor) -> Tensor:
-        """Crops ``(B, 1, S, S)``, classes ``(B,)``, their sets' priors ``(B, 8)``, and what pooled features are
-        multiplied by ``(B, W)``, to the loss."""
+    def forward(self, crops: Tensor, targets: Tensor, log_priors: Tensor, kept: Tensor) -> Tensor:
+        """Crops ``(B, 1, S, S)``, shares of the classes ``(B, 8)``, their sets' priors ``(B, 8)``, and what pooled
+        features are multiplied by ``(B, W)``, to the loss."""
         scores = self.network(crops.contiguous(memory_format=torch.channels_last), kept).float()
-        return F.cross_entropy(scores + log_priors, labels, label_smoothing=self.smoothing)
+        return F.cross_entropy(scores + log_priors, targets, label_smoothing=self.smoothing)
 
 
 class EstimatorStage:
@@ -98,14 +106,18 @@ class EstimatorStage:
         grey, photos = read_fer2013(self.about.fer2013), read_photos(config.data, self.about.labels)
         self.grey, self.photos = grey.part(test=False), photos.part(test=False)
         self.kept_out = grey.part(test=True), photos.part(test=True)
+        self.device = device
         torch.manual_seed(config.seed)
-        self.model = EmotionNet(self.about.widths, self.about.blocks)
+        self.model = EmotionNet(self.about.widths, self.about.blocks, self.about.stem, self.about.squeeze)
         if config.start is not None:
             self._begin_with(config.start / FILE)
         objective = EstimatorObjective(self.model, self.about.smoothing)
         self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.share_of = evened(self.photos.labels, self.about.evenness)
         self.log_priors = torch.stack([prior(self.grey.labels), prior(self.photos.labels, self.share_of)]).log()
+        # All of both sets, FER2013 first, lies where the network is: a batch is put together there.
+        self.crops = torch.from_numpy(np.concatenate([self.grey.crops, self.photos.crops])).to(device)
+        self.labels = torch.from_numpy(np.concatenate([self.grey.labels, self.photos.labels])).to(device)
 
     def _begin_with(self, file: Path) -> None:
         """Take up the weights that an earlier run ended with."""
@@ -128,19 +140,25 @@ class EstimatorStage:
         source = generator(config.seed, 11, step)
         second = round(about.photos * config.batch_size)
         first = config.batch_size - second
-        grey = batch_indices(config.seed, step, first, len(self.grey.labels)).numpy()
-        drawn = torch.multinomial(torch.from_numpy(self.share_of), second, replacement=True, generator=source).numpy()
-        crops = torch.from_numpy(np.concatenate([self.grey.crops[grey], self.photos.crops[drawn]]))
-        labels = torch.from_numpy(np.concatenate([self.grey.labels[grey], self.photos.labels[drawn]]))
-        sets = torch.cat([torch.zeros(first, dtype=torch.long), torch.ones(second, dtype=torch.long)])
+        grey = batch_indices(config.seed, step, first, len(self.grey.labels))
+        drawn = torch.multinomial(torch.from_numpy(self.share_of), second, replacement=True, generator=source)
+        chance = torch.rand(config.batch_size, 12, generator=source)
+        kept = torch.rand(config.batch_size, about.widths[-1], generator=source) >= about.dropout
+        # Numbers are drawn on the CPU, so that they are the same everywhere; the rest is done where the network is.
+        chosen = torch.cat([grey, len(self.grey.labels) + drawn]).to(self.device)
         side = about.sides[int(step >= about.small_until * config.steps)]
-        seen = varied(crops[:, None].float() / 255, torch.rand(len(crops), 12, generator=source), side, about)
-        kept = torch.rand(len(crops), about.widths[-1], generator=source) >= about.dropout
+        seen = varied(self.crops[chosen][:, None].float() / 255, chance.to(self.device), side, about)
+        targets = F.one_hot(self.labels[chosen], len(EMOTIONS)).float()
+        if about.mixup:
+            within = [torch.randperm(first, generator=source), first + torch.randperm(second, generator=source)]
+            share = about.mixup * torch.rand(config.batch_size, generator=source)
+            seen, targets = mixed(seen, targets, torch.cat(within).to(self.device), share.to(self.device))
+        log_priors = self.log_priors.repeat_interleave(torch.tensor([first, second]), dim=0)
         own = slice(index, None, parts)  # every share sees both sets
         batch = {
             "crops": seen[own],
-            "labels": labels[own],
-            "log_priors": self.log_priors[sets[own]],
+            "targets": targets[own],
+            "log_priors": log_priors[own],
             "kept": kept[own] / (1 - about.dropout),
         }
         return {name: value.to(device) for name, value in batch.items()}
@@ -149,10 +167,14 @@ class EstimatorStage:
     def validate(self) -> float | None:
         """See :class:`facecrafter.training.stages.Stage`: the cross-entropy on FER2013's validation pictures, without
         smoothing."""
-        faces, device = self.kept_out[0], next(self.model.parameters()).device
-        crops = torch.from_numpy(faces.crops)[:, None].float() / 255
-        scores = torch.cat([self.model(part.to(device)).float().cpu() for part in crops.split(256)])
+        faces = self.kept_out[0]
+        scores = torch.cat([self.model(crops).float().cpu() for crops in self._tensors(faces)])
         return float(F.cross_entropy(scores + self.log_priors[0], torch.from_numpy(faces.labels)))
+
+    def _tensors(self, faces: EmotionFaces, size: int = 256) -> Iterator[Tensor]:
+        """Crops ``(B, 1, 48, 48)`` in [0, 1] on the device, up to ``size`` at once."""
+        for crops in torch.from_numpy(faces.crops).split(size):
+            yield crops.to(self.device)[:, None].float() / 255
 
     @torch.no_grad()
     def samples(self) -> Tensor:
@@ -169,18 +191,23 @@ class EstimatorStage:
             self.model.shapes.weight.copy_(weight)
             self.model.shapes.bias.copy_(bias)
         self.model.prior.copy_(self.log_priors[0].exp())
-        file = folder / FILE
-        emotion_net.save(self.model, file)
-        estimator = emotion_net.PixelEmotion(file)
-        for faces, own, reader, place in (
-            (self.kept_out[0], self.grey, "pixels", self.model.temperature),
-            (self.kept_out[1], self.photos, "both", self.model.joint_temperature),
+        for faces, own, place in (
+            (self.kept_out[0], self.grey, self.model.temperature),
+            (self.kept_out[1], self.photos, self.model.joint_temperature),
         ):
-            said = emotions.Scores(
-                emotions.read_all(estimator, faces)[reader], faces.labels, emotions.log_prior(own.labels)
-            )
+            said = emotions.Scores(self._read(faces), faces.labels, emotions.log_prior(own.labels))
             place.fill_(emotions.fit_temperature(said))
-        emotion_net.save(self.model, file, torch.float16)
+        emotion_net.save(self.model, folder / FILE, torch.float16)
+
+    @torch.no_grad()
+    def _read(self, faces: EmotionFaces) -> NDArray[np.float64]:
+        """The scores ``(N, 8)`` as they are in use: of crops and their mirror images, plus the blendshapes' where there
+        are any."""
+        read = [(self.model(crops) + self.model(crops.flip(3))) / 2 for crops in self._tensors(faces)]
+        scores = torch.cat(read)
+        if faces.blendshapes is not None:
+            scores = scores + self.model.shape_scores(faces.blendshapes)
+        return scores.double().cpu().numpy()
 
     @cached_property
     def shapes(self) -> tuple[Tensor, Tensor]:
@@ -189,16 +216,15 @@ class EstimatorStage:
         return fit_shapes(self.photos.blendshapes, self.photos.labels)
 
     @torch.no_grad()
-    def _measure_norms(self, batches: int = 40) -> None:
+    def _measure_norms(self, crops: int = 6400, batches: int = 40) -> None:
         """Running means and variances as the averaged weights have them; training left those of the last weights."""
         norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
-        device = next(self.model.parameters()).device
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
         self.model.train()
-        for step in range(batches):
-            self.model(self.batch(self.config.steps + step, 0, 1, device)["crops"])
+        for step in range(min(batches, -(-crops // self.config.batch_size))):
+            self.model(self.batch(self.config.steps + step, 0, 1, self.device)["crops"])
         self.model.eval()
         for norm in norms:
             norm.momentum = 0.1
