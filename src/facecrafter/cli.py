@@ -475,6 +475,22 @@ def evaluate_compare(
         typer.echo(path)
 
 
+@evaluate_app.command("publish")
+def evaluate_publish(
+    document: Annotated[Path, typer.Argument(help="Markdown file with a place for each table.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `evaluate control` or `evaluate diversity` wrote.")],
+) -> None:
+    """Put tables into a document, each between its lines <!-- table NAME --> and <!-- end of table -->.
+
+    \b
+    facecrafter evaluate publish docs/results.md out/evaluation/control out/evaluation/diversity
+    """
+    from facecrafter.evaluation.report import publish
+
+    publish(runs, document)
+    typer.echo(f"{document} has {len(runs)} tables")
+
+
 def _make_table(config: Path, table: str, overwrite: bool) -> None:
     from facecrafter.evaluation import report, tables
 

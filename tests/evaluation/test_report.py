@@ -19,7 +19,7 @@ from PIL import Image
 
 from facecrafter.errors import DataError, FaceCrafterError, OutputError
 from facecrafter.evaluation import report
-from facecrafter.evaluation.report import charts, markup, page, paper, style
+from facecrafter.evaluation.report import charts, markup, page, paper, style, tables
 from facecrafter.evaluation.report.cases import CASES, cases
 from facecrafter.evaluation.report.differences import DRAWS, SEED, paired
 from facecrafter.evaluation.report.result import read
@@ -477,6 +477,41 @@ def test_compare(tmp_path):
     assert "picture missing" not in " ".join(read_page.text)
     text = (tmp_path / "out" / "table.md").read_text("utf-8")
     assert "### a" in text and "### b" in text
+
+
+def test_publish_fills_a_documents_places(run, tmp_path):
+    document = tmp_path / "results.md"
+    other = make(tmp_path / "other", (0,))
+    place = "<!-- table {} -->\nwhatever was there\n<!-- end of table -->"
+    document.write_text(f"# Mine\n\n{place.format(run.name)}\n\nBetween.\n\n{place.format('other')}\nAfter.\n")
+    report.publish([run, other], document)
+    text = document.read_text()
+    assert text.startswith(f"# Mine\n\n<!-- table {run.name} -->\n\n| Method |")
+    assert "\n\nBetween.\n\n" in text and text.endswith("<!-- end of table -->\nAfter.\n")
+    assert "whatever" not in text
+    first, second = text.split("Between.")
+    for number, name in enumerate(NAMES):
+        row = next(line for line in first.splitlines() if line.startswith(f"| {tables._md(name)} |"))
+        assert tables.shown(values_of(scores_of(number), number)["similarity"]["value"], 3) in row
+        assert (f"| {tables._md(name)} |" in second) == (number == 0)
+    assert "| 0.50 | 0.10 | 0.20 | 0.03 | 12.50 | 0.04 | 0.02 | 1.50 | 0.75 |" in first  # the leakage matrix
+    assert "abc1234-dirty" in first and "seed 7" in first
+    assert "361M" in first  # the paper's table
+    report.publish([run, other], document)
+    assert document.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["nothing", "<!-- table other -->\n<!-- end of table -->", "<!-- table run -->\nnever closed"]
+)
+def test_publish_needs_a_place(run, text, tmp_path):
+    document = tmp_path / "results.md"
+    document.write_text(text.replace("table run", f"table {run.name}"))
+    with pytest.raises(DataError, match=f"no place for {run.name}"):
+        report.publish([run], document)
+    assert document.read_text() == text.replace("table run", f"table {run.name}")
+    with pytest.raises(DataError, match="cannot be read"):
+        report.publish([run], tmp_path / "none.md")
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from facecrafter.errors import DataError
 from facecrafter.evaluation.report.cost import as_svg
 from facecrafter.evaluation.report.differences import paired
 from facecrafter.evaluation.report.page import as_html
 from facecrafter.evaluation.report.result import Sheet, read
-from facecrafter.evaluation.report.tables import as_csv, as_markdown, differences_csv
+from facecrafter.evaluation.report.tables import as_csv, as_markdown, as_section, differences_csv
 from facecrafter.sampling.output import check_free, write_whole
 
 FILES = ("table.md", "table.csv", "differences.csv", "cost.svg", "report.html")
@@ -50,6 +51,32 @@ def compare(runs: Sequence[Path], out: Path, overwrite: bool = False) -> list[Pa
         OutputError: a file exists, or cannot be written.
     """
     return _write(runs, out, overwrite)
+
+
+def publish(runs: Sequence[Path], document: Path) -> None:
+    """Put each run's table into a Markdown document, in place of what is between two of its lines,
+    ``<!-- table NAME -->`` and ``<!-- end of table -->``, where NAME is the run folder's.
+
+    Args:
+        runs: result folders.
+        document: a file that has a place for each of them.
+
+    Raises:
+        DataError: a folder has no readable result, or the document cannot be read or has no place for it.
+        OutputError: the document cannot be written.
+    """
+    try:
+        text = document.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the document {document} cannot be read ({error}); name a Markdown file") from None
+    for run in runs:
+        begin, end = f"<!-- table {run.name} -->", "<!-- end of table -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise DataError(f"{document} has no place for {run.name}; put the lines {begin} and {end} where it belongs")
+        text = f"{before}{begin}\n\n{as_section(read([run]))}\n\n{end}{after}"
+    write_whole(document, text.encode("utf-8"))
 
 
 def _write(runs: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:

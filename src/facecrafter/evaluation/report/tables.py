@@ -143,6 +143,39 @@ def as_markdown(sheet: Sheet, differences: Sequence[Difference], left: Sequence[
     return "\n\n".join(part for part in [*parts, _paper(paper.TABLES[sheet.runs[0].result.table])] if part) + "\n"
 
 
+def as_section(sheet: Sheet) -> str:
+    """What a document shows of a table: the methods, what leaks where that was measured, the paper's own table, and
+    where the numbers come from."""
+    parts = [_main(sheet), f"{INTERVALS} {FAILURES}"]
+    parts += [f"{_md(row.label)}: {_md(row.method.note)}" for row in sheet.rows if row.method.note]
+    parts += [_leaks(sheet)]
+    for run in sheet.runs:
+        told = how(run)
+        judges = ", ".join(f"{of} {name}" for of, name in run.result.estimators.items())
+        kept = {key: told[key] for key in ("Commit", "Device", "Seed", "Time") if key in told}
+        parts += [_md(f"{run.name}: {', '.join(f'{key.lower()} {value}' for key, value in kept.items())}; {judges}.")]
+    return "\n\n".join(part for part in [*parts, _paper(paper.TABLES[sheet.runs[0].result.table])] if part)
+
+
+def _leaks(sheet: Sheet) -> str:
+    """A column a cell of the leakage matrices, a row a method; nothing where nothing was probed."""
+    probed = [(row, row.method.leakage) for row in sheet.rows if row.method.leakage]
+    if not probed:
+        return ""
+    first = probed[0][1]
+    assert first is not None
+    headings = ["Method", *(f"{changed} → {moved}" for changed in first.changed for moved in first.moved)]
+    rows = [
+        [_md(row.label), *(shown(value, 2) for line in leakage.values for value in line)]
+        for row, leakage in probed
+        if leakage is not None and (leakage.changed, leakage.moved) == (first.changed, first.moved)
+    ]
+    about = (
+        "What was changed alone → what moved, as a share of how far it is between the photos it came from: 1 is all."
+    )
+    return f"{about}\n\n{_grid([_md(heading) for heading in headings], rows)}"
+
+
 def _md(text: str) -> str:
     """Text that Markdown takes as it is."""
     return re.sub(r"([\\`*_<>\[\]|#~&])", r"\\\1", text)
