@@ -95,6 +95,16 @@ def test_the_key_is_of_weights_and_settings(small_model, small_scale):
     assert method(small_model, ("emotion", "landmark"), Settings(steps=2, batch_size=3)).key == method(small_model).key
 
 
+def test_a_student_is_in_the_key_only_where_it_speaks(small_model):
+    from dataclasses import replace
+
+    from facecrafter.model.student import student_of
+
+    taught = replace(small_model, distilled=student_of(small_model.unet, 2, small_model.scale.name))
+    assert method(taught).key == method(small_model).key
+    assert method(taught, settings=Settings(steps=2, speed="distilled")).key != method(taught).key
+
+
 def test_controls_are_not_asked_of_a_base(small_model):
     from dataclasses import replace
 

@@ -64,7 +64,8 @@ class FaceCrafterMethod:
         from facecrafter.baselines.rival import digest
 
         told = {name: value for name, value in vars(self.settings).items() if name != "batch_size"}
-        modules = [module for _, module in sorted(self._model.modules.items())]
+        idle = set() if self.settings.speed == "distilled" else {"distilled"}
+        modules = [module for name, module in sorted(self._model.modules.items()) if name not in idle]
         return digest(modules, {**told, "conditions": self.conditions, "version": __version__})
 
     def generate(self, requests: Sequence[Request]) -> NDArray[np.uint8]:
