@@ -34,6 +34,8 @@ class TrainingSet:
         pairs: draws inputs and identity pictures together, on the same samples; None to draw them apart.
     """
 
+    draws = True  # whether landmark images are drawings, which an accelerator can keep
+
     def __init__(
         self,
         prepared: shards.Prepared,
@@ -172,7 +174,7 @@ class TrainingSet:
         room = torch.cuda.mem_get_info(device)[0] // 4
         if self.count * self.images[0].nbytes < room:
             self._placed_pictures = torch.from_numpy(self.images[self.rows]).to(device)
-        if drawings and self.count * self.landmark_size**2 * 3 < room:
+        if drawings and self.draws and self.count * self.landmark_size**2 * 3 < room:
             self._placed_drawings = torch.from_numpy(self._draw(np.arange(self.count))).to(device)
 
     def _shown(self, rows: Tensor) -> Tensor:

@@ -26,9 +26,7 @@ from facecrafter.training.stages import DiffusionStage
 class HeadSet(TrainingSet):
     """A training set whose landmark images are head maps, which CapHuman's way reads."""
 
-    def place(self, device: torch.device, drawings: bool = False) -> None:
-        """See :meth:`TrainingSet.place`; head maps are drawn when they are wanted."""
-        super().place(device, False)
+    draws = False  # its maps are not bytes
 
     def landmark_images(self, indices: Tensor) -> Tensor:
         """Head maps ``(B, 5, L, L)``, mirrored with their pictures; see :func:`facecrafter.baselines.head.draw`."""
@@ -43,6 +41,8 @@ class HeadSet(TrainingSet):
 class ExpressionSet(TrainingSet):
     """A training set whose landmark images are blendshapes, which the expression adapter reads."""
 
+    draws = False
+
     def __init__(
         self,
         prepared: Prepared,
@@ -52,10 +52,6 @@ class ExpressionSet(TrainingSet):
     ) -> None:
         super().__init__(prepared, keep, landmark_size, pairs)
         self.blendshapes = prepared.blendshapes[self.rows]
-
-    def place(self, device: torch.device, drawings: bool = False) -> None:
-        """See :meth:`TrainingSet.place`; there is nothing to draw."""
-        super().place(device, False)
 
     def landmark_images(self, indices: Tensor) -> Tensor:
         """Blendshapes ``(B, 52)``, mirrored with their pictures."""
