@@ -21,7 +21,7 @@ def crafter() -> FaceCrafter:
 
 def test_all_shipped_weights_are_half_precision_with_their_config_inside_and_fit_in_80_mb():
     files = sorted(ASSETS.rglob("*.safetensors"))
-    assert {path.stem for path in files} >= {"unet", "encoder", "autoencoder", "controls", "pixels"}
+    assert {path.stem for path in files} >= {"unet", "encoder", "autoencoder", "controls", "distilled", "pixels"}
     assert sum(path.stat().st_size for path in files) <= 80e6
     for path in files:
         with safe_open(path, "pt") as file:
@@ -38,6 +38,18 @@ def test_a_turned_head_is_generated_turned(crafter, astronaut):
         pictures = crafter.generate(identity, landmarks_from=landmarks.turn(points, angle, 0), n=2, seed=5, steps=12)
         yaw.append(np.mean([crafter.face(picture).angles[0] for picture in pictures]))
     assert yaw[0] < -8 and yaw[1] > 8
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_the_student_makes_nearly_what_eq_6_makes(crafter, astronaut, both):
+    """Another seed's picture of this person is 34 levels of 255 away."""
+    turned = landmarks.turn(crafter.face(astronaut).points, 20, 0)
+    told = {"landmarks_from": turned, "emotion": "happy"} if both else {}
+    taught, exact = (
+        np.stack([np.asarray(one, float) for one in crafter.generate(astronaut, n=2, seed=0, speed=speed, **told)])
+        for speed in ("distilled", "exact")
+    )
+    assert 0.5 < np.abs(taught - exact).mean() < 14
 
 
 def test_the_default_model_makes_the_same_picture_twice(crafter, astronaut):

@@ -380,8 +380,8 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Run folder in place of the config's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in place of the config's.")] = None,
 ) -> None:
-    """Train one stage: autoencoder, base, landmark, emotion, joint, distill, a rival, or a network that reads emotions or
-    expressions.
+    """Train one stage: autoencoder, base, landmark, emotion, joint, distill, a rival, or a network that reads emotions
+    or expressions.
 
     \b
     facecrafter train configs/mini/landmark.yaml
