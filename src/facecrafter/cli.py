@@ -130,7 +130,7 @@ DEFAULTS = {
     "emotion_scale": (3.0, 2.0),
     "steps": (8, 25),
     "scheduler": ("ddim", "dpm"),
-    "speed": ("exact", "exact"),
+    "speed": ("refresh", "exact"),
 }
 _IdentityScale = Annotated[float | None, typer.Option(help=_own("Guidance by the identity (Eq. 6).", "identity_scale"))]
 _LandmarkScale = Annotated[
