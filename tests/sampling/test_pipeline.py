@@ -47,7 +47,7 @@ def test_pictures_are_marked_and_say_how_they_were_made(crafter: FaceCrafter, po
         "emotion": "happy 0.80, surprise 0.20; valence +0.73, arousal +0.54",
         **zoo.MINI.sampling,
         "steps": 2,
-        "speed": "exact",
+        "speed": "refresh",
         "precision": "float32",
         "seed": 8,
     }
