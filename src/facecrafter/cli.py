@@ -485,6 +485,7 @@ def evaluate_compare(
 def evaluate_publish(
     document: Annotated[Path, typer.Argument(help="Markdown file with a place for each table.")],
     runs: Annotated[list[Path], typer.Argument(help="Folders that `evaluate control` or `evaluate diversity` wrote.")],
+    paper: Annotated[bool, typer.Option(help="Show the paper's own table below the first of each kind.")] = True,
 ) -> None:
     """Put tables into a document, each between its lines <!-- table NAME --> and <!-- end of table -->.
 
@@ -493,7 +494,7 @@ def evaluate_publish(
     """
     from facecrafter.evaluation.report import publish
 
-    publish(runs, document)
+    publish(runs, document, paper)
     typer.echo(f"{document} has {len(runs)} tables")
 
 

@@ -496,9 +496,11 @@ def test_publish_fills_a_documents_places(run, tmp_path):
         assert (f"| {tables._md(name)} |" in second) == (number == 0)
     assert "| 0.50 | 0.10 | 0.20 | 0.03 | 12.50 | 0.04 | 0.02 | 1.50 | 0.75 |" in first  # the leakage matrix
     assert "abc1234-dirty" in first and "seed 7" in first
-    assert "361M" in first  # the paper's table
+    assert "361M" in first and "361M" not in second  # the paper's table, once
     report.publish([run, other], document)
     assert document.read_text() == text
+    report.publish([run], document, printed=False)
+    assert "361M" not in document.read_text()
 
 
 @pytest.mark.parametrize(

@@ -53,13 +53,14 @@ def compare(runs: Sequence[Path], out: Path, overwrite: bool = False) -> list[Pa
     return _write(runs, out, overwrite)
 
 
-def publish(runs: Sequence[Path], document: Path) -> None:
+def publish(runs: Sequence[Path], document: Path, printed: bool = True) -> None:
     """Put each run's table into a Markdown document, in place of what is between two of its lines,
     ``<!-- table NAME -->`` and ``<!-- end of table -->``, where NAME is the run folder's.
 
     Args:
         runs: result folders.
         document: a file that has a place for each of them.
+        printed: show the paper's own table too, once for each kind of table.
 
     Raises:
         DataError: a folder has no readable result, or the document cannot be read or has no place for it.
@@ -69,13 +70,17 @@ def publish(runs: Sequence[Path], document: Path) -> None:
         text = document.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the document {document} cannot be read ({error}); name a Markdown file") from None
+    shown: set[str] = set() if printed else {"control", "diversity"}
     for run in runs:
         begin, end = f"<!-- table {run.name} -->", "<!-- end of table -->"
         before, found, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
         if not (found and closed):
             raise DataError(f"{document} has no place for {run.name}; put the lines {begin} and {end} where it belongs")
-        text = f"{before}{begin}\n\n{as_section(read([run]))}\n\n{end}{after}"
+        sheet = read([run])
+        kind = sheet.runs[0].result.table
+        text = f"{before}{begin}\n\n{as_section(sheet, kind not in shown)}\n\n{end}{after}"
+        shown.add(kind)
     write_whole(document, text.encode("utf-8"))
 
 

@@ -143,9 +143,9 @@ def as_markdown(sheet: Sheet, differences: Sequence[Difference], left: Sequence[
     return "\n\n".join(part for part in [*parts, _paper(paper.TABLES[sheet.runs[0].result.table])] if part) + "\n"
 
 
-def as_section(sheet: Sheet) -> str:
-    """What a document shows of a table: the methods, what leaks where that was measured, the paper's own table, and
-    where the numbers come from."""
+def as_section(sheet: Sheet, printed: bool = True) -> str:
+    """What a document shows of a table: the methods, what leaks where that was measured, where the numbers come from,
+    and if ``printed`` the paper's own table."""
     parts = [_main(sheet), f"{INTERVALS} {FAILURES}"]
     parts += [f"{_md(row.label)}: {_md(row.method.note)}" for row in sheet.rows if row.method.note]
     parts += [_leaks(sheet)]
@@ -154,7 +154,9 @@ def as_section(sheet: Sheet) -> str:
         judges = ", ".join(f"{of} {name}" for of, name in run.result.estimators.items())
         kept = {key: told[key] for key in ("Commit", "Device", "Seed", "Time") if key in told}
         parts += [_md(f"{run.name}: {', '.join(f'{key.lower()} {value}' for key, value in kept.items())}; {judges}.")]
-    return "\n\n".join(part for part in [*parts, _paper(paper.TABLES[sheet.runs[0].result.table])] if part)
+    if printed:
+        parts += [_paper(paper.TABLES[sheet.runs[0].result.table])]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _leaks(sheet: Sheet) -> str:
