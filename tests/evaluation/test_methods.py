@@ -46,6 +46,7 @@ def test_a_picture_is_the_samplers_own(small_model, asked):
         2,
         [5],
         settings.scheduler,
+        speed=settings.speed,
     )
     wanted = ((wanted + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(method(small_model).generate([request]), wanted)
