@@ -137,6 +137,18 @@ def test_the_distance_is_the_papers_sum_over_layers_places_and_channels(tmp_path
     assert got == pytest.approx(expected, rel=1e-4)
 
 
+def test_places_count_as_the_map_says(tmp_path: Path) -> None:
+    (tmp_path / "tiny.ckpt").write_bytes(pickle.dumps(tiny_arrays()))
+    lpips, x, y = LPIPS(tmp_path / "tiny.ckpt"), pictures(2, 64, 1), pictures(2, 64, 2)
+    torch.testing.assert_close(lpips(x, y, torch.full((2, 8, 8), 0.5)), lpips(x, y) / 2)
+    left = torch.zeros(2, 8, 8)
+    left[..., :4] = 1
+    torch.testing.assert_close(lpips(x, y, left) + lpips(x, y, 1 - left), lpips(x, y))
+    halves = x.clone()
+    halves[..., 32:] = y[..., 32:]
+    assert (lpips(x, halves, left) < 0.6 * lpips(x, halves, 1 - left)).all()
+
+
 def test_a_pickle_that_could_run_code_is_refused(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:

@@ -19,6 +19,8 @@ from facecrafter.model.attention import (
     Branch,
     ConditionedAttention,
     attend,
+    attend_in_blocks,
+    blocks_win,
     place_bias,
 )
 from facecrafter.model.checkpoint import FaceModel
@@ -75,6 +77,48 @@ def test_the_place_bias_is_zero_on_its_own_place_and_refuses_what_is_no_square()
     for queries, tokens in ((8, 16), (16, 12)):
         with pytest.raises(ValueError, match="not a square"):
             place_bias(queries, tokens, 0.1)
+
+
+@pytest.mark.parametrize("at_once", [1, 7 * 300, 2**21])
+@pytest.mark.parametrize(("batch", "queries", "tokens", "heads"), [(1, 20, 300, 1), (3, 17, 300, 2)])
+def test_attention_in_blocks_is_attention_for_any_size_of_block(
+    batch: int, queries: int, tokens: int, heads: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "LOGITS_AT_ONCE", at_once)
+    q, k, v = (random(batch, heads, count, 8, seed=count) for count in (queries, tokens, tokens))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(attend_in_blocks(q, k, v), expected, rtol=0, atol=1e-12)
+
+
+def test_in_bfloat16_blocks_are_nearly_as_exact_as_the_fused_kernel() -> None:
+    q, k, v = (random(2, 400, 80, seed=seed, dtype=torch.bfloat16) for seed in (1, 2, 3))
+    exact = attend(q.double(), k.double(), v.double(), 2)
+    split = [x.unflatten(-1, (2, -1)).transpose(1, 2) for x in (q, k, v)]
+    fused = torch.nn.functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+
+    def error(made: Tensor) -> float:
+        return float((made.double() - exact).square().mean().sqrt())
+
+    assert blocks_win(split[0], split[1], None)
+    assert 0 < error(attend(q, k, v, 2)) < 2.5 * error(fused) < 5e-4, "logits are rounded, which the kernel keeps"
+    assert torch.equal(attend(q, k, v, 2)[:1], attend(q[:1], k[:1], v[:1], 2)), "a sample alone is that in a batch"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tokens", "bias", "learns", "wins"),
+    [
+        (torch.bfloat16, 256, False, False, True),
+        (torch.float32, 256, False, False, False),
+        (torch.bfloat16, 255, False, False, False),
+        (torch.bfloat16, 256, True, False, False),
+        (torch.bfloat16, 256, False, True, False),
+    ],
+)
+def test_where_blocks_are_the_faster_way(dtype: torch.dtype, tokens: int, bias: bool, learns: bool, wins: bool) -> None:
+    q, k = torch.zeros(1, 1, 4, 8, dtype=dtype), torch.zeros(1, 1, tokens, 8, dtype=dtype, requires_grad=learns)
+    assert blocks_win(q, k, torch.zeros(4, tokens) if bias else None) == wins
+    with torch.no_grad():
+        assert blocks_win(q, k, torch.zeros(4, tokens) if bias else None) == (wins or learns)
 
 
 def test_plain_and_fused_attention_agree_in_single_precision() -> None:

@@ -50,8 +50,9 @@ class ToyDecoder(nn.Module):
 
 
 class ToyPerceptual(nn.Module):
-    def forward(self, made: Tensor, wanted: Tensor) -> Tensor:
-        return (made - wanted).square().mean((1, 2, 3))
+    def forward(self, made: Tensor, wanted: Tensor, counts: Tensor | None = None) -> Tensor:
+        apart = (made - wanted).square().mean(1)
+        return (apart if counts is None else apart * F.interpolate(counts[:, None], apart.shape[1:])[:, 0]).mean((1, 2))
 
 
 class ToyReader(nn.Module):
@@ -109,6 +110,7 @@ def walk_of(steps: list[int], learns: list[bool] | None = None, **settings: Tens
         "own": torch.tensor([True, True, True]),
         "posed": torch.tensor([True, True, True]),
         "photos": torch.rand(3, 3, 112, 112, generator=source) * 2 - 1,
+        "masks": torch.zeros(3, 16, 16),
         "grids": WHOLE.expand(3, -1, -1),
         "views": WHOLE.expand(3, -1, -1),
         "jitter": torch.zeros(3, 8),
@@ -230,6 +232,24 @@ def test_the_photo_counts_where_it_is_the_persons_own_and_its_face_where_it_is_p
     blocks = [difference[0, :, i : i + 4, j : j + 4].mean((1, 2)) for i in range(0, 112, 4) for j in range(0, 112, 4)]
     assert float(fine) == pytest.approx(2 * float(torch.stack(blocks).abs().mean()) / 3, rel=1e-3)
     assert float(both) == pytest.approx(float(colours + perceptual), rel=1e-5)
+
+
+def test_what_is_not_near_the_face_counts_as_much_as_the_config_says() -> None:
+    masks = torch.zeros(3, 16, 16)
+    masks[:, 5:9, 6:10] = 1  # a reach of 16 // 6 = 2 places makes it rows 3 to 10 and columns 4 to 11
+    walk = walk_of([999, 500], masks=masks)
+    pictures = torch.stack(written_out(walk, "v_prediction", [0.3, 0.3])).float()
+    difference = (pictures - walk.photos).double()
+    counts = torch.full((16, 16), 0.25, dtype=torch.float64)
+    counts[3:11, 4:12] = 1
+    squares = difference.square().unflatten(3, (16, 7)).unflatten(2, (16, 7)).mean((0, 1, 3, 5))
+    cells = difference.unflatten(3, (8, 14)).unflatten(2, (8, 14)).mean((3, 5)).abs().mean((0, 1))
+    coarse = counts.unflatten(1, (8, 2)).unflatten(0, (8, 2)).mean((1, 3))
+    with torch.no_grad():
+        perceptual = loss_of(lpips=5.0, background=0.25)(walk, TOKENS, AttentionInputs())
+        colours = loss_of(colours=3.0, background=0.25)(walk, TOKENS, AttentionInputs())
+    assert float(perceptual) == pytest.approx(5 * float((squares * counts).mean()), rel=1e-3)
+    assert float(colours) == pytest.approx(3 * float((cells * coarse).mean()), rel=1e-3)
 
 
 def test_the_expression_asked_for_is_the_posed_photos_whoever_is_on_it() -> None:

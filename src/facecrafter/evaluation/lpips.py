@@ -75,9 +75,17 @@ class LPIPS(nn.Module):
             maps.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
         return maps
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distances ``(B,)`` between pictures ``(B, 3, H, W)`` in [-1, 1]; 0 for equal pictures."""
+    def forward(self, x: Tensor, y: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Distances ``(B,)`` between pictures ``(B, 3, H, W)`` in [-1, 1]; 0 for equal pictures.
+
+        Args:
+            x, y: the pictures.
+            counts: what each place counts in the means over places, ``(B, M, M)`` over the whole picture; None for 1.
+        """
         total = x.new_zeros(len(x))
         for index, (a, b) in enumerate(zip(self.features(x), self.features(y), strict=True)):
-            total = total + ((a - b).square() * getattr(self, f"head{index}")).sum(1).mean((1, 2))
+            apart = ((a - b).square() * getattr(self, f"head{index}")).sum(1)
+            if counts is not None:
+                apart = apart * F.adaptive_avg_pool2d(counts, apart.shape[1:])
+            total = total + apart.mean((1, 2))
         return total

@@ -58,6 +58,9 @@ class PictureLoss(Strict):
     # Weight of the difference from the photo on an 8 x 8 grid; where the pose is free, from its face on 4 x 4.
     colours: float = Field(0.0, ge=0)
     face: float = Field(0.0, ge=0)  # weight of the difference from the photo's face on a 28 x 28 grid, where posed
+    # What places away from the face count in `lpips` and `colours`. A background is nobody's condition, so held to the
+    # photo's it becomes the average of all.
+    background: Share = 1.0
     adversary: float = Field(0.0, ge=0)  # how hard critics pull, who tell pictures from photos; 1 is as all the others
     batch: int = Field(8, ge=1)  # pictures a step, over all processes and accumulated steps
     steps: int = Field(8, ge=2)  # denoising steps from noise to the picture

@@ -39,6 +39,7 @@ class Walk:
         own: ``(B,)`` bool, whether that is the person on the photo.
         posed: ``(B,)`` bool, whether landmarks say how the face is turned.
         photos: where the conditions come from, ``(B, 3, S, S)`` in [-1, 1].
+        masks: where their faces are, ``(B, M, M)`` in [0, 1].
         grids: where the faces are, ``(B, 2, 3)``, see :class:`facecrafter.perception.differentiable.Crop`.
         views: where the recogniser looks, likewise.
         jitter: ``(B, 8)`` in [-1, 1], see :func:`jittered` and :func:`relit`; zeros for the crops as they are.
@@ -51,6 +52,7 @@ class Walk:
     own: Tensor
     posed: Tensor
     photos: Tensor
+    masks: Tensor
     grids: Tensor
     views: Tensor
     jitter: Tensor
@@ -122,9 +124,26 @@ def clean_and_noise(kind: str, prediction: Tensor, noisy: Tensor, alpha_bar: Ten
     return signal * noisy - rest * prediction, rest * noisy + signal * prediction
 
 
-def _grid_difference(a: Tensor, b: Tensor, cells: int) -> Tensor:
-    """The mean absolute difference of pictures ``(B, 3, S, S)`` on a grid of so many cells a side, ``(B,)``."""
-    return nn.functional.avg_pool2d(a - b, a.shape[-1] // cells).abs().mean((1, 2, 3))
+def heads(masks: Tensor, background: float) -> Tensor:
+    """What a place of a picture counts: 1 on the face and within a sixth of the side of it, where hair and chin are,
+    and ``background`` elsewhere.
+
+    Args:
+        masks: of the faces, ``(B, M, M)`` in [0, 1].
+        background: in [0, 1].
+    """
+    reach = masks.shape[-1] // 6
+    near = nn.functional.max_pool2d(masks[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0]
+    return background + (1 - background) * near
+
+
+def _grid_difference(a: Tensor, b: Tensor, cells: int, counts: Tensor | None = None) -> Tensor:
+    """The mean absolute difference of pictures ``(B, 3, S, S)`` on a grid of so many cells a side, ``(B,)``; places
+    count as the map ``counts`` ``(B, M, M)`` says."""
+    apart = nn.functional.avg_pool2d(a - b, a.shape[-1] // cells).abs()
+    if counts is not None:
+        apart = apart * nn.functional.adaptive_avg_pool2d(counts, cells)[:, None]
+    return apart.mean((1, 2, 3))
 
 
 class PictureLoss(nn.Module):
@@ -183,20 +202,23 @@ class PictureLoss(nn.Module):
         loss = self.weights.identity * (1 - (self.recogniser(crops) * asked).sum(-1)).mean()
         own, posed = walk.own.float(), (walk.own & walk.posed).float()
         faces, wanted = (ARCFACE_CROP.cut(whole, walk.grids) for whole in (pictures, walk.photos))
+        counts = heads(walk.masks, self.weights.background)
         # Where the pose is free only the face's colours are asked for, so that hair and background are free too.
-        coarse = torch.where(walk.posed, _grid_difference(pictures, walk.photos, 8), _grid_difference(faces, wanted, 4))
+        coarse = torch.where(
+            walk.posed, _grid_difference(pictures, walk.photos, 8, counts), _grid_difference(faces, wanted, 4)
+        )
         loss = loss + self.weights.colours * (own * coarse).mean()
         loss = loss + self.weights.face * (posed * _grid_difference(faces, wanted, 28)).mean()
         if self.expression is not None:
             # Whoever is asked for, the face is to do what the photo's does.
             seen = relit((pictures + 1) * 127.5, walk.jitter) / 127.5 - 1
             loss = loss + self.weights.expression * (walk.posed * self._apart(seen, walk.photos)).mean()
-        for weight, one, other in (
-            (self.weights.lpips, pictures, walk.photos),
-            (self.weights.face_lpips, faces, wanted),  # the face alone, larger, where the expression is
+        for weight, one, other, places in (
+            (self.weights.lpips, pictures, walk.photos, counts),
+            (self.weights.face_lpips, faces, wanted, None),  # the face alone, larger, where the expression is
         ):
             if weight and self.perceptual is not None:
-                loss = loss + weight * (posed * self.perceptual(one, other).float()).mean()
+                loss = loss + weight * (posed * self.perceptual(one, other, places).float()).mean()
         if self.critics is not None and self.perceptual is not None:
             pleasing = telling = loss.new_zeros(())
             views = (pictures, walk.photos, own), (faces, wanted, posed)

@@ -397,6 +397,7 @@ class DiffusionStage:
             own=~blended.squeeze(1),
             posed=posed,
             photos=data.pictures(indices),
+            masks=data.face_masks(indices),
             grids=grids,
             views=views,
             jitter=2 * torch.rand(count, 8, generator=source) - 1,
