@@ -21,6 +21,7 @@ from facecrafter.perception.emotion import EMOTIONS, features
 from facecrafter.perception.emotion_net import EmotionNet
 from facecrafter.training.config import Estimator, TrainConfig
 from facecrafter.training.draws import batch_indices, generator
+from facecrafter.training.variation import rectangles
 
 # The result, in the run's `model/`.
 FILE = "emotion.safetensors"
@@ -66,12 +67,8 @@ def varied(crops: Tensor, chance: Tensor, side: int, config: Estimator) -> Tenso
     mean = seen.mean((2, 3), keepdim=True)
     contrast, brightness = (spread[:, place].view(-1, 1, 1, 1) for place in (5, 6))
     seen = mean + (seen - mean) * (1 + 0.3 * contrast) + 0.15 * brightness
-    place = (torch.arange(side, device=crops.device) + 0.5) / side
-    height, width = (0.15 + 0.3 * chance[:, index, None] for index in (8, 9))
-    top, left = chance[:, 10, None] * (1 - height), chance[:, 11, None] * (1 - width)
-    down, across = (place > top) & (place < top + height), (place > left) & (place < left + width)
-    covered = down[:, :, None] & across[:, None, :] & (chance[:, 7] < config.erase).view(-1, 1, 1)
-    return torch.where(covered[:, None], mean, seen).clamp(0, 1)
+    covered = rectangles(chance[:, 8:12], side, 0.15, 0.45) & (chance[:, 7] < config.erase).view(-1, 1, 1, 1)
+    return torch.where(covered, mean, seen).clamp(0, 1)
 
 
 def mixed(crops: Tensor, targets: Tensor, others: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from facecrafter.perception import expression_net, mirror
 from facecrafter.perception.expression_net import DEGREES, ExpressionNet, Reading
 from facecrafter.training.config import Expression, TrainConfig
 from facecrafter.training.draws import batch_indices, generator
+from facecrafter.training.variation import blurred, rectangles
 
 # The result, in the run's `model/`, and how well it reads people kept out.
 FILE, MEASURED = "expression.safetensors", "expression.json"
@@ -69,16 +70,11 @@ def varied(pictures: Tensor, chance: Tensor, fields: Tensor, config: Expression)
     grey = seen.mean(1, keepdim=True)
     seen = grey + (seen - grey) * (1 + 2 * light * spread[:, 3])
     seen = seen * (1 + light * spread[:, 4]) + light * spread[:, 5]
-    coarse = F.interpolate(F.avg_pool2d(seen, 4), (side, side), mode="bilinear")
-    seen = seen + config.blur * spread[:, 6].clamp(min=0) * (coarse - seen)
+    seen = blurred(seen, config.blur * spread[:, 6].clamp(min=0))
     field = fields[(chance[:, 7] * len(fields)).long()]
     seen = seen + config.noise * spread[:, 8].clamp(min=0) * field
-    place = (torch.arange(side, device=seen.device) + 0.5) / side
-    height, width = (0.1 + 0.2 * chance[:, index, None] for index in (10, 11))
-    top, left = chance[:, 12, None] * (1 - height), chance[:, 13, None] * (1 - width)
-    down, across = (place > top) & (place < top + height), (place > left) & (place < left + width)
-    covered = down[:, :, None] & across[:, None, :] & (chance[:, 9] < config.erase).view(-1, 1, 1)
-    return torch.where(covered[:, None], spread[:, 14:17, 0], seen).clamp(-1.2, 1.2)
+    covered = rectangles(chance[:, 10:14], side, 0.1, 0.3) & (chance[:, 9] < config.erase).view(-1, 1, 1, 1)
+    return torch.where(covered, spread[:, 14:17, 0], seen).clamp(-1.2, 1.2)
 
 
 class ExpressionObjective(nn.Module):

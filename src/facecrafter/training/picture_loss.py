@@ -25,6 +25,7 @@ from facecrafter.model.attention import AttentionInputs
 from facecrafter.perception.differentiable import ARCFACE_CROP, Crop
 from facecrafter.training.config import PictureLoss as PictureLossConfig
 from facecrafter.training.critic import Critic, balance, pleasing_loss, telling_loss
+from facecrafter.training.variation import blurred
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ def relit(crops: Tensor, jitter: Tensor) -> Tensor:
             contrast (20 %), brightness (20 of 255).
     """
     blur, contrast, brightness = (jitter[:, place].view(-1, 1, 1, 1) for place in (5, 6, 7))
-    coarse = nn.functional.interpolate(nn.functional.avg_pool2d(crops, 4), crops.shape[2:], mode="bilinear")
-    crops = crops + blur.clamp(min=0) * (coarse - crops)
+    crops = blurred(crops, blur.clamp(min=0))
     return (crops - 127.5) * (1 + 0.2 * contrast) + 127.5 + 20 * brightness
 
 

@@ -1,0 +1,36 @@
+"""What networks that look at faces are trained against: pictures a little blurred, and partly covered."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def blurred(pictures: Tensor, amount: Tensor) -> Tensor:
+    """Pictures without what is finer than four pixels.
+
+    Args:
+        pictures: ``(B, C, H, W)``.
+        amount: how much of that goes, ``(B, 1, 1, 1)`` in [0, 1].
+    """
+    coarse = F.interpolate(F.avg_pool2d(pictures, 4), pictures.shape[2:], mode="bilinear")
+    return pictures + amount * (coarse - pictures)
+
+
+def rectangles(chance: Tensor, side: int, smallest: float, largest: float) -> Tensor:
+    """One upright rectangle a picture, wholly inside it.
+
+    Args:
+        chance: ``(B, 4)`` in [0, 1): height, width, and how far down and to the right of the room that is left.
+        side: of the picture in places, S.
+        smallest, largest: bounds of height and width, as shares of the side.
+
+    Returns:
+        ``(B, 1, S, S)`` bool, true within.
+    """
+    place = (torch.arange(side, device=chance.device) + 0.5) / side
+    height, width = (smallest + (largest - smallest) * chance[:, index, None] for index in (0, 1))
+    top, left = chance[:, 2, None] * (1 - height), chance[:, 3, None] * (1 - width)
+    down, across = (place > top) & (place < top + height), (place > left) & (place < left + width)
+    return (down[:, :, None] & across[:, None, :])[:, None]
