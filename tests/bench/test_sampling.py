@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -73,6 +75,17 @@ def test_candidates_are_timed_in_turn_and_as_ratios() -> None:
     assert told[0] == "batch 2" and len(told) == 6 and "of Arc2Face + ControlNet" in told[3]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_candidates_are_timed_on_a_gpu() -> None:
+    costs, where = bench.sampling("mini", 2, 2, rounds=2, device_name="cuda", bfloat16=True)
+    assert [cost.name for cost in costs][-len(SPEEDS) :] == list(SPEEDS)
+    for cost in costs:
+        assert cost.seconds is not None and cost.ratio is not None and cost.peak_mib is not None
+        assert cost.seconds.low > 0 and cost.peak_mib > 7.1e6 * 2 / 2**20
+    assert sum(where["shares"].values()) == pytest.approx(1)
+    assert where["shares"]["convolutions"] > 0.05
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [({"only": ["magic"]}, "no candidate 'magic'.*exact, interval"), ({"device_name": "toaster"}, "'toaster'")],
@@ -93,6 +106,22 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert told["batches"][0]["candidates"][0]["name"] == bench.BASE and "commit" in told["environment"]
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 1 and "bench.json" in again.stderr
+
+
+def test_an_accelerators_kernels_are_not_counted_beside_the_operations_that_started_them() -> None:
+    def event(key: str, kind: DeviceType, on_cpu: float, on_device: float) -> SimpleNamespace:
+        return SimpleNamespace(key=key, device_type=kind, self_cpu_time_total=on_cpu, self_device_time_total=on_device)
+
+    events = [
+        event("aten::mm", DeviceType.CPU, 5.0, 30.0),
+        event("sm90_xmma_gemm_bf16", DeviceType.CUDA, 0.0, 30.0),
+        event("aten::convolution", DeviceType.CPU, 15.0, 10.0),
+        event("void some_kernel<float>", DeviceType.CUDA, 0.0, 10.0),
+        event("cudaLaunchKernel", DeviceType.CPU, 20.0, 0.0),
+    ]
+    device, cpu = bench.shares(events, True), bench.shares(events, False)
+    assert (device["matrix products"], device["convolutions"], device["other"]) == (0.75, 0.25, 0.0)
+    assert (cpu["matrix products"], cpu["convolutions"], cpu["other"]) == (0.125, 0.375, 0.5)
 
 
 def test_a_peak_is_what_was_held_at_once() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from facecrafter.bench.measure import MIB, Spread, held, matmul_limit, peak, wait
@@ -336,17 +337,28 @@ def profile(
     with recorded(activities=activities) as recording:
         candidate.pictures(steps)
         wait(device)
-    times: dict[str, float] = dict.fromkeys((*KINDS, "other"), 0.0)
-    for event in recording.key_averages():
-        own = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-        times[_kind(event.key)] += own
     limit = matmul_limit(device, dtype) / 1e12
-    total = sum(times.values())
     return {
-        "shares": {kind: own / total for kind, own in times.items()},
+        "shares": shares(recording.key_averages(), device.type == "cuda"),
         "limit": limit,
         "reached": teraflops / seconds / limit,
     }
+
+
+def shares(events: Iterable[Any], on_device: bool) -> dict[str, float]:
+    """Shares of the time by :data:`KINDS` and ``other``.
+
+    Args:
+        events: operations as ``torch.profiler`` averages them.
+        on_device: count what the operations took on an accelerator. Its kernels are events too, with the same time
+            once more, and are left out.
+    """
+    times: dict[str, float] = dict.fromkeys((*KINDS, "other"), 0.0)
+    for event in events:
+        if event.device_type == DeviceType.CPU:
+            times[_kind(event.key)] += event.self_device_time_total if on_device else event.self_cpu_time_total
+    total = sum(times.values())
+    return {kind: own / total for kind, own in times.items()}
 
 
 def _kind(operation: str) -> str:
