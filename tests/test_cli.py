@@ -184,6 +184,12 @@ BAD = {
         1,
         "damaged.safetensors",
     ),
+    "evaluating where nothing computes": (
+        "evaluate model none --model model --out out --device magic",
+        1,
+        "no device 'magic'",
+    ),
+    "evaluating at no speed": ("evaluate model none --out out --speed fast", 2, "--speed"),
     "unknown weights": ("weights fetch magic", 1, "no weights called 'magic'"),
     "unknown command": ("conjure", 2, "conjure"),
 }
@@ -337,6 +343,41 @@ def test_data_prepare_then_train(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     done = facecrafter("train", folder / "config.yaml", "--run", folder / "elsewhere", "--steps", 7, "--resume")
     assert done.exit_code == 0 and done.stdout == "the model is in run/model\n"
     assert calls == [(folder / "elsewhere", 7, True)]
+
+
+def test_evaluate_model_and_emotion(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the wiring: what they measure is tested beside them."""
+    from facecrafter.evaluation import emotions, heldout
+
+    calls: list[tuple[Any, ...]] = []
+
+    def model(*arguments: Any, **options: Any) -> dict[str, Any]:
+        calls.append((*arguments, options))
+        return {"settings": {"identity": {"face_found": 0.0, "same": None}}}
+
+    monkeypatch.setattr(heldout, "evaluate", model)
+    asked = ("evaluate", "model", folder, "--model", folder / "model", "--out", folder / "out")
+    done = facecrafter(*asked, "--device", "cpu", "--speed", "interval", "--controls", "c.safetensors", "--overwrite")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("identity\n  face_found: 0.000\n  same: none\n")
+    *places, protocol, options = calls.pop()
+    assert places == [folder / "model", folder, folder / "out"]
+    assert (protocol.sampling.speed, protocol.sampling.batch_size) == ("interval", 16)
+    assert options == {"controls": Path("c.safetensors"), "device": "cpu", "overwrite": True}
+    facecrafter(*asked)
+    *_, protocol, options = calls.pop()
+    assert protocol.sampling.speed is None
+    assert options == {"controls": None, "device": "auto", "overwrite": False}
+
+    def emotion(*_: Any, overwrite: bool) -> dict[str, Any]:
+        calls.append((overwrite,))
+        return {"sets": {}, "faces_a_second": 1.0}
+
+    monkeypatch.setattr(emotions, "evaluate", emotion)
+    line = ("evaluate", "emotion", folder, "--labels", "l.csv", "--fer2013", "f.tar", "--out", folder / "out")
+    for more in ((), ("--overwrite",)):
+        assert facecrafter(*line, *more).exit_code == 0
+    assert calls == [(False,), (True,)]
 
 
 def test_weights_list_and_fetch(monkeypatch: pytest.MonkeyPatch) -> None:

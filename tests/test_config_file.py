@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,14 @@ def test_what_is_no_text_file_is_refused(tmp_path: Path) -> None:
     for name, told in (("missing.yaml", "there is no config"), ("binary.yaml", "is not a text file")):
         with pytest.raises(ConfigError, match=told):
             config_file.read(tmp_path / name)
+
+
+def test_a_file_is_utf8_whatever_the_system_writes(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text("name: Zoë", encoding="utf-8")
+    code = "import sys\nfrom pathlib import Path\nfrom facecrafter import config_file\n"
+    code += "print(ascii(config_file.read(Path(sys.argv[1]))['name']))"
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, env={**os.environ, **plain}, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == ascii("Zoë"), done.stderr

@@ -1,13 +1,16 @@
-"""A file is there whole or not at all."""
+"""A file is there whole or not at all, and a folder has one writer."""
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from facecrafter.files import whole
+from facecrafter.errors import ConfigError
+from facecrafter.files import LOCK, alone, whole
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -37,3 +40,50 @@ def test_a_folder_that_is_a_file_raises_its_own_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError), whole(tmp_path / "file" / "inside") as partial:
         partial.write_text("")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps nobody out")
+def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    for _ in range(2):  # what is left of the first is not in the second's way
+        with alone(folder, "run"):
+            with (
+                pytest.raises(ConfigError, match=r"another run is going on in .*folder; wait for its end"),
+                alone(folder, "run"),
+            ):
+                raise AssertionError
+            with alone(tmp_path, "run"):
+                pass
+    assert [path.name for path in folder.iterdir()] == [LOCK]
+
+
+def test_what_is_raised_inside_passes_through_and_ends_it(tmp_path: Path) -> None:
+    for error in (OSError("disk full"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), alone(tmp_path, "run"):
+            raise error
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigError, match=r"the run folder .*inside cannot be used \(.+\); choose another one"),
+        alone(tmp_path / "file" / "inside", "run"),
+    ):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("system", ["without locks", "disk without locks"])
+def test_where_there_are_no_locks_nobody_is_kept_out(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if system == "without locks":
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    else:
+        fcntl = pytest.importorskip("fcntl")
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    with alone(tmp_path, "run"), alone(tmp_path, "run"):
+        pass

@@ -174,7 +174,7 @@ def generate(
     emotion_scale: _EmotionScale = None,
     steps: _Steps = None,
     scheduler: _Scheduler = None,
-    count: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 4,
+    count: Annotated[int | None, typer.Option("-n", min=1, help="How many pictures. [default: 4]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the first picture; the others follow it.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 8,
     speed: _Speed = None,
@@ -192,6 +192,9 @@ def generate(
         raise typer.BadParameter("give either --identity or --pairs")
     if pairs and any(value is not None for value in asked):
         raise typer.BadParameter("with --pairs the conditions come from the table")
+    if pairs and count is not None:
+        raise typer.BadParameter("with --pairs there is one picture a row; leave -n out")
+    count = 4 if count is None else count
 
     from facecrafter.sampling import output
     from facecrafter.sampling.pairs import generate_pairs, read_pairs
@@ -411,7 +414,11 @@ def evaluate_model(
     identity_scale: _IdentityScale = None,
     landmark_scale: _LandmarkScale = None,
     emotion_scale: _EmotionScale = None,
+    speed: _Speed = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Faster, and a little less exact.")] = False,
+    controls: Annotated[Path | None, typer.Option(help="Controls file in place of the model's own.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    overwrite: _Overwrite = False,
 ) -> None:
     """Measure a model on the people kept out of training: identity, pose, expression, emotion, speed."""
     from facecrafter.evaluation.heldout import Protocol
@@ -420,12 +427,15 @@ def evaluate_model(
     from facecrafter.sampling.pipeline import Settings
 
     folder = folder_of(model, weights)
-    sampling = Settings(identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size=16)
-    result = measure(folder, data, out, Protocol(identities, targets, sampling, seed, bfloat16))
+    sampling = Settings(
+        identity_scale, landmark_scale, emotion_scale, steps, scheduler, 16, speed.value if speed else None
+    )
+    protocol = Protocol(identities, targets, sampling, seed, bfloat16)
+    result = measure(folder, data, out, protocol, controls=controls, device=device, overwrite=overwrite)
     for setting, scores in result["settings"].items():
         typer.echo(setting)
         for name, value in scores.items():
-            typer.echo(f"  {name}: {value:.3f}")
+            typer.echo(f"  {name}: {'none' if value is None else f'{value:.3f}'}")
     typer.echo(f"{out / 'result.json'} has the estimators; {out / 'grid.png'} shows the pictures")
 
 
@@ -438,11 +448,12 @@ def evaluate_emotion(
     estimator: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What the estimator stage of training wrote.")
     ] = None,
+    overwrite: _Overwrite = False,
 ) -> None:
     """Measure the emotion estimator on FER2013's validation pictures and on photos of people kept out."""
     from facecrafter.evaluation.emotions import evaluate as measure
 
-    result = measure(data, fer2013, labels, out, estimator)
+    result = measure(data, fer2013, labels, out, estimator, overwrite=overwrite)
     for name, readers in result["sets"].items():
         for reader, told in readers.items():
             typer.echo(
@@ -547,7 +558,9 @@ def bench_sampling(
 ) -> None:
     """A picture of ours, at every speed, beside diffusers' loops on the same base; random weights."""
     from facecrafter.bench.sampling import lines, sampling
+    from facecrafter.sampling.pipeline import usable_device
 
+    device = usable_device(device)
     with _bench_file(out) as told:
         told.update(scale=scale.value, steps=steps, rounds=rounds, device=device, bfloat16=bfloat16, batches=[])
         for size in batch:
@@ -569,7 +582,7 @@ def bench_prepare(
     from facecrafter.bench.prepare import lines, preparing
 
     with _bench_file(out) as told:
-        told["preparing"] = preparing(source, photos, workers, recogniser)
+        told.update(device="cpu", preparing=preparing(source, photos, workers, recogniser))
         for line in lines(told["preparing"]):
             typer.echo(line)
 
@@ -602,7 +615,8 @@ def _bench_file(out: Path | None) -> Iterator[dict[str, Any]]:
 
     check_free([out], False)
     yield told
-    write_whole(out, (json.dumps({"environment": environment(), **told}, indent=2, default=vars) + "\n").encode())
+    result = {"environment": environment(told.get("device")), **told}
+    write_whole(out, (json.dumps(result, indent=2, default=vars) + "\n").encode())
 
 
 @weights_app.command("list")

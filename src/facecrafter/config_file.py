@@ -29,7 +29,7 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: no such file, or not YAML with settings.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         raise ConfigError(f"there is no config {path}") from None
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one process at a time writes to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from facecrafter.errors import ConfigError
+
+LOCK = "lock"
 
 
 @contextmanager
@@ -30,3 +34,34 @@ def whole(path: Path, shared: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Keep others out of a folder as long as this process lives, however it ends. The folder is made if it is not
+    there; the empty file :data:`LOCK` stays in it. Windows, and disks that know no locks, keep nobody out.
+
+    Args:
+        folder: where this process writes.
+        what: it does there, for the messages: ``run``, ``preparation``.
+
+    Raises:
+        ConfigError: another process has the folder, or it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK, "w")  # noqa: SIM115 - open as long as the folder is ours
+    except OSError as error:
+        raise ConfigError(f"the {what} folder {folder} cannot be used ({error.strerror}); choose another one") from None
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another {what} is going on in {folder}; wait for its end, or choose another one"
+            ) from None
+        except (ImportError, OSError):
+            pass
+        yield

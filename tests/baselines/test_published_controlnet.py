@@ -71,6 +71,13 @@ def test_the_published_controlnet_guides_as_its_makers_do(
     assert "MediaPipe" in method.note
 
 
+def test_it_computes_where_it_is_told(controlnet: Path, model_folder: Path) -> None:
+    method = load("published_controlnet", controlnet, model_folder, "meta")
+    assert isinstance(method, PublishedControlNet)
+    for module in (method.rival, *method.base.modules.values()):
+        assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
+
+
 def test_renders_of_emoca_are_read_by_pair(
     controlnet: Path, small_model: FaceModel, people: list[Subject], tmp_path: Path
 ) -> None:

@@ -281,6 +281,30 @@ def test_faceid_makes_pictures_by_photo_and_seed(
     assert not np.array_equal(other.generate(requests), pictures)
 
 
+def test_it_computes_where_it_is_told(stable_diffusion: Path, image_encoder: Path, tmp_path: Path) -> None:
+    torch.save(plus(stable_diffusion), tmp_path / "adapter.bin")
+    settings: dict[str, Any] = {"recogniser": MadeUp(), "image_encoder": str(image_encoder)}
+    method = load("published_ip_adapter_faceid_plusv2", tmp_path / "adapter.bin", stable_diffusion, "meta", **settings)
+    assert isinstance(method, PublishedFaceIDPlusV2)
+    places = [parameter.device.type for module in method._parts for parameter in module.parameters()]
+    assert set(places) == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"guidance_scale": "7.5e0"}, "the setting guidance_scale cannot be '7.5e0'"),
+        ({"prompt": 3}, "the setting prompt cannot be 3"),
+        ({"recogniser": 5}, "the setting recogniser cannot be 5"),
+        ({"image_encoder": ["clip"]}, r"the setting image_encoder cannot be \['clip'\]"),
+        ({"promt": "a face"}, "published_ip_adapter_faceid_plus has no setting 'promt'; there are recogniser"),
+    ],
+)
+def test_bad_settings_are_refused_before_files_are_read(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load("published_ip_adapter_faceid_plus", tmp_path / "none.bin", tmp_path, **settings)
+
+
 def test_wrong_files_of_faceid_are_refused(stable_diffusion: Path, small_model: FaceModel, tmp_path: Path) -> None:
     good = adapter(stable_diffusion)
     projection, layers = good["image_proj"], good["ip_adapter"]

@@ -171,6 +171,14 @@ def test_a_round_trip_is_exact(kind: str, small_model: FaceModel, model_folder: 
     assert load(kind, file, small_model).key != again.key  # other steps, other pictures
 
 
+def test_it_computes_where_it_is_told(small_model: FaceModel, model_folder: Path, tmp_path: Path) -> None:
+    save_rival(made("controlnet", small_model), tmp_path, "mini")
+    method = load("controlnet", tmp_path, model_folder, "meta")
+    assert isinstance(method, RivalMethod)
+    for module in (method.rival, *method.base.modules.values()):
+        assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
+
+
 def test_the_key_is_of_weights_and_settings(small_model: FaceModel) -> None:
     rival = made("expression_adapter", small_model)
     first = RivalMethod(rival, small_model)
@@ -212,7 +220,9 @@ def test_a_wrong_file_is_refused(small_model: FaceModel, tiny_model: FaceModel, 
         ("control_net", {}, "unknown rival 'control_net'; there are controlnet, caphuman"),
         ("controlnet", {"step": 3}, "the rival controlnet has no setting 'step'; there are identity_scale"),
         ("controlnet", {"scheduler": "heun"}, "unknown scheduler 'heun'"),
-        ("controlnet", {"steps": 0}, "steps must be at least 1"),
+        ("controlnet", {"steps": 0}, "steps must be from 1"),
+        ("controlnet", {"identity_scale": "3e0"}, "the setting identity_scale cannot be '3e0'"),
+        ("controlnet", {"steps": True}, "the setting steps cannot be True"),
         ("controlnet", {"batch_size": 0}, "batch_size must be at least 1"),
         ("controlnet", {"condition_scale": float("nan")}, "the landmark scale must be a number"),
         *((kind, {}, "expects?.*; make its pictures with its own code, and give the folder") for kind in ELSEWHERE),

@@ -32,14 +32,14 @@ def test_a_packages_imports_are_its_own_less_the_other_heavy_ones() -> None:
 
 def test_a_start_is_timed_and_a_failure_is_told_in_one_sentence() -> None:
     seconds, said = start._run(["-c", "import sys; sys.stderr.write('hello')"])
-    assert 0 < seconds < 10 and said == "hello"
+    assert seconds > 0 and said == "hello"
     with pytest.raises(FaceCrafterError, match="failed: NameError: name 'nothing'"):
         start._run(["-c", "nothing"])
 
 
-def test_the_package_and_its_help_start_at_once() -> None:
-    assert start._run(["-c", "import facecrafter"])[0] < 0.5
-    assert start._run(["-m", "facecrafter", "--help"])[0] < 1
+@pytest.mark.parametrize("arguments", [["-c", "import facecrafter"], ["-m", "facecrafter", "--help"]])
+def test_the_package_and_its_help_wait_for_no_heavy_import(arguments: list[str]) -> None:
+    assert start._imports(arguments) == {}
 
 
 def test_the_result_in_words() -> None:

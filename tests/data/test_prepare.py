@@ -7,12 +7,15 @@ import errno
 import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +287,103 @@ def test_an_error_nobody_thought_of_rejects_one_photo_only(
     assert "Ann/Ann_0001.jpg cannot be used: ZeroDivisionError" in (tmp_path / "out" / "rejected.csv").read_text()
 
 
+@contextmanager
+def failing(place: str, error: BaseException) -> Iterator[None]:
+    """The machine fails at a file, while it is read or looked at."""
+    real, (owner, name) = Image.open, {"reading": (Image, "open"), "looking": (module, "face_mask")}[place]
+
+    def fail(*arguments: Any) -> Any:
+        if place == "looking" or Path(arguments[0]).name == "Ann_0001.jpg":
+            raise error
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        yield
+
+
+STOPPED = r"preparation stopped at .*Ann.*\({}\); put that right and run the same command again"
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "message"),
+    [
+        ("looking", MemoryError(), r"memory ran out at Ann/Ann\.0002\.png; free some"),
+        ("looking", OSError(errno.ENOSPC, "No space left on device"), STOPPED.format("No space left on device")),
+        ("looking", OSError(errno.EIO, "Input/output error", "other.file"), STOPPED.format("Input/output error")),
+        ("reading", MemoryError(), r"memory ran out at Ann/Ann_0001\.jpg; free some"),
+        (
+            "reading",
+            OSError(errno.EMFILE, "Too many open files", "Ann_0001.jpg"),
+            STOPPED.format("Too many open files"),
+        ),
+    ],
+)
+def test_a_machine_that_fails_ends_the_run_and_rejects_no_photo(
+    people: Path, prepared: Path, tmp_path: Path, place: str, error: Exception, message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as caught, failing(place, error):
+        run(people, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), DataError)  # as from a worker
+    run(people, tmp_path / "out")
+    assert content(tmp_path / "out") == content(prepared)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_photo_that_the_disk_does_not_give_is_rejected(people: Path, tmp_path: Path, number: int) -> None:
+    with failing("reading", OSError(number, "Refused")):
+        report = run(people, tmp_path / "out")
+    assert (report.prepared, report.rejected) == (3, 5)
+
+
+def test_memory_that_runs_out_beside_the_photos_is_one_sentence(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(shards, "pack", full)
+    with pytest.raises(DataError, match="memory ran out; free some, or run it again with fewer workers"):
+        run(people, tmp_path / "out")
+
+
+GOING_ON = r"another preparation is going on in .*out; wait for its end"
+
+
+def test_a_second_preparation_is_refused_and_costs_the_first_nothing(
+    people: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fcntl")
+    visible = tmp_path / "visible"
+    shutil.copytree(people, visible / "people", ignore=shutil.ignore_patterns(".*"))
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), "tar", visible, "people"))
+    write, refused = module._write_shard, []
+
+    def meanwhile(out: Path, *rest: Any) -> None:
+        for second in (lambda: run(archive, out), lambda: module.renew_emotions(out)):
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(ConfigError, match=GOING_ON):
+                patch.setattr(module, "_write_shard", write)
+                second()
+            refused.append(second)
+        write(out, *rest)
+
+    monkeypatch.setattr(module, "_write_shard", meanwhile)
+    run(archive, tmp_path / "out")
+    assert len(refused) == 2 * 4
+    assert content(tmp_path / "out") == content(prepared)
+
+
+def test_a_run_that_was_killed_before_it_began_leaves_a_folder_to_begin_in(
+    people: Path, prepared: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "lock").write_bytes(b"")
+    (tmp_path / "out" / "meta.json.partial").write_bytes(b"{")
+    run(people, tmp_path / "out")
+    assert content(tmp_path / "out") == content(prepared)
+
+
 @pytest.mark.parametrize(
     "victim", ["meta.json", "shard-00001.json", "shard-00001.tar", "rejected.csv", "index.parquet"]
 )
@@ -348,7 +448,7 @@ def test_other_photos_are_refused_and_overwriting_starts_again(people: Path, pre
         run(people / "Bob", out)
     assert run(people / "Bob", out, overwrite=True).prepared == 1
     assert sorted(content(out)) == sorted(
-        ["index.parquet", "meta.json", "mine.txt", "rejected.csv"]
+        ["index.parquet", "lock", "meta.json", "mine.txt", "rejected.csv"]
         + [f"shard-0000{n}.{s}" for n in (0, 1) for s in ("json", "tar")]
     )
     assert shards.load(out).persons == ["Bob"]
@@ -552,6 +652,20 @@ def test_videos_go_on_where_they_stopped_and_spread_over_workers(films: Path, fi
     report = run(films, tmp_path / "out")
     assert report.resumed == 2
     assert content(tmp_path / "out") == content(filmed)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")])
+@pytest.mark.parametrize(("owner", "name"), [(module, "face_mask"), (video, "_upright")])
+def test_memory_that_runs_out_in_a_video_rejects_nothing(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(owner, name, full)
+    with pytest.raises(DataError, match=r"memory ran out at video/front/happy/level_2/001\.mp4"):
+        run(films / "M003", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("shard-*"))
 
 
 def test_another_interval_is_refused_and_photos_alone_have_none(

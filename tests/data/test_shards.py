@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -102,6 +104,43 @@ def test_pictures_too_large_for_memory_are_mapped_from_one_file(folder: Path, mo
     (folder / "cache" / "pictures.npy").write_bytes(b"cut")
     with pytest.raises(DataError, match=r"pictures\.npy is damaged; delete it"):
         shards.load(folder)
+
+
+def test_the_file_is_no_longer_mapped_when_it_takes_its_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[np.memmap]] = []
+    alive: list[object] = []
+    open_memmap, replace = np.lib.format.open_memmap, Path.replace
+
+    def opened(*arguments: Any, **named: Any) -> np.memmap:
+        memmap = open_memmap(*arguments, **named)
+        made.append(weakref.ref(memmap))
+        return memmap
+
+    def replaced(self: Path, target: Path) -> Path:
+        alive.extend(one() for one in made)
+        return replace(self, target)
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", opened)
+    monkeypatch.setattr(Path, "replace", replaced)
+    monkeypatch.setattr(shards, "MEMORY", 0)
+    shards.load(folder)
+    assert alive == [None]
+
+
+def test_digests_tell_pictures_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = shards.load(folder).digests
+    assert first is not None
+    assert len({row.tobytes() for row in first}) == 4
+    key, parts = sample(3)
+    face = made_up_face(3)
+    face.image[0, 0] ^= 1  # meta, index and all arrays stay as they are
+    png, _ = shards.encode(face, {}, np.zeros(10, np.float32), np.zeros((64, 64), np.uint8))
+    shards.shard_path(folder, 1).write_bytes(shards.pack([sample(2), (key, {**parts, "png": png})]))
+    second = shards.load(folder, "other").digests
+    monkeypatch.setattr(shards, "MEMORY", 0)
+    for got in (second, shards.load(folder).digests):
+        assert got is not None
+        assert (got == first).all(1).tolist() == [True, True, True, False]
 
 
 @pytest.mark.parametrize("case", ["shard gone", "pictures of another size"])

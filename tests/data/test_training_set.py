@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from facecrafter.data import training_set
@@ -209,15 +210,36 @@ def test_latents_are_computed_once_for_an_autoencoder_and_its_samples(
     assert not torch.equal(again.latents, first.latents)  # type: ignore[arg-type]
 
 
+def test_latents_of_a_folder_are_known_by_its_digests_and_not_by_all_pixels(
+    prepared: Prepared, autoencoder: FaceAutoencoder, tmp_path: Path
+) -> None:
+    digests = np.random.default_rng(0).integers(0, 256, (COUNT, 32), np.uint8)
+    few, other = np.arange(COUNT) < 2, np.where(np.arange(COUNT)[:, None] == 1, digests + 1, digests)
+
+    def encoded(digests: NDArray[np.uint8], keep: NDArray[np.bool_], shown: bool = True) -> list[str]:
+        """The caches there are afterwards."""
+        data = TrainingSet(dataclasses.replace(prepared, digests=digests), keep, 16)
+        if not shown:
+            data.images = None  # type: ignore[assignment]  # looking at them would fail
+        data.encode(autoencoder, tmp_path, CPU, progress=False)
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    first = encoded(digests, few)
+    assert encoded(digests, few, shown=False) == first
+    assert encoded(np.where(np.arange(COUNT)[:, None] == 7, digests + 1, digests), few, shown=False) == first
+    assert len(encoded(other, few)) == 2
+    assert len(encoded(digests, np.arange(COUNT) < 1)) == 3
+
+
 def test_latents_are_scaled_by_the_autoencoders_factor(
     prepared: Prepared, autoencoder: FaceAutoencoder, tmp_path: Path
 ) -> None:
     one = np.arange(COUNT) == 0
     plain, scaled = TrainingSet(prepared, one, 16), TrainingSet(prepared, one, 16)
-    plain.encode(autoencoder, tmp_path / "a", CPU, progress=False)
+    plain.encode(autoencoder, tmp_path, CPU, progress=False)
     autoencoder.register_to_config(scaling_factor=0.5)
     try:
-        scaled.encode(autoencoder, tmp_path / "b", CPU, progress=False)
+        scaled.encode(autoencoder, tmp_path, CPU, progress=False)
     finally:
         autoencoder.register_to_config(scaling_factor=1.0)
     assert plain.latents is not None

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from facecrafter.data.emotion_faces import EmotionFaces
+from facecrafter.errors import OutputError
+from facecrafter.evaluation import emotions
 from facecrafter.evaluation.emotions import (
     Scores,
     calibration_error,
@@ -74,3 +84,54 @@ def test_balanced_accuracy_counts_classes_alike_and_knows_no_other() -> None:
     assert got["balanced_accuracy_own_prior"] == pytest.approx(0.5)
     assert got["recall"] == {"neutral": 1.0, "happy": 0.5}
     assert np.sum(got["confusion"]) == 100
+
+
+class Reader:
+    """Says of a crop what its first pixel says."""
+
+    batch = 32
+    network = SimpleNamespace(shape_scores=lambda shapes: torch.zeros(len(shapes), 8))
+
+    def scores(self, crops: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+        return 9 * torch.eye(8)[crops[:, 0, 0].astype(int)]
+
+    def probabilities(self, crops: Any, shapes: Any = None) -> None:
+        pass
+
+
+@pytest.fixture
+def sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sets of 120 faces each, of which the reader takes one in ten for another."""
+    labels = np.arange(120) % 2
+    crops = np.zeros((120, 48, 48), np.uint8)
+    crops[:, 0, 0] = np.where(np.arange(120) % 10 == 0, 1, labels)
+    faces = EmotionFaces(crops, labels, np.arange(120) % 4 < 2, ["f.jpg"] * 120, np.zeros((120, 52), np.float32))
+    monkeypatch.setattr(emotions, "read_fer2013", lambda _: faces)
+    monkeypatch.setattr(emotions, "read_photos", lambda *_: faces)
+    monkeypatch.setattr(emotions, "PixelEmotion", Reader)
+
+
+@pytest.mark.usefixtures("sets")
+def test_a_result_is_written_whole_and_not_overwritten_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing, out = tmp_path / "none", tmp_path / "out"
+    result = emotions.evaluate(nothing, nothing, nothing, out)
+    assert json.loads((out / "result.json").read_text()) == result
+    assert result["sets"]["photos"]["both"]["accuracy"] == pytest.approx(0.9)
+    with Image.open(out / "wrong.png") as wrong:
+        assert wrong.size == (1440, 360)
+    before = (out / "result.json").read_bytes()
+    with monkeypatch.context() as without, pytest.raises(OutputError, match=r"result\.json exists already"):
+        without.setattr(emotions, "PixelEmotion", None)
+        emotions.evaluate(nothing, nothing, nothing, out)
+
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk, pytest.raises(OutputError, match="no space left"):
+        disk.setattr(Path, "write_bytes", full)
+        emotions.evaluate(nothing, nothing, nothing, out, overwrite=True)
+    assert (out / "result.json").read_bytes() == before
+    assert sorted(path.name for path in out.iterdir()) == ["result.json", "wrong.png"]
+    emotions.evaluate(nothing, nothing, nothing, out, overwrite=True)

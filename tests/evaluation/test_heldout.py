@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from contextlib import nullcontext
+from itertools import count
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from facecrafter.data.shards import Prepared, held_out
-from facecrafter.errors import DataError
+from facecrafter.errors import ConfigError, DataError, NoFaceError, OutputError
 from facecrafter.evaluation import heldout
 from facecrafter.perception.emotion import Emotion
 from facecrafter.perception.face import Face, head_angles
+from facecrafter.sampling.pipeline import Settings
 
 
 def pose(yaw: float, pitch: float) -> np.ndarray:
@@ -125,3 +134,133 @@ def test_a_known_error_is_measured_and_missing_faces_are_left_out(prepared):
     scores = heldout.control_scores(faces, prepared, pairs)
     assert scores["yaw_error"] == pytest.approx(5, abs=1e-2)
     assert scores["blendshape_rmse"] == pytest.approx(0.1, abs=1e-4)
+
+
+# --- from a model to files --------------------------------------------------------------------------------------------
+
+
+class Judge:
+    """Knows people by their blendshapes."""
+
+    name = "judge"
+
+    def embed(self, faces):
+        shapes = np.array([one.blendshapes[:8] for one in faces])
+        return shapes / np.linalg.norm(shapes, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def measured(prepared, model_folder, monkeypatch, tmp_path):
+    """Measures the small model; ``sees`` says which of the pictures looked at show a face, photos coming first."""
+
+    def measure(sees=lambda number: True, size=128, pairs=(3, 1), **options):
+        numbers, random = count(), np.random.default_rng(0)
+
+        def find(*_):
+            if not sees(next(numbers)):
+                raise NoFaceError("nobody")
+            return face(random.random(52).astype(np.float32), pose(*random.uniform(-40, 40, 2)))
+
+        images = np.full((len(prepared.persons), size, size, 3), 90, np.uint8)
+        data = dataclasses.replace(prepared, images=images)
+        monkeypatch.setattr(heldout.shards, "load", lambda *_, **__: data)
+        monkeypatch.setattr(heldout, "recogniser", lambda _: Judge())
+        monkeypatch.setattr(heldout, "FaceFinder", lambda: nullcontext(SimpleNamespace(find=find)))
+        sampling = Settings(steps=1, speed="exact", batch_size=16)
+        protocol = heldout.Protocol(*pairs, sampling=sampling, settings=((), ("landmark", "emotion")))
+        return heldout.evaluate(model_folder, tmp_path, tmp_path / "out", protocol, progress=False, **options)
+
+    return measure
+
+
+def strict(path):
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize(("pairs", "lines"), [((3, 1), 1), ((3, 2), 2)])
+@pytest.mark.parametrize("size", [128, 64])
+def test_a_model_is_measured_into_files(measured, tmp_path, pairs, lines, size):
+    """With fewer pairs than the grid is wide, and with data of another size than the model's."""
+    result = measured(pairs=pairs, size=size, device="cpu")
+    assert json.loads(json.dumps(result)) == strict(tmp_path / "out" / "result.json")
+    assert result["environment"]["device"].startswith("CPU") and result["controls"] is None
+    assert result["protocol"]["sampling"]["speed"] == "exact"
+    assert list(result["settings"]) == ["identity", "identity+landmark+emotion"]
+    for scores in result["settings"].values():
+        assert scores["pictures"] == pairs[0] * pairs[1]
+        assert scores.keys() > {*heldout.IDENTITY_SCORES, *heldout.CONTROL_SCORES}
+        assert None not in scores.values()
+    with Image.open(tmp_path / "out" / "grid.png") as file:
+        grid = np.asarray(file)
+    assert grid.shape == (lines * 128, 4 * 4 * 128, 3)
+    assert (grid[:, :256] == 90).all() and (grid[:, 256:512] != 90).any()
+    over = -pairs[0] * pairs[1] % 4
+    assert (grid[-128:, -over * 4 * 128 :] == 255).all()
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_metrics_over_too_few_faces_are_null(measured, tmp_path, there):
+    """Three photos of people, then three pictures a setting."""
+    result = measured(lambda number: number < 3 + there)
+    first, second = result["settings"].values()
+    assert strict(tmp_path / "out" / "result.json")["settings"] == result["settings"]
+    assert (tmp_path / "out" / "grid.png").is_file()
+    names = {*heldout.IDENTITY_SCORES, *heldout.CONTROL_SCORES}
+    assert {name for name in names if second[name] is None} == names
+    assert (first["face_found"], second["face_found"]) == (pytest.approx(there / 3), 0)
+    of_one = {"same", *(name for name in heldout.CONTROL_SCORES if "correlation" not in name)}
+    assert {name for name in names if first[name] is not None} == (of_one if there else set())
+
+
+def test_a_result_is_not_overwritten_unasked(measured, tmp_path, monkeypatch):
+    first = measured()
+    (tmp_path / "out" / "grid.png").write_text("mine")
+    (tmp_path / "out" / "result.json").rename(tmp_path / "result.json")
+    with monkeypatch.context() as without, pytest.raises(OutputError, match=r"grid\.png exists already"):
+        without.setattr(heldout, "Sampler", None)
+        measured()
+    assert (tmp_path / "out" / "grid.png").read_text() == "mine"
+    again = measured(overwrite=True)
+    assert again["settings"].keys() == first["settings"].keys()
+    Image.open(tmp_path / "out" / "grid.png").close()
+
+
+def test_a_grid_that_cannot_be_made_costs_no_result(measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(heldout, "_grid", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measured()
+    assert strict(tmp_path / "out" / "result.json")["settings"]
+
+
+def test_a_device_that_is_not_there_is_told_first(measured, monkeypatch):
+    monkeypatch.setattr(heldout, "Sampler", None)
+    with pytest.raises(ConfigError, match="no device 'magic'"):
+        measured(device="magic")
+
+
+def test_the_record_is_of_the_device_that_computed(measured, monkeypatch):
+    monkeypatch.setattr(heldout, "usable_device", lambda name: {"auto": "cpu"}[name])
+    monkeypatch.setattr(heldout, "environment", lambda device: {"device": f"of {device}"})
+    assert measured()["environment"]["device"] == "of cpu"
+
+
+def test_conditions_go_where_the_model_is(prepared, small_model, monkeypatch):
+    given, computed = [], []
+
+    def paint(identity, drawn, emotion, guidance, steps, seeds, *_, **__):
+        given.append({identity.device.type, drawn.device.type, emotion.device.type})
+        return torch.zeros(len(seeds), 3, 8, 8)
+
+    def autocast(device, *_, **__):
+        computed.append(device)
+        return nullcontext()
+
+    model = dataclasses.replace(small_model, unet=SimpleNamespace(device=torch.device("meta")))
+    monkeypatch.setattr(torch, "autocast", autocast)
+    pairs = heldout.choose_pairs(prepared, PROTOCOL)
+    sampler = SimpleNamespace(model=model, generate=paint)
+    heldout.generate(sampler, prepared, pairs, PROTOCOL, ("landmark", "emotion"), progress=False)
+    assert given == [{"meta"}] * 2 and computed == ["meta"] * 2

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from facecrafter import baselines
 from facecrafter.errors import CheckpointError, ConfigError, DataError, PhotoError
 from facecrafter.evaluation import methods
 from facecrafter.evaluation.method import Request, Subject
 from facecrafter.evaluation.pictures import request_name
-from facecrafter.evaluation.tables import MethodConfig
+from facecrafter.evaluation.tables import ControlConfig, MethodConfig, load, run
 from facecrafter.model.controls import parameter_count
 from facecrafter.perception import landmarks
 from facecrafter.sampling.pipeline import Settings
 from facecrafter.sampling.sampler import Sampler
 
 FAST = Settings(steps=2)
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "mini" / "evaluation").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -191,6 +195,55 @@ def test_a_row_that_cannot_be_opened_is_told(model_folder, tmp_path, asked):
         opened(kind="controlnet", model=tmp_path, base=model_folder, settings={"stride": 2})
     with pytest.raises(DataError, match="4 missing"):
         opened(kind="folder", model=tmp_path, extra_parameters=0)
+
+
+@pytest.mark.parametrize("kind", [*baselines.TRAINED, *baselines.PUBLISHED])
+def test_rivals_compute_where_ours_do(kind, tmp_path, asked, monkeypatch):
+    told = []
+    monkeypatch.setattr(methods, "table_device", lambda: "meta")
+    monkeypatch.setattr(baselines, "load", lambda *where, **settings: told.append((where, settings)))
+    entry = MethodConfig(name="Theirs", kind=kind, model=tmp_path, base=tmp_path / "base", settings={"steps": 2})
+    methods.open_method(entry, asked, "dlib", 7)
+    assert told == [((kind, tmp_path, tmp_path / "base", "meta"), {"batch_size": 7, "steps": 2})]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "told"),
+    [
+        ("controlnet", {"batch_size": 4}, "batch_size is no setting of a method"),
+        ("published_ip_adapter_faceid", {"device": "cuda"}, "device is no setting of a method"),
+        ("controlnet", {"identity_scale": "3e0"}, "the setting identity_scale cannot be '3e0'"),
+        ("published_controlnet", {"steps": 2.5}, "the setting steps cannot be 2.5"),
+        ("published_controlnet", {"renders": 3}, "the setting renders cannot be 3"),
+        ("published_ip_adapter_faceid", {"prompt": None}, "the setting prompt cannot be None"),
+        ("caphuman", {"stride": 2}, "the rival caphuman has no setting 'stride'"),
+        ("facecrafter", {"steps": True}, "the setting steps cannot be True"),
+    ],
+)
+def test_settings_are_refused_before_anything_is_read(tmp_path, kind, settings, told):
+    base = {} if kind == "facecrafter" else {"base": tmp_path}
+    entry = {"name": "Theirs", "kind": kind, "model": tmp_path, **base, "settings": settings}
+    first = {"name": "Ours", "model": "mini"}
+    with pytest.raises(ConfigError) as caught:
+        run(ControlConfig(data=tmp_path / "none", out=tmp_path / "out", methods=[first, entry]))
+    assert str(caught.value).startswith(f"'Theirs': {told}")
+
+
+def test_settings_that_are_taken(tmp_path):
+    for kind, settings in {
+        "facecrafter": {"steps": 3, "identity_scale": 2, "landmark_scale": 1.5, "scheduler": "dpm", "speed": "exact"},
+        "ip_adapter": {"steps": None, "condition_scale": 1},
+        "published_controlnet": {"renders": "folder", "scheduler": "ddim"},
+        "published_ip_adapter_faceid_plus": {"recogniser": "a.onnx", "image_encoder": "clip", "adapter_scale": 0},
+    }.items():
+        base = {} if kind == "facecrafter" else {"base": tmp_path}
+        methods.check_settings(MethodConfig(name="One", kind=kind, model=tmp_path, settings=settings, **base))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_settings_of_the_projects_own_configs_are_taken(path):
+    for entry in load(path).methods:
+        methods.check_settings(entry)
 
 
 def test_notes(folder, asked):

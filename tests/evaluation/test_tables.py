@@ -10,7 +10,8 @@ import yaml
 from facecrafter.errors import ConfigError, OutputError
 from facecrafter.evaluation import tables
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "mini" / "evaluation"
+PROJECT = Path(__file__).parents[2]
+CONFIGS = sorted((PROJECT / "configs" / "mini" / "evaluation").glob("*.yaml"))
 CONTROL = {"table": "control", "data": "d", "out": "o", "methods": [{"name": "Ours", "model": "mini"}]}
 DIVERSITY = {**CONTROL, "table": "diversity"}
 
@@ -21,11 +22,18 @@ def written(folder: Path, content: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["control", "diversity"])
-def test_the_projects_own_configs_load(name: str) -> None:
-    config = tables.load(CONFIGS / f"{name}.yaml")
-    assert config.table == name
-    assert config.identities == 100
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_projects_own_configs_load_and_name_the_command_that_runs_them(path: Path) -> None:
+    config = tables.load(path)
+    command = f"# facecrafter evaluate {config.table} {path.relative_to(PROJECT).as_posix()}"
+    assert path.read_text().splitlines()[0] == command
+    assert config.out.name == path.stem
+
+
+def test_the_papers_tables_are_of_a_hundred_people() -> None:
+    shipped = {path.stem: tables.load(path) for path in CONFIGS}
+    assert {"ablation", "ablation-diversity", "control", "diversity", "speed"} <= shipped.keys()
+    assert {shipped[name].identities for name in ("control", "diversity")} == {100}
 
 
 def test_defaults_are_the_papers_numbers(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -24,12 +25,13 @@ from torch import Tensor
 from facecrafter import weights
 from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
-from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
+from facecrafter.errors import CheckpointError, ConfigError, DataError, FaceCrafterError
+from facecrafter.files import alone
 from facecrafter.model import checkpoint, zoo
 from facecrafter.model.zoo import Scale
 from facecrafter.sampling.sampler import Sampler
 from facecrafter.training import loop, stages
-from facecrafter.training.config import TrainConfig
+from facecrafter.training.config import PictureLoss, TrainConfig
 
 needs_lpips = pytest.mark.skipif(
     weights.find("lpips_alexnet") is None, reason="needs LPIPS: facecrafter weights fetch lpips_alexnet"
@@ -535,7 +537,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_costs_the_first_nothing(
     start_folder(tmp_path / "start", small)
     config = config_of("landmark", tmp_path)
     with (
-        loop._alone(config.run),
+        alone(config.run, "run"),
         pytest.raises(ConfigError, match=r"another run is going on in .*run; wait for its end"),
     ):
         loop.train(config, progress=False)
@@ -582,9 +584,39 @@ def test_a_used_folder_is_refused_and_a_resume_must_be_of_the_same_run(small: Sc
     before = (config.run / loop.CHECKPOINT).read_bytes()
     with pytest.raises(ConfigError, match="already holds a run"):
         loop.train(config, progress=False)
-    with pytest.raises(ConfigError, match="another config"):
+    with pytest.raises(ConfigError, match="another config: learning_rate; see"):
         loop.train(config.model_copy(update={"learning_rate": 1.0}), resume=True, progress=False)
     assert (config.run / loop.CHECKPOINT).read_bytes() == before
+
+
+def test_a_run_from_before_there_was_a_setting_goes_on(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    config = config_of("landmark", tmp_path, steps=1)
+    loop.train(config, progress=False)
+    saved = yaml.safe_load((config.run / "config.yaml").read_text())
+    del saved["clip"], saved["picture_loss"]["background"]
+    (config.run / "config.yaml").write_text(yaml.safe_dump(saved))
+    loop.train(config, resume=True, progress=False)
+    with pytest.raises(ConfigError, match="another config: clip; see"):
+        loop.train(config.model_copy(update={"clip": 2.0}), resume=True, progress=False)
+
+
+def test_pictures_of_another_size_are_refused(
+    small: Scale, tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_folder(tmp_path / "start", small)
+    coarse = dataclasses.replace(prepared, images=prepared.images[:, ::2, ::2])
+    monkeypatch.setattr(loop.shards, "load", lambda *_, **__: coarse)
+    with pytest.raises(DataError, match="are of 64 px, and the mini scale's of 128; prepare them with --size 128"):
+        loop.train(config_of("landmark", tmp_path), progress=False)
+
+
+@pytest.mark.parametrize(("parts", "words"), [(3, "batch_size 8 does not"), (4, r"picture_loss\.batch 6 does not")])
+def test_batches_divide_among_the_processes(parts: int, words: str, tmp_path: Path) -> None:
+    config = config_of("base", tmp_path, batch_size=8, picture_loss=PictureLoss(identity=1, batch=6))
+    loop._check_shares(config, 2)
+    with pytest.raises(ConfigError, match=words):
+        loop._check_shares(config, parts)
 
 
 def test_a_start_that_does_not_fit_is_refused(small: Scale, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import facecrafter
 from facecrafter.errors import OutputError, PhotoError
 from facecrafter.sampling.output import check_free, contact_sheet, inspect, save, save_all, write_whole
 from facecrafter.sampling.pipeline import STATEMENT, signed
@@ -36,6 +37,13 @@ def test_a_saved_picture_tells_how_it_was_made(tmp_path: Path) -> None:
     assert seen.made == {"seed": 3, **made}
     assert seen.text["Description"] == STATEMENT and seen.text["Software"].startswith("FaceCrafter ")
     assert seen.marked and seen.score > 10
+
+
+def test_the_package_itself_saves_to_a_path_in_words(tmp_path: Path) -> None:
+    facecrafter.save(picture(4), str(tmp_path / "a.png"))
+    assert inspect(tmp_path / "a.png").made == {"seed": 4}
+    with pytest.raises(OutputError, match=r"a\.png exists already"):
+        facecrafter.save(picture(5), str(tmp_path / "a.png"))
 
 
 def test_the_mark_is_read_where_the_words_are_lost(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from facecrafter import FaceCrafter
@@ -108,6 +110,39 @@ def test_run_again_only_what_is_missing_is_made(crafter: FaceCrafter, folder: Pa
     assert generate_pairs(crafter, path, out, 0, QUICK) == Summary(1, 2, 0)
     assert [bool(row["output"]) for row in results(out)] == [True] * 3
     assert generate_pairs(crafter, path, out, 0, QUICK, overwrite=True) == Summary(3, 0, 0)
+
+
+def test_another_models_pictures_are_not_taken_for_its_own(
+    crafter: FaceCrafter, small_model: FaceModel, folder: Path
+) -> None:
+    path, out = table(folder, "a.png,a.png"), folder / "out"
+    assert generate_pairs(crafter, path, out, 0, QUICK).made == 1
+    assert generate_pairs(FaceCrafter(small_model, "elsewhere"), path, out, 0, QUICK) == Summary(0, 1, 0)
+    other = copy.deepcopy(small_model)
+    with torch.no_grad():
+        next(other.controls.parameters()).add_(1e-3)
+    assert generate_pairs(FaceCrafter(other), path, out, 0, QUICK).made == 1
+    assert generate_pairs(FaceCrafter(copy.deepcopy(small_model).to(torch.bfloat16)), path, out, 0, QUICK).made == 1
+    assert len(pictures(out)) == 3
+    own = Settings(steps=1, **{name: small_model.scale.sampling[name] for name in SCALES})
+    assert generate_pairs(crafter, path, out, 0, own) == Summary(0, 1, 0)
+
+
+def test_a_run_that_stops_keeps_the_rows_of_all_pictures_that_are_there(
+    crafter: FaceCrafter, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, lines = folder / "out", [f"a.png,a.png,,,,{seed}" for seed in range(5)]
+    assert generate_pairs(crafter, table(folder, *lines), out, 0, QUICK).made == 5
+    made = [row["output"] for row in results(out)]
+    (out / made[0]).unlink()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(crafter, "render", stop)
+    with pytest.raises(KeyboardInterrupt):
+        generate_pairs(crafter, table(folder, *lines), out, 0, QUICK)
+    assert [row["output"] for row in results(out)] == made[1:]
 
 
 def test_other_settings_or_rows_make_other_pictures(crafter: FaceCrafter, folder: Path) -> None:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from facecrafter.errors import ConfigError
+from facecrafter.model import zoo
 from facecrafter.model.attention import AttentionInputs, cross_attention_names
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.model.controls import branches
 from facecrafter.model.student import student_of
 from facecrafter.sampling.guidance import Guidance
-from facecrafter.sampling.sampler import SCHEDULERS, Sampler, build_scheduler, decode
+from facecrafter.sampling.sampler import SCHEDULERS, Sampler, build_scheduler, check_steps, decode
 from facecrafter.sampling.speed import SPEEDS, interval
 
 SOURCE = torch.Generator().manual_seed(0)
@@ -309,12 +310,30 @@ def test_schedulers_start_at_full_noise_on_the_models_schedule(scheduler: str, s
     assert torch.equal(solver.alphas_cumprod, reference)
 
 
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_number_of_steps_that_is_not_refused_is_made(scheduler: str) -> None:
+    solver, refused = build_scheduler(scheduler, dict(zoo.MINI.scheduler)), []
+    for steps in [*range(1, 130), 201, 499, 500, 995, 1000]:
+        try:
+            check_steps(steps, scheduler)
+        except ConfigError:
+            refused.append(steps)
+            continue
+        solver.set_timesteps(steps)
+        assert len(solver.timesteps) == steps
+        assert solver.timesteps[-1] >= 0
+    assert refused == [61, 103, 121, 122, 201, 499, 995]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"scheduler": "pndm"}, "unknown scheduler 'pndm'; there are dpm, ddim"),
-        ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"steps": -3}, "steps must be at least 1, not -3"),
+        ({"steps": 0}, "steps must be from 1 to 1000, not 0"),
+        ({"steps": -3}, "steps must be from 1 to 1000, not -3"),
+        ({"steps": 1001}, "steps must be from 1 to 1000, not 1001"),
+        ({"steps": 61}, "the solvers cannot cut the 1000 timesteps into 61; take 62 steps"),
+        ({"steps": 121}, "the solvers cannot cut the 1000 timesteps into 121; take 123 steps"),
         ({"speed": "fastest"}, "unknown speed 'fastest'; there are exact, interval, refresh, distilled"),
         ({"seeds": [1]}, "3 pictures need as many seeds, not 1"),
         ({"seeds": []}, "3 pictures need as many seeds, not 0"),

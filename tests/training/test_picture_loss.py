@@ -177,6 +177,16 @@ def test_the_identity_term_is_the_walk_written_out(kind: str, steps: list[int]) 
     assert float(loss.unet.weight.grad) == pytest.approx(slope, rel=1e-2, abs=1e-3)
 
 
+def test_a_picture_that_is_alike_enough_is_let_be() -> None:
+    walk = walk_of([999, 500])
+    wrong = wrong_people(written_out(walk, "v_prediction", [0.3, 0.3]), walk.identity)
+    enough = 1 - sorted(wrong)[1]  # the picture in the middle is just alike enough
+    loss = loss_of(identity=2.0, enough=enough)
+    got = loss(walk, TOKENS, AttentionInputs())
+    assert 0 < enough < 1
+    assert float(got) == pytest.approx(2 * sum(max(0.0, one - sorted(wrong)[1]) for one in wrong) / 3, abs=1e-4)
+
+
 @pytest.mark.parametrize("learns", [[True, False, False], [False, True, False], [False, False, True]])
 def test_a_step_that_does_not_learn_takes_its_prediction_as_given(learns: list[bool]) -> None:
     walk, loss = walk_of([999, 600, 200], learns), loss_of(identity=1.0)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from facecrafter.errors import ConfigError
 
@@ -32,6 +32,8 @@ PUBLISHED = {
     "published_ip_adapter_faceid_plus": ("published_faceid", "PublishedFaceIDPlus"),
     "published_ip_adapter_faceid_plusv2": ("published_faceid", "PublishedFaceIDPlusV2"),
 }
+# What rivals take by name that is no setting.
+_GIVEN = ("rival", "model", "base", "device")
 # Published ones that are not: what each expects. Their pictures come from their makers' code.
 ELSEWHERE = {
     "published_instantid": "InstantID has a pipeline in its own repository and none in the diffusers package, and "
@@ -54,7 +56,7 @@ def rival_class(kind: str) -> type[Rival]:
     return found
 
 
-def load(kind: str, model: Path, base: FaceModel | Path, **settings: Any) -> Method:
+def load(kind: str, model: Path, base: FaceModel | Path, device: str = "cpu", **settings: Any) -> Method:
     """A rival, ready to make pictures.
 
     Args:
@@ -62,6 +64,8 @@ def load(kind: str, model: Path, base: FaceModel | Path, **settings: Any) -> Met
         model: what training wrote, ``rival.safetensors`` or its folder; of a published one, its file or folder.
         base: the base that it is for, a whole model or its folder; of ``published_ip_adapter_faceid`` and its Plus a
             folder of Stable Diffusion 1.5.
+        device: where to compute, as torch calls it; a base that is a whole model stays where it is, and the rival goes
+            there.
         settings: the rest of what :class:`facecrafter.baselines.rival.RivalMethod`, or the published one's class,
             takes by name.
 
@@ -69,33 +73,72 @@ def load(kind: str, model: Path, base: FaceModel | Path, **settings: Any) -> Met
         ConfigError: the kind or a setting is unknown, or a setting's value cannot be used.
         CheckpointError: a file is missing, damaged, or another one.
     """
+    check_settings(kind, settings)
+    make = _maker(kind)
     if kind in TRAINED:
-        from facecrafter.baselines.rival import RivalMethod, load_rival
+        from facecrafter.baselines.rival import load_rival, whole_base
 
-        _check(kind, RivalMethod, settings, ("rival", "base"))
-        whole = _whole(base)
-        rival = load_rival(rival_class(kind), Path(model), whole)
-        return RivalMethod(rival, whole, **settings)  # type: ignore[return-value] # its key is worked out when asked for
-    if kind in PUBLISHED:
-        module, name = PUBLISHED[kind]
-        make = getattr(importlib.import_module(f"facecrafter.baselines.{module}"), name)
-        _check(kind, make, settings, ("model", "base"))
-        method: Method = make(Path(model), base, **settings)
-        return method
-    if kind in ELSEWHERE:
-        raise ConfigError(f"{ELSEWHERE[kind]}; make its pictures with its own code, and give the folder they are in")
-    raise ConfigError(f"unknown rival '{kind}'; there are {', '.join([*TRAINED, *PUBLISHED])}")
+        whole = whole_base(base, device)
+        method: Method = make(load_rival(rival_class(kind), Path(model), whole), whole, **settings)
+    else:
+        method = make(Path(model), base, device=device, **settings)
+    return method
 
 
-def _check(kind: str, make: Callable[..., object], settings: dict[str, Any], taken: tuple[str, ...]) -> None:
-    known = [name for name in inspect.signature(make).parameters if name not in taken]
+def check_settings(kind: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that a rival does not take.
+
+    Args:
+        kind: as for :func:`load`.
+        settings: as for :func:`load`.
+
+    Raises:
+        ConfigError: the kind or a setting is unknown, or a value is of another kind than the setting.
+    """
+    make = _maker(kind)
+    known = [name for name in inspect.signature(make).parameters if name not in _GIVEN]
     for name in settings:
         if name not in known:
             raise ConfigError(f"the rival {kind} has no setting '{name}'; there are {', '.join(known)}")
+    check_kinds(make, settings)
 
 
-def _whole(base: FaceModel | Path) -> FaceModel:
-    from facecrafter.model.checkpoint import FaceModel
-    from facecrafter.model.published import load_folder
+def check_kinds(make: Callable[..., object], settings: Mapping[str, Any]) -> None:
+    """Refuse values, as YAML has them, of another kind than the parameters' annotations; an int is a float too, and
+    text a path.
 
-    return base if isinstance(base, FaceModel) else load_folder(Path(base))
+    Args:
+        make: what takes the settings by name.
+        settings: of these names only.
+
+    Raises:
+        ConfigError: a value is of another kind.
+    """
+    parameters = inspect.signature(make, eval_str=True).parameters
+    for name, value in settings.items():
+        kind = parameters[name].annotation
+        if not any(_is(value, one) for one in get_args(kind) or (kind,)):
+            raise ConfigError(f"the setting {name} cannot be {value!r}")
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Of one kind of an annotation; a protocol is known by its attributes."""
+    if getattr(kind, "_is_protocol", False):
+        return all(hasattr(value, name) for name in get_type_hints(kind))
+    wider: dict[Any, tuple[type, ...]] = {float: (int, float), Path: (str, Path)}
+    return isinstance(value, wider.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
+
+
+def _maker(kind: str) -> Callable[..., Any]:
+    """The class of a rival's method."""
+    if kind in TRAINED:
+        from facecrafter.baselines.rival import RivalMethod
+
+        return RivalMethod
+    if kind in PUBLISHED:
+        module, name = PUBLISHED[kind]
+        make: Callable[..., Any] = getattr(importlib.import_module(f"facecrafter.baselines.{module}"), name)
+        return make
+    if kind in ELSEWHERE:
+        raise ConfigError(f"{ELSEWHERE[kind]}; make its pictures with its own code, and give the folder they are in")
+    raise ConfigError(f"unknown rival '{kind}'; there are {', '.join([*TRAINED, *PUBLISHED])}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from facecrafter.baselines import head
 from facecrafter.baselines.controlnet import ControlNetRival
-from facecrafter.baselines.rival import RivalMethod, Shown
+from facecrafter.baselines.rival import RivalMethod, Shown, whole_base
 from facecrafter.errors import CheckpointError, ConfigError
 from facecrafter.evaluation.method import Request, Subject
 from facecrafter.model.checkpoint import FaceModel
@@ -38,6 +38,7 @@ class PublishedControlNet(RivalMethod):
             target's own face without its skull and which the network was not trained on.
         identity_scale: of guidance; 3 is Arc2Face's own.
         steps, scheduler, batch_size: see :class:`RivalMethod`.
+        device: where to compute, as torch calls it; a base that is a whole model stays where it is.
 
     Raises:
         CheckpointError: the folder does not hold a ControlNet for this base.
@@ -55,10 +56,9 @@ class PublishedControlNet(RivalMethod):
         steps: int | None = None,
         scheduler: str | None = None,
         batch_size: int = 4,
+        device: str = "cpu",
     ) -> None:
-        from facecrafter.model.published import load_folder
-
-        whole = base if isinstance(base, FaceModel) else load_folder(Path(base))
+        whole = whole_base(base, device)
         super().__init__(_controlnet(model, whole), whole, identity_scale, None, steps, scheduler, batch_size)
         self.renders = None if renders is None else Path(renders)
         if self.renders is not None and not self.renders.is_dir():

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from facecrafter.baselines.adapter import Tokens
 from facecrafter.baselines.resampler import FaceTokens, Perceiver
-from facecrafter.baselines.rival import check_sampling, digest
+from facecrafter.baselines.rival import check_sampling
 from facecrafter.errors import CheckpointError, ConfigError, WeightsError
 from facecrafter.evaluation.method import Request, Subject
 from facecrafter.model import attention, zoo
 from facecrafter.model.attention import AttentionInputs, Branch, KeyValue
-from facecrafter.model.checkpoint import FaceModel
+from facecrafter.model.checkpoint import FaceModel, digest
 from facecrafter.perception.face import Face
 from facecrafter.perception.identity import OnnxRecogniser, Recogniser, arcface_crop
 from facecrafter.sampling.guidance import Guidance, combine

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from facecrafter.errors import CheckpointError, ConfigError
 from facecrafter.evaluation.method import Request, Subject
 from facecrafter.model import checkpoint
-from facecrafter.model.checkpoint import FaceModel
+from facecrafter.model.checkpoint import FaceModel, digest
 from facecrafter.model.controls import parameter_count
 from facecrafter.sampling.guidance import Guidance, combine
 from facecrafter.sampling.sampler import check_steps, decode, denoise, pixels
@@ -108,6 +106,17 @@ def load_rival(cls: type[Rival], path: Path, base: FaceModel) -> Rival:
     return rival.requires_grad_(False)
 
 
+def whole_base(base: FaceModel | Path, device: str) -> FaceModel:
+    """A base by its folder, on a device; one that is a whole model already stays where it is.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    from facecrafter.model.published import load_folder
+
+    return base if isinstance(base, FaceModel) else load_folder(Path(base)).to(device)
+
+
 def save_rival(rival: Rival, folder: Path, scale: str) -> None:
     """Write a rival with its config into a folder, whole or not at all.
 
@@ -133,16 +142,6 @@ def check_sampling(steps: int, scheduler: str, batch_size: int) -> None:
     check_steps(steps, scheduler)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
-
-
-def digest(modules: Iterable[nn.Module], settings: Mapping[str, object]) -> str:
-    """One key for networks and settings: equal keys, equal pictures."""
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for module in modules:
-        for name, value in module.state_dict().items():
-            key.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            key.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return key.hexdigest()[:16]
 
 
 class RivalMethod:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import resource
 import statistics
 import sys
 import threading
@@ -11,8 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
+import psutil
 import torch
 
 MIB = 2**20
@@ -70,13 +69,8 @@ def peak(device: torch.device) -> Iterator[list[float]]:
 
 
 def resident() -> float:
-    """The process's resident memory in MiB; where the system does not say, the most it ever was."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / MIB
-    except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most / MIB if sys.platform == "darwin" else most / 1024
+    """The process's resident memory in MiB."""
+    return float(psutil.Process().memory_info().rss) / MIB
 
 
 def held(device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +58,7 @@ def preparing(source: Path, photos: int = 400, workers: Sequence[int] = (1, 2), 
         inside = Path(folder) / "photos"
         inside.mkdir()
         for number, path in enumerate(chosen):
-            (inside / f"{number:06d}{path.suffix}").symlink_to(path.resolve())
+            shutil.copyfile(path, inside / f"{number:06d}{path.suffix}")
         for count in workers:
             out = Path(folder) / f"out-{count}"
             report = prepare(inside, out, workers=count, recognisers=[recogniser], progress=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -30,12 +31,17 @@ from facecrafter import weights
 from facecrafter.data import shards, video
 from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
 from facecrafter.errors import ConfigError, DataError, FaceCrafterError
+from facecrafter.files import LOCK, alone
 from facecrafter.perception import emotion, identity
 from facecrafter.perception.face import ALIGNED_SIZE, Choice, FaceFinder, load_photo
 from facecrafter.perception.mask import face_mask
 
 UNPACKED = "unpacked.partial"
 _KINDS_OF_FILES = (META, INDEX, REJECTED, "shard-*.tar", "shard-*.json", "*.partial")
+
+# What a machine has run out of, whichever file was open then.
+_EXHAUSTED = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
+_LESS_MEMORY = "free some, or run it again with fewer workers, it goes on from there"
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,10 @@ class _Rejected:
 _Result = _Accepted | _Rejected
 
 
+class _Halted(DataError):
+    """The machine failed, and not the photo: the run ends."""
+
+
 def prepare(
     source: Path,
     out: Path,
@@ -160,8 +170,8 @@ def prepare(
 
     Raises:
         DataError: no photos, not one face, ``out`` is something else or was begun with other settings, or cannot be
-            written (a full disk).
-        ConfigError: a setting out of its range.
+            written (a full disk); or memory, open files or the like ran out.
+        ConfigError: a setting out of its range, or another preparation is going on in ``out``.
         WeightsError: a recogniser that is unknown or whose weights are missing.
     """
     start, source, out = time.monotonic(), Path(source), Path(out)
@@ -169,7 +179,7 @@ def prepare(
     _check(job, workers, shard_size)
     _check_folders(source, out)
     made = 0
-    with _photos_of(source, out, interval) as photos:
+    with alone(out, "preparation"), _memory_told(), _photos_of(source, out, interval) as photos:
         _begin(out, _settings(job, shard_size, photos), overwrite)
         parts = _parts(photos, shard_size)
         todo = [number for number in range(len(parts)) if not _finished(out, number)]
@@ -187,7 +197,7 @@ def prepare(
                         results.extend(advance(photo, found))
                     _write_shard(out, number, results)
                     made += len(results)
-    prepared, rejected = _write_index(out, len(parts))
+        prepared, rejected = _write_index(out, len(parts))
     if not prepared:
         raise DataError(f"not one of the {rejected} files in {source} gave a face; {out / REJECTED} says why")
     total = prepared + rejected
@@ -207,12 +217,20 @@ def renew_emotions(folder: Path, emonet: Path | None = None, progress: bool = Tr
 
     Raises:
         DataError: not a prepared folder, an unfinished one, a damaged shard, or a folder that cannot be written.
+        ConfigError: another preparation is going on in it.
         WeightsError: EmoNet's file is missing, damaged or another one.
     """
+    start, folder = time.monotonic(), Path(folder)
+    shards.read_meta(folder)  # what is no prepared folder gets no lock
+    with alone(folder, "preparation"):
+        prepared, rejected, made = _renew_all(folder, emotion.estimator(emonet), progress)
+    return Report(folder, prepared, prepared, rejected, prepared - made, time.monotonic() - start)
+
+
+def _renew_all(folder: Path, estimator: emotion.EmotionEstimator, progress: bool) -> tuple[int, int, int]:
+    """Rewrite every shard's emotions; how many pictures and rejected files there are, and how many are new."""
     from tqdm import tqdm
 
-    start, folder = time.monotonic(), Path(folder)
-    estimator = emotion.estimator(emonet)
     meta, asked = shards.read_meta(folder), _about_estimator(estimator)
     begun = {**asked, "unfinished": True}
     if not meta["emotion"].get("unfinished"):
@@ -224,7 +242,7 @@ def renew_emotions(folder: Path, emonet: Path | None = None, progress: bool = Tr
     parts = len(list(folder.glob("shard-*.tar")))
     made = 0
     for number in tqdm(range(parts), desc="emotions", unit="shard", disable=not progress):
-        beside = json.loads(shard_path(folder, number, "json").read_text())
+        beside = json.loads(shard_path(folder, number, "json").read_text(encoding="utf-8"))
         if beside.get("emotion") == asked:
             continue
         felt = _renew_shard(folder, number, estimator)
@@ -235,7 +253,7 @@ def renew_emotions(folder: Path, emonet: Path | None = None, progress: bool = Tr
         made += len(felt)
     prepared, rejected = _write_index(folder, parts)
     write_whole(folder / META, (json.dumps({**meta, "emotion": asked}, indent=2) + "\n").encode())
-    return Report(folder, prepared, prepared, rejected, prepared - made, time.monotonic() - start)
+    return prepared, rejected, made
 
 
 def _renew_shard(folder: Path, number: int, estimator: emotion.EmotionEstimator) -> dict[str, emotion.Emotion]:
@@ -297,7 +315,8 @@ def _check_folders(source: Path, out: Path) -> None:
         raise DataError(f"{out} lies inside {source}, whose photos it is made from; name a folder outside it")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; name a folder to prepare into")
-    if out.is_dir() and not (out / META).is_file() and any(path.suffix != ".partial" for path in out.iterdir()):
+    begun = not out.is_dir() or (out / META).is_file()
+    if not begun and any(path.suffix != ".partial" and path.name != LOCK for path in out.iterdir()):
         raise DataError(f"{out} is not empty and not a prepared folder; name a new one")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -453,13 +472,19 @@ class _Reader:
 
     def read(self, photo: _Photo) -> list[_Result]:
         """The rows and files of a photo or of a video's frames, or why there are none. Nothing that a photo, frame or
-        video can do stops the rest."""
+        video can do stops the rest.
+
+        Raises:
+            DataError: the machine failed.
+        """
         if photo.video is None:
             return [_guarded(photo, lambda: self._accept(photo, load_photo(photo.path)))]
         results: list[_Result] = []
         try:
             for seconds, image in video.frames(photo.path, self._job.interval):
                 results.append(self._read_frame(photo.at(seconds), image))
+        except _Halted:
+            raise
         except Exception as error:
             results.append(_rejected(photo, error))
         return results
@@ -493,7 +518,22 @@ def _guarded(photo: _Photo, read: Callable[[], _Accepted]) -> _Result:
 
 
 def _rejected(photo: _Photo, error: Exception) -> _Rejected:
-    """Why a photo, frame or video was left out, under its name inside the source."""
+    """Why a photo, frame or video was left out, under its name inside the source.
+
+    Raises:
+        DataError: the machine failed, and not the photo.
+    """
+    # What reads photos and videos tells in its own words what the system said of one.
+    cause = error.__context__ if isinstance(error, FaceCrafterError) else error
+    if isinstance(cause, MemoryError):
+        raise _Halted(f"memory ran out at {photo.file}; {_LESS_MEMORY}") from None
+    if isinstance(cause, OSError) and cause.errno is not None:
+        its_own = cause is not error or str(cause.filename) == str(photo.path)
+        if cause.errno in _EXHAUSTED or not its_own:
+            raise _Halted(
+                f"preparation stopped at {photo.file} ({cause.strerror}); "
+                "put that right and run the same command again, it goes on from there"
+            ) from None
     reason = str(error)
     if not isinstance(error, FaceCrafterError):  # a library that chokes on one picture of thousands
         reason = f"{photo.path} cannot be used: {type(error).__name__}: {error}"
@@ -554,6 +594,15 @@ def _readers(job: _Job, workers: int) -> Iterator[Callable[[list[_Photo]], Itera
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Tell in one sentence that memory ran out."""
+    try:
+        yield
+    except MemoryError:
+        raise DataError(f"memory ran out; {_LESS_MEMORY}") from None
 
 
 @contextmanager
@@ -621,7 +670,7 @@ def _write_index(out: Path, parts: int) -> tuple[int, int]:
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, str]] = []
     for number in range(parts):
-        beside = json.loads(shard_path(out, number, "json").read_text())
+        beside = json.loads(shard_path(out, number, "json").read_text(encoding="utf-8"))
         rows.extend({"shard": number, **row} for row in beside["rows"])
         rejected.extend(beside["rejected"])
     listed = io.StringIO()

@@ -9,6 +9,7 @@ A prepared folder holds
 - ``index.parquet``: a row a picture, in the order of the keys; see :data:`INDEX_COLUMNS`. It is written last.
 - ``rejected.csv``: ``file,reason`` of every photo that was left out.
 - ``meta.json``: the format, the settings and the estimators with the sha256 of their weights.
+- ``lock``: empty; held by a preparation that is going on.
 - ``cache/``: what training works out once; it can be deleted.
 """
 
@@ -85,6 +86,7 @@ class Prepared:
         masks: ``(N, 64, 64)`` uint8, 0 to 255: the face's share of each place.
         persons: whose face it is.
         files: the photo's path inside the source folder; of a frame the video's, and ``#t=`` with the seconds.
+        digests: ``(N, 32)`` uint8, the sha256 of each picture's PNG; None for pictures that are in no folder.
     """
 
     images: NDArray[np.uint8]
@@ -96,6 +98,7 @@ class Prepared:
     masks: NDArray[np.uint8]
     persons: list[str]
     files: list[str]
+    digests: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.persons)
@@ -181,7 +184,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         DataError: it is not a prepared folder, or of another format version.
     """
     try:
-        meta: dict[str, Any] = json.loads((folder / META).read_text())
+        meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
         version = meta["format"]
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
@@ -239,7 +242,7 @@ def load(folder: Path, recogniser: str | None = None) -> Prepared:
     rows: dict[int, dict[str, int]] = {}
     for row, (key, shard) in enumerate(zip(index["key"], index["shard"], strict=True)):
         rows.setdefault(shard, {})[key] = row
-    shape = (count, size, size, 3)
+    shape, digests = (count, size, size, 3), np.empty((count, 32), np.uint8)
     prepared = Prepared(
         images=_unpacked(folder, rows, shape) if math.prod(shape) > MEMORY else np.empty(shape, np.uint8),
         points=np.empty((count, 478, 3), np.float32),
@@ -250,11 +253,13 @@ def load(folder: Path, recogniser: str | None = None) -> Prepared:
         masks=np.empty((count, MASK_SIZE, MASK_SIZE), np.uint8),
         persons=index["person"],
         files=index["file"],
+        digests=digests,
     )
 
     def keep(row: int, parts: Mapping[str, bytes]) -> None:
         if not isinstance(prepared.images, np.memmap):
             _decode_picture(prepared.images, row, parts)
+        digests[row] = np.frombuffer(hashlib.sha256(parts["png"]).digest(), np.uint8)
         with np.load(io.BytesIO(parts["npz"])) as arrays:
             prepared.points[row] = arrays["points"]
             prepared.blendshapes[row] = arrays["blendshapes"]
@@ -274,9 +279,7 @@ def _unpacked(folder: Path, rows: Mapping[int, Mapping[str, int]], shape: tuple[
         try:
             path.parent.mkdir(exist_ok=True)
             with whole(path, shared=True) as partial:
-                pictures = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
-                _read_all(folder, rows, lambda row, parts: _decode_picture(pictures, row, parts))
-                pictures.flush()
+                _unpack(partial, folder, rows, shape)
         except OSError as error:
             raise unwritable(path, error) from None
     try:
@@ -287,6 +290,13 @@ def _unpacked(folder: Path, rows: Mapping[int, Mapping[str, int]], shape: tuple[
     if not fits:
         raise DataError(f"{path} is damaged; delete it, it is made again")
     return mapped
+
+
+def _unpack(path: Path, folder: Path, rows: Mapping[int, Mapping[str, int]], shape: tuple[int, ...]) -> None:
+    """Decode all pictures into a file. It is no longer mapped when this returns: Windows moves no mapped file."""
+    pictures = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    _read_all(folder, rows, lambda row, parts: _decode_picture(pictures, row, parts))
+    pictures.flush()
 
 
 def _decode_picture(pictures: NDArray[np.uint8], row: int, parts: Mapping[str, bytes]) -> None:

@@ -48,6 +48,7 @@ class TrainingSet:
             raise DataError("no sample is left to train on; prepare more photos, or set held_out: false")
         self.count = len(chosen)
         self.images, self.rows = prepared.images, chosen
+        self._digests = None if prepared.digests is None else prepared.digests[chosen]
         self.identity = torch.from_numpy(prepared.identity[chosen])
         self.emotion = torch.from_numpy(prepared.emotion[chosen])
         self.points = prepared.points[chosen]
@@ -135,8 +136,8 @@ class TrainingSet:
         key = hashlib.sha256(
             b"".join(value.float().cpu().numpy().tobytes() for value in autoencoder.state_dict().values())
         )
-        for rows in np.array_split(self.rows, max(1, self.count // 256)):
-            key.update(self.images[rows].tobytes())
+        key.update(str(autoencoder.config.scaling_factor).encode())
+        key.update(self.images[self.rows].tobytes() if self._digests is None else self._digests.tobytes())
         path = cache / f"latents-{key.hexdigest()[:16]}.safetensors"
         if path.is_file():
             self.latents = load_file(path)["latents"].to(device)

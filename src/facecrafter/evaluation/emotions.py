@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from facecrafter.data.emotion_faces import EmotionFaces, read_fer2013, read_photos
-from facecrafter.errors import OutputError
+from facecrafter.evaluation.results import RESULT, png
 from facecrafter.perception.emotion import EMOTIONS
 from facecrafter.perception.emotion_net import PixelEmotion
+from facecrafter.sampling.output import check_free, write_whole
 
 # Balanced accuracy is over the classes of which a set has this many faces, for training and test together.
 ENOUGH = 50
 BINS = 15
+WRONG = "wrong.png"
 RARE = 1e-3  # the share of a class that a set does not have
 
 
@@ -130,7 +132,13 @@ def read_all(estimator: PixelEmotion, faces: EmotionFaces) -> dict[str, NDArray[
 
 
 def evaluate(
-    data: Path, fer2013: Path, labels: Path, out: Path, path: Path | None = None, wrong: int = 10
+    data: Path,
+    fer2013: Path,
+    labels: Path,
+    out: Path,
+    path: Path | None = None,
+    wrong: int = 10,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure the estimator; writes ``result.json`` and ``wrong.png`` into a folder.
 
@@ -141,16 +149,19 @@ def evaluate(
         out: the folder.
         path: the network; the project's own if None.
         wrong: how many of the surest mistakes to show of each set.
+        overwrite: replace the result that is in the folder.
 
     Raises:
         DataError: a set that cannot be read.
         WeightsError: a network that cannot be read.
-        OutputError: the folder cannot be written.
+        OutputError: the folder holds a result already, or cannot be written.
     """
     from facecrafter.environment import environment
 
+    check_free([out / RESULT, out / WRONG], overwrite)
     estimator = PixelEmotion(path) if path else PixelEmotion()
-    result: dict[str, Any] = {"environment": environment(), "estimator": str(path) if path else "pixels", "sets": {}}
+    network = str(path) if path else "pixels"
+    result: dict[str, Any] = {"environment": environment("cpu"), "estimator": network, "sets": {}}
     rows = []
     for name, whole in (("fer2013", read_fer2013(fer2013)), ("photos", read_photos(data, labels))):
         test = whole.part(test=True)
@@ -162,12 +173,8 @@ def evaluate(
         best = readers.get("both", readers["pixels"])
         rows.append(_wrong(test, best.probabilities(), wrong))
     result["faces_a_second"] = speed(estimator, test)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-        Image.fromarray(np.concatenate(rows)).save(out / "wrong.png")
-    except OSError as error:
-        raise OutputError(f"the folder {out} cannot be written ({error.strerror})") from None
+    write_whole(out / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+    write_whole(out / WRONG, png(np.concatenate(rows)))
     return result
 
 

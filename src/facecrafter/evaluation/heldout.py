@@ -21,12 +21,27 @@ from PIL import Image
 from facecrafter.data import shards
 from facecrafter.environment import environment
 from facecrafter.errors import DataError, NoFaceError
+from facecrafter.evaluation.results import RESULT, png
 from facecrafter.perception import landmarks
 from facecrafter.perception.emotion import EMOTIONS, estimator
 from facecrafter.perception.face import ALIGNED_SIZE, Face, FaceFinder
 from facecrafter.perception.identity import Recogniser, recogniser
-from facecrafter.sampling.pipeline import Settings
+from facecrafter.sampling.output import check_free, write_whole
+from facecrafter.sampling.pipeline import Settings, usable_device
 from facecrafter.sampling.sampler import Sampler, pixels
+
+GRID = "grid.png"
+IDENTITY_SCORES = ("same", "other", "auc")
+CONTROL_SCORES = (
+    "yaw_error",
+    "yaw_correlation",
+    "pitch_error",
+    "pitch_correlation",
+    "blendshape_rmse",
+    "emotion_agreement",
+    "valence_rmse",
+    "arousal_rmse",
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,8 @@ def generate(
 
     size = prepared.images.shape[1]
     controls, sampling = sampler.model.controls, protocol.sampling.filled(sampler.model.scale)
+    unet: Any = sampler.model.unet
+    device: torch.device = unet.device
     made, start = [], time.monotonic()
     count = len(pairs.identity)
     asked = "+".join(["identity", *conditions])
@@ -121,12 +138,12 @@ def generate(
             assert controls is not None
             drawn = torch.from_numpy(
                 landmarks.drawn(list(prepared.points[targets]), size, controls.config.landmark_size)
-            )
-        with torch.autocast("cpu", torch.bfloat16, enabled=protocol.bfloat16):
+            ).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=protocol.bfloat16):
             pictures = sampler.generate(
-                torch.from_numpy(prepared.identity[pairs.identity[part]]),
+                torch.from_numpy(prepared.identity[pairs.identity[part]]).to(device),
                 drawn,
-                torch.from_numpy(prepared.emotion[targets]) if "emotion" in conditions else None,
+                torch.from_numpy(prepared.emotion[targets]).to(device) if "emotion" in conditions else None,
                 sampling.guidance,
                 sampling.steps,
                 list(range(protocol.seed + first, protocol.seed + first + len(targets))),
@@ -159,8 +176,9 @@ def auc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
 
 def identity_scores(
     faces: list[Face | None], sources: list[Face | None], pairs: Pairs, network: Recogniser
-) -> dict[str, float]:
-    """Cosine of outputs to their own person and to the other people, and the AUC between the two.
+) -> dict[str, float | None]:
+    """Cosine of outputs to their own person and to the other people, and the AUC between the two; None where there is
+    no face, or no other person, to compare.
 
     Args:
         faces: of the outputs, one a pair.
@@ -169,6 +187,8 @@ def identity_scores(
         network: the judge.
     """
     seen = [index for index, (face, source) in enumerate(zip(faces, sources, strict=True)) if face and source]
+    if not seen:
+        return dict.fromkeys(IDENTITY_SCORES)
     out = network.embed([face for index in seen if (face := faces[index])])
     people, place = np.unique(pairs.identity[seen], return_inverse=True)
     first = [int(np.flatnonzero(place == index)[0]) for index in range(len(people))]
@@ -178,25 +198,29 @@ def identity_scores(
     other = scores[place[:, None] != np.arange(len(people))]
     return {
         "same": float(same.mean()),
-        "other": float(other.mean()),
-        "auc": auc(np.asarray(same, np.float64), np.asarray(other, np.float64)),
+        "other": float(other.mean()) if len(other) else None,
+        "auc": auc(np.asarray(same, np.float64), np.asarray(other, np.float64)) if len(other) else None,
     }
 
 
-def control_scores(faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs) -> dict[str, float]:
-    """How far outputs are from their targets: yaw and pitch in degrees, blendshapes, and emotion."""
+def control_scores(faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs) -> dict[str, float | None]:
+    """How far outputs are from their targets: yaw and pitch in degrees, blendshapes, and emotion. None over no faces,
+    and for a correlation with what does not vary.
+    """
     seen = [index for index, face in enumerate(faces) if face]
     found = [face for face in faces if face]
+    if not found:
+        return dict.fromkeys(CONTROL_SCORES)
     targets = pairs.target[seen]
     angles = np.array([face.angles for face in found])
     wanted = prepared.angles[targets]
     shapes = np.array([face.blendshapes for face in found])
     perceived = estimator().estimate(found)
     asked = prepared.emotion[targets]
-    scores = {}
+    scores: dict[str, float | None] = {}
     for axis, name in enumerate(("yaw", "pitch")):
         scores[f"{name}_error"] = float(np.abs(angles[:, axis] - wanted[:, axis]).mean())
-        scores[f"{name}_correlation"] = float(np.corrcoef(angles[:, axis], wanted[:, axis])[0, 1])
+        scores[f"{name}_correlation"] = _correlation(angles[:, axis], wanted[:, axis])
     scores["blendshape_rmse"] = float(np.sqrt(((shapes - prepared.blendshapes[targets]) ** 2).mean()))
     labels = [EMOTIONS[index] for index in asked[:, 2:].argmax(1)]
     scores["emotion_agreement"] = float(
@@ -211,8 +235,20 @@ def control_scores(faces: list[Face | None], prepared: shards.Prepared, pairs: P
     return scores
 
 
+def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
+    """Pearson's; None where the values of one side are all the same."""
+    return float(np.corrcoef(one, other)[0, 1]) if np.ptp(one) and np.ptp(other) else None
+
+
 def evaluate(
-    model_folder: Path, data: Path, out: Path, protocol: Protocol = Protocol(), progress: bool = True
+    model_folder: Path,
+    data: Path,
+    out: Path,
+    protocol: Protocol = Protocol(),
+    progress: bool = True,
+    controls: Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on the people kept out and write ``result.json`` and ``grid.png`` into ``out``.
 
@@ -222,22 +258,33 @@ def evaluate(
         out: where the result goes.
         protocol: what to generate.
         progress: show bars.
+        controls: a controls file to use in place of the model's own.
+        device: where the model computes: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the best there is.
+        overwrite: replace the result that is in ``out``.
+
+    Returns:
+        What ``result.json`` holds.
 
     Raises:
         DataError: too few people kept out.
-        CheckpointError: the model cannot be loaded.
+        CheckpointError: the model cannot be loaded, or the controls do not fit it.
+        ConfigError: there is no such device, or the protocol's sampling cannot be used.
+        OutputError: ``out`` holds a result already, or cannot be written.
     """
     from facecrafter.model.published import load_folder
 
-    model = load_folder(model_folder)
+    check_free([out / RESULT, out / GRID], overwrite)
+    device = usable_device(device)
+    model = load_folder(model_folder, controls).to(device)
     prepared = shards.load(data, recogniser=model.scale.recogniser)
     pairs = choose_pairs(prepared, protocol)
     sampler = Sampler(model)
     judge = recogniser("dlib" if model.scale.recogniser != "dlib" else "sface")
     sources = look(prepared.images[pairs.identity])
     result: dict[str, Any] = {
-        "environment": environment(),
+        "environment": environment(device),
         "model": model_folder.name,
+        "controls": str(controls) if controls else None,
         "protocol": {**vars(protocol), "sampling": vars(protocol.sampling.filled(model.scale))},
         "estimators": {
             "condition": model.scale.recogniser,
@@ -259,16 +306,22 @@ def evaluate(
             **control_scores(faces, prepared, pairs),
         }
         columns.append(pictures)
-    out.mkdir(parents=True, exist_ok=True)
-    _grid(columns, out / "grid.png")
-    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_whole(out / RESULT, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(out / GRID, png(_grid(columns)))
     return result
 
 
-def _grid(columns: list[NDArray[np.uint8]], path: Path, rows: int = 64, across: int = 4) -> None:
-    """Evenly chosen pairs, ``across`` of them side by side: identity, target, then a picture a setting."""
-    chosen = np.linspace(0, len(columns[0]) - 1, min(rows, len(columns[0]))).astype(int)
-    strips = np.stack([np.concatenate([column[row] for column in columns], axis=1) for row in chosen])
-    strips = strips[: len(strips) // across * across]
-    lines = [np.concatenate(list(strips[first : first + across]), axis=1) for first in range(0, len(strips), across)]
-    Image.fromarray(np.concatenate(lines)).save(path)
+def _grid(columns: list[NDArray[np.uint8]], pairs: int = 64, across: int = 4) -> NDArray[np.uint8]:
+    """Evenly chosen pairs, ``across`` of them side by side: identity, target, then a picture a setting. Photos take the
+    pictures' size, and what is left of the last row is white.
+    """
+    count, size = len(columns[0]), columns[-1].shape[1]
+    chosen = np.linspace(0, count - 1, min(pairs, count)).astype(int)
+    strips = [np.concatenate([_resized(column[row], size) for column in columns], axis=1) for row in chosen]
+    strips += [np.full_like(strips[0], 255)] * (-len(strips) % across)
+    lines = [np.concatenate(strips[first : first + across], axis=1) for first in range(0, len(strips), across)]
+    return np.concatenate(lines)
+
+
+def _resized(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))

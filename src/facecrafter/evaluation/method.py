@@ -68,6 +68,13 @@ class Request:
     seed: int
 
 
+def table_device() -> str:
+    """Where all methods of a table compute, so that their times compare: ``cuda`` where there is one, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Method(Protocol):
     """One row of a table.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from facecrafter import __version__, baselines
 from facecrafter.errors import ConfigError, DataError
-from facecrafter.evaluation.method import Method, Request, Subject
+from facecrafter.evaluation.method import Method, Request, Subject, table_device
 from facecrafter.evaluation.pictures import request_name
 from facecrafter.evaluation.sets import SUFFIXES
 from facecrafter.evaluation.tables import FOLDER, OURS, MethodConfig
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from facecrafter.model.checkpoint import FaceModel
 
 NAMED = 5  # missing or extra pictures that an error names
+SHARED = ("batch_size", "device")  # what a table has for all its methods
 
 
 class FaceCrafterMethod:
@@ -61,7 +62,7 @@ class FaceCrafterMethod:
 
     def _digest(self) -> str:
         """Of the weights in use, the conditions, the settings and the project's version."""
-        from facecrafter.baselines.rival import digest
+        from facecrafter.model.checkpoint import digest
 
         told = {name: value for name, value in vars(self.settings).items() if name != "batch_size"}
         idle = set() if self.settings.speed == "distilled" else {"distilled"}
@@ -191,24 +192,41 @@ def open_method(
         CheckpointError: a file is missing, damaged, or another one.
         DataError: see :class:`FolderMethod`.
     """
+    check_settings(config)
     if config.kind == FOLDER:
         return FolderMethod(config.name, config.model, requests, config.extra_parameters or 0)
-    import torch
-
-    from facecrafter.model.published import load_folder
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = table_device()
     if config.kind != OURS:
         assert config.base is not None
-        folder = _folder(config.base)
-        base = load_folder(folder).to(device) if config.kind in baselines.TRAINED else folder
-        return baselines.load(config.kind, config.model, base, batch_size=batch_size, **config.settings)
+        settings = {"batch_size": batch_size, **config.settings}
+        return baselines.load(config.kind, config.model, _folder(config.base), device, **settings)
+    from facecrafter.model.published import load_folder
+
     model = load_folder(_folder(config.model), config.controls).to(device)
     if model.scale.recogniser != condition:
         raise ConfigError(
             f"the model of '{config.name}' reads {model.scale.recogniser}, not {condition}; set `condition`"
         )
-    return FaceCrafterMethod(config.name, model, config.conditions if controls else (), _settings(config))
+    return FaceCrafterMethod(config.name, model, config.conditions if controls else (), Settings(**config.settings))
+
+
+def check_settings(config: MethodConfig) -> None:
+    """Refuse settings that a row's method does not take. No weights are read.
+
+    Raises:
+        ConfigError: there is no such setting, the table has it for all methods, or its value is of another kind; the
+            message names the row and the setting.
+    """
+    try:
+        for name in SHARED:
+            if name in config.settings:
+                raise ConfigError(f"{name} is no setting of a method; all methods of a table have the same")
+        if config.kind == OURS:
+            baselines.check_kinds(Settings, config.settings)
+        elif config.kind != FOLDER:
+            baselines.check_settings(config.kind, config.settings)
+    except ConfigError as error:
+        raise ConfigError(f"'{config.name}': {error}") from None
 
 
 def note(config: MethodConfig, method: Method) -> str:
@@ -216,15 +234,6 @@ def note(config: MethodConfig, method: Method) -> str:
     said: Any = getattr(method, "note", "")
     elsewhere = f"{baselines.ELSEWHERE[config.of]}; the pictures were made elsewhere." if config.of else ""
     return " ".join(part for part in (said, elsewhere, config.note) if part)
-
-
-def _settings(config: MethodConfig) -> Settings:
-    """Raises ConfigError where a value is of another kind than the setting."""
-    for name, value in config.settings.items():
-        kinds = {"scheduler": str, "speed": str, "steps": int}.get(name, (int, float))
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise ConfigError(f"'{config.name}': the setting {name} cannot be {value!r}")
-    return Settings(**config.settings)
 
 
 def _folder(model: Path) -> Path:

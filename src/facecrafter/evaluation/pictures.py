@@ -24,7 +24,7 @@ from PIL import Image, PngImagePlugin
 
 from facecrafter import __version__
 from facecrafter.errors import OutputError
-from facecrafter.evaluation.method import Method, Request, Subject
+from facecrafter.evaluation.method import Method, Request, Subject, table_device
 from facecrafter.files import whole
 from facecrafter.sampling.pipeline import STATEMENT
 
@@ -75,12 +75,11 @@ def make(
     took = {path: seconds for path in dict.fromkeys(paths) if (seconds := _seconds(path)) is not None}
     missing = {path: request for path, request in zip(paths, requests, strict=True) if path not in took}
     wanted = list(missing)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     with tqdm(total=len(set(paths)), initial=len(took), desc=method.name, disable=not progress) as bar:
         for first in range(0, len(wanted), batch_size):
             batch = wanted[first : first + batch_size]
             start = time.monotonic()
-            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            with torch.autocast(table_device(), torch.bfloat16, enabled=bfloat16):
                 pictures = method.generate([missing[path] for path in batch])
             seconds = (time.monotonic() - start) / len(batch)
             for path, picture in zip(batch, pictures, strict=True):

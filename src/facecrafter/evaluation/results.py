@@ -53,9 +53,7 @@ def write_requests(out: Path, requests: Sequence[Request]) -> None:
     write(out / REQUESTS, _csv(["picture", "identity", "target", "seed"], rows))
     subjects = {_place(one): one for request in requests for one in (request.identity, request.landmarks) if one}
     for place, subject in subjects.items():
-        content = io.BytesIO()
-        Image.fromarray(subject.image).save(content, "PNG")
-        write(out / place, content.getvalue())
+        write(out / place, png(subject.image))
 
 
 def write_pictures(out: Path, slug: str, made: Sequence[Path]) -> list[str]:
@@ -116,6 +114,13 @@ def write_result(out: Path, result: Mapping[str, Any]) -> None:
         OutputError: it cannot be written.
     """
     write(out / RESULT, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """A picture ``(H, W, 3)`` as the content of a PNG file."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "PNG")
+    return content.getvalue()
 
 
 def _place(subject: Subject | None) -> str:

@@ -33,12 +33,15 @@ class Studio:
         eyes: the judges.
 
     Raises:
+        ConfigError: a method does not take one of its settings.
         DataError: the data set cannot be read.
         WeightsError: an estimator cannot be loaded.
     """
 
     def __init__(self, config: TableConfig, progress: bool = True) -> None:
         self.config, self.progress, self._start = config, progress, time.monotonic()
+        for entry in config.methods:
+            methods.check_settings(entry)
         self.prepared = shards.load(config.data, recogniser=config.condition)
         self.eyes = Eyes(config.eyes)
 

@@ -61,7 +61,7 @@ class MethodConfig(Strict):
         return self
 
     def _unknown_settings(self) -> list[str]:
-        """Of ours; a rival's own are checked when it is loaded."""
+        """Of ours; a rival's are checked by :func:`facecrafter.evaluation.methods.check_settings`, which imports it."""
         return [name for name in self.settings if name not in SAMPLING] if self.kind == OURS else []
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,16 @@ class FaceModel:
         for module in (self.encoder, *self.modules.values()):
             nn.Module.to(module, *args, **kwargs)  # diffusers' own warns of float32 modules, of which these have none
         return self
+
+
+def digest(modules: Iterable[nn.Module], settings: Mapping[str, object]) -> str:
+    """One key for networks and settings, 16 hexadecimal digits: equal keys, equal pictures."""
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for module in modules:
+        for name, value in module.state_dict().items():
+            key.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            key.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return key.hexdigest()[:16]
 
 
 # What is trained from somebody else's weights is under their terms too.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from facecrafter.sampling.pipeline import signed
 SHEET = "sheet.png"
 
 
-def save(picture: Image.Image, path: Path, overwrite: bool = False) -> None:
+def save(picture: Image.Image, path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Write a generated picture as PNG, with the text in its ``info``.
 
     Args:
@@ -32,14 +33,14 @@ def save(picture: Image.Image, path: Path, overwrite: bool = False) -> None:
     Raises:
         OutputError: the file exists, or cannot be written.
     """
-    check_free([path], overwrite)
+    check_free([Path(path)], overwrite)
     text = PngImagePlugin.PngInfo()
     for key, value in picture.info.items():
         # JSON escapes what Latin-1, the alphabet of PNG text, does not have.
         text.add_text(str(key), value if isinstance(value, str) else json.dumps(value))
     content = io.BytesIO()
     picture.save(content, "PNG", pnginfo=text)
-    write_whole(path, content.getvalue())
+    write_whole(Path(path), content.getvalue())
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -169,13 +169,17 @@ def generate_pairs(
         OutputError: the output cannot be written. What is wrong with one row is told in ``results.csv`` instead.
     """
     results = [Result(pair) for pair in read_pairs(table)]
-    there = 0
-    for first in range(0, len(results), settings.batch_size):
-        batch = results[first : first + settings.batch_size]
+    for result in results:
+        _look(result, crafter, out, seed, settings, overwrite)
+    there = sum(bool(result.output) for result in results)
+    waiting = [result for result in results if not result.finished]
+    if progress:
+        progress(len(results) - len(waiting))
+    for first in range(0, len(waiting), settings.batch_size):
+        batch = waiting[first : first + settings.batch_size]
         for result in batch:
-            _plan(result, crafter, out, seed, settings, overwrite)
+            _read(result, crafter)
         missing = [result for result in batch if result.conditions is not None]
-        there += sum(bool(result.output) for result in batch)
         if progress:
             progress(len(batch) - len(missing))
         conditions = [result.conditions for result in missing if result.conditions is not None]
@@ -187,29 +191,39 @@ def generate_pairs(
                 missing[index].output, missing[index].conditions = name, None
         finally:
             write_results(out / RESULTS, results)
+    if not waiting:
+        write_results(out / RESULTS, results)
     failed = sum(bool(result.error) for result in results)
     return Summary(len(results) - there - failed, there, failed)
 
 
-def _plan(
+def _look(
     result: Result, crafter: FaceCrafter, out: Path, first_seed: int, settings: Settings, overwrite: bool
 ) -> None:
-    """Find out what a row needs: nothing because its picture is there, a picture of its conditions, or a better row."""
+    """Find a row's picture of an earlier run, or what is wrong with its seed."""
     try:
         seed = result.pair.seed(first_seed)
-        result.seed = str(seed)
-        name = file_name(result.pair, seed, crafter, settings)
-        if not overwrite and (out / name).is_file():
-            result.output = name
-        else:
-            result.conditions = result.pair.conditions(crafter)
+    except ConfigError as error:
+        result.error = str(error)
+        return
+    result.seed = str(seed)
+    name = file_name(result.pair, seed, crafter, settings)
+    if not overwrite and (out / name).is_file():
+        result.output = name
+
+
+def _read(result: Result, crafter: FaceCrafter) -> None:
+    """Read a row's conditions, or find what is wrong with it."""
+    try:
+        result.conditions = result.pair.conditions(crafter)
     except FaceCrafterError as error:
         result.error = str(error)
 
 
 def file_name(pair: Pair, seed: int, crafter: FaceCrafter, settings: Settings) -> str:
     """The name of a row's picture: its photos' names, and a hash of all that makes the picture what it is."""
-    told = {**pair.values, "seed": seed, "model": crafter.name, "choose": crafter.choose, **asdict(settings)}
+    told = {**pair.values, "seed": seed, "model": crafter.digest, "choose": crafter.choose}
+    told.update(asdict(settings.filled(crafter.model.scale)))
     told.pop("batch_size")
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
     stems = [Path(pair.values[column]).stem[:40] for column in REQUIRED if pair.values[column]]

@@ -157,7 +157,14 @@ class FaceCrafter:
         loaded, arcface = open_model(model, published, None if controls is None else Path(controls))
         precision = torch.bfloat16 if bfloat16 else torch.float32
         placed = loaded.to(usable_device(device), precision, memory_format=torch.channels_last)
-        return cls(placed, Path(model).name, choose, arcface)
+        return cls(placed, _model_name(Path(model)), choose, arcface)
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells this model from every other: 16 digits of a hash of its weights as they are computed with."""
+        from facecrafter.model.checkpoint import digest
+
+        return digest(self.model.modules.values(), {"scale": self.model.scale.name})
 
     # --- perception ---------------------------------------------------------------------------------------------------
 
@@ -394,6 +401,12 @@ class FaceCrafter:
         precision = str(self.model.unet.dtype).removeprefix("torch.")
         made: dict[str, Any] = {"model": self.name, "scale": self.model.scale.name, **conditions.asked}
         return signed(picture, {**made, **told, "precision": precision, "seed": seed})
+
+
+def _model_name(folder: Path) -> str:
+    """What metadata call a model: its folder, and that of the run, all of which call their result ``model``."""
+    own = folder.name
+    return f"{folder.parent.name}/{own}" if own == "model" and folder.parent.name else own
 
 
 def signed(pixels: NDArray[np.uint8], made: Mapping[str, Any]) -> Image.Image:

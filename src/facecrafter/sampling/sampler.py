@@ -29,6 +29,8 @@ SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
 }
 
+TIMESTEPS = 1000  # of every scale's noise schedule
+
 # What is decoded in one call: one picture of 512 px, or sixteen of 128.
 PIXELS_AT_ONCE = 512 * 512
 
@@ -203,12 +205,21 @@ def check_steps(steps: int, scheduler: str) -> None:
     """Refuse what :func:`denoise` cannot do.
 
     Raises:
-        ConfigError: unknown scheduler, or no steps.
+        ConfigError: unknown scheduler, or a number of steps that is out of range or that the noise schedule cannot be
+            cut into.
     """
     if scheduler not in SCHEDULERS:
         raise ConfigError(f"unknown scheduler '{scheduler}'; there are {', '.join(SCHEDULERS)}")
-    if steps < 1:
-        raise ConfigError(f"steps must be at least 1, not {steps}")
+    if not 1 <= steps <= TIMESTEPS:
+        raise ConfigError(f"steps must be from 1 to {TIMESTEPS}, not {steps}")
+    if not _is_cut_well(steps):
+        near = next(more for more in range(steps, TIMESTEPS + 1) if _is_cut_well(more))
+        raise ConfigError(f"the solvers cannot cut the {TIMESTEPS} timesteps into {steps}; take {near} steps")
+
+
+def _is_cut_well(steps: int) -> bool:
+    """Whether strides of TIMESTEPS / steps end before 0; as floating-point numbers some go one further."""
+    return len(np.arange(TIMESTEPS, 0, -TIMESTEPS / steps)) == steps
 
 
 @torch.no_grad()

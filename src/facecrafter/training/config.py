@@ -43,14 +43,17 @@ class AutoencoderLoss(Strict):
 
     lpips: float = Field(0.3, ge=0)  # weight of LPIPS (AlexNet) beside L1
     prior: float = Field(1e-3, ge=0)  # weight of the latents' mean square, which bounds them under the fixed noise
-    crop: int = Field(64, ge=32)  # side of the training crops in pixels, a multiple of 16
+    crop: int = Field(64, ge=32, multiple_of=16)  # side of the training crops in pixels
     whole_from: Share = 0.75  # from this share of the run on, whole pictures, a third as many a step
 
 
 class PictureLoss(Strict):
     """Losses on finished pictures, beside Eq. 4; all zero for none. See docs/method.md for why they are there."""
 
-    identity: float = Field(0.0, ge=0)  # weight of 1 - cosine, by the recogniser that gave the condition
+    identity: float = Field(0.0, ge=0)  # weight of `enough` - cosine, by the recogniser that gave the condition
+    # From this cosine on a picture is of the person. Two photos of one person have about 0.95 by dlib's network; where
+    # nothing else holds a picture, asking for more paints patterns on faces that please the recogniser.
+    enough: Share = 1.0
     expression: float = Field(0.0, ge=0)  # weight of the difference from the photo in blendshapes and pose, where posed
     expression_net: Path | None = None  # who reads these: what the expression stage trained
     lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo, where posed

@@ -56,8 +56,8 @@ class Critic(nn.Module):
 
 
 def pleasing_loss(critic: nn.Module, made: list[Tensor], identity: Tensor) -> Tensor:
-    """The generator's side: the lower, the more the critic takes its pictures for photos of the person. The gradient
-    reaches the pictures only, so that one optimiser can train both sides.
+    """The generator's side, ``(B,)``: the lower, the more the critic takes a picture for a photo of the person. The
+    gradient reaches the pictures only, so that one optimiser can train both sides.
 
     Args:
         critic: see :class:`Critic`.
@@ -65,7 +65,7 @@ def pleasing_loss(critic: nn.Module, made: list[Tensor], identity: Tensor) -> Te
         identity: who should be on them, ``(B, D)``.
     """
     fixed = {name: value.detach() for name, value in critic.named_parameters()}
-    return torch.as_tensor(-functional_call(critic, fixed, (made, identity)).mean())
+    return torch.as_tensor(-functional_call(critic, fixed, (made, identity)))
 
 
 def telling_loss(critic: nn.Module, made: list[Tensor], photos: list[Tensor], identity: Tensor, own: Tensor) -> Tensor:
@@ -83,10 +83,19 @@ def telling_loss(critic: nn.Module, made: list[Tensor], photos: list[Tensor], id
 
 
 def balance(others: Tensor, pleasing: Tensor, pictures: Tensor) -> Tensor:
-    """By what to multiply the generator's side so that it pulls at the pictures as hard as the other losses together
-    (Esser et al., 2021); 1 where no gradient is wanted."""
+    """By what to multiply the generator's side so that it pulls at each picture as hard as the other losses together
+    (Esser et al., 2021, for each picture by itself: what is held to a photo is pulled at much harder than what is not).
+
+    Args:
+        others: the other losses, one number.
+        pleasing: the generator's side, one number.
+        pictures: what both were computed from, ``(B, 3, S, S)``.
+
+    Returns:
+        ``(B,)``; ones where no gradient is wanted.
+    """
     if not pictures.requires_grad:
-        return torch.ones(())
+        return torch.ones(len(pictures), device=pictures.device)
     (usual,) = torch.autograd.grad(others, pictures, retain_graph=True)
     (own,) = torch.autograd.grad(pleasing, pictures, retain_graph=True)
-    return (usual.float().norm() / (own.float().norm() + 1e-8)).clamp(max=1e4).detach()
+    return (usual.float().flatten(1).norm(dim=1) / (own.float().flatten(1).norm(dim=1) + 1e-8)).clamp(max=1e4).detach()

@@ -204,7 +204,7 @@ class EstimatorStage:
         scores = torch.cat(read)
         if faces.blendshapes is not None:
             scores = scores + self.model.shape_scores(faces.blendshapes)
-        return scores.double().cpu().numpy()
+        return scores.cpu().double().numpy()
 
     @cached_property
     def shapes(self) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from facecrafter.data import shards
 from facecrafter.data.pairs import PairSampler
 from facecrafter.data.training_set import TrainingSet
 from facecrafter.environment import environment
-from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
-from facecrafter.files import whole
+from facecrafter.errors import CheckpointError, ConfigError, DataError, FaceCrafterError
+from facecrafter.files import alone, whole
 from facecrafter.model import zoo
-from facecrafter.training.config import TrainConfig
+from facecrafter.training.config import TrainConfig, load
 from facecrafter.training.distillation import DistillationStage
 from facecrafter.training.emotion import EstimatorStage
 from facecrafter.training.expression import ExpressionStage
@@ -52,7 +51,8 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
         FaceCrafterError: the loss is no longer a number; the last checkpoint is kept.
     """
     _check_run(config, resume)
-    with _alone(config.run):
+    # Of several processes of one run the first one locks.
+    with alone(config.run, "run") if os.environ.get("RANK", "0") == "0" else _nothing():
         return _train(config, resume, progress)
 
 
@@ -68,13 +68,10 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     parts = accelerator.num_processes * config.accumulate
-    if config.batch_size % parts:
-        raise ConfigError(
-            f"batch_size {config.batch_size} does not divide among {parts} processes and accumulated steps"
-        )
+    _check_shares(config, parts)
     main = accelerator.is_main_process
     if main and not resume:
-        _open_run(config)
+        _open_run(config, accelerator.device)
     accelerator.wait_for_everyone()
 
     # data, network
@@ -143,6 +140,16 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
     log.close()
     accelerator.wait_for_everyone()
     return config.run / "model"
+
+
+def _check_shares(config: TrainConfig, parts: int) -> None:
+    """Refuse a batch that does not divide among the processes and accumulated steps."""
+    shared = {"batch_size": config.batch_size}
+    if config.picture_loss.on:
+        shared["picture_loss.batch"] = config.picture_loss.batch
+    for name, count in shared.items():
+        if count % parts:
+            raise ConfigError(f"{name} {count} does not divide among {parts} processes and accumulated steps")
 
 
 def schedule(config: TrainConfig, step: int) -> float:
@@ -224,6 +231,12 @@ def _stage(config: TrainConfig, device: torch.device) -> Stage:
     keep = ~shards.held_out(prepared.persons) if config.held_out else None
     if config.stage == "expression":
         return ExpressionStage(config, prepared, keep, device)  # type: ignore[return-value]
+    if prepared.images.shape[1] != zoo.SCALES[config.scale].size:
+        wanted = zoo.SCALES[config.scale].size
+        raise DataError(
+            f"the pictures in {config.data} are of {prepared.images.shape[1]} px, and the {config.scale} scale's of "
+            f"{wanted}; prepare them with --size {wanted}"
+        )
     pairs = None
     if config.pairs:
         pairs = PairSampler(prepared, "emotion" if config.stage == "emotion" else "landmark", config.pairs, keep)
@@ -292,40 +305,21 @@ def _check_run(config: TrainConfig, resume: bool) -> None:
         return
     if not checkpoint.is_file():
         raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
-    if yaml.safe_load(saved.read_text()) != json.loads(config.model_dump_json()):
-        raise ConfigError(f"{config.run} was started with another config; see {saved}, or choose another run folder")
+    before = load(saved)  # what it does not name yet has its default
+    changed = [name for name in TrainConfig.model_fields if getattr(before, name) != getattr(config, name)]
+    if changed:
+        raise ConfigError(
+            f"{config.run} was started with another config: {', '.join(changed)}; see {saved}, or choose another run "
+            "folder"
+        )
 
 
-@contextmanager
-def _alone(run: Path) -> Iterator[None]:
-    """Keep a second run out of a run folder as long as this one lives, however it ends."""
-    if os.environ.get("RANK", "0") != "0":  # of several processes of one run the first one locks
-        yield
-        return
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = open(run / "lock", "w")  # noqa: SIM115 - open as long as the run
-    except OSError as error:
-        raise ConfigError(f"the run folder {run} cannot be used ({error.strerror}); choose another one") from None
-    with file:
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such locks
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another run is going on in {run}; wait for its end, or choose another one") from None
-        yield
-
-
-def _open_run(config: TrainConfig) -> None:
+def _open_run(config: TrainConfig, device: torch.device) -> None:
     """Make the run folder and write down how the run was made."""
     config.run.mkdir(parents=True, exist_ok=True)
     saved = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
     (config.run / "config.yaml").write_text(saved)
-    (config.run / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    (config.run / "environment.json").write_text(json.dumps(environment(device), indent=2) + "\n")
 
 
 def _save(

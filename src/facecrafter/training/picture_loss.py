@@ -199,7 +199,8 @@ class PictureLoss(nn.Module):
         pictures = self.pictures(walk, tokens, conditions)
         crops = relit(self.crop.cut((pictures + 1) * 127.5, jittered(walk.views, walk.jitter)), walk.jitter)
         asked = nn.functional.normalize(walk.identity.float(), dim=-1)
-        loss = self.weights.identity * (1 - (self.recogniser(crops) * asked).sum(-1)).mean()
+        alike = (self.recogniser(crops) * asked).sum(-1)
+        loss = self.weights.identity * nn.functional.relu(self.weights.enough - alike).mean()
         own, posed = walk.own.float(), (walk.own & walk.posed).float()
         faces, wanted = (ARCFACE_CROP.cut(whole, walk.grids) for whole in (pictures, walk.photos))
         counts = heads(walk.masks, self.weights.background)
@@ -220,13 +221,14 @@ class PictureLoss(nn.Module):
             if weight and self.perceptual is not None:
                 loss = loss + weight * (posed * self.perceptual(one, other, places).float()).mean()
         if self.critics is not None and self.perceptual is not None:
-            pleasing = telling = loss.new_zeros(())
+            pleasing, telling = loss.new_zeros(len(pictures)), loss.new_zeros(())
             views = (pictures, walk.photos, own), (faces, wanted, posed)
             for critic, (made, photos, shown) in zip(self.critics, views, strict=True):
                 maps = self.perceptual.features(made)
                 pleasing = pleasing + pleasing_loss(critic, maps, asked)
                 telling = telling + telling_loss(critic, maps, self.perceptual.features(photos), asked, shown)
-            loss = loss + self.weights.adversary * balance(loss, pleasing, pictures) * pleasing + telling
+            pull = balance(loss, pleasing.mean(), pictures)
+            loss = loss + self.weights.adversary * (pull * pleasing).mean() + telling
         return loss
 
     def _apart(self, pictures: Tensor, photos: Tensor) -> Tensor:
