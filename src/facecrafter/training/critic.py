@@ -84,7 +84,7 @@ def telling_loss(critic: nn.Module, made: list[Tensor], photos: list[Tensor], id
 
 def balance(others: Tensor, pleasing: Tensor, pictures: Tensor) -> Tensor:
     """By what to multiply the generator's side so that it pulls at each picture as hard as the other losses together
-    (Esser et al., 2021, for each picture by itself: what is held to a photo is pulled at much harder than what is not).
+    (Esser et al., 2021), and where these ask little, as of a picture in a free pose, as hard as they do on average.
 
     Args:
         others: the other losses, one number.
@@ -98,4 +98,5 @@ def balance(others: Tensor, pleasing: Tensor, pictures: Tensor) -> Tensor:
         return torch.ones(len(pictures), device=pictures.device)
     (usual,) = torch.autograd.grad(others, pictures, retain_graph=True)
     (own,) = torch.autograd.grad(pleasing, pictures, retain_graph=True)
-    return (usual.float().flatten(1).norm(dim=1) / (own.float().flatten(1).norm(dim=1) + 1e-8)).clamp(max=1e4).detach()
+    pull, has = (gradient.float().flatten(1).norm(dim=1) for gradient in (usual, own))
+    return (pull.maximum(pull.mean()) / (has + 1e-8)).clamp(max=1e4).detach()
