@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from facecrafter.errors import ConfigError
-from facecrafter.files import LOCK, alone, whole
+from facecrafter.errors import ConfigError, OutputError
+from facecrafter.files import LOCK, alone, check_free, whole, write_whole
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -23,6 +23,24 @@ def test_what_was_written_takes_the_place(tmp_path: Path, shared: bool) -> None:
         assert (str(os.getpid()) in partial.name) is shared
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_really_full_disk(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    (tmp_path / "a.png.partial").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="no space left"):
+        write_whole(tmp_path / "a.png", b"x" * 100)
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_what_is_there_is_not_free_unless_it_may_be_replaced(tmp_path: Path) -> None:
+    there, free = tmp_path / "a.png", tmp_path / "b.png"
+    there.write_bytes(b"")
+    check_free([free])
+    check_free([free, there], overwrite=True)
+    with pytest.raises(OutputError, match=r"a\.png exists already.*--overwrite"):
+        check_free([free, there])
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), ValueError()])

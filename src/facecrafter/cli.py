@@ -196,6 +196,7 @@ def generate(
         raise typer.BadParameter("with --pairs there is one picture a row; leave -n out")
     count = 4 if count is None else count
 
+    from facecrafter.files import check_free
     from facecrafter.sampling import output
     from facecrafter.sampling.pairs import generate_pairs, read_pairs
     from facecrafter.sampling.pipeline import FaceCrafter, Settings, emotion_of
@@ -215,7 +216,7 @@ def generate(
     places = [out / f"{number:05d}.png" for number in range(seed, seed + count)]
     # What needs no model is checked before one is loaded.
     emotion_of(emotion, valence, arousal)
-    output.check_free([*places, out / output.SHEET], overwrite)
+    check_free([*places, out / output.SHEET], overwrite)
     crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16)
     conditions = crafter.conditions(identity or [], target, landmarks_from, emotion_from, emotion, valence, arousal)
     with _bar(count, "pictures") as progress:
@@ -315,7 +316,7 @@ def demo(
 ) -> None:
     """A real photo beside faces generated from it, each labelled with what was asked."""
     from facecrafter.demo import PICTURES, make_demo
-    from facecrafter.sampling.output import check_free
+    from facecrafter.files import check_free
 
     check_free([out], overwrite)
     with _bar(PICTURES, "demo") as progress:
@@ -611,7 +612,7 @@ def _bench_file(out: Path | None) -> Iterator[dict[str, Any]]:
     import json
 
     from facecrafter.environment import environment
-    from facecrafter.sampling.output import check_free, write_whole
+    from facecrafter.files import check_free, write_whole
 
     check_free([out], False)
     yield told

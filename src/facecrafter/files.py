@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from facecrafter.errors import ConfigError
+from facecrafter.errors import ConfigError, OutputError
 
 LOCK = "lock"
 
@@ -34,6 +34,37 @@ def whole(path: Path, shared: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def name_as_text(name: str | Path) -> str:
+    """A file's name as text that can be written anywhere, also where the disk holds bytes that are no text."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written; what was there before is still there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as partial:
+            partial.write_bytes(content)
+    except OSError as error:
+        advice = "free some space or choose another folder, and run it again"
+        raise OutputError(f"{path} could not be written ({(error.strerror or str(error)).lower()}); {advice}") from None
+
+
+def check_free(paths: Iterable[Path], overwrite: bool = False) -> None:
+    """Make sure that nothing is overwritten by accident.
+
+    Raises:
+        OutputError: one of the files exists and ``overwrite`` is off.
+    """
+    taken = [] if overwrite else [path for path in paths if path.exists()]
+    if taken:
+        raise OutputError(f"{taken[0]} exists already; choose another place for the output, or give --overwrite")
 
 
 @contextmanager

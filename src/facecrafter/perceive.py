@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.errors import NoFaceError, PhotoError
+from facecrafter.files import check_free, name_as_text, write_whole
 from facecrafter.perception.emotion import CENTRES, EMOTIONS, Emotion, EmotionEstimator
 from facecrafter.perception.face import ALIGNED_SIZE, BLENDSHAPES, Detection, Face, FaceFinder, align, load_photo
-from facecrafter.sampling.output import check_free, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,7 +163,7 @@ def perceive(
                 readings = []
             for number, reading in enumerate(readings, 1):
                 if out is not None:
-                    title = f"{_text(source.path.name)}, face {number}"
+                    title = f"{name_as_text(source.path.name)}, face {number}"
                     write_whole(out / f"{source.name}_{number}.png", chart(reading, title))
                 survey.rows.append(_row(source.path, number, reading))
             if progress is not None:
@@ -205,14 +205,9 @@ def _made_before(out: Path, sources: Sequence[Source]) -> Iterator[Path]:
             yield path
 
 
-def _text(name: str | Path) -> str:
-    """A file's name as text that can be written anywhere, also where the disk holds bytes that are no text."""
-    return os.fsencode(name).decode("utf-8", "replace")
-
-
 def _row(path: Path, number: int, reading: Reading) -> Row:
     emotion, face = reading.emotion, reading.face
-    row: Row = {"file": _text(path), "face": number}
+    row: Row = {"file": name_as_text(path), "face": number}
     row |= {"valence": round(emotion.valence, 4), "arousal": round(emotion.arousal, 4)}
     row |= {name: round(share, 4) for name, share in zip(EMOTIONS, emotion.probabilities, strict=True)}
     row |= {"emotion": emotion.label}
@@ -234,7 +229,7 @@ def as_csv(survey: Survey) -> str:
 
 def as_json(survey: Survey) -> str:
     """An object with ``estimator``, ``faces`` (the rows) and ``skipped`` (``file`` and ``reason``)."""
-    skipped = [{"file": _text(path), "reason": reason} for path, reason in survey.skipped]
+    skipped = [{"file": name_as_text(path), "reason": reason} for path, reason in survey.skipped]
     content = {"estimator": survey.estimator, "faces": survey.rows, "skipped": skipped}
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 

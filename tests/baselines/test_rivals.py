@@ -13,14 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from facecrafter import baselines
-from facecrafter.baselines import ELSEWHERE, TRAINED, expression_adapter, load, rival_class
+from facecrafter.baselines import ELSEWHERE, TRAINED, load, rival_class
 from facecrafter.baselines.rival import FILE, Rival, RivalMethod, load_rival, save_rival
 from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
 from facecrafter.evaluation.method import Request, Subject
 from facecrafter.model import zoo
 from facecrafter.model.checkpoint import FaceModel, save_model
 from facecrafter.model.controls import parameter_count
-from facecrafter.perception.face import BLENDSHAPES
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.sampler import Sampler, build_scheduler
 
@@ -269,17 +268,6 @@ def test_parameters(scale: str, projections: int, counts: dict[str, int]) -> Non
         "ip_adapter": 2 * projections + two_layers(embedding, 2 * embedding, 4 * width) + 2 * width,
         "expression_adapter": 2 * projections + two_layers(52, width, width) + 2 * width,
     }
-
-
-def test_mirrored_blendshapes_exchange_left_and_right() -> None:
-    values = np.arange(52, dtype=np.float32)
-    turned = expression_adapter.mirrored(values[None])[0]
-    for left, right in (("eyeBlinkLeft", "eyeBlinkRight"), ("mouthLeft", "mouthRight"), ("jawLeft", "jawRight")):
-        assert turned[BLENDSHAPES.index(left)] == BLENDSHAPES.index(right)
-        assert turned[BLENDSHAPES.index(right)] == BLENDSHAPES.index(left)
-    assert turned[BLENDSHAPES.index("jawOpen")] == BLENDSHAPES.index("jawOpen")
-    np.testing.assert_array_equal(np.sort(turned), values)
-    np.testing.assert_array_equal(expression_adapter.mirrored(turned), values)
 
 
 def test_no_name_is_taken_twice() -> None:

@@ -70,7 +70,17 @@ def test_whom_other_stages_keep_out_is_kept_out_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "index"), [("Happiness", 1), ("angry", 6), ("sadness ", 2), ("neutral", 0), ("bored", None), ("", None)]
+    ("name", "index"),
+    [
+        ("Happiness", 1),
+        ("angry", 6),
+        ("sadness ", 2),
+        ("neutral", 0),
+        ("disgusted", 5),
+        ("joy", 1),
+        ("bored", None),
+        ("", None),
+    ],
 )
 def test_classes_by_any_name(name: str, index: int | None) -> None:
     assert class_of(name) == index

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from facecrafter.data import video
 from facecrafter.data.video import VideoSource, expected_frames, frames, layout
 from facecrafter.errors import ConfigError, DataError, PhotoError
-from facecrafter.perception.emotion import EMOTIONS
+from facecrafter.perception import emotion
+from facecrafter.perception.emotion import EMOTIONS, NAMES
 
 SIDE = 64
 
@@ -359,10 +359,10 @@ def test_videos_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
 
 
 def test_every_emotion_has_words_of_its_own() -> None:
-    assert set(video._WORDS) == set(EMOTIONS)
-    assert len(video._EMOTIONS) == sum(len(words) for words in video._WORDS.values())
+    assert set(emotion._WORDS) == set(EMOTIONS)
+    assert len(NAMES) == sum(len(words) for words in emotion._WORDS.values())
     published = ("angry", "contempt", "disgusted", "fear", "happy", "neutral", "sad", "surprised")
-    assert sorted(video._EMOTIONS[word] for word in published) == sorted(EMOTIONS)
+    assert sorted(NAMES[word] for word in published) == sorted(EMOTIONS)
 
 
 def test_no_folder_is_refused(tmp_path: Path) -> None:

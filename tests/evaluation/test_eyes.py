@@ -171,7 +171,7 @@ def test_features_are_of_one_size(free: Eyes, pictures: Pictures) -> None:
 
 
 def test_lpips_is_pair_by_pair(free: Eyes, pictures: Pictures) -> None:
-    from facecrafter.evaluation.lpips import LPIPS
+    from facecrafter.perception.lpips import LPIPS
 
     found = free.lpips(pictures, pictures[[0, 2, 3, 1]])
     assert found.shape == (4,) and found[0] == 0 and (found[1:] > 0.05).all()

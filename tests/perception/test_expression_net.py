@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,10 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from facecrafter.errors import FaceCrafterError, WeightsError
-from facecrafter.perception import mirror
-from facecrafter.perception.expression_net import DEGREES, ExpressionNet, Reading, load, save
-from facecrafter.perception.face import Face
-from facecrafter.perception.landmarks import connections
+from facecrafter.perception.expression_net import ExpressionNet, Reading, load, save
 
 
 @pytest.fixture(scope="module")
@@ -119,27 +115,3 @@ def test_a_wrong_weights_file_is_refused(network: ExpressionNet, tmp_path: Path)
             load(tmp_path / name)
         assert name in str(error.value)
         assert issubclass(error.type, FaceCrafterError)
-
-
-# --- the mirror -------------------------------------------------------------------------------------------------------
-
-
-def test_the_mirror_maps_the_mesh_onto_itself() -> None:
-    table = np.array(mirror.LANDMARKS)
-    assert (table[table] == np.arange(478)).all()
-    for part, edges in connections().items():
-        own = {tuple(sorted(edge)) for edge in edges.tolist()}
-        lost = own - {tuple(sorted(edge)) for edge in table[edges].tolist()}
-        assert len(lost) == (6 if part == "tessellation" else 0), part  # six quads have their diagonal the other way
-
-
-def test_the_mirror_of_a_face_is_what_mediapipe_sees_in_the_mirror(face: Face, finder) -> None:  # type: ignore[no-untyped-def]
-    twin = finder.find(np.ascontiguousarray(face.image[:, ::-1]), 256)
-    straight = finder.find(face.image, 256)
-    np.testing.assert_allclose(np.array(straight.angles) * mirror.ANGLES, twin.angles, atol=3)
-    assert DEGREES > 3
-    expected = straight.points[list(mirror.LANDMARKS), :2] * (-1, 1) + (256, 0)
-    apart = np.linalg.norm(expected - twin.points[:, :2], axis=1)
-    assert apart.mean() < 3
-    # It is nearer to this than to any table with two neighbours exchanged would be.
-    assert apart.max() < 10

@@ -46,14 +46,3 @@ class ExpressionAdapterRival(TokenAdapter):
     def read(self, subject: Subject, size: int) -> NDArray[np.float32]:
         """The blendshapes, ``(52,)`` in [0, 1]."""
         return subject.blendshapes
-
-
-def mirrored(blendshapes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Blendshapes ``(..., 52)`` of the face in a mirror: left and right exchanged."""
-    other = {"Left": "Right", "Right": "Left"}
-    names = [name[: -len(side)] + other[side] if (side := _side(name)) else name for name in BLENDSHAPES]
-    return blendshapes[..., [BLENDSHAPES.index(name) for name in names]]
-
-
-def _side(name: str) -> str:
-    return next((side for side in ("Left", "Right") if name.endswith(side)), "")

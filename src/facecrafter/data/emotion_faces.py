@@ -18,12 +18,9 @@ from numpy.typing import NDArray
 from facecrafter.data import shards
 from facecrafter.errors import DataError, PhotoError
 from facecrafter.files import whole
-from facecrafter.perception.emotion import EMOTIONS
+from facecrafter.perception.emotion import EMOTIONS, NAMES
 from facecrafter.perception.emotion_net import SIZE, grey_crop, tight_crop
 from facecrafter.perception.face import to_rgb
-
-# What the sets call the classes, where it is not what we call them.
-SYNONYMS = {"happiness": "happy", "angry": "anger", "sadness": "sad", "surprised": "surprise", "fearful": "fear"}
 
 # One person in so many is kept out of training, to test on. A multiple of the share that other stages keep out, so
 # that the people whom those test on are among them.
@@ -60,9 +57,8 @@ class EmotionFaces:
 
 def class_of(name: str) -> int | None:
     """The index of a class by whatever name a set gives it; None for one that there is not."""
-    name = name.strip().lower()
-    name = SYNONYMS.get(name, name)
-    return EMOTIONS.index(name) if name in EMOTIONS else None
+    named = NAMES.get(name.strip().lower())
+    return EMOTIONS.index(named) if named else None
 
 
 def read_fer2013(source: Path) -> EmotionFaces:

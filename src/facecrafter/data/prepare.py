@@ -31,7 +31,7 @@ from facecrafter import weights
 from facecrafter.data import shards, video
 from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
 from facecrafter.errors import ConfigError, DataError, FaceCrafterError
-from facecrafter.files import LOCK, alone
+from facecrafter.files import LOCK, alone, name_as_text
 from facecrafter.perception import emotion, identity
 from facecrafter.perception.face import ALIGNED_SIZE, Choice, FaceFinder, load_photo
 from facecrafter.perception.mask import face_mask
@@ -377,16 +377,11 @@ def _list_photos(folder: Path, interval: float) -> list[_Photo]:
         key, film = f"{number:08d}", video.source(folder, path)
         if film is not None:
             frames = video.expected_frames(path, interval)
-            photos.append(_Photo(key, path, _text(file), _text(film.person), film, frames))
+            photos.append(_Photo(key, path, name_as_text(file), name_as_text(film.person), film, frames))
         else:
             person = path.stem if path.parent == folder else path.parent.name
-            photos.append(_Photo(key, path, _text(file), _text(person)))
+            photos.append(_Photo(key, path, name_as_text(file), name_as_text(person)))
     return photos
-
-
-def _text(name: str) -> str:
-    """A file's name as text that can be written anywhere, also where the disk holds bytes that are no text."""
-    return os.fsencode(name).decode("utf-8", "replace")
 
 
 # --- the settings, and whether the folder was begun with them ---------------------------------------------------------

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.errors import ConfigError, DataError, PhotoError
+from facecrafter.perception.emotion import NAMES
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -33,18 +34,6 @@ SHORTEST_INTERVAL = 0.01
 # What MEAD calls its cameras.
 VIEWS = frozenset({"front", "left_30", "left_60", "right_30", "right_60", "top", "up", "down"})
 
-# What folders call the emotions, each in our own word.
-_WORDS = {
-    "neutral": ("neutral",),
-    "happy": ("happy", "happiness", "joy", "joyful"),
-    "sad": ("sad", "sadness"),
-    "surprise": ("surprise", "surprised"),
-    "fear": ("fear", "fearful", "afraid", "scared"),
-    "disgust": ("disgust", "disgusted"),
-    "anger": ("anger", "angry"),
-    "contempt": ("contempt", "contemptuous"),
-}
-_EMOTIONS = {word: emotion for emotion, words in _WORDS.items() for word in words}
 _LEVEL = re.compile(r"level[ _-]?(\d+)", re.IGNORECASE)
 
 # A header may promise a little more than there is.
@@ -258,7 +247,7 @@ def source(root: Path, path: Path) -> VideoSource | None:
     person, below = (folders[0], folders[1:]) if folders else (path.stem, ())
     emotion, level, view = None, None, None
     for name in below:
-        emotion = _EMOTIONS.get(name.lower(), emotion)
+        emotion = NAMES.get(name.lower(), emotion)
         strength = _LEVEL.fullmatch(name)
         level = int(strength[1]) if strength else level
         view = name.lower() if name.lower() in VIEWS else view
@@ -271,8 +260,8 @@ def _mead(folders: tuple[str, ...], path: Path) -> VideoSource | None:
         return None
     *above, view, emotion, level = folders
     strength = _LEVEL.fullmatch(level)
-    if view not in VIEWS or emotion not in _EMOTIONS or strength is None:
+    if view not in VIEWS or emotion not in NAMES or strength is None:
         return None
     while len(above) > 1 and above[-1] == "video":
         above.pop()
-    return VideoSource(path, above[-1], _EMOTIONS[emotion], int(strength[1]), view)
+    return VideoSource(path, above[-1], NAMES[emotion], int(strength[1]), view)

@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from facecrafter.data.emotion_faces import EmotionFaces, read_fer2013, read_photos
 from facecrafter.evaluation.results import RESULT, png
+from facecrafter.files import check_free, write_whole
 from facecrafter.perception.emotion import EMOTIONS
 from facecrafter.perception.emotion_net import PixelEmotion
-from facecrafter.sampling.output import check_free, write_whole
 
 # Balanced accuracy is over the classes of which a set has this many faces, for training and test together.
 ENOUGH = 50

@@ -26,8 +26,8 @@ from facecrafter.perception.identity import recogniser
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from facecrafter.evaluation.lpips import LPIPS
     from facecrafter.evaluation.networks.emoca import Emoca
+    from facecrafter.perception.lpips import LPIPS
 
 Pictures = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 Array = NDArray[np.float64]
@@ -186,7 +186,7 @@ class Eyes:
 
     @cached_property
     def _lpips(self) -> LPIPS:
-        from facecrafter.evaluation.lpips import LPIPS
+        from facecrafter.perception.lpips import LPIPS
 
         return LPIPS(weights.locate("lpips_alexnet"))
 
@@ -308,7 +308,7 @@ def _alexnet(_: EyesConfig) -> Eye[NDArray[np.uint8]]:
     """The last of the five feature maps of LPIPS's AlexNet (unit length a place), its mean over places."""
     import torch.nn.functional as F
 
-    from facecrafter.evaluation.lpips import LPIPS
+    from facecrafter.perception.lpips import LPIPS
 
     network = LPIPS(weights.locate("lpips_alexnet"))
 

@@ -22,11 +22,11 @@ from facecrafter.data import shards
 from facecrafter.environment import environment
 from facecrafter.errors import DataError, NoFaceError
 from facecrafter.evaluation.results import RESULT, png
+from facecrafter.files import check_free, write_whole
 from facecrafter.perception import landmarks
 from facecrafter.perception.emotion import EMOTIONS, estimator
 from facecrafter.perception.face import ALIGNED_SIZE, Face, FaceFinder
 from facecrafter.perception.identity import Recogniser, recogniser
-from facecrafter.sampling.output import check_free, write_whole
 from facecrafter.sampling.pipeline import Settings, usable_device
 from facecrafter.sampling.sampler import Sampler, pixels
 

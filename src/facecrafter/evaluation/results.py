@@ -27,20 +27,10 @@ from facecrafter.errors import OutputError
 from facecrafter.evaluation.method import Request, Subject
 from facecrafter.evaluation.metrics import Column
 from facecrafter.evaluation.pictures import request_name, subject_name, write
-from facecrafter.sampling import output
 
 RESULT = "result.json"
 REQUESTS = "requests.csv"
 NUMBERED = re.compile(r"\d{5,}\.png")
-
-
-def check_free(out: Path, overwrite: bool = False) -> None:
-    """Make sure that no result is overwritten by accident.
-
-    Raises:
-        OutputError: the folder holds one and ``overwrite`` is off.
-    """
-    output.check_free([out / RESULT], overwrite)
 
 
 def write_requests(out: Path, requests: Sequence[Request]) -> None:

@@ -15,6 +15,7 @@ from facecrafter import baselines, config_file
 from facecrafter.config_file import Strict
 from facecrafter.errors import ConfigError
 from facecrafter.evaluation.eyes import EyesConfig
+from facecrafter.files import check_free
 from facecrafter.sampling.pipeline import Settings
 
 Condition = Literal["landmark", "emotion"]
@@ -188,7 +189,7 @@ def run(config: str | Path | TableConfig, progress: bool = True, overwrite: bool
 
     if not isinstance(config, _Table):
         config = load(Path(config))
-    results.check_free(config.out, overwrite)
+    check_free([config.out / results.RESULT], overwrite)
     if isinstance(config, ControlConfig):
         return controllability.measure(config, progress)
     return diversity.measure(config, progress)

@@ -16,6 +16,19 @@ from facecrafter.perception.face import Face
 # EmoNet's order (Toisoul et al., 2021).
 EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
 
+_WORDS = {
+    "neutral": ("neutral",),
+    "happy": ("happy", "happiness", "joy", "joyful"),
+    "sad": ("sad", "sadness"),
+    "surprise": ("surprise", "surprised"),
+    "fear": ("fear", "fearful", "afraid", "scared"),
+    "disgust": ("disgust", "disgusted"),
+    "anger": ("anger", "angry"),
+    "contempt": ("contempt", "contemptuous"),
+}
+# The class by whatever word a set of photos or videos has for it.
+NAMES = {word: emotion for emotion, words in _WORDS.items() for word in words}
+
 # Valence and arousal of the classes: Russell & Mehrabian (1977), "Evidence for a three-factor theory of emotions",
 # Journal of Research in Personality 11, for happy, sad, surprised, fearful, disgusted and angry. Neutral is the origin
 # by construction. They have no value for contempt; it takes the mean of disgust and anger, its neighbours.

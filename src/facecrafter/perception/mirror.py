@@ -1,6 +1,11 @@
-"""What a mirror does to what MediaPipe says of a face: which landmark becomes which, and which angles turn round."""
+"""What a mirror does to what MediaPipe says of a face: landmarks and blendshapes change places, angles turn round."""
 
 from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter.perception.face import BLENDSHAPES
 
 # Landmark i of a face is landmark LANDMARKS[i] of the face in a mirror. The 28 points on the middle line stay.
 # MediaPipe publishes no such table. This one pairs the points of the mean of many frontal faces of LFW with those of
@@ -32,3 +37,14 @@ LANDMARKS = (
 
 # What yaw, pitch and roll are multiplied by.
 ANGLES = (-1.0, 1.0, -1.0)
+
+
+def blendshapes(given: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Blendshapes ``(..., 52)`` of the face in a mirror: left and right exchanged."""
+    other = {"Left": "Right", "Right": "Left"}
+    names = [name[: -len(side)] + other[side] if (side := _side(name)) else name for name in BLENDSHAPES]
+    return given[..., [BLENDSHAPES.index(name) for name in names]]
+
+
+def _side(name: str) -> str:
+    return next((side for side in ("Left", "Right") if name.endswith(side)), "")

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from facecrafter.errors import OutputError
-from facecrafter.files import whole
+from facecrafter.files import check_free, write_whole
 from facecrafter.perception.face import load_photo
 from facecrafter.sampling import watermark
 from facecrafter.sampling.pipeline import signed
@@ -41,32 +40,6 @@ def save(picture: Image.Image, path: str | os.PathLike[str], overwrite: bool = F
     content = io.BytesIO()
     picture.save(content, "PNG", pnginfo=text)
     write_whole(Path(path), content.getvalue())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written; what was there before is still there.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as partial:
-            partial.write_bytes(content)
-    except OSError as error:
-        advice = "free some space or choose another folder, and run it again"
-        raise OutputError(f"{path} could not be written ({(error.strerror or str(error)).lower()}); {advice}") from None
-
-
-def check_free(paths: Iterable[Path], overwrite: bool = False) -> None:
-    """Make sure that nothing is overwritten by accident.
-
-    Raises:
-        OutputError: one of the files exists and ``overwrite`` is off.
-    """
-    taken = [] if overwrite else [path for path in paths if path.exists()]
-    if taken:
-        raise OutputError(f"{taken[0]} exists already; choose another place for the output, or give --overwrite")
 
 
 def save_all(

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from facecrafter.errors import ConfigError, FaceCrafterError
-from facecrafter.sampling.output import save, write_whole
+from facecrafter.files import write_whole
+from facecrafter.sampling.output import save
 from facecrafter.sampling.pipeline import Conditions, FaceCrafter, Settings
 
 REQUIRED = ("identity", "target")

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facecrafter.baselines.expression_adapter import mirrored
 from facecrafter.data.shards import Prepared
 from facecrafter.data.training_set import TrainingSet
 from facecrafter.errors import CheckpointError
@@ -35,7 +34,11 @@ def labels(prepared: Prepared, rows: NDArray[np.int64]) -> Reading:
     shapes, angles = prepared.blendshapes[rows], prepared.angles[rows] / np.float32(DEGREES)
     points = prepared.points[rows, :, :2] / np.float32(side)
     turned = points[:, mirror.LANDMARKS] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
-    parts = (shapes, mirrored(shapes)), (angles, angles * np.array(mirror.ANGLES, np.float32)), (points, turned)
+    parts = (
+        (shapes, mirror.blendshapes(shapes)),
+        (angles, angles * np.array(mirror.ANGLES, np.float32)),
+        (points, turned),
+    )
     return Reading(*(torch.from_numpy(np.concatenate(both)) for both in parts))
 
 

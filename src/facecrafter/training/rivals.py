@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facecrafter.baselines import head, rival_class
-from facecrafter.baselines.expression_adapter import mirrored as mirrored_blendshapes
 from facecrafter.baselines.rival import Rival, RivalMethod, save_rival
 from facecrafter.data.pairs import PairSampler
 from facecrafter.data.shards import Prepared
 from facecrafter.data.training_set import TrainingSet
 from facecrafter.model.checkpoint import FaceModel
+from facecrafter.perception import mirror
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
 from facecrafter.training.stages import DiffusionStage
@@ -56,7 +56,7 @@ class ExpressionSet(TrainingSet):
     def landmark_images(self, indices: Tensor) -> Tensor:
         """Blendshapes ``(B, 52)``, mirrored with their pictures."""
         shapes = self.blendshapes[(indices % self.count).numpy()]
-        return torch.from_numpy(_twins(shapes, mirrored_blendshapes(shapes), indices >= self.count))
+        return torch.from_numpy(_twins(shapes, mirror.blendshapes(shapes), indices >= self.count))
 
 
 def _twins(own: NDArray[np.float32], mirrored: NDArray[np.float32], twin: Tensor) -> NDArray[np.float32]:

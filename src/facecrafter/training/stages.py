@@ -86,7 +86,7 @@ class AutoencoderStage:
         self, config: TrainConfig, data: TrainingSet, device: torch.device, held: TrainingSet | None = None
     ) -> None:
         from facecrafter import weights
-        from facecrafter.evaluation.lpips import LPIPS
+        from facecrafter.perception.lpips import LPIPS
 
         self.config, self.data, self.held = config, data, held
         torch.manual_seed(config.seed)
@@ -242,7 +242,7 @@ class DiffusionObjective(nn.Module):
 
 def _picture_loss(model: checkpoint.FaceModel, config: TrainConfig, alpha_bars: Tensor) -> PictureLoss:
     from facecrafter import weights
-    from facecrafter.evaluation.lpips import LPIPS
+    from facecrafter.perception.lpips import LPIPS
 
     recogniser, crop = differentiable(model.scale.recogniser, config.arcface)
     perceptual = LPIPS(weights.locate("lpips_alexnet")) if config.picture_loss.perceptual else None

@@ -11,7 +11,7 @@ from facecrafter.evaluation.report.differences import paired
 from facecrafter.evaluation.report.page import as_html
 from facecrafter.evaluation.report.result import Sheet, read
 from facecrafter.evaluation.report.tables import as_csv, as_markdown, as_section, differences_csv
-from facecrafter.sampling.output import check_free, write_whole
+from facecrafter.files import check_free, write_whole
 
 FILES = ("table.md", "table.csv", "differences.csv", "cost.svg", "report.html")
 

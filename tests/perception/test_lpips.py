@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from facecrafter import weights
-from facecrafter.evaluation.lpips import LPIPS
+from facecrafter.perception.lpips import LPIPS
 
 Array = NDArray[np.float64]
 
