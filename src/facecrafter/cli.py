@@ -125,9 +125,9 @@ def _own(text: str, name: str) -> str:
 
 # The scales' own values; they are in model/zoo.py too, which is too heavy for --help. A test keeps them in step.
 DEFAULTS = {
-    "identity_scale": (1.3, 2.5),
-    "landmark_scale": (1.5, 2.0),
-    "emotion_scale": (3.0, 2.0),
+    "identity_scale": (1.5, 2.5),
+    "landmark_scale": (1.2, 2.0),
+    "emotion_scale": (2.5, 2.0),
     "steps": (8, 25),
     "scheduler": ("ddim", "dpm"),
     "speed": ("refresh", "exact"),

@@ -114,9 +114,9 @@ MINI = Scale(
     # Close to how its training made the pictures that it looked at (docs/results.md compares), and with Eq. 6 in every
     # third step only, which no metric tells from all of it (docs/speed.md).
     sampling={
-        "identity_scale": 1.3,
-        "landmark_scale": 1.5,
-        "emotion_scale": 3.0,
+        "identity_scale": 1.5,
+        "landmark_scale": 1.2,
+        "emotion_scale": 2.5,
         "steps": 8,
         "scheduler": "ddim",
         "speed": "refresh",
