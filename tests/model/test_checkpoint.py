@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -12,10 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from facecrafter.errors import CheckpointError
+from facecrafter.errors import CheckpointError, ConfigError
 from facecrafter.model import zoo
 from facecrafter.model.attention import AttentionInputs
-from facecrafter.model.checkpoint import FaceModel, load_controls, load_model, load_part, save_model, save_part
+from facecrafter.model.checkpoint import FaceModel, blended, load_controls, load_model, load_part, save_model, save_part
 from facecrafter.model.controls import FaceControls, branches
 
 PARTS = ("unet", "encoder", "autoencoder", "controls")
@@ -183,6 +184,36 @@ def test_a_folder_with_a_spoiled_unet_is_refused(spoil: Callable[[Path], None], 
     spoil(folder / "unet.safetensors")
     with pytest.raises(CheckpointError, match=rf"unet\.safetensors.*{reason}|{reason}.*unet\.safetensors"):
         load_model(folder)
+
+
+def test_a_blend_lies_between_and_its_ends_are_the_two(small_model: FaceModel) -> None:
+    one, other = copy.deepcopy(small_model), copy.deepcopy(small_model)
+    with torch.no_grad():
+        for module in other.modules.values():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn(parameter.shape))
+
+    def values(model: FaceModel) -> list[torch.Tensor]:
+        return [value for module in model.modules.values() for value in module.state_dict().values()]
+
+    before, after = [value.clone() for value in values(one)], values(other)
+    assert all(map(torch.equal, values(blended(copy.deepcopy(one), other, 0.0)), before))
+    assert all(map(torch.equal, values(blended(copy.deepcopy(one), other, 1.0)), after))
+    for got, a, b in zip(values(blended(one, other, 0.25)), before, after, strict=True):
+        torch.testing.assert_close(got, 0.75 * a + 0.25 * b if a.is_floating_point() else a)
+
+
+def test_what_cannot_be_blended_is_refused(small_model: FaceModel) -> None:
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        blended(copy.deepcopy(small_model), copy.deepcopy(small_model), 1.5)
+    bare = copy.deepcopy(small_model)
+    bare.controls = None
+    with pytest.raises(CheckpointError, match="has no controls"):
+        blended(bare, copy.deepcopy(small_model), 0.5)
+    wider = copy.deepcopy(small_model)
+    wider.controls.register_buffer("extra", torch.zeros(1))
+    with pytest.raises(CheckpointError, match="whose controls differ in shape"):
+        blended(wider, copy.deepcopy(small_model), 0.5)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

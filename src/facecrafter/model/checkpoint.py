@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from facecrafter.errors import CheckpointError
+from facecrafter.errors import CheckpointError, ConfigError
 from facecrafter.files import whole
 from facecrafter.model import attention, zoo
 from facecrafter.model.autoencoder import FaceAutoencoder
@@ -153,6 +153,37 @@ def load_model(folder: Path, controls: Path | None = None) -> FaceModel:
     if controls is None and (folder / STUDENT_FILE).is_file():
         model.distilled = load_student(folder / STUDENT_FILE, model)
     return model
+
+
+@torch.no_grad()
+def blended(one: FaceModel, other: FaceModel, share: float) -> FaceModel:
+    """A model whose every parameter lies between those of two (Wortsman et al., 2022, *Robust fine-tuning of zero-shot
+    models*): of a model and what it became by training further, which keeps much of both.
+
+    Args:
+        one, other: of one scale, with the same parts. A student of either has no part in it.
+        share: of the other, in [0, 1].
+
+    Returns:
+        ``one``, changed in place.
+
+    Raises:
+        CheckpointError: the two differ in scale, in parts or in the shape of one.
+        ConfigError: a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"the share of the other model is from 0 to 1, not {share}")
+    one.distilled = other.distilled = None
+    if one.scale != other.scale or one.modules.keys() != other.modules.keys():
+        raise CheckpointError("two models are blended that differ in scale, or of which one has no controls")
+    for name, module in one.modules.items():
+        own, theirs = module.state_dict(), other.modules[name].state_dict()
+        if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in theirs.items()}:
+            raise CheckpointError(f"two models are blended whose {name} differ in shape")
+        for key, value in own.items():
+            if value.is_floating_point():
+                value.lerp_(theirs[key].to(value), share)
+    return one
 
 
 def load_controls(path: Path, model: FaceModel) -> FaceControls:
