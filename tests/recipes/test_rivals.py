@@ -15,14 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from facecrafter.baselines import TRAINED, head, load, rival_class
-from facecrafter.baselines.expression_adapter import mirrored
 from facecrafter.baselines.rival import FILE
 from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
 from facecrafter.evaluation.method import Request, Subject
 from facecrafter.model import checkpoint, zoo
 from facecrafter.model.zoo import Scale
-from facecrafter.perception import landmarks
+from facecrafter.perception import landmarks, mirror
 from facecrafter.perception.face import Face
 from facecrafter.training import loop, stages
 from facecrafter.training.config import TrainConfig
@@ -156,7 +155,7 @@ def test_draws_are_the_landmark_stages_and_conditions_are_of_their_pictures(
                 turn = {
                     "controlnet": lambda image: image[..., ::-1],
                     "caphuman": head.mirrored,
-                    "expression_adapter": mirrored,
+                    "expression_adapter": mirror.blendshapes,
                 }
                 expected = turn.get(kind, lambda same: same)(expected)
             np.testing.assert_allclose(condition, expected, atol=1e-6)

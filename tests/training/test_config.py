@@ -110,7 +110,7 @@ def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
         (GOOD + "mixture: {none: -0.5, identity: 1.5}", "mixture.none: Input should be greater than or equal to 0"),
         (GOOD + "mixture: identity", "mixture: Input should be"),
         (GOOD + "batch_size: 10\naccumulate: 4", "batch_size 10 is not a multiple of accumulate 4"),
-        (GOOD + "loss: {crop: 8}", "loss.crop: Input should be greater than or equal to 32"),
+        (GOOD + "loss: {crop: 16}", "loss.crop: Input should be greater than or equal to 32"),
         (GOOD.replace("base", "joint") + "mixture: {both: 1}", "the joint stage mixes its four combinations evenly"),
         (GOOD.replace("base", "joint") + "joint: {groups: 5}\nbatch_size: 8", "is not a multiple of joint.groups 5"),
         (GOOD.replace("base", "joint") + "joint: {reading: both}", "joint.reading: Input should be 'sum' or 'branch'"),

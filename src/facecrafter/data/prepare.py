@@ -308,9 +308,11 @@ def _parts(photos: list[_Photo], shard_size: int) -> list[list[_Photo]]:
 
 
 def _check_folders(source: Path, out: Path) -> None:
-    """Refuse a source that is not there, and an ``out`` that is something else than a prepared folder."""
+    """Refuse a source that is not there or empty, and an ``out`` that is something else than a prepared folder."""
     if not source.exists():
         raise DataError(f"there is no folder or archive {source}")
+    if source.is_dir() and next(_seen(source), None) is None:
+        raise DataError(f"there are no photos in {source}")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, whose photos it is made from; name a folder outside it")
     if out.exists() and not out.is_dir():
@@ -366,14 +368,19 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _list_photos(folder: Path, interval: float) -> list[_Photo]:
-    """Every file that is not hidden, sorted by its path; its number in that order is its key."""
-    found: list[Path] = []
+def _seen(folder: Path) -> Iterator[Path]:
+    """Every file of a folder that is not hidden."""
     for place, inner, files in os.walk(folder):
         inner[:] = [name for name in inner if not _hidden(name)]
-        found.extend(Path(place, name) for name in files if not _hidden(name))
+        yield from (Path(place, name) for name in files if not _hidden(name))
+
+
+def _list_photos(folder: Path, interval: float) -> list[_Photo]:
+    """Every file that is not hidden, sorted by its path; its number in that order is its key."""
     photos = []
-    for number, (file, path) in enumerate(sorted((path.relative_to(folder).as_posix(), path) for path in found)):
+    for number, (file, path) in enumerate(
+        sorted((path.relative_to(folder).as_posix(), path) for path in _seen(folder))
+    ):
         key, film = f"{number:08d}", video.source(folder, path)
         if film is not None:
             frames = video.expected_frames(path, interval)
