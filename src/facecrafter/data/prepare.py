@@ -311,8 +311,6 @@ def _check_folders(source: Path, out: Path) -> None:
     """Refuse a source that is not there or empty, and an ``out`` that is something else than a prepared folder."""
     if not source.exists():
         raise DataError(f"there is no folder or archive {source}")
-    if source.is_dir() and next(_seen(source), None) is None:
-        raise DataError(f"there are no photos in {source}")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, whose photos it is made from; name a folder outside it")
     if out.exists() and not out.is_dir():
@@ -320,6 +318,8 @@ def _check_folders(source: Path, out: Path) -> None:
     begun = not out.is_dir() or (out / META).is_file()
     if not begun and any(path.suffix != ".partial" and path.name != LOCK for path in out.iterdir()):
         raise DataError(f"{out} is not empty and not a prepared folder; name a new one")
+    if source.is_dir() and next(_seen(source), None) is None:
+        raise DataError(f"there are no photos in {source}")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
