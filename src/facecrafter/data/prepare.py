@@ -318,12 +318,12 @@ def _check_folders(source: Path, out: Path) -> None:
     begun = not out.is_dir() or (out / META).is_file()
     if not begun and any(path.suffix != ".partial" and path.name != LOCK for path in out.iterdir()):
         raise DataError(f"{out} is not empty and not a prepared folder; name a new one")
-    if source.is_dir() and next(_seen(source), None) is None:
-        raise DataError(f"there are no photos in {source}")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise shards.unwritable(out, error) from None
+    if source.is_dir() and next(_seen(source), None) is None:
+        raise DataError(f"there are no photos in {source}")
 
 
 @contextmanager
