@@ -662,9 +662,9 @@ def weights_blend(
     from facecrafter.model.checkpoint import STUDENT_FILE, blended, load_model, save_model
     from facecrafter.model.published import folder_of
 
-    models = [load_model(folder_of(name)) for name in (one, other)]
-    check_free([out / f"{name}.safetensors" for name in models[0].modules], overwrite)
-    save_model(blended(*models, share), out, torch.float16 if half else torch.float32)
+    first, second = (load_model(folder_of(name)) for name in (one, other))
+    check_free([out / f"{name}.safetensors" for name in first.modules], overwrite)
+    save_model(blended(first, second, share), out, torch.float16 if half else torch.float32)
     (out / STUDENT_FILE).unlink(missing_ok=True)  # of what was there before
     typer.echo(f"the model is in {out}")
 
