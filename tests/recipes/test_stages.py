@@ -31,13 +31,15 @@ from facecrafter.model import checkpoint, zoo
 from facecrafter.model.zoo import Scale
 from facecrafter.sampling.sampler import Sampler
 from facecrafter.training import loop, stages
-from facecrafter.training.config import PictureLoss, TrainConfig
+from facecrafter.training.config import PictureLoss, TrainConfig, load
 
 needs_lpips = pytest.mark.skipif(
     weights.find("lpips_alexnet") is None, reason="needs LPIPS: facecrafter weights fetch lpips_alexnet"
 )
 ALL = {"none": 0.25, "identity": 0.25, "landmark": 0.25, "emotion": 0.25}
 MIXTURES: dict[str, dict[str, float]] = {"landmark": {"landmark": 1.0}, "emotion": {"emotion": 1.0}}
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHIPPED = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.parent.name != "evaluation"]
 FILES = ("unet.safetensors", "encoder.safetensors", "autoencoder.safetensors", "controls.safetensors")
 
 
@@ -599,6 +601,16 @@ def test_a_run_from_before_there_was_a_setting_goes_on(small: Scale, tmp_path: P
     loop.train(config, resume=True, progress=False)
     with pytest.raises(ConfigError, match="another config: clip; see"):
         loop.train(config.model_copy(update={"clip": 2.0}), resume=True, progress=False)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_knows_its_own_run_again(path: Path, tmp_path: Path) -> None:
+    config = load(path, {"run": tmp_path})
+    loop._open_run(config, torch.device("cpu"))
+    (tmp_path / loop.CHECKPOINT).touch()
+    loop._check_run(config, resume=True)
+    with pytest.raises(ConfigError, match="another config: seed; see"):
+        loop._check_run(config.model_copy(update={"seed": 77}), resume=True)
 
 
 def test_pictures_of_another_size_are_refused(

@@ -17,6 +17,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from facecrafter import config_file
 from facecrafter.data import shards
 from facecrafter.data.pairs import PairSampler
 from facecrafter.data.training_set import TrainingSet
@@ -24,7 +25,7 @@ from facecrafter.environment import environment
 from facecrafter.errors import CheckpointError, ConfigError, DataError, FaceCrafterError
 from facecrafter.files import alone, whole
 from facecrafter.model import zoo
-from facecrafter.training.config import TrainConfig, load
+from facecrafter.training.config import TrainConfig
 from facecrafter.training.distillation import DistillationStage
 from facecrafter.training.emotion import EstimatorStage
 from facecrafter.training.expression import ExpressionStage
@@ -305,7 +306,10 @@ def _check_run(config: TrainConfig, resume: bool) -> None:
         return
     if not checkpoint.is_file():
         raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
-    before = load(saved)  # what it does not name yet has its default
+    written = config_file.read(saved)  # what it does not name yet has its default
+    if written.get("stage") == "joint":  # which takes no mixture; a run writes every setting down all the same
+        written.pop("mixture", None)
+    before = config_file.check(saved, written, TrainConfig)
     changed = [name for name in TrainConfig.model_fields if getattr(before, name) != getattr(config, name)]
     if changed:
         raise ConfigError(
