@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from facecrafter import __version__
 from facecrafter.errors import ConfigError, FaceCrafterError
+from facecrafter.files import check_free, write_whole
 
 
 class _Commands(TyperGroup):
@@ -196,7 +197,6 @@ def generate(
         raise typer.BadParameter("with --pairs there is one picture a row; leave -n out")
     count = 4 if count is None else count
 
-    from facecrafter.files import check_free
     from facecrafter.sampling import output
     from facecrafter.sampling.pairs import generate_pairs, read_pairs
     from facecrafter.sampling.pipeline import FaceCrafter, Settings, emotion_of
@@ -316,7 +316,6 @@ def demo(
 ) -> None:
     """A real photo beside faces generated from it, each labelled with what was asked."""
     from facecrafter.demo import PICTURES, make_demo
-    from facecrafter.files import check_free
 
     check_free([out], overwrite)
     with _bar(PICTURES, "demo") as progress:
@@ -612,7 +611,6 @@ def _bench_file(out: Path | None) -> Iterator[dict[str, Any]]:
     import json
 
     from facecrafter.environment import environment
-    from facecrafter.files import check_free, write_whole
 
     check_free([out], False)
     yield told
@@ -658,7 +656,6 @@ def weights_blend(
     """A model between two: what training further changed, by half, keeps much of what either does well."""
     import torch
 
-    from facecrafter.files import check_free
     from facecrafter.model.checkpoint import STUDENT_FILE, blended, load_model, save_model
     from facecrafter.model.published import folder_of
 

@@ -532,10 +532,7 @@ def _rejected(photo: _Photo, error: Exception) -> _Rejected:
     if isinstance(cause, OSError) and cause.errno is not None:
         its_own = cause is not error or str(cause.filename) == str(photo.path)
         if cause.errno in _EXHAUSTED or not its_own:
-            raise _Halted(
-                f"preparation stopped at {photo.file} ({cause.strerror}); "
-                "put that right and run the same command again, it goes on from there"
-            ) from None
+            raise _Halted(f"preparation stopped at {photo.file} ({cause.strerror}); {shards.GO_ON}") from None
     reason = str(error)
     if not isinstance(error, FaceCrafterError):  # a library that chokes on one picture of thousands
         reason = f"{photo.path} cannot be used: {type(error).__name__}: {error}"

@@ -41,6 +41,7 @@ META = "meta.json"
 INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 MASK_SIZE = 64
+GO_ON = "put that right and run the same command again, it goes on from there"
 PICTURES = "cache/pictures.npy"  # all of them decoded, in index order
 MEMORY = 4 * 2**30  # where they take more bytes than this, they are not held in memory but mapped from that file
 HELD_OUT_SHARE = 20  # one person in so many is kept out of training
@@ -343,6 +344,4 @@ def write_whole(path: Path, content: bytes) -> None:
 def unwritable(path: Path, error: OSError) -> DataError:
     """The error for a file that the system refuses to write."""
     why = error.strerror or str(error)
-    return DataError(
-        f"{path} cannot be written ({why}); put that right and run the same command again, it goes on from there"
-    )
+    return DataError(f"{path} cannot be written ({why}); {GO_ON}")

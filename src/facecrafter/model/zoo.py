@@ -55,9 +55,11 @@ class Scale:
     sampling: dict[str, float | int | str]
 
 
+TIMESTEPS = 1000  # of every scale's noise schedule
+
 # The noise schedule of Stable Diffusion 1.5.
 _SCHEDULE: dict[str, object] = {
-    "num_train_timesteps": 1000,
+    "num_train_timesteps": TIMESTEPS,
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",

@@ -17,6 +17,7 @@ from facecrafter.model.attention import AttentionInputs, Branch, identity_keys_v
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.model.controls import CONDITIONS
 from facecrafter.model.shared import computed_once
+from facecrafter.model.zoo import TIMESTEPS
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.speed import GIVEN, Step, plan, summed
 
@@ -28,8 +29,6 @@ SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-
-TIMESTEPS = 1000  # of every scale's noise schedule
 
 # What is decoded in one call: one picture of 512 px, or sixteen of 128.
 PIXELS_AT_ONCE = 512 * 512
