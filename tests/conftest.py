@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +21,19 @@ if TYPE_CHECKING:
     from facecrafter.data.shards import Prepared
     from facecrafter.model.checkpoint import FaceModel
     from facecrafter.model.zoo import Scale
+
+# Before any test module is imported: what this machine has fetched or set for itself decides no test.
+EMPTY_CACHE = tempfile.mkdtemp(prefix="facecrafter-tests-")
+os.environ["FACECRAFTER_CACHE"] = EMPTY_CACHE
+os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
+for setting in ("FACECRAFTER_WORKER", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+    os.environ.pop(setting, None)
+
+
+def pytest_unconfigure() -> None:
+    """Remove the empty cache."""
+    shutil.rmtree(EMPTY_CACHE, ignore_errors=True)
+
 
 LFW = Path(__file__).parents[2] / "shared" / "data" / "lfw-deepfunneled.tar.gz"
 

@@ -71,6 +71,18 @@ def test_every_entry_is_complete(name: str) -> None:
     assert package and version, "a package without a version may change its file"
 
 
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_constraints_pin_the_version_that_carries_the_file(name: str) -> None:
+    """`make test` installs LPIPS's package by its name alone."""
+    constraints = (Path(__file__).parents[1] / "constraints" / "cpu.txt").read_text()
+    pins = {line.lower().replace("_", "-") for line in constraints.splitlines()}
+    assert WEIGHTS[name].package in pins
+
+
+def test_the_cache_of_this_machine_is_out_of_sight() -> None:
+    assert weights.cache_folder().is_dir() and not any(weights.cache_folder().iterdir())
+
+
 def test_the_default_condition_and_judge_are_installed() -> None:
     """Without these nothing of the mini scale runs."""
     for name in ("face_landmarker", "selfie_segmenter", "yunet", "sface", "dlib"):

