@@ -38,14 +38,16 @@ COLUMNS = (
     Column(
         "expression_spread",
         "Expression spread",
-        "Length of the standard deviation of the expression numbers over a person's pictures.",
+        "l2 norm of the standard deviations (ddof 1) of the estimator's expression numbers over a person's pictures "
+        "(emoca: 50 FLAME coefficients; mediapipe: 52 blendshapes).",
         "higher",
         "mean",
     ),
     Column(
         "pose_spread",
         "Pose spread",
-        "Length of the standard deviation of the three numbers of the head's turn over a person's pictures.",
+        "l2 norm of the standard deviations (ddof 1) of three numbers over a person's pictures (mediapipe: yaw, pitch, "
+        "roll; emoca: the global rotation as axis times angle, without the jaw).",
         "higher",
         "mean",
         "rad",

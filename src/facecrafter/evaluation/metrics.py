@@ -52,6 +52,12 @@ def distances(seen: Array, wanted: Array) -> Array:
     return np.asarray(np.sqrt(np.square(seen - wanted).mean(1)))
 
 
+def lengths(seen: Array, wanted: Array) -> Array:
+    """The l2 norm of the difference over numbers: ``(P, K)`` and ``(P, K)`` to ``(P,)``, sqrt(K) times
+    :func:`distances`."""
+    return np.asarray(np.linalg.norm(seen - wanted, axis=1))
+
+
 def same_class(seen: Array, wanted: Array) -> Array:
     """1 where the likeliest of eight classes is the same, else 0: probabilities ``(P, 8)`` twice to ``(P,)``."""
     known = np.isfinite(seen).all(1) & np.isfinite(wanted).all(1)
@@ -85,8 +91,8 @@ def order(outputs: Array, people: Array, place: NDArray[np.int64]) -> Array:
 
 
 def spread(rows: Array) -> float:
-    """The length of the standard deviation of each number over a person's pictures ``(n, K)``, divided by n - 1 before
-    the root, so that it does not depend on n; NaN for fewer than two pictures."""
+    """The l2 norm of the K standard deviations over a person's pictures ``(n, K)``, each variance divided by n - 1
+    (ddof 1), so that its expectation does not depend on n; NaN for fewer than two pictures."""
     return float(np.linalg.norm(rows.std(0, ddof=1))) if len(rows) > 1 else float("nan")
 
 

@@ -19,6 +19,7 @@ from facecrafter.files import check_free
 from facecrafter.sampling.pipeline import Settings
 
 Condition = Literal["landmark", "emotion"]
+Distance = Literal["l2", "rmse"]
 OURS, FOLDER = "facecrafter", "folder"
 KINDS = (OURS, FOLDER, *baselines.TRAINED, *baselines.PUBLISHED)
 SAMPLING = tuple(name for name in Settings.__dataclass_fields__ if name != "batch_size")
@@ -110,6 +111,9 @@ class ControlConfig(_Table):
     """Table 1: people by targets. ``identities`` x ``targets`` pairs."""
 
     table: Literal["control"] = "control"
+    # Of expression and emotion distribution: the mean over pictures of the l2 norm, by which the paper's values make
+    # sense, or the root mean square over pictures and numbers. docs/evaluation.md says both.
+    distance: Distance = "l2"
     targets: int = Field(20, ge=1)  # a person
     pool: int = Field(100, ge=1)  # target photos in all, of which each person gets its share
     leakage: int = Field(50, ge=0)  # probes of the leakage matrix, five pictures each; 0 leaves it out
