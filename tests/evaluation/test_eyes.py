@@ -33,6 +33,7 @@ NEEDS = [
     ("identity", "arcface", "arcface_file"),
     ("emotion", "emonet", "emonet_file"),
     ("frechet", "inception", "inception_file"),
+    ("frechet", "pytorch_fid", "inception_file"),
 ]
 
 
@@ -216,7 +217,16 @@ def test_the_papers_eyes_read_the_same_faces(brought: EyesConfig, pictures: Pict
     assert eyes.features(pictures[:2]).shape == (2, 2048)
     for role, name in (("pose", "emoca"), ("expression", "emoca"), ("identity", "facenet"), ("frechet", "inception")):
         path = getattr(brought, f"{name}_file")
-        assert eyes.names[role] == f"{name} ({hashlib.sha256(path.read_bytes()).hexdigest()[:8]})"
+        title = "inception, TensorFlow's FID" if name == "inception" else name
+        assert eyes.names[role] == f"{title} ({hashlib.sha256(path.read_bytes()).hexdigest()[:8]})"
+
+
+def test_a_result_names_which_program_computes_the_fid(brought: EyesConfig, pictures: Pictures) -> None:
+    files = {"emotion": "facecrafter", "inception_file": brought.inception_file}
+    one, other = (Eyes(EyesConfig(frechet=name, **files)) for name in ("inception", "pytorch_fid"))
+    assert one.names["frechet"].startswith("inception, TensorFlow's FID (")
+    assert other.names["frechet"].startswith("inception, pytorch-fid (")
+    assert other.features(pictures[:1]).shape == (1, 2048)
 
 
 def test_crops_come_from_the_picture_itself(

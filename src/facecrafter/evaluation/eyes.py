@@ -46,6 +46,7 @@ _NEEDS = {
     ("identity", "arcface"): "arcface_file",
     ("emotion", "emonet"): "emonet_file",
     ("frechet", "inception"): "inception_file",
+    ("frechet", "pytorch_fid"): "inception_file",
 }
 
 
@@ -56,7 +57,8 @@ class EyesConfig(Strict):
     expression: Literal["mediapipe", "emoca"] = "mediapipe"
     identity: Literal["dlib", "sface", "arcface", "facenet"] = "sface"  # another one than the condition's
     emotion: Literal["facecrafter", "emonet"] = "facecrafter"
-    frechet: Literal["alexnet", "inception"] = "alexnet"
+    # The FID as TensorFlow's original computes it (inception) or as pytorch-fid does, from one file of weights.
+    frechet: Literal["alexnet", "inception", "pytorch_fid"] = "alexnet"
     facenet_file: Path | None = None
     emoca_file: Path | None = None
     emonet_file: Path | None = None
@@ -324,11 +326,16 @@ def _alexnet(_: EyesConfig) -> Eye[NDArray[np.uint8]]:
 
 
 def _inception(config: EyesConfig) -> Eye[NDArray[np.uint8]]:
-    from facecrafter.evaluation.networks.inception import WIDTH, load
+    """The FID's features with the input of either program."""
+    from facecrafter.evaluation.networks import inception
 
     path = _path(config.inception_file)
-    network = load(path)
-    return Eye(_brought("inception", path), WIDTH, lambda pictures: _run(network, pictures, WIDTH))
+    name, prepare = {
+        "inception": ("inception, TensorFlow's FID", inception.tensorflow_input),
+        "pytorch_fid": ("inception, pytorch-fid", inception.pytorch_fid_input),
+    }[config.frechet]
+    network = inception.load(path, prepare)
+    return Eye(_brought(name, path), inception.WIDTH, lambda pictures: _run(network, pictures, inception.WIDTH))
 
 
 def _path(file: Path | None) -> Path:
@@ -343,4 +350,8 @@ FACE_EYES: dict[str, dict[str, Callable[[EyesConfig], Eye[Sight]]]] = {
     "identity": {"dlib": _recogniser, "sface": _recogniser, "arcface": _recogniser, "facenet": _facenet},
     "emotion": {"facecrafter": _emotion, "emonet": _emotion},
 }
-PICTURE_EYES: dict[str, Callable[[EyesConfig], Eye[Any]]] = {"alexnet": _alexnet, "inception": _inception}
+PICTURE_EYES: dict[str, Callable[[EyesConfig], Eye[Any]]] = {
+    "alexnet": _alexnet,
+    "inception": _inception,
+    "pytorch_fid": _inception,
+}

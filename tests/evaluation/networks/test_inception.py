@@ -113,6 +113,31 @@ def test_the_resize_of_a_known_row() -> None:
     assert resize(row, 4)[0, 0].tolist() == [[0, 2, 4, 4]] * 4
 
 
+def resized_between_centres(picture: np.ndarray, size: int) -> np.ndarray:
+    """``(H, W)``: the pixel at ((i + 1/2) H / size - 1/2, ...), between its four neighbours, the border repeated."""
+    height, width = picture.shape
+    made = np.zeros((size, size))
+    for i in range(size):
+        for j in range(size):
+            y = min(max((i + 0.5) * height / size - 0.5, 0), height - 1)
+            x = min(max((j + 0.5) * width / size - 0.5, 0), width - 1)
+            top, left = math.floor(y), math.floor(x)
+            bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+            upper = picture[top, left] + (picture[top, right] - picture[top, left]) * (x - left)
+            lower = picture[bottom, left] + (picture[bottom, right] - picture[bottom, left]) * (x - left)
+            made[i, j] = upper + (lower - upper) * (y - top)
+    return made
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 50), (299, 299), (512, 400)])
+def test_the_input_of_pytorch_fid_is_between_centres_and_scaled_to_one(height: int, width: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (height, width)).astype(np.float64)
+    made = inception.pytorch_fid_input(torch.from_numpy(picture).expand(1, 3, height, width))
+    assert made.shape == (1, 3, 299, 299)
+    np.testing.assert_allclose(made[0, 1].numpy(), 2 * resized_between_centres(picture, 299) / 255 - 1, atol=1e-9)
+    assert inception.pytorch_fid_input(torch.full((1, 3, 8, 8), 255.0)).unique().tolist() == [1]
+
+
 # --- the forward pass -------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +213,16 @@ def test_the_forward_pass_is_the_published_one(network: Inception, pictures: Ten
     assert features.shape == (3, 2048) and features.std() > 0.01
     torch.testing.assert_close(features[:1], expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(features[1:2], alone, rtol=1e-3, atol=1e-4)
+
+
+def test_both_programs_share_the_network_and_differ_in_its_input(network: Inception, pictures: Tensor) -> None:
+    other = Inception(inception.pytorch_fid_input).eval()
+    other.load_state_dict(network.state_dict())
+    small = F.interpolate(pictures[:1] / 255, size=(299, 299), mode="bilinear", align_corners=False)
+    with torch.inference_mode():
+        features = other(pictures[:1])
+        torch.testing.assert_close(features, reference(network.state_dict(), 2 * small - 1), rtol=1e-3, atol=1e-4)
+        assert (features - network(pictures[:1])).abs().max() > 1e-3
 
 
 def hollow() -> dict[str, Tensor]:

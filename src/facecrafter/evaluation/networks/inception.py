@@ -2,13 +2,19 @@
 
 Szegedy et al., "Rethinking the Inception architecture for computer vision" (2016); Heusel et al. (2017) for the
 distance. Three things set it apart from Inception-v3 as others publish it: its average pools do not count the padding,
-the last block pools by maximum, and it has 1,008 classes. Its pictures are resized as TensorFlow 1 did (:func:`resize`)
-and scaled by ``(x - 128) / 128``, both part of the original's graph; ports that resize or scale otherwise (pytorch-fid:
-half pixels, ``2 x / 255 - 1``) give slightly other numbers.
+the last block pools by maximum, and it has 1,008 classes. Two programs compute the FID with it and differ in its input:
+
+- the original (:func:`tensorflow_input`) resizes as TensorFlow 1 did and scales by ``(x - 128) / 128``, both part of
+  its graph;
+- pytorch-fid (:func:`pytorch_fid_input`), which most tables use, resizes with half pixels and scales by
+  ``2 x / 255 - 1``.
+
+The network and its weights are the same, the numbers slightly others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -44,6 +50,19 @@ def resize(pictures: Tensor, size: int) -> Tensor:
         second = pictures.index_select(dim, (low + 1).clamp(max=side - 1))
         pictures = first + (second - first) * share
     return pictures
+
+
+def tensorflow_input(pictures: Tensor) -> Tensor:
+    """The original's input: RGB ``(B, 3, H, W)``, float 0 to 255, to ``(B, 3, 299, 299)`` in [-1, 1)."""
+    return (resize(pictures, SIZE) - 128) / 128
+
+
+def pytorch_fid_input(pictures: Tensor) -> Tensor:
+    """pytorch-fid's input: RGB ``(B, 3, H, W)``, float 0 to 255, to ``(B, 3, 299, 299)`` in [-1, 1].
+
+    Bilinear between pixel centres, without averaging where images shrink.
+    """
+    return F.interpolate(pictures / 255, size=(SIZE, SIZE), mode="bilinear", align_corners=False) * 2 - 1
 
 
 def _mean_pool(features: Tensor) -> Tensor:
@@ -161,10 +180,15 @@ class BlockE(_Block):
 
 
 class Inception(nn.Module):
-    """The network with the names of the published file, whose ``fc`` (the classes) the FID does not use."""
+    """The network with the names of the published file, whose ``fc`` (the classes) the FID does not use.
 
-    def __init__(self) -> None:
+    Args:
+        prepare: makes the network's input of RGB images of any size, float 0 to 255.
+    """
+
+    def __init__(self, prepare: Callable[[Tensor], Tensor] = tensorflow_input) -> None:
         super().__init__()
+        self._prepare = prepare
         self.Conv2d_1a_3x3 = Conv(3, 32, 3, stride=2)
         self.Conv2d_2a_3x3 = Conv(32, 32, 3, padded=False)
         self.Conv2d_2b_3x3 = Conv(32, 64, 3)
@@ -180,7 +204,7 @@ class Inception(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """RGB pictures ``(B, 3, H, W)`` of any size, float 0 to 255, to the pool3 features ``(B, 2048)``."""
-        x = (resize(pictures, SIZE) - 128) / 128
+        x = self._prepare(pictures)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, stride=2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, stride=2))))
@@ -189,13 +213,17 @@ class Inception(nn.Module):
         return x.mean((2, 3))
 
 
-def load(path: Path) -> Inception:
+def load(path: Path, prepare: Callable[[Tensor], Tensor] = tensorflow_input) -> Inception:
     """The network with the published weights, for evaluation.
+
+    Args:
+        path: the published file, the same for both programs.
+        prepare: see :class:`Inception`.
 
     Raises:
         WeightsError: there is no such file, or it is not the published one.
     """
     state = read(path, PUBLISHED)
     with torch.device("meta"):
-        network = Inception()
+        network = Inception(prepare)
     return fill(network, state, path, PUBLISHED)
