@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from facecrafter.errors import DataError, OutputError
-from facecrafter.evaluation import controllability, leakage, metrics, results, tables, targets
+from facecrafter.evaluation import controllability, frechet, leakage, metrics, results, studio, tables, targets
 from facecrafter.evaluation.looks import Seen, load_photo
 from facecrafter.evaluation.report import paper
 from facecrafter.evaluation.report import result as report
@@ -175,6 +177,29 @@ def test_fewer_than_asked_is_told(stubbed, stub_method, changes, told):
     with pytest.raises(DataError, match=told):
         tables.run(config, progress=False)
     assert not (config.out / "result.json").exists()
+
+
+def test_the_frechet_distance_is_to_the_set_that_the_config_names(stubbed, stub_method, world, monkeypatch):
+    other = replace(world, images=255 - world.images)
+    config = table(stubbed, stub_method(), leakage=0, curve=0)
+    loaded = {str(config.data): world, "apart": other}
+    monkeypatch.setattr(studio.shards, "load", lambda folder, **_: loaded[str(folder)])
+    told = {}
+    for name in (None, "apart"):
+        made = config.model_copy(update={"real_data": None if name is None else Path(name)})
+        told[name] = tables.run(made, progress=False, overwrite=True)
+    own, apart = told[None], told["apart"]
+    assert own["real"]["of"] == str(config.data) and apart["real"]["of"] == "apart"
+    assert own["real"]["images"] == apart["real"]["images"] == 60
+    assert own["real"]["digest"] != apart["real"]["digest"]
+    rows = np.sort(np.random.default_rng([config.seed, 2]).choice(len(other), 60, replace=False))
+    real = frechet.statistics(other.images[rows][:, 4, :5, 0])
+    pictures = [load_photo(path) for path in sorted((config.out / "pictures/stub").iterdir())]
+    made = frechet.statistics(np.array([picture[4, :5, 0] for picture in pictures], np.float64))
+    values = [result["methods"][0]["values"] for result in (own, apart)]
+    assert values[1]["frechet"]["value"] == pytest.approx(frechet.distance(made, real))
+    assert values[0]["frechet"]["value"] != pytest.approx(values[1]["frechet"]["value"])
+    assert {**values[0], "frechet": None} == {**values[1], "frechet": None}
 
 
 def test_real_eyes_on_real_photos(lfw, tmp_path, monkeypatch, model_folder):

@@ -21,7 +21,7 @@ from facecrafter.sampling.pipeline import Settings
 from facecrafter.sampling.sampler import Sampler
 
 FAST = Settings(steps=2)
-CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "mini" / "evaluation").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*/evaluation/*.yaml"))
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_settings_that_are_taken(tmp_path):
         methods.check_settings(MethodConfig(name="One", kind=kind, model=tmp_path, settings=settings, **base))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
 def test_settings_of_the_projects_own_configs_are_taken(path):
     for entry in load(path).methods:
         methods.check_settings(entry)

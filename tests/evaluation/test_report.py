@@ -127,6 +127,7 @@ def make(folder: Path, methods: tuple[int, ...] = (0, 1, 2)) -> Path:
         "seed": 7,
         "seconds": 812.0,
         "conditions": {"identity": "SFace", "emotion": "eye 2"},
+        "real": {"images": 2000, "of": "faces", "digest": "0123abcd"},
         "left_out": ["Jane/1.jpg"],
         "estimators": {"pose": "MediaPipe", "identity": "dlib", "emotion": "eye <3>"},
         "columns": copy.deepcopy(COLUMNS),
@@ -495,7 +496,7 @@ def test_publish_fills_a_documents_places(run, tmp_path):
         assert tables.shown(values_of(scores_of(number), number)["similarity"]["value"], 3) in row
         assert (f"| {tables._md(name)} |" in second) == (number == 0)
     assert "| 0.50 | 0.10 | 0.20 | 0.03 | 12.50 | 0.04 | 0.02 | 1.50 | 0.75 |" in first  # the leakage matrix
-    assert "abc1234-dirty" in first and "seed 7" in first
+    assert "abc1234-dirty" in first and "seed 7" in first and "real images 2000 of faces (0123abcd)" in first
     assert "361M" in first and "361M" not in second  # the paper's table, once
     report.publish([run, other], document)
     assert document.read_text() == text
@@ -541,6 +542,10 @@ def rewrite(folder: Path, edit) -> None:
         (lambda b: change(b, lambda c: c["columns"][0].update(better="higher")), "the columns expression_rmse are"),
         (lambda b: change(b, lambda c: c.update(seed=8)), "the seeds are 7 and 8"),
         (lambda b: change(b, lambda c: c["config"].update(real=500)), "to 2000 and to 500 real pictures"),
+        (
+            lambda b: change(b, lambda c: c["real"].update(of="others", digest="89abcdef")),
+            "to different real images, of faces and of others",
+        ),
         (lambda b: rewrite(b, lambda row: row.update(seed=row["seed"] % 11)), "2 pairs of identity, target and seed"),
         (lambda b: draw(b / "subjects" / "t1.png", (9, 9, 9)), r"the data: subjects/t1\.png shows another picture"),
         (lambda b: (b / "scores" / "facecrafter.csv").unlink(), r"facecrafter\.csv is missing"),
@@ -554,6 +559,12 @@ def test_runs_that_differ_are_refused(tmp_path, spoil, reason):
     assert str(runs[0]) in str(caught.value) and str(runs[1]) in str(caught.value)
     assert "report of each alone" in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_result_from_before_real_images_were_named_is_compared(tmp_path):
+    runs = [make(tmp_path / "a", (0,)), make(tmp_path / "b", (1,))]
+    change(runs[0], lambda c: c.pop("real"))
+    assert len(read(runs).rows) == 2
 
 
 def test_the_same_pictures_in_other_files_are_the_same_data(tmp_path):

@@ -11,7 +11,7 @@ from facecrafter.errors import ConfigError, OutputError
 from facecrafter.evaluation import tables
 
 PROJECT = Path(__file__).parents[2]
-CONFIGS = sorted((PROJECT / "configs" / "mini" / "evaluation").glob("*.yaml"))
+CONFIGS = sorted((PROJECT / "configs").glob("*/evaluation/*.yaml"))
 CONTROL = {"table": "control", "data": "d", "out": "o", "methods": [{"name": "Ours", "model": "mini"}]}
 DIVERSITY = {**CONTROL, "table": "diversity"}
 
@@ -22,7 +22,7 @@ def written(folder: Path, content: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
 def test_the_projects_own_configs_load_and_name_the_command_that_runs_them(path: Path) -> None:
     config = tables.load(path)
     command = f"# facecrafter evaluate {config.table} {path.relative_to(PROJECT).as_posix()}"
@@ -31,16 +31,30 @@ def test_the_projects_own_configs_load_and_name_the_command_that_runs_them(path:
 
 
 def test_the_papers_tables_are_of_a_hundred_people() -> None:
-    shipped = {path.stem: tables.load(path) for path in CONFIGS}
+    shipped = {path.stem: tables.load(path) for path in CONFIGS if "mini" in path.parts}
     assert {"ablation", "ablation-diversity", "control", "diversity", "speed"} <= shipped.keys()
     assert {shipped[name].identities for name in ("control", "diversity")} == {100}
+
+
+def test_the_papers_protocol_at_its_own_scale() -> None:
+    control = tables.load(PROJECT / "configs/arc2face/evaluation/control.yaml")
+    assert isinstance(control, tables.ControlConfig)
+    assert (control.identities * control.targets, control.pool, control.real) == (2000, 100, 2000)
+    assert control.distance == "l2"
+    assert control.real_data not in (None, control.data)
+    for path in CONFIGS:
+        config = tables.load(path)
+        if "arc2face" in path.parts:
+            eyes = config.eyes
+            assert (eyes.pose, eyes.expression, eyes.identity, eyes.emotion) == ("emoca", "emoca", "facenet", "emonet")
+            assert (eyes.frechet, config.condition) == ("pytorch_fid", "arcface")
 
 
 def test_defaults_are_the_papers_numbers(tmp_path: Path) -> None:
     config = tables.load(written(tmp_path, CONTROL))
     assert isinstance(config, tables.ControlConfig)
     assert (config.identities * config.targets, config.pool, config.real) == (2000, 100, 2000)
-    assert config.cache_folder == Path("o/cache")
+    assert config.cache_folder == Path("o/cache") and config.real_data is None
     assert config.methods[0].conditions == ("landmark", "emotion")
 
 

@@ -62,7 +62,7 @@ _AFTER = (
     Column(
         "frechet",
         "Frechet distance",
-        "To real pictures of the data set; over the named network and these numbers of pictures alone.",
+        "To the real images that the result names; over the named network and these numbers of images alone.",
         "lower",
         None,
     ),

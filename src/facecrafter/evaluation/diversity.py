@@ -55,7 +55,7 @@ COLUMNS = (
     Column(
         "frechet",
         "Frechet distance",
-        "To real pictures of the data set; over the named network and these numbers of pictures alone.",
+        "To the real images that the result names; over the named network and these numbers of images alone.",
         "lower",
         None,
     ),

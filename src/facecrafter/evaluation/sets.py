@@ -46,7 +46,8 @@ def plain(folder: Path, people: int | None = None, seed: int = 0, every: bool = 
 def synth(folder: Path, people: int = 500, seed: int = 0) -> list[Photo]:
     """Synth-500, the made-up people of Arc2Face's evaluation: a folder of pictures, one a person.
 
-    Its authors have not published it; any such folder serves, and another folder is another set. See :func:`plain`.
+    Arc2Face's README links it under "Test Data". Any such folder serves, and another folder is another set. See
+    :func:`plain`.
     """
     return plain(folder, people, seed)
 
@@ -54,8 +55,8 @@ def synth(folder: Path, people: int = 500, seed: int = 0) -> list[Photo]:
 def agedb(folder: Path, people: int = 500, seed: int = 0, every: bool = False) -> list[Photo]:
     """AgeDB (Moschoglou et al., 2017): photos ``NUMBER_Name_AGE_GENDER.jpg`` of 568 people, in one folder or several.
 
-    Which 500 of them AgeDB-500 has is not published; here a seed draws them. Files with other names are left. See
-    :func:`plain`.
+    A seed draws the people. The 500 images of Arc2Face's evaluation (AgeDB-500) are published too, linked in its README
+    under "Test Data": read that folder as :func:`plain`. Files with other names are left.
     """
 
     def person(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ class Studio:
             methods.check_settings(entry)
         self.prepared = shards.load(config.data, recogniser=config.condition)
         self.eyes = Eyes(config.eyes)
+        self._real: dict[str, Any] = {}
 
     def subject(self, row: int) -> Subject:
         """A picture of the data set."""
@@ -63,19 +65,21 @@ class Studio:
         return features(self.eyes, pictures, self.config.cache_folder, self.progress)
 
     def real(self) -> frechet.Gaussian:
-        """Features of real pictures, drawn from the whole data set: a Frechet distance asks what pictures look like
-        and not whom they show.
+        """Features of real images, drawn from the whole of `real_data`, or of `data` without it: a Frechet distance
+        asks what images look like and not whom they show.
 
         Raises:
-            DataError: there are fewer than the config asks for.
+            DataError: the folder cannot be read, or has fewer than the config asks for.
         """
-        count, asked = len(self.prepared), self.config.real
-        if count < asked:
-            raise DataError(
-                f"{asked} real pictures are asked for, and {self.config.data} has {count}; set `real` lower"
-            )
-        rows = np.random.default_rng([self.config.seed, 2]).choice(count, asked, replace=False)
-        return frechet.statistics(self.features(self.prepared.images[np.sort(rows)]))
+        folder, count = self.config.real_data or self.config.data, self.config.real
+        prepared = self.prepared if self.config.real_data is None else shards.load(self.config.real_data)
+        if len(prepared) < count:
+            raise DataError(f"{count} real pictures are asked for, and {folder} has {len(prepared)}; set `real` lower")
+        rows = np.sort(np.random.default_rng([self.config.seed, 2]).choice(len(prepared), count, replace=False))
+        images = prepared.images[rows]
+        digest = hashlib.sha256(images).hexdigest()[:8]
+        self._real = {"images": count, "of": str(folder), "digest": digest}
+        return frechet.statistics(self.features(images))
 
     def rows(
         self, requests: Sequence[Request], controls: bool, measure: Callable[[MethodConfig, Method], dict[str, Any]]
@@ -139,6 +143,7 @@ class Studio:
             "seed": config.seed,
             "seconds": time.monotonic() - self._start,
             "estimators": {role: self.eyes.names[role] for role in roles},
+            "real": self._real,
             "conditions": {
                 "identity": config.condition,
                 "landmarks": meta["landmarks"]["name"],

@@ -85,7 +85,8 @@ class _Table(Strict):
     seed: int = Field(0, ge=0)  # chooses people, targets and real pictures, and starts the pictures' seeds
     batch_size: int = Field(16, ge=1)
     bfloat16: bool = False  # let the methods' networks compute in bfloat16
-    real: int = Field(2000, ge=2)  # pictures of the data set that the Frechet distance is to
+    real: int = Field(2000, ge=2)  # real images that the Frechet distance is to
+    real_data: Path | None = None  # a prepared folder that they come from in place of `data`
     # Resamplings behind a Frechet distance's interval; 0 for none. With Inception's 2048 features each takes seconds.
     frechet_draws: int = Field(100, ge=0)
 

@@ -142,6 +142,7 @@ class Result(_Read):
     seconds: Number = None
     estimators: dict[Text, Text]
     conditions: dict[Text, Text] = {}
+    real: dict[Text, Any] = {}  # behind a Frechet distance: how many images, of which folder, and their digest
     left_out: list[Text] = []
     columns: list[Column]
     methods: Annotated[list[MethodResult], Field(min_length=1)]
@@ -363,6 +364,10 @@ def _differences_of_settings(first: Result, other: Result) -> list[str]:
     real = [result.config.get("real") for result in (first, other)]
     if real[0] != real[1]:
         reasons.append(f"the Frechet distances are to {real[0]} and to {real[1]} real pictures")
+    digests = [result.real.get("digest") for result in (first, other)]
+    if real[0] == real[1] and None not in digests and digests[0] != digests[1]:
+        of = [result.real.get("of") for result in (first, other)]
+        reasons.append(f"the Frechet distances are to different real images, of {of[0]} and of {of[1]}")
     if first.seed != other.seed:
         reasons.append(f"the seeds are {first.seed} and {other.seed}")
     return reasons

@@ -92,6 +92,9 @@ def how(run: Run) -> dict[str, str]:
     words |= {"Seed": str(run.result.seed), "Time": duration(run.result.seconds)}
     if run.result.conditions:
         words["Conditions by"] = _flat(run.result.conditions)
+    if run.result.real:
+        real = run.result.real
+        words["Real images"] = str(clean(f"{real.get('images')} of {real.get('of')} ({real.get('digest')})"))
     if run.result.left_out:
         words["Photos left out"] = f"{len(run.result.left_out)}, in which no face was found"
     return words
@@ -152,7 +155,7 @@ def as_section(sheet: Sheet, printed: bool = True) -> str:
     for run in sheet.runs:
         told = how(run)
         judges = ", ".join(f"{of} {name}" for of, name in run.result.estimators.items())
-        kept = {key: told[key] for key in ("Commit", "Device", "Seed", "Time") if key in told}
+        kept = {key: told[key] for key in ("Commit", "Device", "Seed", "Time", "Real images") if key in told}
         parts += [_md(f"{run.name}: {', '.join(f'{key.lower()} {value}' for key, value in kept.items())}; {judges}.")]
     if printed:
         parts += [_paper(paper.TABLES[sheet.runs[0].result.table])]
