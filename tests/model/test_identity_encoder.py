@@ -95,12 +95,15 @@ def test_the_unconditional_tokens_are_those_of_the_empty_prompt(encoder: Identit
     assert all(torch.equal(row, expected[0]) for row in got)
 
 
-def test_no_hook_is_left_behind(encoder: IdentityEncoder, embeddings: Tensor) -> None:
+def test_a_call_that_fails_leaves_nothing_behind(
+    encoder: IdentityEncoder, embeddings: Tensor, scale: zoo.Scale
+) -> None:
     before = encoder.unconditional(1)
     encoder(embeddings)
     with pytest.raises(RuntimeError):
         encoder(embeddings[:, None].expand(-1, 4, -1))  # four embeddings a sample
-    assert not encoder.text_model.get_input_embeddings()._forward_hooks
+    zoo.wrap_encoder(scale, encoder.text_model)  # wrapped again, spliced once
+    assert len(encoder.text_model.get_input_embeddings()._forward_hooks) == 1
     assert torch.equal(encoder.unconditional(1), before)
 
 

@@ -1,4 +1,4 @@
-"""A student starts as the base it stands beside, changes only what it is attached to, and fits one base alone."""
+"""A student starts as the base it stands beside, changes nothing but its own prediction, and fits one base alone."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facecrafter.errors import CheckpointError
+from facecrafter.model.attention import AttentionInputs
 from facecrafter.model.checkpoint import STUDENT_FILE, FaceModel, load_model, save_model, save_part
+from facecrafter.model.prediction import predict
 from facecrafter.model.student import GuidanceStudent, LowRank, layers_of, student_of
 
 SCALES = torch.tensor([[1.2, 2.5, 4.0], [2.0, 0.0, 1.0]])
 
 
-def call(model: FaceModel) -> Tensor:
+def call(model: FaceModel, student: GuidanceStudent | None = None, scales: Tensor = SCALES) -> Tensor:
+    """The prediction of a base, or of a student beside it."""
     source = torch.Generator().manual_seed(1)
+    noisy, context = torch.randn(2, 32, 8, 8, generator=source), torch.randn(2, 8, 128, generator=source)
     with torch.no_grad():
-        out: Tensor = model.unet(
-            torch.randn(2, 32, 8, 8, generator=source), 300, torch.randn(2, 8, 128, generator=source)
-        ).sample
-    return out
+        if student is None:
+            return predict(model.unet, noisy, torch.tensor(300), AttentionInputs(), context)
+        inputs = student.inputs(model.unet, scales)
+        conditions = AttentionInputs(updates=inputs.updates)
+        return predict(model.unet, noisy, torch.tensor(300), conditions, context, time_update=inputs.time_update)
 
 
 def lively(model: FaceModel, seed: int = 0) -> GuidanceStudent:
@@ -35,34 +40,29 @@ def lively(model: FaceModel, seed: int = 0) -> GuidanceStudent:
     return student
 
 
-def test_a_fresh_student_is_the_base_to_the_bit(small_model: FaceModel) -> None:
-    base = call(small_model)
-    with torch.no_grad(), student_of(small_model.unet, 4, "mini").attached(small_model.unet, SCALES) as weights:
-        assert torch.equal(call(small_model), base)
-    assert [weight.tolist() for weight in weights] == [[1.0, 1.0]] * 2
+@torch.no_grad()
+def test_a_fresh_student_is_the_base(small_model: FaceModel) -> None:
+    student = student_of(small_model.unet, 4, "mini")
+    assert torch.equal(call(small_model, student), call(small_model))
+    assert [weight.tolist() for weight in student.inputs(small_model.unet, SCALES).weights] == [[1.0, 1.0]] * 2
 
 
-def test_a_student_changes_the_prediction_by_its_scales_and_only_while_attached(small_model: FaceModel) -> None:
+def test_a_student_changes_the_prediction_by_its_scales_and_leaves_the_base(small_model: FaceModel) -> None:
     base, student = call(small_model), lively(small_model)
-    made = []
+    made = [call(small_model, student, scales) for scales in (SCALES, SCALES + 1)]
     for scales in (SCALES, SCALES + 1):
-        with student.attached(small_model.unet, scales) as weights:
-            made.append(call(small_model))
-            assert all(weight.shape == (2,) and (weight != 1).all() for weight in weights)
+        weights = student.inputs(small_model.unet, scales).weights
+        assert all(weight.shape == (2,) and (weight != 1).all() for weight in weights)
     assert (made[0] - base).abs().max() > 1e-3
     assert ((made[0] - made[1]).abs().amax((1, 2, 3)) > 1e-4).all()
-    with pytest.raises(RuntimeError, match="stop"), student.attached(small_model.unet, SCALES):
-        raise RuntimeError("stop")
     assert torch.equal(call(small_model), base)
 
 
 def test_a_row_reads_its_own_scales(small_model: FaceModel) -> None:
     student = lively(small_model)
-    with student.attached(small_model.unet, SCALES) as together:
-        both = call(small_model)
-    with student.attached(small_model.unet, SCALES.flip(0)) as turned:
-        other = call(small_model)
-    torch.testing.assert_close(together[0].flip(0), turned[0])
+    weights, flipped = (student.inputs(small_model.unet, scales).weights for scales in (SCALES, SCALES.flip(0)))
+    torch.testing.assert_close(weights[0].flip(0), flipped[0])
+    both, other = (call(small_model, student, scales) for scales in (SCALES, SCALES.flip(0)))
     assert (both - other).abs().amax((1, 2, 3)).min() > 1e-4
 
 
@@ -97,10 +97,7 @@ def test_it_is_saved_and_loaded_with_its_model(small_model: FaceModel, tmp_path:
     save_model(model, tmp_path)
     loaded = load_model(tmp_path)
     assert loaded.distilled is not None
-    with student.attached(model.unet, SCALES):
-        expected = call(model)
-    with torch.no_grad(), loaded.distilled.attached(loaded.unet, SCALES):
-        assert torch.equal(call(loaded), expected)
+    assert torch.equal(call(loaded, loaded.distilled), call(model, student))
     # With other controls it would say what Eq. 6 said with the old ones.
     assert load_model(tmp_path, tmp_path / "controls.safetensors").distilled is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -44,7 +45,7 @@ class Work:
 
 @contextmanager
 def watched(model: FaceModel) -> Iterator[Work]:
-    """Counts rows of every UNet call and calls of all that should run once a picture."""
+    """Counts rows of every prediction and calls of all that should run once a picture."""
     work = Work()
     once: dict[str, nn.Module] = {"text_model": model.encoder.text_model}
     assert model.controls is not None
@@ -62,7 +63,7 @@ def watched(model: FaceModel) -> Iterator[Work]:
         return count
 
     hooks = [module.register_forward_hook(counter(name)) for name, module in once.items()]
-    hooks.append(model.unet.register_forward_pre_hook(lambda _, inputs: work.unet_rows.append(len(inputs[0]))))
+    hooks.append(model.unet.conv_out.register_forward_pre_hook(lambda _, given: work.unet_rows.append(len(given[0]))))
     try:
         yield work
     finally:
@@ -383,3 +384,23 @@ def test_a_model_in_bfloat16_makes_nearly_the_same_pictures(small_model: FaceMod
     made, exact = (one.generate(IDENTITY, **asked) for one in (half, sampler))  # type: ignore[arg-type]
     assert made.dtype == torch.float32
     assert 0 < (made - exact).square().mean().sqrt() < 0.1 * exact.std()
+
+
+@pytest.mark.parametrize("speeds", [("exact", "exact"), ("exact", "distilled"), ("distilled", "refresh")])
+def test_threads_that_share_a_model_make_what_each_makes_alone(small_model: FaceModel, speeds: tuple[str, str]) -> None:
+    student = student_of(small_model.unet, 4, "mini").requires_grad_(False)
+    torch.manual_seed(0)
+    for parameter in student.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    shared = Sampler(replace(small_model, distilled=student))
+
+    def images(row: int, speed: str) -> Tensor:
+        one = slice(row, row + 1)
+        return shared.generate(IDENTITY[one], LANDMARK[one], EMOTION[one], steps=4, seeds=[row], speed=speed)
+
+    alone = [images(row, speed) for row, speed in enumerate(speeds)]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            together = list(pool.map(images, range(2), speeds))
+            assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+    assert not torch.equal(alone[0], alone[1])

@@ -271,10 +271,10 @@ def lines(batch: int, costs: Sequence[Cost], where: dict[str, Any]) -> list[str]
 
 
 def count(networks: Networks, candidate: Candidate, steps: int) -> tuple[float, float]:
-    """Rows of the UNet and teraflops a picture, counted on networks without memory."""
+    """Rows of the UNet's output and teraflops a picture, counted on networks without memory."""
     rows: list[int] = []
     candidate.ready()
-    hook = networks.unet.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    hook = networks.unet.conv_out.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
     with FlopCounterMode(display=False) as counter:
         candidate.pictures(steps)
     hook.remove()

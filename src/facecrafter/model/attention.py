@@ -8,13 +8,14 @@ The processors hold no weights. What they need arrives with each call, in an :cl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 KeyValue = tuple[Tensor, Tensor]
@@ -71,11 +72,18 @@ class AttentionInputs:
         identity: K and V of the identity tokens for each block, when they were computed beforehand; otherwise the
             blocks compute them from ``encoder_hidden_states``.
         record: where the blocks write what they said; None for not at all.
+        updates: layers of the UNet, each with what is to be added to its output, a function of its input.
     """
 
     branches: list[Branch] = field(default_factory=list)
     identity: list[KeyValue] | None = None
     record: AttentionRecord | None = None
+    updates: Mapping[nn.Module, nn.Module] = field(default_factory=dict)
+
+    def updated(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """A layer's output, with its update where it has one."""
+        update, made = self.updates.get(layer), layer(x)
+        return made if update is None else made + update(x)
 
 
 @lru_cache(maxsize=32)
@@ -170,9 +178,14 @@ class ConditionedAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
         conditions: AttentionInputs | None = None,
+        copies: int = 1,
     ) -> Tensor:
-        """``(B, Q, C)`` to ``(B, Q, C)``; the signature is diffusers'."""
-        query = attn.to_q(hidden_states)
+        """``(B, Q, C)`` to ``(copies * B, Q, C)``; the signature is diffusers', but for ``copies``: the conditions are
+        for that many times the rows, and the queries of each row serve all its copies."""
+        updated = AttentionInputs().updated if conditions is None else conditions.updated
+        query = updated(attn.to_q, hidden_states)
+        if copies > 1:
+            query = query.repeat(copies, 1, 1)
         if self.block is not None and conditions is not None and conditions.identity is not None:
             key, value = conditions.identity[self.block]
         else:
@@ -191,7 +204,7 @@ class ConditionedAttention:
             else:
                 for branch in conditions.branches:
                     out = self._add(out, query, branch, attn.heads)
-        return attn.to_out[1](attn.to_out[0](out))
+        return attn.to_out[1](updated(attn.to_out[0], out))
 
     def _add(self, out: Tensor, query: Tensor, branch: Branch, heads: int) -> Tensor:
         """Eq. 1's next summand, for the samples that have it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ CLIP_PROMPT = (49406, 1125, 539, 320, 1014, 2533)
 CLIP_END = 49407
 CLIP_LENGTH = 77
 ID_PLACE = 4
+
+# The embeddings that the call under way puts into the prompt, ``(B, width)``; every thread has a value of its own.
+_SPLICED: ContextVar[Tensor | None] = ContextVar("spliced", default=None)
 
 
 class IdentityEncoder(nn.Module):
@@ -34,6 +38,9 @@ class IdentityEncoder(nn.Module):
     def __init__(self, text_model: Any, prompt: Sequence[int], end: int, length: int, gain: float = 1.0) -> None:
         super().__init__()
         self.text_model: Any = text_model
+        embeddings = text_model.get_input_embeddings()
+        if _splice not in embeddings._forward_hooks.values():  # a text model may be wrapped again
+            embeddings.register_forward_hook(_splice)
         self.gain = gain
         filled = [*prompt, *[end] * (length - len(prompt))]
         empty = [prompt[0], *[end] * (length - 1)]
@@ -52,18 +59,12 @@ class IdentityEncoder(nn.Module):
         hidden state after the final layer norm.
         """
         spliced = F.pad(self.gain * F.normalize(embedding, dim=-1), (0, self.width - embedding.shape[-1]))
-
-        def splice(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            output = output.clone()
-            output[:, ID_PLACE] = spliced.to(output.dtype)
-            return output
-
-        hook = self.text_model.get_input_embeddings().register_forward_hook(splice)
+        token = _SPLICED.set(spliced)
         try:
             tokens: Tensor = self.text_model(input_ids=self.prompt_ids.expand(len(embedding), -1)).last_hidden_state
             return tokens
         finally:
-            hook.remove()
+            _SPLICED.reset(token)
 
     def unconditional(self, batch: int) -> Tensor:
         """The tokens of the empty prompt, ``(batch, length, width)``."""
@@ -76,3 +77,13 @@ class IdentityEncoder(nn.Module):
         if not dropped.any():
             return tokens
         return torch.where(dropped.view(-1, 1, 1), self.unconditional(len(embedding)).to(tokens.dtype), tokens)
+
+
+def _splice(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Token embeddings ``(B, T, width)``, that of the identity replaced where there is one."""
+    spliced = _SPLICED.get()
+    if spliced is None:
+        return output
+    output = output.clone()
+    output[:, ID_PLACE] = spliced.to(output.dtype)
+    return output

@@ -7,8 +7,8 @@ et al., 2022), and an embedding of the scales that joins the timestep's and sets
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -78,27 +78,32 @@ class GuidanceStudent(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    @contextmanager
-    def attached(self, unet: nn.Module, scales: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Within it a UNet's prediction is the student's.
+    def inputs(self, unet: nn.Module, scales: Tensor) -> StudentInputs:
+        """What makes a prediction of a base the student's.
 
         Args:
-            unet: the base.
-            scales: of identity, landmarks and emotion for each row of the call, ``(B, 3)``; 0 for what is not given.
-
-        Yields:
-            The weights of Eq. 1 for landmarks and for emotion, each ``(B,)``.
+            unet: the base, which stays as it is.
+            scales: of identity, landmarks and emotion, ``(1, 3)`` or one for each sample; 0 for what is not given.
         """
         embedded = self.read(_waves(scales).to(self.dtype))
         modules = dict(unet.named_modules())
-        hooks = [modules["time_embedding"].register_forward_hook(_adding(self.to_time(embedded)))]
-        for (name, *_), update in zip(self.config.layers, self.updates, strict=True):
-            hooks.append(modules[name].register_forward_hook(_updating(update)))
-        try:
-            yield (1 + self.to_weights(embedded)).unbind(1)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        updates = {modules[name]: update for (name, *_), update in zip(self.config.layers, self.updates, strict=True)}
+        return StudentInputs(self.to_time(embedded), (1 + self.to_weights(embedded)).unbind(1), updates)
+
+
+@dataclass(frozen=True)
+class StudentInputs:
+    """A student's part in one call of :func:`facecrafter.model.prediction.predict`.
+
+    Attributes:
+        time_update: added to the timestep embedding, ``(1 or B, width)``.
+        weights: of Eq. 1 for landmarks and for emotion, each ``(1 or B,)``.
+        updates: what is added to the outputs of the base's layers.
+    """
+
+    time_update: Tensor
+    weights: tuple[Tensor, ...]
+    updates: dict[nn.Module, nn.Module]
 
 
 def student_of(unet: Any, rank: int, scale: str) -> GuidanceStudent:
@@ -124,11 +129,3 @@ def _waves(scales: Tensor) -> Tensor:
     """Scales ``(B, 3)`` to ``(B, 27)``: themselves, and their sines and cosines."""
     turned = scales[..., None] * torch.tensor(FREQUENCIES, device=scales.device)
     return torch.cat([scales[..., None], turned.sin(), turned.cos()], dim=-1).flatten(1)
-
-
-def _adding(value: Tensor) -> Any:
-    return lambda _, __, made: made + value
-
-
-def _updating(update: nn.Module) -> Any:
-    return lambda _, given, made: made + update(given[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import diffusers
@@ -16,7 +15,8 @@ from facecrafter.errors import ConfigError
 from facecrafter.model.attention import AttentionInputs, Branch, identity_keys_values
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.model.controls import CONDITIONS
-from facecrafter.model.shared import computed_once
+from facecrafter.model.prediction import predict
+from facecrafter.model.student import StudentInputs
 from facecrafter.model.zoo import TIMESTEPS
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.speed import GIVEN, Step, plan, summed
@@ -83,43 +83,44 @@ class Sampler:
         given = (landmark is not None, emotion is not None)
         planned = plan(speed, guidance.coefficients(*given), steps)
 
-        with self._network(planned, identity.new_tensor([guidance.scales(*given)])) as weights:
-            predictions = {name for step in planned for name in step.weights}
-            conditions = _Conditions(model, identity, landmark, emotion, predictions, weights)
-            ahead, kept = iter(planned), None
+        student = self._student(planned, identity.new_tensor([guidance.scales(*given)]))
+        predictions = {name for step in planned for name in step.weights}
+        conditions = _Conditions(model, identity, landmark, emotion, predictions, student)
+        ahead, kept = iter(planned), None
 
-            def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-                nonlocal kept
-                step = next(ahead)
-                said, kept = summed(self._predict(noisy, timestep, step, conditions), step, kept)
-                return said
+        def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
+            nonlocal kept
+            step = next(ahead)
+            total, kept = summed(self._predict(noisy, timestep, step, conditions), step, kept)
+            return total
 
-            latents = denoise(predict, model.unet, model.scale.scheduler, steps, scheduler, seeds, progress)
+        latents = denoise(guided, model.unet, model.scale.scheduler, steps, scheduler, seeds, progress)
         return decode(model.autoencoder, latents, model.scale.size)
 
-    def _network(self, planned: Sequence[Step], scales: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor]]:
-        """Makes the UNet the network that a plan asks for; gives the weights of Eq. 1 for landmarks and emotion.
+    def _student(self, planned: Sequence[Step], scales: Tensor) -> StudentInputs | None:
+        """What the distilled network adds to every prediction, where the plan asks for it.
 
         Args:
             planned: the plan.
-            scales: of Eq. 6, ``(1, 3)``, which the distilled network reads.
+            scales: of Eq. 6, ``(1, 3)``.
         """
         if not planned[0].distilled:
-            return nullcontext((torch.ones_like(scales[:, 0]),) * 2)
+            return None
         if self.model.distilled is None:
             raise ConfigError("this model has no distilled network; train one (docs/speed.md), or choose another speed")
-        return self.model.distilled.attached(self.model.unet, scales)
+        return self.model.distilled.inputs(self.model.unet, scales)
 
     def _predict(self, noisy: Tensor, timestep: Tensor, step: Step, conditions: _Conditions) -> Tensor:
-        """A step's P predictions of noisy latents ``(B, C, h, w)`` in one call, ``(P * B, C, h, w)``."""
-        unet, names = self.model.unet, tuple(step.weights)
-        rows = torch.cat([noisy.to(unet.dtype)] * len(names))
-        unread = rows.new_zeros(len(rows), 1, self.model.encoder.width)
-        with computed_once(unet, len(names)):
-            said: Tensor = unet(
-                rows, timestep, unread, cross_attention_kwargs={"conditions": conditions.inputs(names)}
-            ).sample
-        return said.float()
+        """A step's P predictions of noisy latents ``(B, C, h, w)`` in one call, ``(P * B, C, h, w)`` float32."""
+        unet, names, student = self.model.unet, tuple(step.weights), conditions.student
+        return predict(
+            unet,
+            noisy.to(unet.dtype),
+            timestep,
+            conditions.inputs(names),
+            copies=len(names),
+            time_update=None if student is None else student.time_update,
+        ).float()
 
     def _check(
         self,
@@ -149,7 +150,8 @@ class _Conditions:
         model: the model.
         identity, landmark, emotion: see :meth:`Sampler.generate`.
         predictions: the names of all predictions that will be made, of :data:`facecrafter.sampling.speed.GIVEN`.
-        weights: of Eq. 1 for landmarks and for emotion, each ``(1,)``.
+        student: the distilled network's part in every prediction, and with it the weights of Eq. 1; None for the base
+            alone and weights of 1.
     """
 
     def __init__(
@@ -159,10 +161,12 @@ class _Conditions:
         landmark: Tensor | None,
         emotion: Tensor | None,
         predictions: set[str],
-        weights: tuple[Tensor, Tensor],
+        student: StudentInputs | None,
     ) -> None:
-        self.model, self.batch, self.device = model, len(identity), identity.device
+        self.model, self.batch, self.device, self.student = model, len(identity), identity.device, student
+        weights = (identity.new_ones(1),) * len(CONDITIONS) if student is None else student.weights
         self.weights = dict(zip(CONDITIONS, weights, strict=True))
+        self.updates = {} if student is None else student.updates
         self.laid_out: dict[tuple[str, ...], AttentionInputs] = {}
         # The empty prompt's one row, where a prediction is without identity, comes after the persons'.
         contexts = [model.encoder(identity)] + [model.encoder.unconditional(1)] * ("none" in predictions)
@@ -181,7 +185,7 @@ class _Conditions:
             rows = torch.cat([own if GIVEN[name] else torch.full_like(own, self.batch) for name in predictions])
             persons = [(key[rows], value[rows]) for key, value in self.persons]
             branches = [branch for name in self.controls for branch in self._branches(name, predictions)]
-            self.laid_out[predictions] = AttentionInputs(branches, persons)
+            self.laid_out[predictions] = AttentionInputs(branches, persons, updates=self.updates)
         return self.laid_out[predictions]
 
     def _branches(self, condition: str, predictions: tuple[str, ...]) -> list[Branch]:

@@ -12,6 +12,7 @@ from facecrafter.data.training_set import TrainingSet
 from facecrafter.model.attention import AttentionInputs, Branch
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.model.controls import CONDITIONS
+from facecrafter.model.prediction import predict
 from facecrafter.model.student import GuidanceStudent, student_of
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.sampler import Sampler, build_scheduler
@@ -23,8 +24,8 @@ from facecrafter.training.stages import DiffusionStage
 class DistillationObjective(nn.Module):
     """The squared difference between the student's prediction and Eq. 6's, on noised latents of the training set.
 
-    Base, identity encoder and controls are frozen: with the student attached they are the student, without it the
-    teacher.
+    Base, identity encoder and controls are frozen: with the student's inputs they are the student, without them
+    the teacher.
     """
 
     alpha_bars: Tensor
@@ -67,13 +68,13 @@ class DistillationObjective(nn.Module):
             tokens = self.encoder(identity)
             branches = self._branches(landmark, landmark_weight, emotion, emotion_weight)
             target = self.teacher(noisy, timesteps, tokens, branches, scales)
-        with self.student.attached(self.unet, scales) as weights:
-            given = dict(zip(CONDITIONS, weights, strict=True))
-            for name, branch in branches.items():
-                branch.weights = given[name][branch.rows]
-            inputs = AttentionInputs(list(branches.values()))
-            said = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": inputs}).sample
-        return F.mse_loss(said.float(), target)
+        student = self.student.inputs(self.unet, scales)
+        for name, weights in zip(CONDITIONS, student.weights, strict=True):
+            if name in branches:
+                branches[name].weights = weights[branches[name].rows]
+        inputs = AttentionInputs(list(branches.values()), updates=student.updates)
+        prediction = predict(self.unet, noisy, timesteps, inputs, tokens, time_update=student.time_update)
+        return F.mse_loss(prediction.float(), target)
 
     def teacher(
         self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, branches: dict[str, Branch], scales: Tensor
