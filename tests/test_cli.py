@@ -264,7 +264,7 @@ def test_generate_writes_pictures_and_a_sheet_and_inspect_reads_them(folder: Pat
     done = facecrafter(*asked, "--out", out)
     assert done.exit_code == 0, done.output
     assert files(out) == ["00005.png", "00006.png", "00007.png", "sheet.png"]
-    assert done.stdout == f"3 pictures and sheet.png are in {out}\n"
+    assert done.stdout == f"3 made, 0 already there: {out / 'sheet.png'}\n"
     seen = facecrafter("inspect", out / "00006.png", folder / "words.jpg", face)
     assert seen.exit_code == 1 and seen.stderr.startswith("error: ")
     ours, others = seen.stdout.split(str(face))
@@ -273,8 +273,11 @@ def test_generate_writes_pictures_and_a_sheet_and_inspect_reads_them(folder: Pat
         assert words in ours
 
     first = (out / "00005.png").read_bytes()
+    (out / "00006.png").unlink()
     again = facecrafter(*asked, "--out", out)
-    assert again.exit_code == 1 and "00005.png exists already" in again.stderr
+    assert again.exit_code == 0 and again.stdout == f"1 made, 2 already there: {out / 'sheet.png'}\n"
+    other = facecrafter(*asked, "--landmark-scale", 0.5, "--out", out)
+    assert other.exit_code == 1 and "00005.png is the image of another request" in other.stderr
     anew = facecrafter(*asked, "--out", out, "--overwrite")
     assert anew.exit_code == 0
     assert (out / "00005.png").read_bytes() == first

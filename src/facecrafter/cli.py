@@ -99,6 +99,17 @@ def main() -> None:
     app(prog_name="facecrafter")
 
 
+class _Notes(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes above a progress bar, not into its line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one note."""
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"facecrafter {__version__}")
@@ -112,7 +123,7 @@ def _root(
     ] = False,
 ) -> None:
     """Faces of a person from a photo, with control of pose, expression and emotion."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Notes(sys.stderr)
     handler.setFormatter(logging.Formatter("note: %(message)s"))
     ours = logging.getLogger("facecrafter")
     ours.handlers, ours.propagate = [handler], False
@@ -176,7 +187,9 @@ def generate(
     steps: _Steps = None,
     scheduler: _Scheduler = None,
     count: Annotated[int | None, typer.Option("-n", min=1, help="How many pictures. [default: 4]")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first picture; the others follow it.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the first; the others follow it. With --pairs: draws other seeds.")
+    ] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 8,
     speed: _Speed = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Faster, and a little less exact.")] = False,
@@ -187,7 +200,12 @@ def generate(
     choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.largest,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that are there.")] = False,
 ) -> None:
-    """Make pictures of a person: N of one, or one for each row of a table."""
+    """Make images of a person: N of one, or one for each row of a table.
+
+    The same command again keeps what is there and makes what is missing. An image whose photos, settings or model have
+    changed since is not there: with --identity its name is taken, which is refused without --overwrite; with --pairs it
+    is made under another name.
+    """
     asked = (target, landmarks_from, emotion_from, emotion, valence, arousal)
     if bool(identity) == bool(pairs):
         raise typer.BadParameter("give either --identity or --pairs")
@@ -197,7 +215,9 @@ def generate(
         raise typer.BadParameter("with --pairs there is one picture a row; leave -n out")
     count = 4 if count is None else count
 
-    from facecrafter.sampling import output
+    from facecrafter.request import PhotoFile
+    from facecrafter.sampling.batch import generate_many
+    from facecrafter.sampling.output import SHEET
     from facecrafter.sampling.pairs import generate_pairs, read_pairs
     from facecrafter.sampling.pipeline import FaceCrafter, Settings, emotion_of
 
@@ -213,16 +233,16 @@ def generate(
         if done.failed:
             raise FaceCrafterError(f"{done.failed} of {rows} rows failed; {out / 'results.csv'} says why")
         return
-    places = [out / f"{number:05d}.png" for number in range(seed, seed + count)]
     # What needs no model is checked before one is loaded.
     emotion_of(emotion, valence, arousal)
-    check_free([*places, out / output.SHEET], overwrite)
+    people = [PhotoFile.read(path) for path in identity or []]
+    others = (target, landmarks_from, emotion_from)
+    whole, shape, mood = (None if path is None else PhotoFile.read(path) for path in others)
     crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16)
-    conditions = crafter.conditions(identity or [], target, landmarks_from, emotion_from, emotion, valence, arousal)
+    request = crafter.request(people, whole, shape, mood, emotion, valence, arousal, seed, settings)
     with _bar(count, "pictures") as progress:
-        pictures = crafter.render([conditions] * count, range(seed, seed + count), settings, progress)
-        output.save_all(pictures, places, out / output.SHEET, overwrite)
-    typer.echo(f"{count} pictures and {output.SHEET} are in {out}")
+        done = generate_many(crafter, request, count, out, overwrite, progress)
+    typer.echo(f"{done.made} made, {done.there} already there: {out / SHEET}")
 
 
 @app.command()

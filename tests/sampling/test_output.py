@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 
 import facecrafter
 from facecrafter.errors import OutputError, PhotoError
-from facecrafter.sampling.output import contact_sheet, inspect, save, save_all
+from facecrafter.sampling import output
+from facecrafter.sampling.output import check_sheets, contact_sheet, inspect, is_there, save, write_sheets
 from facecrafter.sampling.pipeline import STATEMENT, signed
 
 
@@ -120,22 +122,113 @@ def test_stopping_in_the_middle_leaves_nothing_half_written(tmp_path: Path, monk
     assert files(tmp_path) == []
 
 
-def test_save_all_writes_as_they_come_and_a_sheet(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{index}.png" for index in range(3)]
-    seen: list[list[str]] = []
+def saved(folder: Path, keys: str) -> list[Path]:
+    """Images of the keys ``a``, ``b`` and so on, saved under them."""
+    for index, key in enumerate(keys):
+        save(picture(index, key=key), folder / f"{key}.png", overwrite=True)
+    return [folder / f"{key}.png" for key in keys]
 
-    def pictures() -> Iterator[tuple[int, Image.Image]]:
-        for index in (2, 0, 1):
-            seen.append(files(tmp_path))
-            yield index, picture(index)
 
-    save_all(pictures(), paths, tmp_path / "sheet.png")
-    assert seen == [[], ["2.png"], ["0.png", "2.png"]]
-    assert [inspect(path).made["seed"] for path in paths] == [0, 1, 2]
+def shown(sheet: Path) -> str:
+    return "".join(made["key"] for made in inspect(sheet).made["sheet of"])
+
+
+def test_sheets_show_saved_images_in_order_and_are_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "SHEET_IMAGES", 2)
+    paths = saved(tmp_path, "cab")
+    check_sheets(tmp_path, "cab")
+    write_sheets(tmp_path, paths)
+    assert files(tmp_path) == ["a.png", "b.png", "c.png", "sheet-2.png", "sheet.png"]
+    assert [shown(tmp_path / name) for name in ("sheet.png", "sheet-2.png")] == ["ca", "b"]
     sheet = inspect(tmp_path / "sheet.png")
-    assert sheet.marked and [made["seed"] for made in sheet.made["sheet of"]] == [0, 1, 2]
-    with pytest.raises(OutputError, match=r"0\.png exists"):
-        save_all(iter(()), paths, tmp_path / "sheet.png")
+    assert sheet.marked and [made["seed"] for made in sheet.made["sheet of"]] == [0, 1]
+    tile = np.asarray(Image.open(tmp_path / "sheet.png"))[4:132, 136:264].astype(int)
+    assert np.abs(tile - np.asarray(Image.open(tmp_path / "a.png"))).mean() < 3
+    before = (tmp_path / "sheet.png").stat().st_mtime_ns
+    write_sheets(tmp_path, [*paths, *saved(tmp_path, "d")])
+    assert (tmp_path / "sheet.png").stat().st_mtime_ns == before
+    assert shown(tmp_path / "sheet-2.png") == "bd"
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted", "others", "free"),
+    [
+        ("ab", "ab", False, True),
+        ("ab", "abc", False, True),
+        ("abc", "ab", False, True),
+        ("ab", "cd", False, False),
+        ("ab", "bc", False, False),
+        ("ab", "cd", True, True),
+    ],
+)
+def test_a_sheet_of_other_images_is_in_the_way(
+    tmp_path: Path, before: str, wanted: str, others: bool, free: bool
+) -> None:
+    write_sheets(tmp_path, saved(tmp_path, before))
+    with nullcontext() if free else pytest.raises(OutputError, match=r"sheet\.png shows images of another request"):
+        check_sheets(tmp_path, wanted, others)
+
+
+def test_a_sheet_that_is_none_of_ours_is_in_the_way_and_a_damaged_one_is_not(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "sheet.png")
+    for others in (False, True):
+        with pytest.raises(OutputError, match=r"sheet\.png exists already and is no sheet"):
+            check_sheets(tmp_path, "ab", others)
+    (tmp_path / "sheet.png").write_bytes(b"")
+    check_sheets(tmp_path, "ab")
+    save(contact_sheet([picture(0, key="x")]), tmp_path / "sheet.png", overwrite=True)
+    whole = (tmp_path / "sheet.png").read_bytes()
+    (tmp_path / "sheet.png").write_bytes(whole[:-20])
+    check_sheets(tmp_path, "ab")
+    write_sheets(tmp_path, saved(tmp_path, "ab"))
+    assert shown(tmp_path / "sheet.png") == "ab"
+
+
+# What becomes of the bytes of an image with the key "0123456789abcdef", its name, and whether it counts as there.
+FOUND: dict[str, tuple[Callable[[bytes], bytes], str, bool]] = {
+    "whole": (lambda whole: whole, "a.png", True),
+    "cut in the pixels": (lambda whole: whole[: len(whole) // 2], "a.png", False),
+    "without its last byte": (lambda whole: whole[:-1], "a.png", False),
+    "one pixel's byte changed": (
+        lambda whole: whole[:-5000] + bytes([whole[-5000] ^ 1]) + whole[-4999:],
+        "a.png",
+        False,
+    ),
+    "empty": (lambda whole: b"", "a.png", False),
+    "cut in its words, known by its name": (lambda whole: whole[:60], "a_b_0123456789.png", False),
+}
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_only_a_whole_image_is_there(tmp_path: Path, case: str) -> None:
+    spoil, name, there = FOUND[case]
+    path = tmp_path / name
+    assert not is_there(path, KEY)
+    save(picture(key=KEY), path)
+    path.write_bytes(spoil(path.read_bytes()))
+    assert is_there(path, KEY) is there
+
+
+KEY = "0123456789abcdef"
+
+IN_THE_WAY: dict[str, tuple[Callable[[Path], object], str]] = {
+    "another key": (lambda path: save(picture(key="f" * 16), path), "is the image of another request, or of a photo"),
+    "no key": (lambda path: save(picture(), path), "was made by an earlier version"),
+    "a photo": (lambda path: Image.new("RGB", (64, 64)).save(path), "exists already and is no whole image"),
+    "words": (lambda path: path.write_text("hello"), "exists already and is no whole image"),
+    "a folder": (lambda path: path.mkdir(), "exists already and is no whole image"),
+    "a pipe": (lambda path: os.mkfifo(path), "exists already and is no whole image"),
+}
+
+
+@pytest.mark.parametrize("case", IN_THE_WAY)
+def test_what_is_in_an_images_place_is_named_and_left_alone(tmp_path: Path, case: str) -> None:
+    put, words = IN_THE_WAY[case]
+    put(tmp_path / "a.png")
+    with pytest.raises(OutputError, match=rf"a\.png {words}.*; choose another folder.*--overwrite"):
+        is_there(tmp_path / "a.png", KEY)
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (4, 2, 2), (5, 3, 2), (8, 3, 3)])

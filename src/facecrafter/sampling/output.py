@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from facecrafter.errors import OutputError
 from facecrafter.files import check_free, write_whole
 from facecrafter.perception.face import load_photo
 from facecrafter.sampling import watermark
 from facecrafter.sampling.pipeline import signed
 
 SHEET = "sheet.png"
+# Images on one sheet: eight rows of eight, 17 megapixels at the arc2face scale.
+SHEET_IMAGES = 64
+# How many digits of an image's key are in its name, where the name tells it at all.
+KEY_IN_NAME = 10
 
 
 def save(picture: Image.Image, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -42,26 +47,136 @@ def save(picture: Image.Image, path: str | os.PathLike[str], overwrite: bool = F
     write_whole(Path(path), content.getvalue())
 
 
-def save_all(
-    pictures: Iterable[tuple[int, Image.Image]], paths: Sequence[Path], sheet: Path, overwrite: bool = False
-) -> None:
-    """Write pictures as they come, each to its place, and at the end one sheet of them all.
+@dataclass(frozen=True)
+class Record:
+    """What an image's file says of its making.
 
-    Args:
-        pictures: numbers into ``paths``, and pictures.
-        paths: where each goes.
-        sheet: where the sheet goes.
-        overwrite: replace files of those names.
+    Attributes:
+        made: as :func:`save` wrote it; empty where the file does not say.
+        whole: whether the file is a PNG of which nothing is missing or damaged.
+    """
+
+    made: dict[str, Any]
+    whole: bool
+
+
+_END_OF_PNG = b"IEND\xaeB`\x82"
+
+
+def read_record(path: Path) -> Record:
+    """Read the metadata of a PNG, and check the file from end to end. What is wrong with it is no error here."""
+    made: dict[str, Any] = {}
+    if not path.is_file():
+        return Record(made, False)
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as file:
+            made = _made(file.info.get("facecrafter"))
+            file.verify()  # reads every chunk, and compares its checksum
+    except Exception:  # damaged files raise whatever the decoder meets
+        return Record(made, False)
+    return Record(made, content.endswith(_END_OF_PNG))
+
+
+def _made(text: object) -> dict[str, Any]:
+    """The story of an image's making from its file's text; empty where that is another program's, or damaged."""
+    try:
+        made = json.loads(text) if isinstance(text, str) else {}
+    except json.JSONDecodeError:
+        made = {}
+    return made if isinstance(made, dict) else {}
+
+
+def is_there(path: Path, key: str) -> bool:
+    """Whether a file is the image of a key, whole.
+
+    What is known as that image, by its metadata or its name, and damaged, counts as missing, as an empty file does.
 
     Raises:
-        OutputError: a file exists, which is checked before the first picture is asked for, or cannot be written.
+        OutputError: something else is in its place.
     """
-    check_free([*paths, sheet], overwrite)
-    made: dict[int, Image.Image] = {}
-    for index, picture in pictures:
-        save(picture, paths[index], overwrite)
-        made[index] = picture
-    save(contact_sheet([made[index] for index in sorted(made)]), sheet, overwrite)
+    if not path.exists():
+        return False
+    record = read_record(path)
+    if record.made.get("key") == key:
+        return record.whole
+    if path.is_file() and not record.whole and (path.stat().st_size == 0 or path.stem.endswith(key[:KEY_IN_NAME])):
+        return False
+    if "key" in record.made:
+        reason = "is the image of another request, or of a photo or a model that has changed since"
+    elif record.made:
+        reason = "was made by an earlier version and does not say of which photos"
+    else:
+        reason = "exists already and is no whole image of this program"
+    raise OutputError(f"{path} {reason}; {_WAY_OUT}")
+
+
+_WAY_OUT = "choose another folder for the output, or give --overwrite"
+
+
+def _sheets(folder: Path, count: int) -> Iterator[tuple[Path, slice]]:
+    """The sheets of some images, and which images each shows."""
+    for number, first in enumerate(range(0, count, SHEET_IMAGES), 1):
+        name = SHEET if number == 1 else f"{Path(SHEET).stem}-{number}.png"
+        yield folder / name, slice(first, first + SHEET_IMAGES)
+
+
+def _shown(sheet: Path) -> list[object] | None:
+    """The keys of the images that a sheet shows; None where there is no sheet, or a damaged one.
+
+    Raises:
+        OutputError: the file is something else.
+    """
+    if not sheet.exists():
+        return None
+    record = read_record(sheet)
+    images = record.made.get("sheet of")
+    if not isinstance(images, list):
+        if sheet.is_file() and sheet.stat().st_size == 0:
+            return None
+        raise OutputError(f"{sheet} exists already and is no sheet of this program; {_WAY_OUT}")
+    return [one.get("key") for one in images if isinstance(one, dict)] if record.whole else None
+
+
+def check_sheets(folder: Path, keys: Sequence[str], others: bool = False) -> None:
+    """Make sure that the contact sheets of some images can be written.
+
+    Args:
+        folder: of the images.
+        keys: theirs, in order.
+        others: sheets of other images may be replaced; otherwise only those of fewer or more of the same.
+
+    Raises:
+        OutputError: a sheet shows other images, or is no sheet.
+    """
+    for sheet, part in _sheets(folder, len(keys)):
+        before, wanted = set(_shown(sheet) or ()), set(keys[part])
+        if not others and not (before <= wanted or wanted <= before):
+            raise OutputError(f"{sheet} shows images of another request or another version; {_WAY_OUT}")
+
+
+def write_sheets(folder: Path, paths: Sequence[Path]) -> None:
+    """Write contact sheets of saved images, :data:`SHEET_IMAGES` each: ``sheet.png``, ``sheet-2.png`` and so on.
+
+    A sheet that shows the same images already is left as it is.
+
+    Raises:
+        PhotoError: one of the images has gone.
+        OutputError: a sheet cannot be written.
+    """
+    for sheet, part in _sheets(folder, len(paths)):
+        keys = [read_record(path).made.get("key") for path in paths[part]]
+        record = read_record(sheet)
+        shown = record.made.get("sheet of") if record.whole else None
+        if not isinstance(shown, list) or [one.get("key") for one in shown] != keys:
+            save(contact_sheet([_load(path) for path in paths[part]]), sheet, overwrite=True)
+
+
+def _load(path: Path) -> Image.Image:
+    """A saved image as it was before it was saved."""
+    image = Image.fromarray(load_photo(path))
+    image.info["facecrafter"] = read_record(path).made
+    return image
 
 
 def contact_sheet(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:
@@ -103,9 +218,6 @@ def inspect(path: Path) -> Inspection:
     pixels = load_photo(path)
     with Image.open(path) as file:
         text = {str(key): value for key, value in file.info.items() if isinstance(value, str)}
-    try:
-        made = json.loads(text.pop("facecrafter", "{}"))
-    except json.JSONDecodeError:  # another program's word, or a damaged one
-        made = {}
+    made = _made(text.pop("facecrafter", None))
     score = watermark.score(pixels)
-    return Inspection(path, text, made if isinstance(made, dict) else {}, score > watermark.THRESHOLD, score)
+    return Inspection(path, text, made, score > watermark.THRESHOLD, score)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from facecrafter.perception import landmarks
 from facecrafter.perception.emotion import EMOTIONS, Emotion, EmotionEstimator, estimator
 from facecrafter.perception.face import ALIGNED_SIZE, Choice, Face, FaceFinder, load_photo, to_rgb
 from facecrafter.perception.identity import Recogniser, recogniser
+from facecrafter.request import PhotoFile, Request
 from facecrafter.sampling import watermark
 
 if TYPE_CHECKING:
@@ -166,6 +168,12 @@ class FaceCrafter:
 
         return digest(self.model.modules.values(), {"scale": self.model.scale.name})
 
+    def key(self, request: Request) -> str:
+        """What tells a request's image from every other: 16 digits of a hash of the request, the model in its
+        precision, and which face of a photo is meant.
+        """
+        return hashlib.sha256(f"{request.digest} {self.digest} {self.choose!s}".encode()).hexdigest()[:16]
+
     # --- perception ---------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -255,6 +263,44 @@ class FaceCrafter:
         if asked_emotion is not None:
             asked["emotion"] = describe(asked_emotion)
         return Conditions(embedding, points, asked_emotion, asked)
+
+    def request(
+        self,
+        identity: Sequence[PhotoFile],
+        target: PhotoFile | None = None,
+        landmarks_from: PhotoFile | None = None,
+        emotion_from: PhotoFile | None = None,
+        emotion: Emotion | Mapping[str, float] | str | None = None,
+        valence: float | None = None,
+        arousal: float | None = None,
+        seed: int = 0,
+        settings: Settings = Settings(),
+    ) -> Request:
+        """A request to this model; no photo is looked at yet. The arguments are those of :meth:`generate`.
+
+        Raises:
+            ConfigError: a value out of its range, or a condition given twice.
+        """
+        asked = emotion_of(emotion, valence, arousal)
+        shape = target if landmarks_from is None else landmarks_from
+        mood = target if emotion_from is None and asked is None else emotion_from
+        return Request(tuple(identity), settings.filled(self.model.scale), seed, shape, mood, asked)
+
+    def conditions_of(self, request: Request) -> Conditions:
+        """Read the photos of a request.
+
+        Raises:
+            PhotoError, NoFaceError: a photo that cannot be read, shows no face, or has changed since the request.
+        """
+        conditions = self.conditions(
+            [photo.path for photo in request.identity],
+            landmarks_from=request.landmarks_from.path if request.landmarks_from else None,
+            emotion_from=request.emotion_from.path if request.emotion_from else None,
+            emotion=request.emotion,
+        )
+        for photo in request.photos:
+            photo.check_unchanged()
+        return conditions
 
     def _identity(self, identity: Photo | Sequence[Photo] | NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
         """An identity given in any way as an embedding, and in words."""
