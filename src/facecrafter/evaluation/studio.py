@@ -77,7 +77,7 @@ class Studio:
             raise DataError(f"{count} real pictures are asked for, and {folder} has {len(prepared)}; set `real` lower")
         rows = np.sort(np.random.default_rng([self.config.seed, 2]).choice(len(prepared), count, replace=False))
         images = prepared.images[rows]
-        digest = hashlib.sha256(images).hexdigest()[:8]
+        digest = hashlib.sha256(images.data).hexdigest()[:8]
         self._real = {"images": count, "of": str(folder), "digest": digest}
         return frechet.statistics(self.features(images))
 

@@ -148,7 +148,8 @@ ARC2FACE = Scale(
     },
     controls={"scale": "arc2face"},
     scheduler={**_SCHEDULE, "prediction_type": "epsilon"},
-    # The paper's scales. It samples with DDPM; DPM-Solver++ in 25 steps is Arc2Face's own default.
+    # The paper's scales. It samples with DDPM; DPM-Solver++ in 25 steps is Arc2Face's default, but for its spacing of
+    # timesteps (see sampler.py).
     sampling={
         "identity_scale": 2.5,
         "landmark_scale": 2.0,

@@ -21,7 +21,8 @@ from facecrafter.model.zoo import TIMESTEPS
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.speed import GIVEN, Step, plan, summed
 
-# The paper samples with DDPM; DPM-Solver++ reaches the same pictures in 25 steps and is Arc2Face's own default.
+# The paper samples with DDPM. DPM-Solver++ in 25 steps is Arc2Face's default solver, there with timesteps spaced by
+# linspace and here trailing, as for all solvers.
 SCHEDULERS = {
     "dpm": "DPMSolverMultistepScheduler",
     "ddim": "DDIMScheduler",
