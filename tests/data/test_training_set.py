@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,51 @@ def test_latents_are_the_autoencoders_means(data: TrainingSet, autoencoder: Face
         # Encoded under bfloat16 autocast, which keeps eight bits.
         assert (data.latents[index].float() - expected).abs().max() < 0.05 * expected.abs().max()
     assert not list(tmp_path.rglob("*.partial"))
+
+
+class Recorder:
+    """An autoencoder that keeps the size of each batch and gives the mean colour of places of 8 x 8."""
+
+    def __init__(self) -> None:
+        self.config, self.sizes = types.SimpleNamespace(scaling_factor=1.0), []
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"weight": torch.zeros(1)}
+
+    def encode(self, images: Tensor) -> types.SimpleNamespace:
+        self.sizes.append(len(images))
+        means = torch.nn.functional.avg_pool2d(images, 8)
+        return types.SimpleNamespace(latent_dist=types.SimpleNamespace(mode=lambda: means))
+
+
+@pytest.mark.parametrize(("side", "sizes"), [(128, [16]), (512, [4, 4, 4, 4]), (1024, [1] * 16), (2048, [1] * 16)])
+def test_a_batch_to_encode_is_bounded_by_its_pixels(
+    prepared: Prepared, side: int, sizes: list[int], tmp_path: Path
+) -> None:
+    """64 images of 128 px, and 4 of 512 px, whose encoder would otherwise take 22 GB."""
+    shades = np.arange(COUNT, dtype=np.uint8)[:, None, None, None]
+    images = np.broadcast_to(shades, (COUNT, side, side, 3))
+    data, recorder = TrainingSet(dataclasses.replace(prepared, images=images), None, 16), Recorder()
+    data._digests = np.zeros((COUNT, 32), np.uint8)
+    data.encode(recorder, tmp_path, CPU, progress=False)
+    assert recorder.sizes == sizes
+    assert data.latents is not None and data.latents.shape == (2 * COUNT, 3, side // 8, side // 8)
+    expected = torch.arange(COUNT).repeat(2) / 127.5 - 1
+    torch.testing.assert_close(data.latents[:, 0, 0, 0].float(), expected, atol=2e-3, rtol=0)
+
+
+def test_latents_do_not_depend_on_how_many_are_encoded_at_once(
+    data: TrainingSet, autoencoder: FaceAutoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for at_once in (16, 4, 3, 1):
+        monkeypatch.setattr(training_set, "PIXELS_AT_ONCE", at_once * 128 * 128)
+        data.encode(autoencoder, tmp_path / str(at_once), CPU, progress=False)
+        assert data.latents is not None
+        made.append(data.latents.float())
+    for latents in made[1:]:
+        # The order of sums in a convolution may change with the batch: within a step or two of bfloat16's eight bits.
+        assert (latents - made[0]).abs().max() < 0.02 * made[0].abs().max()
 
 
 def test_latents_are_computed_once_for_an_autoencoder_and_its_samples(

@@ -22,6 +22,9 @@ from facecrafter.perception.differentiable import Crop
 
 # Landmark images are kept in memory up to this size, and drawn anew each time beyond it.
 _DRAWN_LIMIT = 2 * 2**30
+# What is encoded in one call: 64 images of 128 px, or 4 of 512. An encoder's activations grow with the pixels, and 64
+# images of 512 px took 22 GB.
+PIXELS_AT_ONCE = 64 * 128 * 128
 
 
 class TrainingSet:
@@ -143,8 +146,9 @@ class TrainingSet:
             self.latents = load_file(path)["latents"].to(device)
             return
         made = []
-        for start in tqdm(range(0, len(self), 64), desc="encoding", disable=not progress):
-            batch = self.pictures(torch.arange(start, min(start + 64, len(self)))).to(device)
+        at_once = max(1, PIXELS_AT_ONCE // self.images.shape[1] ** 2)
+        for start in tqdm(range(0, len(self), at_once), desc="encoding", disable=not progress):
+            batch = self.pictures(torch.arange(start, min(start + at_once, len(self)))).to(device)
             with torch.autocast(device.type, torch.bfloat16):
                 mean = autoencoder.encode(batch).latent_dist.mode()
             made.append((mean.float() * autoencoder.config.scaling_factor).half().cpu())
