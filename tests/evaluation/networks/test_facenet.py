@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from facecrafter.errors import WeightsError
+from facecrafter.evaluation.eyes import see
 from facecrafter.evaluation.networks import facenet
 from facecrafter.evaluation.networks.facenet import FaceNet, crop, load
+from facecrafter.perception.face import FaceFinder, load_photo
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -160,9 +162,59 @@ def points(left: float, top: float, right: float, bottom: float) -> np.ndarray:
     return np.concatenate([[[left, top, 0], [right, bottom, 0]], inside]).astype(np.float32)
 
 
+# The box that the MTCNN of facenet-pytorch 2.6.0 finds in some photos (of LFW: Name_0001.jpg).
+MTCNN_BOXES = {
+    "Aaron_Peirsol": (75.9, 66.2, 167.8, 188.3),
+    "Abdoulaye_Wade": (87.1, 63.6, 186.4, 196.3),
+    "Abdullah": (76.0, 65.4, 170.2, 184.6),
+    "Abel_Pacheco": (88.7, 64.1, 181.7, 189.1),
+    "Adam_Sandler": (82.1, 63.3, 171.3, 194.3),
+    "Adrien_Brody": (79.0, 63.7, 163.5, 182.8),
+    "Ai_Sugiyama": (86.7, 61.7, 183.2, 194.8),
+    "Al_Sharpton": (79.5, 57.9, 185.4, 204.6),
+}
+ASTRONAUT_BOX = (181.1, 62.2, 267.7, 172.1)
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two boxes (left, top, right, bottom)."""
+    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    inside = float(sides.clip(0).prod())
+    return inside / (float((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod()) - inside)
+
+
+def test_the_box_is_nearer_to_mtcnns_than_the_landmarks_own(
+    lfw: Path, finder: FaceFinder, astronaut: np.ndarray
+) -> None:
+    photos = {name: load_photo(lfw / name / f"{name}_0001.jpg") for name in MTCNN_BOXES}
+    boxes = {**MTCNN_BOXES, "astronaut": ASTRONAUT_BOX}
+    own, expected = [], []
+    for name, photo in {**photos, "astronaut": astronaut}.items():
+        sight = see(finder, photo)
+        assert sight is not None
+        corners = sight.points[:, :2]
+        own.append(overlap(np.concatenate([corners.min(0), corners.max(0)]), np.array(boxes[name])))
+        expected.append(overlap(np.concatenate(facenet.mtcnn_box(sight.points)), np.array(boxes[name])))
+    assert np.mean(own) < 0.85 and np.mean(expected) > 0.89
+    assert sum(after > before for after, before in zip(expected, own, strict=True)) >= 8
+
+
+def test_a_known_box_is_moved_by_its_shares() -> None:
+    low, high = facenet.mtcnn_box(points(100, 200, 200, 400))
+    assert low.tolist() == pytest.approx([100.7, 176]) and high.tolist() == pytest.approx([197.4, 396.8])
+
+
+def landmarks_within(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    """Landmarks for which :func:`facenet.mtcnn_box` is this box."""
+    edges, low, high = np.array(facenet.MTCNN_EDGES), np.array([left, top]), np.array([right, bottom])
+    side = (high - low) / (1 + edges[2:] - edges[:2])
+    first = low - edges[:2] * side
+    return points(*first, *(first + side))
+
+
 def test_the_crop_is_the_box_with_a_margin_stretched() -> None:
     """A box of 73 x 146 gets a margin of 3.5 and 7 a side, that is 80 x 160 pixels of the picture."""
-    cut = crop(coordinates(250, 200), points(60.5, 40.5, 133.5, 186.5)).astype(int)
+    cut = crop(coordinates(250, 200), landmarks_within(60.6, 40.6, 133.6, 186.6)).astype(int)
     assert cut.shape == (160, 160, 3)
     assert np.array_equal(cut[:, 0, 1], np.arange(33, 193))  # one row a row
     assert cut[0, 0, 0] == 57 and cut[0, 159, 0] == 136  # half a column a column

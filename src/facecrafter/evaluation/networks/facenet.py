@@ -21,6 +21,14 @@ SIZE = 160
 MARGIN = 14
 WIDTH = 512
 
+# Where the edges of the face's box by MTCNN, the detector of facenet-pytorch, lie from those of the box around
+# MediaPipe's landmarks (left, top, right, bottom), in widths and heights of MediaPipe's box. Landmarks end at the hair
+# line and include the ears' roots, so MediaPipe's box is 9 % shorter and lies 6 % of MTCNN's height lower. Means over
+# 300 photos of LFW (every 37th) with the MTCNN of facenet-pytorch 2.6.0, with standard deviations of 0.03 to 0.04.
+# The boxes' intersection over union rises from 0.82 to 0.91, for either half of the photos by the means of the other
+# too.
+MTCNN_EDGES = (0.007, -0.120, -0.026, -0.016)
+
 PUBLISHED = Published(
     "FaceNet",
     "20180402-114759-vggface2.pt of facenet-pytorch",
@@ -28,18 +36,25 @@ PUBLISHED = Published(
 )
 
 
+def mtcnn_box(points: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """MTCNN's box as MediaPipe's landmarks ``(478, 2 or 3)`` let one expect it: its left and top, and its right and
+    bottom, in pixels."""
+    low, high = points[:, :2].min(0).astype(np.float64), points[:, :2].max(0).astype(np.float64)
+    left, top, right, bottom = MTCNN_EDGES
+    return low + (left, top) * (high - low), high + (right, bottom) * (high - low)
+
+
 def crop(picture: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The crop that the network wants, ``(160, 160, 3)`` uint8 RGB.
 
     As facenet-pytorch cuts its own evaluation on LFW: the face's box with a margin of 14 of 160 pixels, stretched to a
-    square, upright as the picture is. The box there is its detector's (MTCNN); here that of MediaPipe's landmarks
-    stands in for it.
+    square, upright as the picture is. The box there is its detector's, MTCNN's; here :func:`mtcnn_box`.
 
     Args:
         picture: ``(H, W, 3)`` uint8 RGB.
         points: ``(478, 2 or 3)`` landmarks in pixels of it.
     """
-    low, high = points[:, :2].min(0).astype(np.float64), points[:, :2].max(0).astype(np.float64)
+    low, high = mtcnn_box(points)
     margin = MARGIN * (high - low) / (SIZE - MARGIN) / 2
     height, width = picture.shape[:2]
     left, top = np.clip(low - margin, 0, (width - 1, height - 1)).astype(int).tolist()
