@@ -148,7 +148,65 @@ BAD = {
     "arousal alone": ("generate --identity face.jpg --arousal 0", 1, "valence is missing"),
     "emotion twice": ("generate --identity face.jpg --emotion sad --emotion-from face.jpg", 1, "give it one way"),
     "unknown scheduler": ("generate --identity face.jpg --scheduler magic", 1, "unknown scheduler 'magic'"),
-    "scale of nan": ("generate --identity face.jpg --identity-scale nan", 1, "identity scale"),
+    "scale of nan": (
+        "generate --identity face.jpg --identity-scale nan",
+        1,
+        "the identity scale must be from -20 to 20, not nan",
+    ),
+    "scale of 1000": (
+        "generate --identity face.jpg --identity-scale 1000",
+        1,
+        "the identity scale must be from -20 to 20, not 1000",
+    ),
+    "endless scale": (
+        "generate --identity face.jpg --landmark-scale inf",
+        1,
+        "the landmark scale must be from -20 to 20, not inf",
+    ),
+    "emotions of nothing": (
+        "generate --identity face.jpg --emotion happy:0,sad:0",
+        1,
+        "the emotion has no share above 0; give one, or ask for neutral",
+    ),
+    "an emotion by two words": (
+        "generate --identity face.jpg --emotion happy:0.5,joy:0.2",
+        1,
+        "the emotion 'happy' is named twice in 'happy:0.5,joy:0.2'",
+    ),
+    "neutral beside its rest": (
+        "generate --identity face.jpg --emotion neutral:0.2,happy:0.3",
+        1,
+        "the shares of neutral, happy sum to 0.5; where neutral is among them, they must sum to 1",
+    ),
+    "seeds beyond the last one": (
+        f"generate --identity face.jpg --seed {2**63 - 2}",
+        1,
+        f"a seed must be between 0 and 2^63 - 1, not {2**63 + 1}",
+    ),
+    "a device that computes nothing": (
+        "generate --identity face.jpg --device meta",
+        1,
+        "the device 'meta' computes nothing",
+    ),
+    "weights beside mini": (
+        "generate --identity face.jpg --model mini --weights empty",
+        1,
+        "mini has weights of its own; leave --weights out",
+    ),
+    "empty output folder": ("generate --identity face.jpg --out=", 2, "the value after --out is empty"),
+    "renewing at a size": ("data prepare none --only emotion --size 64", 2, "--size has no effect beside --only"),
+    "starting anew to renew": (
+        "data prepare none --only emotion --overwrite",
+        2,
+        "--overwrite has no effect beside --only",
+    ),
+    "a file for no recogniser": (
+        "data prepare empty prepared --arcface a.onnx",
+        2,
+        "--arcface has no effect without --recogniser arcface",
+    ),
+    "overwriting no PNGs": ("perceive face.jpg --overwrite", 2, "--overwrite has no effect without --out"),
+    "a share of nan": ("weights blend model model --out out --share nan", 2, "Invalid value for '--share'"),
     "no such model": ("generate --identity face.jpg --model none", 1, "there is no model folder"),
     "controls of the other scale": ("generate --identity face.jpg --controls large.safetensors", 1, "says arc2face"),
     "damaged controls": ("generate --identity face.jpg --controls damaged.safetensors", 1, "damaged.safetensors"),
@@ -212,6 +270,63 @@ def test_bad_input_is_one_sentence_and_an_exit_code(case: str, folder: Path, mon
         assert done.stderr.strip().splitlines()[-1] == complaints[0]
     assert "Traceback" not in done.output
     assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["generate", "--identity", "a.jpg", "--out", ""], "the value after --out is empty"),
+        (["generate", "--identity", "", "--out", "out"], "the value after --identity is empty"),
+        (["demo", "--out", "  "], "the value after --out is empty"),
+        (["data", "prepare", "photos", ""], "the value after photos is empty"),
+        (["train", ""], "the value after train is empty"),
+        (["", "--help"], "the value after the command is empty"),
+    ],
+)
+def test_an_empty_value_is_refused(line: list[str], words: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = facecrafter(*line)
+    assert done.exit_code == 2 and words in done.stderr
+    assert files(tmp_path) == []
+
+
+NO_STEPS = "after 1 step a picture need not show a face; the mini scale's own are 8"
+NOTES = {
+    "landmark scale alone": (
+        "--landmark-scale 3",
+        ["the landmark scale 3 has no effect where no landmarks are asked for", NO_STEPS],
+    ),
+    "emotion scale alone": (
+        "--emotion-scale 2 --landmark-scale 0",
+        ["the emotion scale 2 has no effect where no emotion is asked for", NO_STEPS],
+    ),
+    "a speed for one prediction": (
+        "--identity-scale 1 --speed interval --steps 4",
+        ["the speed 'interval' has no effect: with these scales Eq. 6 is one prediction a step"],
+    ),
+    "an interval of no steps": (
+        "--speed interval --steps 2",
+        [
+            "after 2 steps a picture need not show a face; the mini scale's own are 8",
+            "the scales have no effect: of 2 steps the speed 'interval' guides none",
+        ],
+    ),
+    "a target that is replaced": (
+        "--target face.jpg --landmarks-from face.jpg --emotion angry --steps 3",
+        ["the target has no effect: its landmarks and its emotion are both replaced"],
+    ),
+    "nothing to say": ("--target face.jpg --landmark-scale 3 --emotion Joyful --steps 3", []),
+}
+
+
+@pytest.mark.parametrize("case", NOTES)
+def test_what_has_no_effect_is_said_once(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line, notes = NOTES[case]
+    monkeypatch.chdir(folder)
+    asked = f"generate --identity face.jpg --model model --out out -n 2 --batch-size 1 {line}".split()
+    done = facecrafter(*asked, *(() if "--steps" in asked else ("--steps", 1)))
+    assert done.exit_code == 0, done.output
+    assert [told.removeprefix("note: ") for told in done.stderr.splitlines() if told.startswith("note: ")] == notes
 
 
 def test_a_full_disk_is_one_sentence_and_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +401,7 @@ def test_generate_writes_pictures_and_a_sheet_and_inspect_reads_them(folder: Pat
 def test_generate_says_which_of_several_faces_it_took(folder: Path, astronaut: NDArray[np.uint8]) -> None:
     pair = np.concatenate([astronaut, np.ascontiguousarray(astronaut[:, ::-1])], 1)
     Image.fromarray(pair).save(folder / "pair.png")
-    asked = ("--identity", folder / "pair.png", "--choose", "centre", "--steps", 1, "-n", 1)
+    asked = ("--identity", folder / "pair.png", "--choose", "centre", "--steps", 3, "-n", 1)
     done = facecrafter("generate", *asked, "--model", folder / "model", "--out", folder / "out")
     assert done.exit_code == 0
     notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,15 @@ from facecrafter.files import check_free, write_whole
 
 class _Commands(TyperGroup):
     """Turns what a user can put right into one line on stderr and an exit code."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Refuse empty values: as a path one would mean the current folder, and mostly a variable is not set."""
+        for index, word in enumerate(args):
+            option, equals, value = word.partition("=")
+            if not word.strip() or (option.startswith("--") and equals and not value.strip()):
+                place = option if equals else args[index - 1] if index else "the command"
+                raise typer.BadParameter(f"the value after {place} is empty")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command; 1 for an error of ours, 130 for Ctrl-C."""
@@ -177,7 +186,7 @@ def generate(
     target: Annotated[Path | None, typer.Option(help="Photo whose pose, expression and emotion to take.")] = None,
     landmarks_from: Annotated[Path | None, typer.Option(help="Photo whose pose and expression to take.")] = None,
     emotion_from: Annotated[Path | None, typer.Option(help="Photo whose emotion to take.")] = None,
-    emotion: Annotated[str | None, typer.Option(help="In words: happy, or happy:0.8,surprise:0.2.")] = None,
+    emotion: Annotated[str | None, typer.Option(help="In words: happy, angry, or happy:0.8,surprise:0.2.")] = None,
     valence: Annotated[float | None, typer.Option(help="Unpleasant -1 to pleasant 1; with --arousal.")] = None,
     arousal: Annotated[float | None, typer.Option(help="Calm -1 to excited 1; with --valence.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV of identity,target[,emotion,valence,arousal,seed].")] = None,
@@ -219,7 +228,7 @@ def generate(
     from facecrafter.sampling.batch import generate_many
     from facecrafter.sampling.output import SHEET
     from facecrafter.sampling.pairs import generate_pairs, read_pairs
-    from facecrafter.sampling.pipeline import FaceCrafter, Settings, emotion_of
+    from facecrafter.sampling.pipeline import FaceCrafter, Settings, check_seeds, emotion_of
 
     settings = Settings(
         identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size, speed.value if speed else None
@@ -235,6 +244,7 @@ def generate(
         return
     # What needs no model is checked before one is loaded.
     emotion_of(emotion, valence, arousal)
+    check_seeds(seed, count)
     people = [PhotoFile.read(path) for path in identity or []]
     others = (target, landmarks_from, emotion_from)
     whole, shape, mood = (None if path is None else PhotoFile.read(path) for path in others)
@@ -301,6 +311,8 @@ def perceive(
     """
     if aligned and choose:
         raise typer.BadParameter("with --aligned a picture is one face; leave out --choose")
+    if overwrite and not out:
+        raise typer.BadParameter("--overwrite has no effect without --out")
 
     from facecrafter import perceive as faces
     from facecrafter.perception import emotion
@@ -348,6 +360,7 @@ def demo(
 
 @data_app.command("prepare")
 def data_prepare(
+    ctx: typer.Context,
     source: Annotated[Path, typer.Argument(help="Folder of people (Name/photo.jpg or .mp4) or of photos, or its tar.")],
     out: Annotated[Path | None, typer.Argument(help="Folder for the shards.")] = None,
     size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.")] = 128,
@@ -373,6 +386,9 @@ def data_prepare(
     """
     if (out is None) != (only is not None):
         raise typer.BadParameter("give SOURCE and OUT, or with --only the prepared folder alone")
+    if arcface and "arcface" not in recogniser:
+        raise typer.BadParameter("--arcface has no effect without --recogniser arcface")
+    _refuse_given(ctx, ("size", "workers", "recogniser", "choose", "interval", "overwrite") if only else (), "--only")
     from facecrafter.data.prepare import prepare, renew_emotions
 
     if out is None:
@@ -696,6 +712,14 @@ def weights_fetch(names: Annotated[list[str], typer.Argument(help="As `weights l
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------
+
+
+def _refuse_given(ctx: typer.Context, names: Iterable[str], beside: str) -> None:
+    """Refuse options that the user gave and that do nothing beside another one."""
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"--{name.replace('_', '-')} has no effect beside {beside}; leave it out")
 
 
 def _complain(error: FaceCrafterError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from facecrafter.model.checkpoint import FaceModel
 from facecrafter.perception.emotion import Emotion
 from facecrafter.perception.landmarks import turn
 from facecrafter.sampling import watermark
-from facecrafter.sampling.pipeline import Conditions, Settings, describe, emotion_of
+from facecrafter.sampling.pipeline import Conditions, Settings, describe, emotion_of, ineffective
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +212,26 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no steps": ({"steps": 0}, ConfigError, "steps"),
     "speed": ({"speed": "light"}, ConfigError, "unknown speed 'light'; there are exact, interval"),
     "no batch": ({"batch_size": 0}, ConfigError, "batch size"),
-    "scale of nan": ({"identity_scale": float("nan")}, ConfigError, "identity scale"),
-    "negative seed": ({"seed": -1}, ConfigError, "-1"),
+    "nothing of two": ({"emotion": "happy:0,sad:0"}, ConfigError, "no share above 0; give one, or ask for neutral"),
+    "no words": ({"emotion": {}}, ConfigError, "no share above 0"),
+    "a word for a share": (
+        {"emotion": {"happy": "much"}},
+        ConfigError,
+        r"the share of 'happy' is 'much', not a number",
+    ),
+    "two words of one class": ({"emotion": {"joy": 0.5, "happy": 0.5}}, ConfigError, "'happy' is named twice in joy"),
+    "neutral of nothing": ({"emotion": "neutral:0,sad:0.5"}, ConfigError, "sum to 0.5; where neutral is among them"),
+    "scale of nan": (
+        {"identity_scale": float("nan")},
+        ConfigError,
+        "the identity scale must be from -20 to 20, not nan",
+    ),
+    "scale of 1000": ({"landmark_scale": 1000}, ConfigError, "the landmark scale must be from -20 to 20, not 1000"),
+    "scale below": ({"emotion_scale": -20.5}, ConfigError, "the emotion scale must be from -20 to 20, not -20.5"),
+    "scale in words": ({"emotion_scale": "3"}, ConfigError, "the emotion scale must be from -20 to 20, not 3"),
+    "negative seed": ({"seed": -1}, ConfigError, "a seed must be between 0 and 2.63 - 1, not -1"),
+    "seeds beyond the last one": ({"seed": 2**63 - 1, "n": 2}, ConfigError, f"not {2**63}"),
+    "no pictures": ({"n": 0}, ConfigError, "the number of pictures must be at least 1, not 0"),
 }
 
 
@@ -223,6 +241,67 @@ def test_what_cannot_be_is_refused_in_one_sentence(crafter: FaceCrafter, portrai
     with pytest.raises(kind, match=words) as caught:
         crafter.generate(**{"identity": portrait, "steps": 2, "n": 1, **arguments})
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def notes(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+    """What was logged since the last call."""
+    monkeypatch.setattr(logging.getLogger("facecrafter"), "propagate", True)
+
+    def read() -> list[str]:
+        told = [record.getMessage() for record in caplog.records if record.name.startswith("facecrafter")]
+        caplog.clear()
+        return told
+
+    with caplog.at_level(logging.WARNING, "facecrafter"):
+        yield read
+
+
+def test_what_has_no_effect_is_said_once_a_crafter(
+    small_model: FaceModel, portrait: Path, notes: Callable[[], list[str]]
+) -> None:
+    crafter = FaceCrafter(small_model)
+    person, points = crafter.person(portrait), crafter.face(portrait).points
+    asked = [Conditions(person, points), Conditions(person)]
+    for _ in range(2):
+        list(crafter.render(asked, [0, 1], Settings(steps=3, landmark_scale=3.0)))
+    assert notes() == ["the landmark scale 3 has no effect where no landmarks are asked for"]
+    list(crafter.render(asked[:1], [0], Settings(steps=3, landmark_scale=0.0, emotion_scale=0.0)))
+    list(crafter.render(asked, [0, 1], Settings(steps=3)))
+    assert notes() == []
+
+
+def test_scales_that_the_distilled_network_does_not_know() -> None:
+    knows = "the distilled network knows"
+    for settings, expected in (
+        (Settings(speed="distilled"), []),
+        (Settings(speed="distilled", identity_scale=2.25, landmark_scale=0.0, emotion_scale=1.25), []),
+        (Settings(speed="exact", identity_scale=5), []),
+        (Settings(speed="distilled", identity_scale=5), [f"{knows} identity scales from 0.75 to 2.25; what 5 gives"]),
+        (Settings(speed="distilled", emotion_scale=4), [f"{knows} emotion scales from 1.25 to 3.75; what 4 gives"]),
+    ):
+        said = ineffective(settings, {(True, True)}, zoo.MINI)
+        assert [text.partition(" is a guess")[0] for text in said] == expected
+
+
+def test_bfloat16_where_it_is_slow_or_cannot_be(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, notes: Callable[[], list[str]]
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False)
+    FaceCrafter.from_pretrained(model_folder, device="cpu", bfloat16=True)
+    assert notes() == ["the device 'cpu' has no instructions for bfloat16; it may take longer than float32 there"]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    FaceCrafter.from_pretrained(model_folder, device="cpu", bfloat16=True)
+    assert notes() == []
+
+    def refuse(*_: object, **__: object) -> None:
+        raise TypeError("no bfloat16")
+
+    monkeypatch.setattr(torch, "ones", refuse)
+    with pytest.raises(ConfigError, match="the device 'cpu' does not compute in bfloat16; leave bfloat16 out"):
+        FaceCrafter.from_pretrained(model_folder, device="cpu", bfloat16=True)
 
 
 def test_controls_are_asked_for_only_of_a_model_that_has_them(small_model: FaceModel, portrait: Path) -> None:
@@ -256,6 +335,10 @@ def test_from_pretrained_refuses_what_is_not_there(tmp_path: Path, model_folder:
         FaceCrafter.from_pretrained("nowhere")
     with pytest.raises(ConfigError, match="no device 'cuda:77'"):
         FaceCrafter.from_pretrained(model_folder, device="cuda:77")
+    with pytest.raises(ConfigError, match="the device 'meta' computes nothing"):
+        FaceCrafter.from_pretrained(model_folder, device="meta")
+    with pytest.raises(ConfigError, match="choose 'smallest' is not one of largest, centre"):
+        FaceCrafter.from_pretrained(model_folder, device="cpu", choose="smallest")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no device 'toaster'"):
         FaceCrafter.from_pretrained(model_folder, device="toaster")
     with pytest.raises(CheckpointError, match=r"none\.safetensors"):
@@ -276,6 +359,10 @@ def test_the_large_scale_needs_the_recognisers_file(small_model: FaceModel, port
     [
         ({}, None),
         ({"emotion": "happy"}, Emotion.from_words({"happy": 1.0})),
+        ({"emotion": "angry"}, Emotion.from_words({"anger": 1.0})),
+        ({"emotion": "Joy:0.7, surprised:0.3"}, Emotion.from_words({"happy": 0.7, "surprise": 0.3})),
+        ({"emotion": {"Afraid": 0.5, "sadness": 0.5}}, Emotion.from_words({"fear": 0.5, "sad": 0.5})),
+        ({"emotion": "neutral:0.25,happy:0.75"}, Emotion.from_words({"happy": 0.75})),
         ({"emotion": " happy : 0.8 , surprise:.2"}, Emotion.from_words({"happy": 0.8, "surprise": 0.2})),
         ({"emotion": {"fear": 0.5}}, Emotion.from_words({"fear": 0.5, "neutral": 0.5})),
         ({"emotion": Emotion.from_words({"sad": 1})}, Emotion.from_words({"sad": 1.0})),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Protocol
 
@@ -21,13 +22,16 @@ _WORDS = {
     "happy": ("happy", "happiness", "joy", "joyful"),
     "sad": ("sad", "sadness"),
     "surprise": ("surprise", "surprised"),
-    "fear": ("fear", "fearful", "afraid", "scared"),
+    "fear": ("fear", "fearful", "afraid", "scared", "frightened"),
     "disgust": ("disgust", "disgusted"),
     "anger": ("anger", "angry"),
     "contempt": ("contempt", "contemptuous"),
 }
-# The class by whatever word a set of photos or videos has for it.
+# The class by whatever word a user, or a set of photos or videos, has for it.
 NAMES = {word: emotion for emotion, words in _WORDS.items() for word in words}
+
+# Shares that name neutral may miss 1 by so much, as rounded ones do.
+_ROUNDING = 0.01
 
 # Valence and arousal of the classes: Russell & Mehrabian (1977), "Evidence for a three-factor theory of emotions",
 # Journal of Research in Personality 11, for happy, sad, surprised, fearful, disgusted and angry. Neutral is the origin
@@ -84,18 +88,32 @@ class Emotion:
     def from_words(cls, shares: Mapping[str, float]) -> Emotion:
         """An emotion from named shares, say ``{"happy": 0.8, "surprise": 0.2}``. What is missing to 1 is neutral.
 
+        The names are those of :data:`NAMES`: adjectives and nouns, in any case.
+
         Raises:
-            ConfigError: an unknown name, a share outside [0, 1], or more than 1 in all.
+            ConfigError: an unknown name, or two of one class; a share outside [0, 1], more than 1 or nothing in all, or
+                less than 1 where neutral is one of them.
         """
-        for name, share in shares.items():
-            if name not in EMOTIONS:
-                raise ConfigError(f"unknown emotion '{name}'; there are {', '.join(EMOTIONS)}")
+        named: dict[str, float] = {}
+        for word, share in shares.items():
+            name = class_named(word)
+            if name in named:
+                raise ConfigError(f"the emotion '{name}' is named twice in {', '.join(shares)}")
+            if not isinstance(share, Real):
+                raise ConfigError(f"the share of '{word}' is {share!r}, not a number in [0, 1]")
             if not 0 <= share <= 1:
-                raise ConfigError(f"the share of '{name}' is {share:g}, outside [0, 1]")
-        total = sum(shares.values())
+                raise ConfigError(f"the share of '{word}' is {share:g}, outside [0, 1]")
+            named[name] = share
+        total = sum(named.values())
         if total > 1 + 1e-6:
             raise ConfigError(f"the shares of {', '.join(shares)} sum to {total:g}, more than 1")
-        probabilities = [shares.get(name, 0.0) for name in EMOTIONS]
+        if total == 0:
+            raise ConfigError("the emotion has no share above 0; give one, or ask for neutral")
+        if "neutral" in named and total < 1 - _ROUNDING:
+            raise ConfigError(
+                f"the shares of {', '.join(shares)} sum to {total:g}; where neutral is among them, they must sum to 1"
+            )
+        probabilities = [named.get(name, 0.0) for name in EMOTIONS]
         probabilities[0] += 1 - sum(probabilities)
         return cls.from_probabilities(probabilities)
 
@@ -121,6 +139,18 @@ class Emotion:
     def vector(self) -> NDArray[np.float32]:
         """The condition ``(10,)``: valence, arousal, eight probabilities."""
         return np.array([self.valence, self.arousal, *self.probabilities], np.float32)
+
+
+def class_named(word: str) -> str:
+    """The class, one of :data:`EMOTIONS`, by any of its :data:`NAMES`, in any case.
+
+    Raises:
+        ConfigError: no class has that name.
+    """
+    name = NAMES.get(word.strip().lower())
+    if name is None:
+        raise ConfigError(f"unknown emotion '{word}'; there are {', '.join(EMOTIONS)}")
+    return name
 
 
 class EmotionEstimator(Protocol):
