@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -132,10 +133,27 @@ def folder(tmp_path: Path, portrait: Path, model_folder: Path, small_model: Face
     return tmp_path
 
 
+def test_inspect_goes_on_and_writes_nothing_that_steers_a_terminal(tmp_path: Path) -> None:
+    from facecrafter.sampling.output import save
+
+    hostile = Image.new("RGB", (64, 64))
+    hostile.info |= {"Title": "\x1b]0;owned\x07", "facecrafter": json.dumps({"model": "\ud800\x1b[2J", "rows": [1]})}
+    save(hostile, tmp_path / "a.png")
+    (tmp_path / "b.avif").write_bytes(b"\0\0\0\x1cftypavif" + b"\0" * 40)
+    done = facecrafter("inspect", tmp_path / "b.avif", tmp_path / "a.png")
+    assert done.exit_code == 1 and "b.avif" in done.stderr
+    assert "Title: \\x1b]0;owned\\x07\n" in done.stdout
+    assert "model: \\ud800\\x1b[2J\n" in done.stdout and "rows: [1]" in done.stdout
+
+
 # What is asked (files in the folder by their names), the exit code, and words of the sentence.
 BAD = {
     "no face": ("generate --identity blank.png", 1, "no face found in blank.png (320x240)"),
-    "no face in one of several": ("generate --identity face.jpg --identity blank.png", 1, "blank.png"),
+    "no face in any of several": (
+        "generate --identity words.jpg --identity blank.png",
+        1,
+        "no face found in blank.png",
+    ),
     "no face in the target": ("generate --identity face.jpg --target blank.png", 1, "blank.png"),
     "no face for landmarks": ("generate --identity face.jpg --landmarks-from blank.png", 1, "blank.png"),
     "no face for emotion": ("generate --identity face.jpg --emotion-from blank.png", 1, "blank.png"),

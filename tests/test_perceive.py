@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -234,6 +236,29 @@ def test_bad_files_cost_only_themselves(folder: Path, monkeypatch: pytest.Monkey
     reasons = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
     assert len(reasons) == len(BAD)
     assert all(any(words in reason for reason in reasons) for _, words in BAD.values())
+
+
+def test_a_folder_is_read_past_everything_in_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage of a kind that no other file has, PostScript, a pipe, and names that hide a picture."""
+    monkeypatch.chdir(folder)
+    face = Image.open("face.jpg")
+    face.save("a.avif")
+    Path("a.avif").write_bytes(Path("a.avif").read_bytes().replace(b"pitm", b"xxxx"))
+    Path("b.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n")
+    os.mkfifo("c.jpg")
+    face.save("IMG_0001", "JPEG")
+    pillow_heif.from_pillow(face).save("z.HEIC", quality=90)
+    done = perceive(".", "--format", "csv")
+    assert done.exit_code == 0
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["file", "face.jpg", "z.HEIC"]
+    skipped = [line.removeprefix("skipped: ") for line in done.stderr.splitlines() if line.startswith("skipped: ")]
+    for words in (
+        "a.avif is damaged",
+        "b.jpg is not a picture",
+        "c.jpg is a pipe",
+        "IMG_0001 begins as a picture does",
+    ):
+        assert sum(line.startswith(words) for line in skipped) == 1
 
 
 # The arguments, the exit code, and words of the sentence.

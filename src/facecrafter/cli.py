@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from facecrafter import __version__
 from facecrafter.errors import ConfigError, FaceCrafterError
-from facecrafter.files import check_free, write_whole
+from facecrafter.files import check_free, name_as_text, printable, write_whole
 
 
 class _Commands(TyperGroup):
@@ -268,9 +268,10 @@ def inspect(files: Annotated[list[Path], typer.Argument(help="Pictures.")]) -> N
             _complain(error)
             failed = True
             continue
-        typer.echo(f"{path}\n  watermark: {'yes' if seen.marked else 'no'} (score {seen.score:.1f})")
+        mark = "yes" if seen.marked else "no"
+        typer.echo(f"{printable(name_as_text(path))}\n  watermark: {mark} (score {seen.score:.1f})")
         for name, value in {**seen.text, **seen.made}.items():
-            typer.echo(f"  {name}: {value}")
+            typer.echo(f"  {printable(name)}: {printable(value)}")
     if failed:
         raise typer.Exit(1)
 
@@ -331,7 +332,7 @@ def perceive(
         )
     survey.skipped[:0] = lacking
     for _, reason in survey.skipped:
-        typer.echo(f"skipped: {' '.join(reason.split())}", err=True)
+        typer.echo(f"skipped: {printable(' '.join(reason.split()))}", err=True)
     if not survey.rows:
         raise FaceCrafterError(f"no face could be read; {len(survey.skipped)} skipped, see above")
     typer.echo(faces.FORMATS[form](survey), nl=False)
@@ -723,7 +724,7 @@ def _refuse_given(ctx: typer.Context, names: Iterable[str], beside: str) -> None
 
 
 def _complain(error: FaceCrafterError) -> None:
-    typer.echo("error: " + " ".join(str(error).split()), err=True)
+    typer.echo("error: " + printable(" ".join(str(error).split())), err=True)
 
 
 @contextmanager

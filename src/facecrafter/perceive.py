@@ -21,6 +21,7 @@ from facecrafter.errors import NoFaceError, PhotoError
 from facecrafter.files import check_free, name_as_text, write_whole
 from facecrafter.perception.emotion import CENTRES, EMOTIONS, Emotion, EmotionEstimator
 from facecrafter.perception.face import ALIGNED_SIZE, BLENDSHAPES, Detection, Face, FaceFinder, align, load_photo
+from facecrafter.perception.photo import find_photos
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +31,6 @@ Row = dict[str, str | int | float | None]
 
 ANGLES, BOX = ("yaw", "pitch", "roll"), ("left", "top", "right", "bottom")
 COLUMNS = ("file", "face", "valence", "arousal", *EMOTIONS, "emotion", *ANGLES, *BOX)
-
-# What a picture's name ends in, in a folder that holds other files too.
-ENDINGS = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 # How many faces a photo may have; MediaPipe wants a number.
 MOST_FACES = 100
@@ -87,29 +85,22 @@ class Survey:
 def find_sources(paths: Iterable[Path]) -> tuple[list[Source], list[tuple[Path, str]]]:
     """The pictures among files and folders, and the paths that lead to none, each with the reason.
 
-    A file is taken whatever it is called; folders are walked for visible files with one of the :data:`ENDINGS`, in
-    alphabetical order. A file that is named twice is taken once.
+    A file is taken whatever it is called; folders are walked by :func:`facecrafter.perception.photo.find_photos`, and
+    what that passes over is among those that lead to none. A file that is named twice is taken once.
     """
     sources: dict[Path, Source] = {}
     lacking: list[tuple[Path, str]] = []
     taken: set[str] = set()
     for path in paths:
-        files = _pictures_in(path) if path.is_dir() else [path]
+        files, passed = find_photos(path) if os.path.isdir(path) else ([path], [])
+        lacking.extend(passed)
         if not files:
             lacking.append((path, f"{path} has no pictures in it; name a folder with JPEG, PNG, TIFF or WebP files"))
         for file in files:
             if file not in sources:
-                wanted = file.relative_to(path) if path.is_dir() else PurePath(file.name)
+                wanted = file.relative_to(path) if os.path.isdir(path) else PurePath(file.name)
                 sources[file] = Source(file, _unique(wanted.with_suffix("").as_posix(), taken))
     return list(sources.values()), lacking
-
-
-def _pictures_in(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for place, inner, files in os.walk(folder):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        found.extend(Path(place, name) for name in files if not name.startswith("."))
-    return sorted(path for path in found if path.suffix.lower() in ENDINGS)
 
 
 def _unique(name: str, taken: set[str]) -> str:

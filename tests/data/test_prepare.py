@@ -29,7 +29,7 @@ from facecrafter.data import prepare as module
 from facecrafter.data import shards, video
 from facecrafter.data.prepare import Report, prepare
 from facecrafter.errors import ConfigError, DataError, FaceCrafterError, PhotoError, WeightsError
-from facecrafter.perception import emotion, face, identity, mask
+from facecrafter.perception import emotion, face, identity, mask, photo
 
 LFW = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "lfw-deepfunneled.tar.gz"
 
@@ -290,10 +290,10 @@ def test_an_error_nobody_thought_of_rejects_one_photo_only(
 @contextmanager
 def failing(place: str, error: BaseException) -> Iterator[None]:
     """The machine fails at a file, while it is read or looked at."""
-    real, (owner, name) = Image.open, {"reading": (Image, "open"), "looking": (module, "face_mask")}[place]
+    real, (owner, name) = photo._decoder, {"reading": (photo, "_decoder"), "looking": (module, "face_mask")}[place]
 
     def fail(*arguments: Any) -> Any:
-        if place == "looking" or Path(arguments[0]).name == "Ann_0001.jpg":
+        if place == "looking" or Path(arguments[1]).name == "Ann_0001.jpg":
             raise error
         return real(*arguments)
 

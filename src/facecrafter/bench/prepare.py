@@ -13,8 +13,6 @@ from typing import Any
 
 from facecrafter.errors import DataError, FaceCrafterError
 
-PHOTOS = (".jpg", ".jpeg", ".png")
-
 
 @dataclass(frozen=True)
 class Preparing:
@@ -47,8 +45,9 @@ def preparing(source: Path, photos: int = 400, workers: Sequence[int] = (1, 2), 
         WeightsError: an unknown recogniser.
     """
     from facecrafter.data.prepare import prepare
+    from facecrafter.perception.photo import find_photos
 
-    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in PHOTOS)
+    found, _ = find_photos(source)
     if not found:
         raise DataError(f"there are no photos in {source}; name a folder of .jpg or .png files")
     chosen = found[:: max(1, len(found) // photos)][:photos]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from facecrafter.errors import DataError, PhotoError
 from facecrafter.files import whole
 from facecrafter.perception.emotion import EMOTIONS, NAMES
 from facecrafter.perception.emotion_net import SIZE, grey_crop, tight_crop
-from facecrafter.perception.face import to_rgb
+from facecrafter.perception.photo import SUFFIXES, decode_photo
 
 # One person in so many is kept out of training, to test on. A multiple of the share that other stages keep out, so
 # that the people whom those test on are among them.
@@ -150,28 +149,34 @@ def _pictures(source: Path) -> Iterator[tuple[str, bytes]]:
     """The names and contents of the pictures of a folder or a tar that lie two folders deep."""
     if source.is_dir():
         for path in source.glob("**/*/*/*"):
-            if path.suffix.lower() in (".jpg", ".png"):
-                yield path.as_posix(), path.read_bytes()
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                yield path.as_posix(), _content(path)
         return
     try:
         with tarfile.open(source) as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
-                file = archive.extractfile(member) if name.suffix.lower() in (".jpg", ".png") else None
+                file = archive.extractfile(member) if name.suffix.lower() in SUFFIXES else None
                 if file is not None and len(name.parts) > 2:
+                    if member.size > shards.MOST_BYTES:  # a sparse member takes no room in its tar
+                        raise tarfile.TarError(f"{member.name} is larger than any picture of the set")
                     yield member.name, file.read()
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except shards.DAMAGE as error:
         raise DataError(f"{source} cannot be read as a tar: {error}; give FER2013 as a tar or a folder") from None
 
 
-def _decoded(name: str, content: bytes, source: Path) -> NDArray[np.uint8]:
-    from PIL import Image
-
+def _content(path: Path) -> bytes:
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            rgb = to_rgb(picture)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{name} in {source} is damaged ({error}); get the set again") from None
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); change its permissions, or leave it out") from None
+
+
+def _decoded(name: str, content: bytes, source: Path) -> NDArray[np.uint8]:
+    try:
+        rgb = decode_photo(content, f"{name} in {source}")
+    except PhotoError as error:
+        raise DataError(f"{error}, or get the set again") from None
     try:
         return grey_crop(rgb)
     except PhotoError:  # FER2013 has a few that are all black; they stay in the figures

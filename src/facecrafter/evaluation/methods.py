@@ -14,10 +14,10 @@ from facecrafter import __version__, baselines
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.evaluation.method import Method, Request, Subject, table_device
 from facecrafter.evaluation.pictures import request_name
-from facecrafter.evaluation.sets import SUFFIXES
 from facecrafter.evaluation.tables import FOLDER, OURS, MethodConfig
 from facecrafter.perception import landmarks
 from facecrafter.perception.face import load_photo
+from facecrafter.perception.photo import SUFFIXES
 from facecrafter.sampling.pipeline import Settings
 from facecrafter.weights import ASSETS
 

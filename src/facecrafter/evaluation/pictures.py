@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from facecrafter import __version__
-from facecrafter.errors import OutputError
+from facecrafter.errors import OutputError, PhotoError
 from facecrafter.evaluation.method import Method, Request, Subject, table_device
 from facecrafter.files import whole
+from facecrafter.perception.photo import read_text
 from facecrafter.sampling.pipeline import STATEMENT
 
 SECONDS = "Seconds"  # the time that a picture took, in its metadata
@@ -146,9 +147,8 @@ def _png(picture: NDArray[np.uint8], seconds: float) -> bytes:
 def _seconds(path: Path) -> float | None:
     """How long a picture took; None where there is none, or its file is damaged."""
     try:
-        with Image.open(path) as file:
-            return float(file.info[SECONDS])
-    except (OSError, ValueError, KeyError, SyntaxError):
+        return float(read_text(path)[SECONDS])
+    except (PhotoError, ValueError, KeyError):
         return None
 
 

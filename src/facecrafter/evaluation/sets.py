@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import DataError
+from facecrafter.perception.photo import find_photos
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+log = logging.getLogger(__name__)
 AGEDB_NAME = re.compile(r"\d+_(?P<person>.+)_\d+_[mf]", re.IGNORECASE)
 
 Picture = TypeVar("Picture")
@@ -85,9 +87,10 @@ def _photos(
     """The pictures of a folder by whom a rule says they show; None for those to leave."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; name one with photos of people")
-    paths = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file())
-    seen = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    found = ((name, path) for path in seen if (name := person(path)) is not None)
+    paths, passed = find_photos(folder)
+    for _, reason in passed:
+        log.warning("%s", reason)
+    found = ((name, path) for path in paths if (name := person(path)) is not None)
     return [Photo(name, path) for name, path in _drawn(found, people, seed, every, str(folder))]
 
 

@@ -1,20 +1,21 @@
-"""Photo to aligned face: reading any picture, finding the face, cutting it out on the FFHQ template."""
+"""Photo to aligned face: finding the face, cutting it out on the FFHQ template."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from facecrafter import weights
-from facecrafter.errors import NoFaceError, PhotoError
+from facecrafter.errors import NoFaceError
 from facecrafter.perception._mediapipe import end_quietly, quiet_stderr, to_image
+from facecrafter.perception.photo import load_photo as load_photo  # its public name is here
+from facecrafter.perception.photo import to_rgb as to_rgb
 
 Choice = Literal["largest", "centre"]
 
@@ -29,49 +30,6 @@ LEFT_EYE = (263, 362, 386, 374)
 MOUTH_CORNERS = (61, 291)
 NOSE_TIP = 1
 NOSE_BASE = 2
-
-
-def load_photo(path: str | Path) -> NDArray[np.uint8]:
-    """Read a picture of any common kind as ``(H, W, 3)`` uint8 RGB.
-
-    EXIF orientation is applied; greyscale, palette, CMYK and 16-bit pictures are converted, and transparent ones are
-    laid on white. Of several frames the first is taken.
-
-    Raises:
-        PhotoError: there is no such file, or it is not a whole picture.
-    """
-    try:
-        with Image.open(path) as file:
-            return to_rgb(file)
-    except FileNotFoundError:
-        raise PhotoError(f"there is no file {path}") from None
-    except IsADirectoryError:
-        raise PhotoError(f"{path} is a folder, not a picture") from None
-    except UnidentifiedImageError:
-        raise PhotoError(f"{path} is not a picture that can be read; give a JPEG, PNG, TIFF or WebP file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PhotoError(f"{path} is damaged or cannot be read ({error}); save or copy it again") from None
-
-
-def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
-    """A PIL picture of any mode as upright ``(H, W, 3)`` uint8 RGB."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith(("I", "F")):
-        values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
-        top = _white(picture.mode, float(values.max()))
-        picture = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.array(picture.convert("RGB"))
-
-
-def _white(mode: str, brightest: float) -> float:
-    """The value that means white: 16-bit modes say so themselves, wider ones leave it to the brightest pixel."""
-    if mode.startswith("I;16"):
-        return 65535
-    steps = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
-    return next((step for step in steps if brightest <= step), brightest)
 
 
 @dataclass(frozen=True)

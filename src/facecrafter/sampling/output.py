@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from facecrafter.errors import OutputError
 from facecrafter.files import check_free, write_whole
-from facecrafter.perception.face import load_photo
+from facecrafter.perception.photo import load_photo, load_with_text
 from facecrafter.sampling import watermark
 from facecrafter.sampling.pipeline import signed
 
@@ -82,7 +82,7 @@ def _made(text: object) -> dict[str, Any]:
     """The story of an image's making from its file's text; empty where that is another program's, or damaged."""
     try:
         made = json.loads(text) if isinstance(text, str) else {}
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # a number of 5,000 digits, brackets in brackets
         made = {}
     return made if isinstance(made, dict) else {}
 
@@ -215,9 +215,7 @@ def inspect(path: Path) -> Inspection:
     Raises:
         PhotoError: it is not a picture.
     """
-    pixels = load_photo(path)
-    with Image.open(path) as file:
-        text = {str(key): value for key, value in file.info.items() if isinstance(value, str)}
+    pixels, text = load_with_text(path)
     made = _made(text.pop("facecrafter", None))
     score = watermark.score(pixels)
     return Inspection(path, text, made, score > watermark.THRESHOLD, score)
