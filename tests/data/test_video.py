@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import wave
@@ -237,7 +238,16 @@ BAD_FILES = {
     "folder": (_folder, r"bad\.mp4 is a folder, not a video"),
     "empty": (lambda path: path.write_bytes(b""), r"bad\.mp4 is not a video that can be read \(.*\); copy it again"),
     "text": (lambda path: path.write_text("no video " * 1000), r"bad\.mp4 is not a video that can be read"),
-    "sound": (_sound, r"bad\.mp4 is not a video that can be read \(it has no pictures\)"),
+    "sound": (_sound, r"bad\.mp4 is not a video that can be read \(it is of no kind of video that is read\)"),
+    "playlist": (
+        lambda path: path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfilm.ts\n#EXT-X-ENDLIST\n"),
+        r"bad\.mp4 is not a video that can be read",
+    ),
+    "list of files": (
+        lambda path: path.write_text("ffconcat version 1.0\nfile film.ts\n"),
+        r"bad\.mp4 is not a video that can be read \(it is of no kind of video that is read\)",
+    ),
+    "pipe": (os.mkfifo, r"bad\.mp4 is not a video that can be read \(it is a pipe or a device\)"),
     "cut before its index": (_cut_before_its_index, r"bad\.mp4 is not a video that can be read"),
 }
 

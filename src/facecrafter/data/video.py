@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -28,6 +28,12 @@ SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"}
     | {".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
+
+# FFmpeg's readers of these files. It has others, of playlists and of streams, that open what a file names.
+DEMUXERS = "asf,avi,flv,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,ogg"
+
+# Of a frame: twice what 8K video has. A decoder holds up to 17 frames.
+MOST_PIXELS = 2**26
 
 SHORTEST_INTERVAL = 0.01
 
@@ -97,12 +103,10 @@ def check_interval(interval: float) -> None:
 
 def expected_frames(path: Path, interval: float = 1.0) -> int:
     """How many pictures :func:`frames` will give, by the file's header; 1 where that says nothing or cannot be read."""
-    import av
-
     try:
-        with path.open("rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
+        with _opened(path) as container:
             promised = _promised(container, _video_stream(container))
-    except (av.FFmpegError, OSError, _Damage):
+    except Exception:  # whatever it is, reading the frames says it
         return 1
     return max(1, math.ceil(promised / interval - 1e-6))
 
@@ -112,12 +116,9 @@ class _Damage(Exception):
 
 
 def _frames(path: Path, interval: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    import av
-
     seconds = due = 0.0
     try:
-        # An open file, as FFmpeg would take a name like "concat:a.mp4" for an order.
-        with path.open("rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
+        with _opened(path) as container:
             stream = _video_stream(container)
             for seconds, frame in _timed(stream, _decoded(container, stream)):
                 if seconds >= due - 1e-6:
@@ -132,12 +133,30 @@ def _frames(path: Path, interval: float) -> Iterator[tuple[float, NDArray[np.uin
         raise PhotoError(f"there is no file {path}") from None
     except IsADirectoryError:
         raise PhotoError(f"{path} is a folder, not a video") from None
-    except (av.FFmpegError, OSError, _Damage) as error:
+    # FFmpeg's errors, and what PyAV raises of numbers that cannot be: ValueError, ZeroDivisionError, OverflowError ...
+    except Exception as error:
         if not due:
             raise PhotoError(f"{path} is not a video that can be read ({_reason(error)}); copy it again") from None
         raise PhotoError(
             f"{path} is damaged after {seconds:.1f} seconds ({_reason(error)}); copy it again for the rest"
         ) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[InputContainer]:
+    """A video of one of the :data:`DEMUXERS`. It is opened here, as FFmpeg takes a name like "concat:a.mp4" for an
+    order; and a FIFO, which would wait for its other end for ever, is not opened at all."""
+    import av
+
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise _Damage("it is a pipe or a device")
+    with path.open("rb") as file:
+        try:
+            container = av.open(file, "r", metadata_errors="ignore", container_options={"format_whitelist": DEMUXERS})
+        except av.ArgumentError:
+            raise _Damage("it is of no kind of video that is read") from None
+        with container:
+            yield container
 
 
 def _reason(error: Exception) -> str:
@@ -150,6 +169,7 @@ def _video_stream(container: InputContainer) -> VideoStream:
     for stream in container.streams.video:
         if stream.codec_context is not None:
             stream.codec_context.thread_count = 1
+            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
             return stream
     raise _Damage("it has no pictures")
 
