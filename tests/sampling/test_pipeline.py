@@ -90,6 +90,19 @@ def test_several_photos_are_averaged_into_one_person(crafter: FaceCrafter, lfw: 
     assert (one_by_one @ person).min() > 0.95 > 0.9 > stranger @ person
 
 
+def test_of_several_photos_a_bad_one_is_left_out_and_named(
+    crafter: FaceCrafter, portrait: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "words.jpg").write_text("hello")
+    Image.new("RGB", (320, 240), "grey").save(tmp_path / "blank.png")
+    with caplog.at_level("WARNING", "facecrafter"):
+        asked = crafter.conditions([tmp_path / "words.jpg", portrait, tmp_path / "blank.png"])
+    np.testing.assert_array_equal(asked.identity, crafter.person(portrait))
+    assert asked.asked == {"identity": portrait.name}
+    assert ["words.jpg" in caplog.messages[0], "blank.png" in caplog.messages[1]] == [True, True]
+    assert all(message.endswith("; it is left out") for message in caplog.messages)
+
+
 def test_target_gives_landmarks_and_emotion_and_each_can_be_replaced(crafter: FaceCrafter, portrait: Path) -> None:
     face = crafter.face(portrait)
     from_target = crafter.conditions(portrait, portrait)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter import __version__
-from facecrafter.errors import ConfigError, PhotoError
+from facecrafter.errors import ConfigError, NoFaceError, PhotoError
 from facecrafter.perception import landmarks
 from facecrafter.perception.emotion import EMOTIONS, Emotion, EmotionEstimator, class_named, estimator
 from facecrafter.perception.face import ALIGNED_SIZE, Choice, Face, FaceFinder, load_photo, to_rgb
@@ -237,7 +237,7 @@ class FaceCrafter:
         """
         if isinstance(photo, str | os.PathLike):
             path = Path(photo)
-            return self._face_of_file(path, path.stat().st_mtime_ns if path.is_file() else 0)
+            return self._face_of_file(path, path.stat().st_mtime_ns if os.path.isfile(path) else 0)
         if isinstance(photo, Image.Image):
             return self._find(to_rgb(photo), "the picture")
         if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
@@ -263,13 +263,34 @@ class FaceCrafter:
     def person(self, *photos: Photo) -> NDArray[np.float32]:
         """The identity of one person: the embeddings of several photos, averaged and brought to unit length, ``(D,)``.
 
+        Of several photos those that cannot be read or show no face are left out, with a note.
+
         Raises:
             ConfigError: no photo is given.
-            PhotoError, NoFaceError: as :meth:`face`.
+            PhotoError, NoFaceError: as :meth:`face`, where no photo is left.
         """
         if not photos:
             raise ConfigError("a person needs at least one photo")
-        mean = self._recogniser.embed([self.face(photo) for photo in photos]).mean(0)
+        return self._average([face for _, face in self._readable(photos)])
+
+    def _readable(self, photos: Sequence[Photo]) -> list[tuple[Photo, Face]]:
+        """The photos of a person in which a face was found; a note names the others.
+
+        Raises:
+            PhotoError, NoFaceError: there is one photo and it has no face, or there are several and none has.
+        """
+        faces: list[tuple[Photo, Face]] = []
+        for number, photo in enumerate(photos, 1):
+            try:
+                faces.append((photo, self.face(photo)))
+            except (PhotoError, NoFaceError) as error:
+                if not faces and number == len(photos):
+                    raise
+                log.warning("%s; it is left out", error)
+        return faces
+
+    def _average(self, faces: Sequence[Face]) -> NDArray[np.float32]:
+        mean = self._recogniser.embed(list(faces)).mean(0)
         return np.asarray(mean / np.linalg.norm(mean), np.float32)
 
     def conditions(
@@ -355,7 +376,10 @@ class FaceCrafter:
                 raise ConfigError("the identity embedding has no direction: it is zero or not finite")
             return np.asarray(identity / length, np.float32), "an embedding"
         photos = cast(Sequence[Photo], identity if isinstance(identity, list | tuple) else [identity])
-        return self.person(*photos), ", ".join(_name(photo) for photo in photos)
+        if not photos:
+            raise ConfigError("a person needs at least one photo")
+        used = self._readable(photos)
+        return self._average([face for _, face in used]), ", ".join(_name(photo) for photo, _ in used)
 
     # --- generation ---------------------------------------------------------------------------------------------------
 
