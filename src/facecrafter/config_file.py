@@ -19,6 +19,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+# PyYAML takes 5 s for so many. The project's longest config has 2,000.
+MOST_CHARACTERS = 1_000_000
+
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
@@ -29,12 +32,19 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: no such file, or not YAML with settings.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
+        text = path.read_text(encoding="utf-8")
+        if len(text) > MOST_CHARACTERS:
+            raise ConfigError(f"{path} has {len(text):,} characters, which is no config; name another file")
+        content = yaml.safe_load(text)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ConfigError(f"there is no config {path}") from None
+    except OSError as error:
+        raise ConfigError(f"the config {path} cannot be read ({(error.strerror or str(error)).lower()})") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not a text file") from None
-    except yaml.YAMLError as error:
+    # Beside its own errors PyYAML lets through what Python says of an impossible date, a number of 5,000 digits, or
+    # brackets in brackets in brackets.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings")

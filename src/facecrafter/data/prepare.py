@@ -15,12 +15,11 @@ import tarfile
 import threading
 import time
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -242,7 +241,7 @@ def _renew_all(folder: Path, estimator: emotion.EmotionEstimator, progress: bool
     parts = len(list(folder.glob("shard-*.tar")))
     made = 0
     for number in tqdm(range(parts), desc="emotions", unit="shard", disable=not progress):
-        beside = json.loads(shard_path(folder, number, "json").read_text(encoding="utf-8"))
+        beside = _read_list(folder, number)
         if beside.get("emotion") == asked:
             continue
         felt = _renew_shard(folder, number, estimator)
@@ -311,6 +310,8 @@ def _check_folders(source: Path, out: Path) -> None:
     """Refuse a source that is not there or empty, and an ``out`` that is something else than a prepared folder."""
     if not source.exists():
         raise DataError(f"there is no folder or archive {source}")
+    if not source.is_dir() and not source.is_file():
+        raise DataError(f"{source} is a pipe or a device; name a folder or an archive")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, whose photos it is made from; name a folder outside it")
     if out.exists() and not out.is_dir():
@@ -354,12 +355,14 @@ def _unpack(source: Path, folder: Path) -> Path:
                 tarred.extractall(folder, filter="data")
         else:
             raise DataError(f"{source} is neither a folder nor a tar or zip archive of photos")
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except DataError:
+        raise
+    except shards.DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise shards.unwritable(folder, error) from None
         raise DataError(
             f"{source} is a damaged archive ({error}); fetch it again, or unpack it and name the folder"
         ) from None
-    except OSError as error:
-        raise shards.unwritable(folder, error) from None
     inside = [path for path in folder.iterdir() if not _hidden(path.name)] if folder.is_dir() else []
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 
@@ -398,7 +401,8 @@ def _settings(job: _Job, shard_size: int, photos: list[_Photo]) -> dict[str, Any
     """What ``meta.json`` says. Two runs may share a folder only if they agree in all of it."""
     names = hashlib.sha256()
     for photo in photos:
-        names.update(f"{photo.file}\0{photo.path.stat().st_size}\0".encode())
+        size = photo.path.stat().st_size if photo.path.exists() else -1  # a link to nothing
+        names.update(f"{photo.file}\0{size}\0".encode())
         if photo.video is not None:  # which decides what the shards hold
             names.update(f"{photo.pictures}\0".encode())
     return {
@@ -661,6 +665,25 @@ def _write_shard(out: Path, number: int, results: list[_Result]) -> None:
     write_whole(shard_path(out, number), shards.pack((result.row.key, result.parts) for result in accepted))
 
 
+def _read_list(out: Path, number: int) -> dict[str, Any]:
+    """The list beside a shard.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = shard_path(out, number, "json")
+    try:
+        beside = json.loads(path.read_text(encoding="utf-8"))
+        names = {field.name for field in fields(_Row)}
+        if not all(row.keys() == names for row in beside["rows"]):
+            raise ValueError("a row has other columns")
+        if not all(row.keys() == {"file", "reason"} for row in beside["rejected"]):
+            raise ValueError("a rejected file has other columns")
+    except shards.DAMAGE:
+        raise DataError(f"{path} is damaged; delete it and prepare the folder again") from None
+    return dict(beside)
+
+
 def _write_index(out: Path, parts: int) -> tuple[int, int]:
     """Gather the lists beside the shards into the index and ``rejected.csv``; how many rows each has."""
     import pyarrow
@@ -669,7 +692,7 @@ def _write_index(out: Path, parts: int) -> tuple[int, int]:
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, str]] = []
     for number in range(parts):
-        beside = json.loads(shard_path(out, number, "json").read_text(encoding="utf-8"))
+        beside = _read_list(out, number)
         rows.extend({"shard": number, **row} for row in beside["rows"])
         rejected.extend(beside["rejected"])
     listed = io.StringIO()

@@ -19,8 +19,11 @@ import hashlib
 import io
 import json
 import math
+import struct
 import tarfile
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -60,17 +63,27 @@ INDEX_COLUMNS = {
     "others": "int32",
 }
 
-# What reading a damaged tar, zip, PNG, JSON or array raises.
+# What reading a damaged tar, zip, PNG, JSON, Parquet file or array raises.
 DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
     OSError,
     EOFError,
-    ValueError,
-    KeyError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,  # a damaged header may ask for any number of bytes
+    RuntimeError,
     SyntaxError,
-    NotImplementedError,
+    TypeError,
+    ValueError,
 )
+
+# A file in a shard has a few hundred kB at most. A sparse one takes no room in its tar, whatever its size.
+MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,7 @@ def decode(parts: Mapping[str, bytes]) -> Face:
         DAMAGE: the sample is not what :func:`encode` wrote.
     """
     about = json.loads(parts["json"])
-    with Image.open(io.BytesIO(parts["png"])) as picture, np.load(io.BytesIO(parts["npz"])) as arrays:
+    with Image.open(io.BytesIO(parts["png"]), formats=["PNG"]) as picture, np.load(io.BytesIO(parts["npz"])) as arrays:
         image, box = np.asarray(picture), tuple(about["box"])
         return Face(image, arrays["points"], arrays["blendshapes"], arrays["pose"], box, about["others"])
 
@@ -173,9 +186,16 @@ def pack(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:
 def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """The samples of a shard one after another, as ``(key, {suffix: content})``, undecoded."""
     with tarfile.open(path, "r:") as archive:
-        members = ((entry.name.partition("."), archive.extractfile(entry)) for entry in archive)
+        members = ((entry.name.partition("."), archive.extractfile(entry)) for entry in _small(archive))
         for key, group in groupby(members, key=lambda member: member[0][0]):
             yield key, {name[2]: file.read() for name, file in group if file}
+
+
+def _small(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for entry in archive:
+        if entry.size > MOST_BYTES:
+            raise tarfile.ReadError(f"{entry.name} is larger than any file of a shard")
+        yield entry
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -187,15 +207,41 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
         version = meta["format"]
+        if version == FORMAT:
+            _check_meta(meta)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{folder} is not a prepared folder; make one with: facecrafter data prepare SRC {folder}"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         raise DataError(f"{folder / META} is damaged; prepare the folder again") from None
     if version != FORMAT:
         raise DataError(f"{folder} has format {version} and this version reads {FORMAT}; prepare the folder again")
     return meta
+
+
+def _check_meta(meta: Mapping[str, Any]) -> None:
+    """Refuse settings that :func:`load` cannot read by.
+
+    Raises:
+        DAMAGE: a size or a dimension is missing or impossible.
+    """
+    dimensions = [about["dimension"] for about in meta["recognisers"].values()]
+    numbers = [meta["size"], *dimensions]
+    if not dimensions or not all(isinstance(number, int) and 0 < number <= 8192 for number in numbers):
+        raise ValueError("a size is missing or impossible")
+
+
+def _check_index(columns: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse an index with holes, or with two rows of one key.
+
+    Raises:
+        ValueError: it has them.
+    """
+    if any(value is None for column in columns.values() for value in column):
+        raise ValueError("a value is missing")
+    if len(set(zip(columns["shard"], columns["key"], strict=True))) != len(columns["key"]):
+        raise ValueError("a key is there twice")
 
 
 def read_index(folder: Path) -> dict[str, list[Any]]:
@@ -213,7 +259,8 @@ def read_index(folder: Path) -> dict[str, list[Any]]:
         )
     try:
         columns: dict[str, list[Any]] = pyarrow.parquet.read_table(path, columns=list(INDEX_COLUMNS)).to_pydict()
-    except (OSError, ValueError):  # pyarrow's own errors are ValueErrors
+        _check_index(columns)
+    except DAMAGE:
         raise DataError(f"{path} is damaged; run 'facecrafter data prepare' on the folder again to renew it") from None
     return columns
 
@@ -301,7 +348,7 @@ def _unpack(path: Path, folder: Path, rows: Mapping[int, Mapping[str, int]], sha
 
 
 def _decode_picture(pictures: NDArray[np.uint8], row: int, parts: Mapping[str, bytes]) -> None:
-    with Image.open(io.BytesIO(parts["png"])) as picture:
+    with Image.open(io.BytesIO(parts["png"]), formats=["PNG"]) as picture:
         pictures[row] = np.asarray(picture)
 
 

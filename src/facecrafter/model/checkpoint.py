@@ -238,7 +238,7 @@ def load_part(
     try:
         config = json.loads(metadata["config"])
         module = build(config) if build else _build(kind, scale, config)
-    except (KeyError, TypeError, ValueError):
+    except Exception:  # of a damaged config: whatever building from it comes to
         raise CheckpointError(f"{path} carries no config that a {kind} can be built from") from None
     own = module.state_dict()
     wrong = own.keys() ^ tensors.keys() or {name for name in own if own[name].shape != tensors[name].shape}

@@ -164,7 +164,7 @@ def read_own(path: Path, own: Own, build: Callable[..., Network]) -> Network:
     Raises:
         WeightsError: there is no such file, it is damaged, or holds something else.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     advice = f"give one that the {own.stage} stage of training wrote"
     try:
@@ -177,7 +177,9 @@ def read_own(path: Path, own: Own, build: Callable[..., Network]) -> Network:
         network.load_state_dict(state)
     except FileNotFoundError:
         raise WeightsError(f"there is no {own.network} {path}; {advice}") from None
-    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # of a damaged config: whatever building from it comes to
         raise WeightsError(f"{path} is damaged or another file ({str(error)[:120]}); {advice}") from None
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise WeightsError(f"{path} is damaged: it has values that are not finite numbers; {advice}")
