@@ -7,6 +7,8 @@ import io
 import logging
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,8 +76,12 @@ def test_every_named_format_is_read_whatever_the_file_is_called(tmp_path: Path, 
 
 def test_heic_is_read_without_registering_anything_with_pillow(tmp_path: Path) -> None:
     (tmp_path / "IMG_0001.HEIC").write_bytes(encoded("HEIF"))
-    load_photo(tmp_path / "IMG_0001.HEIC")
-    assert "HEIF" not in Image.OPEN and ".heic" not in Image.registered_extensions()
+    program = "import sys; from PIL import Image; from facecrafter.perception.photo import load_photo\n"
+    program += "print(load_photo(sys.argv[1]).shape, 'HEIF' in Image.OPEN, '.heic' in Image.registered_extensions())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "IMG_0001.HEIC"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "(64, 96, 3) False False\n"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

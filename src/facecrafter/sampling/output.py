@@ -135,7 +135,7 @@ def _shown(sheet: Path) -> list[object] | None:
         if sheet.is_file() and sheet.stat().st_size == 0:
             return None
         raise OutputError(f"{sheet} exists already and is no sheet of this program; {_WAY_OUT}")
-    return [one.get("key") for one in images if isinstance(one, dict)] if record.whole else None
+    return [str(one.get("key")) for one in images if isinstance(one, dict)] if record.whole else None
 
 
 def check_sheets(folder: Path, keys: Sequence[str], others: bool = False) -> None:
@@ -168,7 +168,7 @@ def write_sheets(folder: Path, paths: Sequence[Path]) -> None:
         keys = [read_record(path).made.get("key") for path in paths[part]]
         record = read_record(sheet)
         shown = record.made.get("sheet of") if record.whole else None
-        if not isinstance(shown, list) or [one.get("key") for one in shown] != keys:
+        if not isinstance(shown, list) or [isinstance(one, dict) and one.get("key") for one in shown] != keys:
             save(contact_sheet([_load(path) for path in paths[part]]), sheet, overwrite=True)
 
 
