@@ -6,7 +6,7 @@ import csv
 import hashlib
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +27,11 @@ TEST_SHARE = shards.HELD_OUT_SHARE // 4
 
 CACHE = "cache/emotion-faces-{}.npz"  # of a prepared folder
 
+# What FER+'s voters could choose beside the eight classes: they cannot say, and it is no face.
+UNKNOWN, NO_FACE = "unknown", "NF"
+# A class that got so many votes or fewer got them by mistake (Barsoum et al., 2016).
+OUTLIER = 1
+
 
 @dataclass(frozen=True)
 class EmotionFaces:
@@ -34,10 +39,12 @@ class EmotionFaces:
 
     Attributes:
         crops: ``(N, 48, 48)`` uint8 grey, framed as FER2013's.
-        labels: ``(N,)`` int64, indices of :data:`EMOTIONS`.
+        labels: ``(N,)`` int64, indices of :data:`EMOTIONS`; of votes, the class with the most.
         test: ``(N,)`` bool, which are kept out of training.
         files: which picture each is.
         blendshapes: ``(N, 52)`` float32, or None where landmarks were not looked for.
+        shares: ``(N, 8)`` float32 summing to 1, the votes for each class; all for the label if not given.
+        clear: ``(N,)`` bool, where people agree on the label (:func:`clear_majority`); everywhere if not given.
     """
 
     crops: NDArray[np.uint8]
@@ -45,13 +52,31 @@ class EmotionFaces:
     test: NDArray[np.bool_]
     files: list[str]
     blendshapes: NDArray[np.float32] | None = None
+    shares: NDArray[np.float32] = None  # type: ignore[assignment] - filled in below
+    clear: NDArray[np.bool_] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.shares is None:
+            object.__setattr__(self, "shares", np.eye(len(EMOTIONS), dtype=np.float32)[self.labels])
+        if self.clear is None:
+            object.__setattr__(self, "clear", np.ones(len(self.labels), np.bool_))
 
     def part(self, test: bool) -> EmotionFaces:
         """Those to train on, or those to test on."""
-        chosen = np.flatnonzero(self.test == test)
-        shapes = None if self.blendshapes is None else self.blendshapes[chosen]
-        files = [self.files[index] for index in chosen]
-        return EmotionFaces(self.crops[chosen], self.labels[chosen], self.test[chosen], files, shapes)
+        return self.only(self.test == test)
+
+    def only(self, which: NDArray[np.bool_]) -> EmotionFaces:
+        """Those that are true in ``(N,)``."""
+        chosen = np.flatnonzero(which)
+        return EmotionFaces(
+            self.crops[chosen],
+            self.labels[chosen],
+            self.test[chosen],
+            [self.files[index] for index in chosen],
+            None if self.blendshapes is None else self.blendshapes[chosen],
+            self.shares[chosen],
+            self.clear[chosen],
+        )
 
 
 def class_of(name: str) -> int | None:
@@ -60,31 +85,114 @@ def class_of(name: str) -> int | None:
     return EMOTIONS.index(named) if named else None
 
 
-def read_fer2013(source: Path) -> EmotionFaces:
-    """FER2013 as ``train/CLASS/*.jpg`` and ``validation/CLASS/*.jpg``, in a folder or a tar; the latter is the test.
+def without_outliers(votes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Votes of any shape without those for a choice that :data:`OUTLIER` people or fewer made."""
+    return np.where(votes > OUTLIER, votes, 0)
+
+
+def readable(votes: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which pictures people could read, ``(N,)``: a class has more votes than "unknown" and than "no face", outliers
+    left out (Barsoum et al., 2016).
+
+    Args:
+        votes: ``(N, 8)``, for the classes.
+        others: ``(N, 2)``, for "unknown" and "no face".
+    """
+    return np.asarray(without_outliers(votes).max(1) > without_outliers(others).max(1))
+
+
+def clear_majority(votes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where one class has more than half of the votes ``(N, 8)`` for the eight classes, outliers included: ``(N,)``."""
+    return np.asarray(2 * votes.max(1) > votes.sum(1))
+
+
+def read_ferplus(pictures: Path, votes: Path) -> EmotionFaces:
+    """FER2013's pictures with FER+'s votes (Barsoum et al., 2016): those that people could read (:func:`readable`).
+
+    The part called ``validation`` is the test; what is in it too, to the pixel, is left out of training.
+
+    Args:
+        pictures: folder or tar that holds ``train/NAME.png`` and ``validation/NAME.png``.
+        votes: CSV of ``file`` (``train/NAME.png``), the eight classes, ``unknown`` and ``NF``: how many people chose
+            each.
 
     Raises:
-        DataError: there is no such file, it is damaged, or no such pictures are in it.
+        DataError: one of the two cannot be read or is something else, or pictures that the votes name are missing.
     """
-    crops, labels, test, files = [], [], [], []
-    for name, content in _pictures(source):
-        part, kind = PurePosixPath(name).parts[-3:-1]
-        label = class_of(kind)
-        if label is None or part not in ("train", "validation"):
-            continue
-        crops.append(_decoded(name, content, source))
-        labels.append(label)
-        test.append(part == "validation")
-        files.append("/".join(PurePosixPath(name).parts[-3:]))
-    if not any(test) or all(test):
-        raise DataError(f"{source} is not FER2013: it needs train/CLASS/*.jpg and validation/CLASS/*.jpg")
-    order = sorted(range(len(files)), key=files.__getitem__)
-    return EmotionFaces(
-        np.stack([crops[index] for index in order]),
-        np.array([labels[index] for index in order]),
-        np.array([test[index] for index in order]),
-        [files[index] for index in order],
+    told = _votes(votes)
+    crops = {}
+    for name, content in _pictures(pictures):
+        place = "/".join(PurePosixPath(name).parts[-2:])
+        if place in told:
+            crops[place] = _decoded(name, content, pictures)
+    missing = sorted(told.keys() - crops.keys())
+    if missing:
+        raise DataError(
+            f"{pictures} lacks {len(missing)} of the {len(told)} pictures that {votes} names, {missing[0]} for one; "
+            "give FER2013 as a tar or a folder of train/NAME.png and validation/NAME.png"
+        )
+    files = sorted(told)
+    counts = np.array([told[file] for file in files])
+    classes, kept = counts[:, : len(EMOTIONS)], readable(counts[:, : len(EMOTIONS)], counts[:, len(EMOTIONS) :])
+    test = np.array([file.startswith("validation/") for file in files])
+    tested = {crops[file].tobytes() for file, one in zip(files, test, strict=True) if one}
+    kept &= test | np.array([crops[file].tobytes() not in tested for file in files])
+    if not (kept & test).any() or not (kept & ~test).any():
+        raise DataError(f"{votes} needs pictures of both train/ and validation/ that people could read")
+    agreed = without_outliers(classes)
+    faces = EmotionFaces(
+        np.stack([crops[file] for file in files]),
+        agreed.argmax(1),
+        test,
+        files,
+        shares=(agreed / np.maximum(agreed.sum(1, keepdims=True), 1)).astype(np.float32),
+        clear=clear_majority(classes),
     )
+    return faces.only(kept)
+
+
+def _votes(path: Path) -> dict[str, list[int]]:
+    """Pictures (``part/NAME``) of training and validation to ten counts: :data:`EMOTIONS`, unknown, no face."""
+    found: dict[str, list[int]] = {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            columns = _vote_columns(path, rows.fieldnames)
+            for row in rows:
+                name = row["file"]
+                if PurePosixPath(name).parts[:-1] not in (("train",), ("validation",)):
+                    continue  # FER+ has a third part, for a last test
+                counts = _counts([row[column] for column in columns], f"line {rows.line_num} of {path}")
+                if found.setdefault(name, counts) != counts:  # FER2013 has a few pictures twice
+                    raise DataError(f"{path} has two rows for {name}, with other votes; leave one")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"the votes {path} cannot be read: {error}") from None
+    if not found:
+        raise DataError(f"{path} has no row whose file is train/NAME or validation/NAME")
+    return found
+
+
+def _vote_columns(path: Path, names: Sequence[str] | None) -> list[str]:
+    """What the columns of the eight classes, of unknown and of no face are called."""
+    named = {class_of(name): name for name in names or []}
+    classes = [named.get(index) for index in range(len(EMOTIONS))]
+    columns = [name for name in classes if name is not None]
+    if len(columns) < len(EMOTIONS) or not {"file", UNKNOWN, NO_FACE} <= set(names or []):
+        raise DataError(
+            f"{path} is not a list of votes: it needs the columns file, the eight emotions, {UNKNOWN} and {NO_FACE}"
+        )
+    return [*columns, UNKNOWN, NO_FACE]
+
+
+def _counts(texts: list[str | None], where: str) -> list[int]:
+    """Ten whole numbers from 0 up."""
+    try:
+        counts = [int(text or "") for text in texts]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 0:
+        raise DataError(f"{where} holds votes that are not whole numbers from 0 up: {','.join(map(str, texts))}")
+    return counts
 
 
 def read_photos(folder: Path, labels: Path) -> EmotionFaces:
@@ -146,9 +254,9 @@ def _labels(path: Path) -> dict[str, int]:
 
 
 def _pictures(source: Path) -> Iterator[tuple[str, bytes]]:
-    """The names and contents of the pictures of a folder or a tar that lie two folders deep."""
+    """The names and contents of the pictures of a folder or a tar that lie in folders of it."""
     if source.is_dir():
-        for path in source.glob("**/*/*/*"):
+        for path in sorted(source.glob("**/*/*")):
             if path.suffix.lower() in SUFFIXES and path.is_file():
                 yield path.as_posix(), _content(path)
         return
@@ -157,7 +265,7 @@ def _pictures(source: Path) -> Iterator[tuple[str, bytes]]:
             for member in archive:
                 name = PurePosixPath(member.name)
                 file = archive.extractfile(member) if name.suffix.lower() in SUFFIXES else None
-                if file is not None and len(name.parts) > 2:
+                if file is not None and len(name.parts) > 1:
                     if member.size > shards.MOST_BYTES:  # a sparse member takes no room in its tar
                         raise tarfile.TarError(f"{member.name} is larger than any picture of the set")
                     yield member.name, file.read()

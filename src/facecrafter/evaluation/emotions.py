@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from facecrafter.data.emotion_faces import EmotionFaces, read_fer2013, read_photos
+from facecrafter.data.emotion_faces import EmotionFaces, read_ferplus, read_photos
 from facecrafter.evaluation.results import RESULT, png
 from facecrafter.files import check_free, write_whole
 from facecrafter.perception.emotion import EMOTIONS
@@ -52,10 +52,14 @@ class Scores:
 
 
 def log_prior(labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Logarithms of how common the classes are, ``(8,)``, among samples of some weights. A class that a set does not
-    have is not impossible there: it has the share :data:`RARE`."""
-    shares = np.bincount(labels, weights, len(EMOTIONS))
-    shares = np.maximum(shares / shares.sum(), RARE)
+    """Logarithms of how common the classes are, ``(8,)``, among samples of some weights; see :func:`log_shares`."""
+    return log_shares(np.bincount(labels, weights, len(EMOTIONS)))
+
+
+def log_shares(amounts: NDArray[Any]) -> NDArray[np.float64]:
+    """Logarithms of the classes' shares ``(8,)`` of all amounts ``(8,)``. A class that a set does not have is not
+    impossible there: it has the share :data:`RARE`."""
+    shares = np.maximum(amounts / amounts.sum(), RARE)
     return np.asarray(np.log(shares / shares.sum()))
 
 
@@ -134,6 +138,7 @@ def read_all(estimator: PixelEmotion, faces: EmotionFaces) -> dict[str, NDArray[
 def evaluate(
     data: Path,
     fer2013: Path,
+    votes: Path,
     labels: Path,
     out: Path,
     path: Path | None = None,
@@ -163,7 +168,7 @@ def evaluate(
     network = str(path) if path else "pixels"
     result: dict[str, Any] = {"environment": environment("cpu"), "estimator": network, "sets": {}}
     rows = []
-    for name, whole in (("fer2013", read_fer2013(fer2013)), ("photos", read_photos(data, labels))):
+    for name, whole in (("fer2013", read_ferplus(fer2013, votes)), ("photos", read_photos(data, labels))):
         test = whole.part(test=True)
         counts = np.bincount(whole.labels, minlength=len(EMOTIONS))
         classes = [one for one in range(len(EMOTIONS)) if counts[one] >= ENOUGH and (test.labels == one).any()]

@@ -106,7 +106,8 @@ class Joint(Strict):
 class Estimator(Strict):
     """The emotion estimator: what it learns from, and how."""
 
-    fer2013: Path  # FER2013, a tar or a folder
+    fer2013: Path  # FER2013's pictures, a tar or a folder
+    votes: Path  # FER+'s votes for them, a CSV
     labels: Path  # CSV of image,emotion for photos of `data`
     widths: tuple[int, ...] = (64, 128, 256)  # channels a stage
     blocks: int | tuple[int, ...] = 2  # residual blocks, of every stage or of each
@@ -116,7 +117,8 @@ class Estimator(Strict):
     photos: Share = 0.25  # share of colour photos in a batch
     # How much rare classes are drawn more often among the photos: 0 as they come, 1 all alike.
     evenness: Share = 0.5
-    smoothing: float = Field(0.1, ge=0, lt=1)  # of the labels: people agree on two in three
+    crop_evenness: Share = 0.0  # likewise among FER2013's crops, which are repeated within an epoch for it
+    smoothing: float = Field(0.1, ge=0, lt=1)  # of the targets; distributions of votes have no need of it
     # Up to which share another face of its set is laid over a crop, and mixed into its label. Labels that people do
     # not agree on are learned by heart in a long run, and those of mixtures cannot be.
     mixup: Share = 0.0
@@ -126,6 +128,11 @@ class Estimator(Strict):
     zoom: float = Field(0.15, ge=0, lt=1)
     shift: float = Field(0.1, ge=0, lt=1)  # of the crop's side
     erase: Share = 0.5  # share of the crops with a grey rectangle in them
+    contrast: float = Field(0.3, ge=0, lt=1)
+    brightness: float = Field(0.15, ge=0, lt=1)  # crops being in [0, 1]
+    gamma: float = Field(1.0, ge=1)  # crops are raised to a power between its inverse and it
+    equalise: Share = 0.0  # share of the crops whose histogram is made even
+    blur: Share = 0.0  # at most this much of what is finer than four pixels is taken away
 
     @model_validator(mode="after")
     def _builds(self) -> Estimator:

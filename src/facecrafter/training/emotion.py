@@ -1,7 +1,8 @@
-"""Training of the emotion estimator, on FER2013's grey crops and labelled colour photos at once."""
+"""Training of the emotion estimator, on FER+'s votes for grey crops and on labelled colour photos at once."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facecrafter.data.emotion_faces import EmotionFaces, read_fer2013, read_photos
+from facecrafter.data.emotion_faces import EmotionFaces, read_ferplus, read_photos
 from facecrafter.errors import ConfigError
 from facecrafter.evaluation import emotions
 from facecrafter.perception import emotion_net
@@ -21,7 +22,7 @@ from facecrafter.perception.emotion import EMOTIONS, features
 from facecrafter.perception.emotion_net import EmotionNet
 from facecrafter.training.config import Estimator, TrainConfig
 from facecrafter.training.draws import batch_indices, generator
-from facecrafter.training.variation import rectangles
+from facecrafter.training.variation import blurred, equalised, rectangles
 
 # The result, in the run's `model/`.
 FILE = "emotion.safetensors"
@@ -29,9 +30,21 @@ FILE = "emotion.safetensors"
 SHAPES_DECAY = 1e-3
 
 
+# How many random numbers vary a crop.
+CHANCES = 16
+
+
 def prior(labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> Tensor:
     """How common each class is: ``(8,)``."""
     return torch.from_numpy(np.exp(emotions.log_prior(labels, weights))).float()
+
+
+def repeated(labels: NDArray[np.int64], evenness: float) -> NDArray[np.int64]:
+    """An epoch in which a class of ``n`` samples is seen about ``n ** (1 - evenness)`` times, up to a factor that lets
+    every sample of the most common class be seen once: which samples, each a whole number of times."""
+    counts = np.bincount(labels, minlength=len(EMOTIONS))
+    times = (counts.max() / np.maximum(counts, 1)) ** evenness
+    return np.repeat(np.arange(len(labels)), np.round(times).astype(np.int64)[labels])
 
 
 def evened(labels: NDArray[np.int64], evenness: float) -> NDArray[np.float64]:
@@ -42,12 +55,13 @@ def evened(labels: NDArray[np.int64], evenness: float) -> NDArray[np.float64]:
 
 
 def varied(crops: Tensor, chance: Tensor, side: int, config: Estimator) -> Tensor:
-    """Crops turned, zoomed, shifted, mirrored, lit and partly covered at random.
+    """Crops turned, zoomed, shifted, mirrored, lit, blurred and partly covered at random.
 
     Args:
         crops: ``(B, 1, 48, 48)`` in [0, 1].
-        chance: ``(B, 12)`` in [0, 1): turn, zoom, shift in x and y, mirror, contrast, brightness, whether a rectangle
-            is covered, its height and width, and where it lies.
+        chance: ``(B, 16)`` in [0, 1): turn, zoom, shift in x and y, mirror, contrast, brightness, whether a rectangle
+            is covered, its height and width, and where it lies (two), gamma, whether the histogram is made even, blur,
+            and one that nothing uses.
         side: of the result in pixels.
         config: how much of each.
 
@@ -64,11 +78,25 @@ def varied(crops: Tensor, chance: Tensor, side: int, config: Estimator) -> Tenso
     ]
     grid = F.affine_grid(torch.stack(rows, dim=1), [len(crops), 1, side, side], align_corners=False)
     seen = F.grid_sample(crops, grid, padding_mode="border", align_corners=False)
-    mean = seen.mean((2, 3), keepdim=True)
-    contrast, brightness = (spread[:, place].view(-1, 1, 1, 1) for place in (5, 6))
-    seen = mean + (seen - mean) * (1 + 0.3 * contrast) + 0.15 * brightness
+    seen = _lit(seen, chance, config)
+    if config.blur:
+        seen = blurred(seen, config.blur * chance[:, 14].view(-1, 1, 1, 1))
     covered = rectangles(chance[:, 8:12], side, 0.15, 0.45) & (chance[:, 7] < config.erase).view(-1, 1, 1, 1)
-    return torch.where(covered, mean, seen).clamp(0, 1)
+    return torch.where(covered, seen.mean((2, 3), keepdim=True), seen).clamp(0, 1)
+
+
+def _lit(crops: Tensor, chance: Tensor, config: Estimator) -> Tensor:
+    """Crops with another histogram, gamma, contrast and brightness; see :func:`varied`."""
+    even = chance[:, 13] < config.equalise
+    if even.any():
+        crops = crops.clone()
+        crops[even] = equalised(crops[even])
+    spread = (2 * chance - 1)[:, :, None, None, None]
+    if config.gamma > 1:
+        crops = crops.clamp(1e-4, 1) ** (math.log(config.gamma) * spread[:, 12]).exp()
+    mean = crops.mean((2, 3), keepdim=True)
+    lit = mean + (crops - mean) * (1 + config.contrast * spread[:, 5]) + config.brightness * spread[:, 6]
+    return lit.clamp(0, 1)
 
 
 def mixed(crops: Tensor, targets: Tensor, others: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +128,8 @@ class EstimatorStage:
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         assert config.estimator is not None
         self.config, self.about = config, config.estimator
-        grey, photos = read_fer2013(self.about.fer2013), read_photos(config.data, self.about.labels)
+        grey = read_ferplus(self.about.fer2013, self.about.votes)
+        photos = read_photos(config.data, self.about.labels)
         self.grey, self.photos = grey.part(test=False), photos.part(test=False)
         self.kept_out = grey.part(test=True), photos.part(test=True)
         self.device = device
@@ -110,11 +139,14 @@ class EstimatorStage:
             self._begin_with(config.start / FILE)
         objective = EstimatorObjective(self.model, self.about.smoothing)
         self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.epoch = torch.from_numpy(repeated(self.grey.labels, self.about.crop_evenness))
         self.share_of = evened(self.photos.labels, self.about.evenness)
-        self.log_priors = torch.stack([prior(self.grey.labels), prior(self.photos.labels, self.share_of)]).log()
+        votes = self.grey.shares[self.epoch.numpy()].sum(0)
+        log_priors = [emotions.log_shares(votes), emotions.log_prior(self.photos.labels, self.share_of)]
+        self.log_priors = torch.from_numpy(np.stack(log_priors)).float()
         # All of both sets, FER2013 first, lies where the network is: a batch is put together there.
         self.crops = torch.from_numpy(np.concatenate([self.grey.crops, self.photos.crops])).to(device)
-        self.labels = torch.from_numpy(np.concatenate([self.grey.labels, self.photos.labels])).to(device)
+        self.shares = torch.from_numpy(np.concatenate([self.grey.shares, self.photos.shares])).to(device)
 
     def _begin_with(self, file: Path) -> None:
         """Take up the weights that an earlier run ended with."""
@@ -137,15 +169,15 @@ class EstimatorStage:
         source = generator(config.seed, 11, step)
         second = round(about.photos * config.batch_size)
         first = config.batch_size - second
-        grey = batch_indices(config.seed, step, first, len(self.grey.labels))
+        grey = self.epoch[batch_indices(config.seed, step, first, len(self.epoch))]
         drawn = torch.multinomial(torch.from_numpy(self.share_of), second, replacement=True, generator=source)
-        chance = torch.rand(config.batch_size, 12, generator=source)
+        chance = torch.rand(config.batch_size, CHANCES, generator=source)
         kept = torch.rand(config.batch_size, about.widths[-1], generator=source) >= about.dropout
         # Numbers are drawn on the CPU, so that they are the same everywhere; the rest is done where the network is.
         chosen = torch.cat([grey, len(self.grey.labels) + drawn]).to(self.device)
         side = about.sides[int(step >= about.small_until * config.steps)]
         seen = varied(self.crops[chosen][:, None].float() / 255, chance.to(self.device), side, about)
-        targets = F.one_hot(self.labels[chosen], len(EMOTIONS)).float()
+        targets = self.shares[chosen]
         if about.mixup:
             within = [torch.randperm(first, generator=source), first + torch.randperm(second, generator=source)]
             share = about.mixup * torch.rand(config.batch_size, generator=source)
@@ -162,11 +194,12 @@ class EstimatorStage:
 
     @torch.no_grad()
     def validate(self) -> float | None:
-        """See :class:`facecrafter.training.stages.Stage`: the cross-entropy on FER2013's validation pictures, without
-        smoothing."""
+        """See :class:`facecrafter.training.stages.Stage`: the cross-entropy against the votes for FER2013's validation
+        pictures, without smoothing, under the prior of training's pictures as they come."""
         faces = self.kept_out[0]
         scores = torch.cat([self.model(crops).float().cpu() for crops in self._tensors(faces)])
-        return float(F.cross_entropy(scores + self.log_priors[0], torch.from_numpy(faces.labels)))
+        common = torch.from_numpy(emotions.log_shares(self.grey.shares.sum(0))).float()
+        return float(F.cross_entropy(scores + common, torch.from_numpy(faces.shares)))
 
     def _tensors(self, faces: EmotionFaces, size: int = 256) -> Iterator[Tensor]:
         """Crops ``(B, 1, 48, 48)`` in [0, 1] on the device, up to ``size`` at once."""
@@ -187,9 +220,10 @@ class EstimatorStage:
         with torch.no_grad():
             self.model.shapes.weight.copy_(weight)
             self.model.shapes.bias.copy_(bias)
-        self.model.prior.copy_(self.log_priors[0].exp())
+        agreed, clear = self.grey.only(self.grey.clear), self.kept_out[0].only(self.kept_out[0].clear)
+        self.model.prior.copy_(prior(agreed.labels))
         for faces, own, place in (
-            (self.kept_out[0], self.grey, self.model.temperature),
+            (clear, agreed, self.model.temperature),
             (self.kept_out[1], self.photos, self.model.joint_temperature),
         ):
             said = emotions.Scores(self._read(faces), faces.labels, emotions.log_prior(own.labels))

@@ -34,3 +34,15 @@ def rectangles(chance: Tensor, side: int, smallest: float, largest: float) -> Te
     top, left = chance[:, 2, None] * (1 - height), chance[:, 3, None] * (1 - width)
     down, across = (place > top) & (place < top + height), (place > left) & (place < left + width)
     return (down[:, :, None] & across[:, None, :])[:, None]
+
+
+def equalised(pictures: Tensor, levels: int = 256) -> Tensor:
+    """Pictures ``(B, 1, H, W)`` in [0, 1] whose histograms are even: each value becomes the share of the pixels that are
+    at most as bright, of those that are brighter than the darkest."""
+    values = (pictures.flatten(1) * (levels - 1)).round().long()
+    counts = torch.zeros(len(values), levels, device=pictures.device)
+    counts.scatter_add_(1, values, torch.ones_like(values, dtype=counts.dtype))
+    below = counts.cumsum(1)
+    darkest = below.gather(1, values.min(1, keepdim=True).values)
+    shares = (below.gather(1, values) - darkest) / (values.shape[1] - darkest).clamp(min=1)
+    return shares.clamp(min=0).view_as(pictures)
