@@ -251,12 +251,12 @@ BAD = {
     "renewing in a second folder": ("data prepare empty prepared --only emotion", 2, "the prepared folder alone"),
     "preparing into nothing": ("data prepare empty", 2, "SOURCE and OUT"),
     "emotions of no folder": (
-        "evaluate emotion none --labels l.csv --fer2013 f.tar --out out",
+        "evaluate emotion none --labels l.csv --fer2013 f.tar --votes v.csv --out out",
         1,
-        "f.tar cannot be read",
+        "v.csv cannot be read",
     ),
     "emotions by a wrong network": (
-        "evaluate emotion none --labels l.csv --fer2013 f.tar --out out --estimator damaged.safetensors",
+        "evaluate emotion none --labels l.csv --fer2013 f.tar --votes v.csv --out out --estimator damaged.safetensors",
         1,
         "damaged.safetensors",
     ),
@@ -505,15 +505,16 @@ def test_evaluate_model_and_emotion(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert protocol.sampling.speed is None
     assert options == {"controls": None, "device": "auto", "overwrite": False}
 
-    def emotion(*_: Any, overwrite: bool) -> dict[str, Any]:
-        calls.append((overwrite,))
-        return {"sets": {}, "faces_a_second": 1.0}
+    def emotion(*_: Any, variations: int, overwrite: bool) -> dict[str, Any]:
+        calls.append((variations, overwrite))
+        return {"sets": {}, "circumplex": {}, "faces_a_second": 1.0}
 
     monkeypatch.setattr(emotions, "evaluate", emotion)
-    line = ("evaluate", "emotion", folder, "--labels", "l.csv", "--fer2013", "f.tar", "--out", folder / "out")
+    sets = ("--labels", "l.csv", "--fer2013", "f.tar", "--votes", "v.csv")
+    line = ("evaluate", "emotion", folder, *sets, "--out", folder / "out")
     for more in ((), ("--overwrite",)):
         assert facecrafter(*line, *more).exit_code == 0
-    assert calls == [(False,), (True,)]
+    assert calls == [(200, False), (200, True)]
 
 
 def test_weights_blend(model_folder: Path, tmp_path: Path) -> None:

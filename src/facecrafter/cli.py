@@ -480,23 +480,29 @@ def evaluate_model(
 def evaluate_emotion(
     data: Annotated[Path, typer.Argument(help="Folder of labelled photos that `data prepare` wrote.")],
     labels: Annotated[Path, typer.Option(metavar="CSV", help="Labels of these photos: image,emotion.")],
-    fer2013: Annotated[Path, typer.Option(help="FER2013, a tar or a folder.")],
+    fer2013: Annotated[Path, typer.Option(help="FER2013's pictures, a tar or a folder.")],
+    votes: Annotated[Path, typer.Option(metavar="CSV", help="FER+'s votes for them.")],
     out: Annotated[Path, typer.Option(help="Folder for result.json and wrong.png.", file_okay=False)],
     estimator: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What the estimator stage of training wrote.")
     ] = None,
+    variations: Annotated[
+        int, typer.Option(min=0, help="Photos to change in light, size and place, and to read again.")
+    ] = 200,
     overwrite: _Overwrite = False,
 ) -> None:
-    """Measure the emotion estimator on FER2013's validation pictures and on photos of people kept out."""
-    from facecrafter.evaluation.emotions import evaluate as measure
+    """Measure the emotion estimator on FER2013's validation pictures and on photos of people kept out.
 
-    result = measure(data, fer2013, labels, out, estimator, overwrite=overwrite)
-    for name, readers in result["sets"].items():
-        for reader, told in readers.items():
-            typer.echo(
-                f"{name}, {reader}: {told['accuracy']:.1%} right, {told['balanced_accuracy']:.1%} balanced over "
-                f"{', '.join(told['classes'])}; calibration error {told['calibration_error']:.3f}"
-            )
+    For every set and reader: accuracy, calibration, recall of each class, and the confusion matrix (rows are what
+    people say). Then how far the answer moves, as the mean total variation distance, when the same face is given in
+    another picture.
+    """
+    from facecrafter.evaluation.emotions import evaluate as measure
+    from facecrafter.evaluation.emotions import report
+
+    result = measure(data, fer2013, votes, labels, out, estimator, variations=variations, overwrite=overwrite)
+    for line in report(result):
+        typer.echo(line)
     typer.echo(f"{result['faces_a_second']:.0f} faces a second; {out} has the confusion matrices and the mistakes")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from facecrafter.data.emotion_faces import EmotionFaces
-from facecrafter.errors import OutputError
+from facecrafter.errors import DataError, OutputError
 from facecrafter.evaluation import emotions
 from facecrafter.evaluation.emotions import (
     Scores,
@@ -23,6 +24,7 @@ from facecrafter.evaluation.emotions import (
     fit_temperature,
     log_prior,
 )
+from facecrafter.perception.emotion import CENTRES
 
 RANDOM = np.random.default_rng(0)
 
@@ -83,6 +85,7 @@ def test_balanced_accuracy_counts_classes_alike_and_knows_no_other() -> None:
     assert got["balanced_accuracy"] == pytest.approx(0.75)
     assert got["balanced_accuracy_own_prior"] == pytest.approx(0.5)
     assert got["recall"] == {"neutral": 1.0, "happy": 0.5}
+    assert got["recall_own_prior"] == {"neutral": 1.0, "happy": 0.0}
     assert np.sum(got["confusion"]) == 100
 
 
@@ -90,39 +93,47 @@ class Reader:
     """Says of a crop what its first pixel says."""
 
     batch = 32
-    network = SimpleNamespace(shape_scores=lambda shapes: torch.zeros(len(shapes), 8))
+    network = SimpleNamespace(
+        shape_scores=lambda shapes: torch.zeros(len(shapes), 8), joint_scores=lambda scores, shapes: scores
+    )
 
     def scores(self, crops: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
         return 9 * torch.eye(8)[crops[:, 0, 0].astype(int)]
 
-    def probabilities(self, crops: Any, shapes: Any = None) -> None:
-        pass
+    def probabilities(self, crops: Any, shapes: Any = None) -> np.ndarray:  # type: ignore[type-arg]
+        return self.scores(np.stack(crops)).double().softmax(1).numpy()
 
 
 @pytest.fixture
 def sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two sets of 120 faces each, of which the reader takes one in ten for another."""
+    """Two sets of 120 faces each, of which the reader takes one in ten for another. People agree on five in eight."""
     labels = np.arange(120) % 2
     crops = np.zeros((120, 48, 48), np.uint8)
     crops[:, 0, 0] = np.where(np.arange(120) % 10 == 0, 1, labels)
     faces = EmotionFaces(crops, labels, np.arange(120) % 4 < 2, ["f.jpg"] * 120, np.zeros((120, 52), np.float32))
-    monkeypatch.setattr(emotions, "read_fer2013", lambda _: faces)
+    voted = dataclasses.replace(faces, clear=np.arange(120) % 8 < 5, blendshapes=None)
+    monkeypatch.setattr(emotions, "read_ferplus", lambda *_: voted)
     monkeypatch.setattr(emotions, "read_photos", lambda *_: faces)
+    monkeypatch.setattr(emotions, "ENOUGH", 30)
+    monkeypatch.setattr(emotions, "vary", lambda *_: {"grey": {"found": 1.0, "distance": 0.25}})
     monkeypatch.setattr(emotions, "PixelEmotion", Reader)
 
 
 @pytest.mark.usefixtures("sets")
 def test_a_result_is_written_whole_and_not_overwritten_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing, out = tmp_path / "none", tmp_path / "out"
-    result = emotions.evaluate(nothing, nothing, nothing, out)
+    result = emotions.evaluate(nothing, nothing, nothing, nothing, out)
     assert json.loads((out / "result.json").read_text()) == result
     assert result["sets"]["photos"]["both"]["accuracy"] == pytest.approx(0.9)
+    counts = {name: readers["pixels"]["faces"] for name, readers in result["sets"].items()}
+    assert counts == {"fer2013": 45, "fer2013_unclear_too": 60, "photos": 60}
+    assert result["variations"] == {"grey": {"found": 1.0, "distance": 0.25}}
     with Image.open(out / "wrong.png") as wrong:
         assert wrong.size == (1440, 360)
     before = (out / "result.json").read_bytes()
     with monkeypatch.context() as without, pytest.raises(OutputError, match=r"result\.json exists already"):
         without.setattr(emotions, "PixelEmotion", None)
-        emotions.evaluate(nothing, nothing, nothing, out)
+        emotions.evaluate(nothing, nothing, nothing, nothing, out)
 
     def full(path: Path, content: bytes) -> int:
         with path.open("wb") as file:
@@ -131,7 +142,45 @@ def test_a_result_is_written_whole_and_not_overwritten_unasked(tmp_path: Path, m
 
     with monkeypatch.context() as disk, pytest.raises(OutputError, match="no space left"):
         disk.setattr(Path, "write_bytes", full)
-        emotions.evaluate(nothing, nothing, nothing, out, overwrite=True)
+        emotions.evaluate(nothing, nothing, nothing, nothing, out, overwrite=True)
     assert (out / "result.json").read_bytes() == before
     assert sorted(path.name for path in out.iterdir()) == ["result.json", "wrong.png"]
-    emotions.evaluate(nothing, nothing, nothing, out, overwrite=True)
+    emotions.evaluate(nothing, nothing, nothing, nothing, out, overwrite=True)
+
+
+@pytest.mark.usefixtures("sets")
+def test_the_report_names_recall_confusion_circumplex_and_variations(tmp_path: Path) -> None:
+    nothing = tmp_path / "none"
+    result = emotions.evaluate(nothing, nothing, nothing, nothing, tmp_path / "out", variations=0)
+    assert "variations" not in result
+    lines = emotions.report({**result, "variations": {"grey": {"found": 1.0, "pixels_distance": 0.25}}})
+    assert "photos, both: 90.0% of 60 right, 90.0% balanced; calibration error" in "\n".join(lines)
+    assert "  recall: neutral 80.0%, happy 100.0%" in lines
+    row = next(line.split() for line in lines if line.split()[0] == "neutral" and "happy" not in line)
+    assert [int(count) for count in row[1:]] == result["sets"]["fer2013"]["pixels"]["confusion"][0]
+    assert any(line.startswith("valence and arousal of happy: centre +0.81 +0.51; derived") for line in lines)
+    assert lines[-1] == "grey: found 1.000, pixels distance 0.250"
+
+
+def test_valence_and_arousal_of_classes_are_means_over_their_faces() -> None:
+    crops = np.zeros((3, 48, 48), np.uint8)
+    crops[1, 0, 0] = 1  # happy, and so people say of the third
+    faces = EmotionFaces(crops, np.array([0, 1, 1]), np.ones(3, bool), ["a", "b", "c"])
+    places = emotions.circumplex(Reader(), faces)  # type: ignore[arg-type]
+    assert sorted(places) == ["happy", "neutral"]
+    assert places["happy"]["centre"] == [0.81, 0.51]
+    odds = np.exp([9.0] + [0.0] * 7)
+    sure, doubt = odds[0] / odds.sum(), odds[1] / odds.sum()
+    happy = sure * 0.81 + doubt * (CENTRES[:, 0].sum() - 0.81)
+    neutral = doubt * CENTRES[:, 0].sum()
+    assert places["happy"]["plain"][0] == pytest.approx((happy + neutral) / 2, abs=1e-6)
+    entropy = -(sure * np.log(sure) + 7 * doubt * np.log(doubt)) / np.log(8)
+    assert places["happy"]["derived"][0] == pytest.approx((1 - entropy**2) * (happy + neutral) / 2, abs=1e-6)
+
+
+@pytest.mark.usefixtures("sets")
+def test_sets_without_enough_faces_of_any_class_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emotions, "ENOUGH", 61)
+    nothing = tmp_path / "none"
+    with pytest.raises(DataError, match=r"no emotion has 61 labelled faces, f\.jpg"):
+        emotions.evaluate(nothing, nothing, nothing, nothing, tmp_path / "out")

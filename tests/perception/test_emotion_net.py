@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from facecrafter.errors import FaceCrafterError, NoFaceError, PhotoError, WeightsError
+from facecrafter.evaluation.emotion_variations import VARIATIONS, tight_colour_crop
 from facecrafter.perception.emotion import EMOTIONS, features
 from facecrafter.perception.emotion_net import (
     FORMAT,
@@ -24,7 +25,7 @@ from facecrafter.perception.emotion_net import (
     save,
     tight_crop,
 )
-from facecrafter.perception.face import Face
+from facecrafter.perception.face import Face, FaceFinder
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,47 @@ def test_colour_grey_and_any_size(estimator: PixelEmotion, face: Face) -> None:
     assert len(emotions) == 4
     np.testing.assert_allclose(emotions[2].vector, emotions[3].vector, atol=0.02)
     assert emotions[0].label in EMOTIONS
+
+
+def test_blendshapes_are_heard_of_the_classes_named_only() -> None:
+    torch.manual_seed(1)
+    network = EmotionNet((8,), 1)
+    network.prior.copy_(torch.arange(1, 9) / 36)
+    scores = torch.randn(7, 8)
+    with torch.no_grad():
+        told = network.shape_scores(SHAPES)
+        torch.testing.assert_close(network.joint_scores(scores, SHAPES), scores + told)
+        network.shape_classes[[4, 7]] = 0
+        joint = network.joint_scores(scores, SHAPES) - scores
+    heard = [0, 1, 2, 3, 5, 6]
+    torch.testing.assert_close(joint[:, heard], told[:, heard])
+    for row in range(7):
+        weights = [(k + 1) / sum(one + 1 for one in heard) for k in heard]
+        mean = sum(share * float(told[row, k].exp()) for share, k in zip(weights, heard, strict=True))
+        np.testing.assert_allclose(joint[row, [4, 7]], np.log(mean), atol=1e-5)
+
+
+def test_a_file_from_before_the_choice_hears_all_classes(file: Path, tmp_path: Path) -> None:
+    with safe_open(file, "pt") as opened:
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no dict
+        metadata = opened.metadata()
+    del state["shape_classes"]
+    save_file(state, tmp_path / "older.safetensors", metadata)
+    assert load(tmp_path / "older.safetensors").shape_classes.tolist() == [1.0] * 8
+
+
+def test_the_same_face_in_other_pictures_is_read_alike(finder: FaceFinder, face: Face) -> None:
+    """With the shipped weights: as a tight crop, in a photo, brighter, darker, grey, equalised."""
+    reader = PixelEmotion()
+    first = finder.find(face.image)
+    told = np.array(reader.estimate([first])[0].probabilities)
+    assert told.max() > 0.5  # there is something that could move
+    for name, change in VARIATIONS.items():
+        again = np.array(reader.estimate([finder.find(change(face.image))])[0].probabilities)
+        assert np.abs(again - told).sum() / 2 < 0.15, name
+    pixels = reader.probabilities([tight_crop(first.image, first.points)])[0]
+    crop = np.array(reader.estimate_crops([tight_colour_crop(first)])[0].probabilities)
+    assert np.abs(crop - pixels).sum() / 2 < 0.05
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,16 @@ from facecrafter.perception.emotion_net import EmotionNet, PixelEmotion
 from facecrafter.training import emotion as module
 from facecrafter.training import loop
 from facecrafter.training.config import Estimator, TrainConfig
-from facecrafter.training.emotion import EstimatorObjective, evened, fit_shapes, mixed, prior, varied
+from facecrafter.training.emotion import EstimatorObjective, evened, fit_shapes, mixed, prior, repeated, varied
 
-ABOUT = {"fer2013": Path("fer"), "labels": Path("labels"), "widths": (8, 16), "blocks": 1, "sides": (32, 40)}
+ABOUT = {
+    "fer2013": Path("fer"),
+    "votes": Path("votes"),
+    "labels": Path("labels"),
+    "widths": (8, 16),
+    "blocks": 1,
+    "sides": (32, 40),
+}
 
 
 def faces(count: int, shapes: bool) -> EmotionFaces:
@@ -39,7 +47,7 @@ def faces(count: int, shapes: bool) -> EmotionFaces:
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read_fer2013", lambda path: faces(120, shapes=False))
+    monkeypatch.setattr(module, "read_ferplus", lambda pictures, votes: faces(120, shapes=False))
     monkeypatch.setattr(module, "read_photos", lambda folder, labels: faces(100, shapes=True))
 
 
@@ -142,7 +150,7 @@ def test_mixed_crops_have_mixed_labels() -> None:
 def test_a_face_is_mixed_with_faces_of_its_own_set(made_up: None, tmp_path: Path) -> None:
     plain = module.EstimatorStage(config_of(tmp_path), torch.device("cpu")).batch(0, 0, 1, torch.device("cpu"))
     stage = module.EstimatorStage(config_of(tmp_path, estimator={**ABOUT, "mixup": 0.4}), torch.device("cpu"))
-    stage.labels[len(stage.grey.labels) :] = 7  # as no face of FER2013 is labelled here
+    stage.shares[len(stage.grey.labels) :] = torch.eye(8)[7]  # as no face of FER2013 is labelled here
     batch = stage.batch(0, 0, 1, torch.device("cpu"))
     assert not torch.equal(batch["crops"], plain["crops"])
     assert torch.equal(batch["kept"], plain["kept"])  # the same draws
@@ -175,13 +183,38 @@ def test_rare_classes_are_drawn_more_often() -> None:
         assert weights[:16].sum() == pytest.approx(share)
 
 
+def test_an_epoch_repeats_rare_classes_whole_times() -> None:
+    labels = np.array([0] * 16 + [1] * 4 + [3])
+    assert repeated(labels, 0.0).tolist() == list(range(21))
+    half = repeated(labels, 0.5)
+    assert np.bincount(labels[half]).tolist() == [16, 8, 0, 4]
+    assert np.bincount(half).tolist() == [1] * 16 + [2] * 4 + [4]
+
+
+def test_targets_are_votes_under_the_prior_of_an_epoch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    grey = faces(120, shapes=False)
+    shares = np.random.default_rng(0).dirichlet(np.ones(8), 120).astype(np.float32)
+    voted = dataclasses.replace(grey, shares=shares, clear=grey.labels == 0)
+    monkeypatch.setattr(module, "read_ferplus", lambda pictures, votes: voted)
+    monkeypatch.setattr(module, "read_photos", lambda folder, labels: faces(100, shapes=True))
+    stage = module.EstimatorStage(config_of(tmp_path, estimator={**ABOUT, "crop_evenness": 0.5}), torch.device("cpu"))
+    batch = stage.batch(0, 0, 1, torch.device("cpu"))
+    rows = {tuple(row) for row in shares[~grey.test].tolist()}
+    assert all(tuple(row) in rows for row in batch["targets"][:12].tolist())
+    mean = shares[~grey.test][stage.epoch.numpy()].astype(np.float64).mean(0)
+    np.testing.assert_allclose(stage.log_priors[0].exp(), mean, atol=1e-3)
+    # In use, the prior is how common the classes are where people agree.
+    stage.save(tmp_path)
+    assert float(PixelEmotion(tmp_path / "emotion.safetensors").network.prior[0]) > 0.98
+
+
 def still(**settings: Any) -> Estimator:
     return Estimator(**{**ABOUT, "turn": 0, "zoom": 0, "shift": 0, "erase": 0, **settings})
 
 
 def test_crops_are_varied_as_asked() -> None:
     crops = torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
-    middle = torch.full((1, 12), 0.5)
+    middle = torch.full((1, 16), 0.5)
     torch.testing.assert_close(varied(crops, middle, 48, still()), crops, rtol=0, atol=1e-5)
     mirrored, bright = middle.clone(), middle.clone()
     mirrored[0, 4], bright[0, 6] = 0.0, 1.0
@@ -195,7 +228,19 @@ def test_crops_are_varied_as_asked() -> None:
     covered[0, 7] = 0.0
     changed = (varied(crops, covered, 48, still(erase=1.0)) - crops).abs() > 1e-4
     assert 0.05 < changed.float().mean() < 0.12  # 0.3 x 0.3 of the crop
-    assert varied(crops, torch.rand(1, 12), 32, Estimator(**ABOUT)).shape == (1, 1, 32, 32)
+    gamma, even = middle.clone(), middle.clone()
+    gamma[0, 12], even[0, 13] = 1.0, 0.0
+    torch.testing.assert_close(varied(crops, gamma, 48, still(gamma=2)), crops**2, rtol=0, atol=1e-4)
+    ranks = varied(crops, even, 48, still(equalise=0.5)).flatten().sort().values
+    torch.testing.assert_close(ranks, torch.linspace(0, 1, len(ranks)), rtol=0, atol=0.02)
+    untouched = varied(crops, middle, 48, still(equalise=0.5, blur=0.0))
+    torch.testing.assert_close(untouched, crops, rtol=0, atol=1e-5)
+    blurred = middle.clone()
+    blurred[0, 14] = 1.0
+    soft = varied(crops, blurred, 48, still(blur=1.0))
+    assert soft.std() < 0.5 * crops.std()
+    torch.testing.assert_close(soft.mean(), crops.mean(), rtol=0.02, atol=0)
+    assert varied(crops, torch.rand(1, 16), 32, Estimator(**ABOUT)).shape == (1, 1, 32, 32)
 
 
 def test_the_regression_on_blendshapes_is_at_its_minimum() -> None:

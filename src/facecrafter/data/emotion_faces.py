@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -52,13 +52,13 @@ class EmotionFaces:
     test: NDArray[np.bool_]
     files: list[str]
     blendshapes: NDArray[np.float32] | None = None
-    shares: NDArray[np.float32] = None  # type: ignore[assignment] - filled in below
-    clear: NDArray[np.bool_] = None  # type: ignore[assignment]
+    shares: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, len(EMOTIONS)), np.float32))
+    clear: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def __post_init__(self) -> None:
-        if self.shares is None:
+        if not len(self.shares):
             object.__setattr__(self, "shares", np.eye(len(EMOTIONS), dtype=np.float32)[self.labels])
-        if self.clear is None:
+        if not len(self.clear):
             object.__setattr__(self, "clear", np.ones(len(self.labels), np.bool_))
 
     def part(self, test: bool) -> EmotionFaces:

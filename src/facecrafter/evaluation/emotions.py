@@ -1,4 +1,5 @@
-"""How well the emotion estimator reads faces: FER2013's validation pictures, and colour photos of people kept out.
+"""How well the emotion estimator reads faces: FER2013's validation pictures by FER+'s votes, and colour photos of
+people kept out of training.
 
 Three readers are compared on the photos: the network on pixels, the regression on MediaPipe's blendshapes, which is the
 baseline, and the sum of their scores. All were trained without the people tested on.
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from facecrafter.data.emotion_faces import EmotionFaces, read_ferplus, read_photos
+from facecrafter.errors import DataError
+from facecrafter.evaluation.emotion_variations import vary
 from facecrafter.evaluation.results import RESULT, png
 from facecrafter.files import check_free, write_whole
-from facecrafter.perception.emotion import EMOTIONS
+from facecrafter.perception.emotion import CENTRES, EMOTIONS, sharpness
 from facecrafter.perception.emotion_net import PixelEmotion
 
 # Balanced accuracy is over the classes of which a set has this many faces, for training and test together.
@@ -118,6 +121,7 @@ def figures(said: Scores, classes: list[int]) -> dict[str, Any]:
         "balanced_accuracy_own_prior": float(np.mean(own)),
         "classes": [EMOTIONS[one] for one in classes],
         "recall": {EMOTIONS[one]: value for one, value in zip(classes, recall, strict=True)},
+        "recall_own_prior": {EMOTIONS[one]: value for one, value in zip(classes, own, strict=True)},
         "calibration_error": halves_calibration_error(said),
         "confusion": confusion(likely.argmax(1), said.labels).tolist(),
         "confusion_even_prior": confusion(even.argmax(1), said.labels).tolist(),
@@ -131,7 +135,7 @@ def read_all(estimator: PixelEmotion, faces: EmotionFaces) -> dict[str, NDArray[
     readers = {"pixels": pixels.numpy()}
     if faces.blendshapes is not None:
         readers["blendshapes"] = estimator.network.shape_scores(faces.blendshapes).double().numpy()
-        readers["both"] = readers["pixels"] + readers["blendshapes"]
+        readers["both"] = estimator.network.joint_scores(pixels.float(), faces.blendshapes).double().numpy()
     return readers
 
 
@@ -143,17 +147,20 @@ def evaluate(
     out: Path,
     path: Path | None = None,
     wrong: int = 10,
+    variations: int = 200,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure the estimator; writes ``result.json`` and ``wrong.png`` into a folder.
 
     Args:
         data: prepared folder of the labelled photos.
-        fer2013: a tar or a folder.
+        fer2013: its pictures, a tar or a folder.
+        votes: FER+'s, a CSV.
         labels: CSV of image,emotion.
         out: the folder.
         path: the network; the project's own if None.
         wrong: how many of the surest mistakes to show of each set.
+        variations: on how many of the photos to measure how much the answer moves when only the picture changes.
         overwrite: replace the result that is in the folder.
 
     Raises:
@@ -167,20 +174,82 @@ def evaluate(
     estimator = PixelEmotion(path) if path else PixelEmotion()
     network = str(path) if path else "pixels"
     result: dict[str, Any] = {"environment": environment("cpu"), "estimator": network, "sets": {}}
+    grey, photos = read_ferplus(fer2013, votes), read_photos(data, labels)
+    clear = grey.only(grey.clear)
     rows = []
-    for name, whole in (("fer2013", read_ferplus(fer2013, votes)), ("photos", read_photos(data, labels))):
+    for name, whole, common in (
+        ("fer2013", clear, clear),
+        ("fer2013_unclear_too", grey, clear),
+        ("photos", photos, photos),
+    ):
         test = whole.part(test=True)
-        counts = np.bincount(whole.labels, minlength=len(EMOTIONS))
-        classes = [one for one in range(len(EMOTIONS)) if counts[one] >= ENOUGH and (test.labels == one).any()]
-        common = log_prior(whole.part(test=False).labels)
-        readers = {reader: Scores(scores, test.labels, common) for reader, scores in read_all(estimator, test).items()}
-        result["sets"][name] = {reader: figures(said, classes) for reader, said in readers.items()}
-        best = readers.get("both", readers["pixels"])
-        rows.append(_wrong(test, best.probabilities(), wrong))
-    result["faces_a_second"] = speed(estimator, test)
+        prior = log_prior(common.part(test=False).labels)
+        readers = {reader: Scores(scores, test.labels, prior) for reader, scores in read_all(estimator, test).items()}
+        result["sets"][name] = {reader: figures(said, _counted(whole)) for reader, said in readers.items()}
+        if whole is common:
+            rows.append(_wrong(test, readers.get("both", readers["pixels"]).probabilities(), wrong))
+    result["circumplex"] = circumplex(estimator, clear.part(test=True))
+    if variations:
+        result["variations"] = vary(estimator, data, photos.part(test=True).files, variations)
+    result["faces_a_second"] = speed(estimator, photos.part(test=True))
     write_whole(out / RESULT, (json.dumps(result, indent=2) + "\n").encode())
     write_whole(out / WRONG, png(np.concatenate(rows)))
     return result
+
+
+def _counted(faces: EmotionFaces) -> list[int]:
+    """The classes that there are enough faces of, and some to test on."""
+    counts, tested = (np.bincount(one.labels, minlength=len(EMOTIONS)) for one in (faces, faces.part(test=True)))
+    classes = [one for one in range(len(EMOTIONS)) if counts[one] >= ENOUGH and tested[one]]
+    if not classes:
+        raise DataError(f"no emotion has {ENOUGH} labelled faces, {faces.files[0]} among them; give whole sets")
+    return classes
+
+
+def circumplex(estimator: PixelEmotion, faces: EmotionFaces) -> dict[str, dict[str, list[float]]]:
+    """Valence and arousal of each class: its centre on the circumplex, and the means over the faces that people put
+    into it, of what is derived and of the plain mean of the centres."""
+    shares = estimator.probabilities(list(faces.crops))
+    plain = shares @ CENTRES
+    derived = sharpness(shares)[:, None] * plain
+    return {
+        EMOTIONS[one]: {
+            "centre": CENTRES[one].tolist(),
+            "derived": derived[faces.labels == one].mean(0).tolist(),
+            "plain": plain[faces.labels == one].mean(0).tolist(),
+        }
+        for one in np.unique(faces.labels).tolist()
+    }
+
+
+def report(result: dict[str, Any]) -> list[str]:
+    """What :func:`evaluate` found, in lines for a terminal."""
+    lines = []
+    for name, readers in result["sets"].items():
+        for reader, told in readers.items():
+            recall = ", ".join(f"{one} {value:.1%}" for one, value in told["recall_own_prior"].items())
+            lines += [
+                f"{name}, {reader}: {told['accuracy']:.1%} of {told['faces']} right, {told['balanced_accuracy']:.1%} "
+                f"balanced; calibration error {told['calibration_error']:.3f}",
+                f"  recall: {recall}",
+            ]
+        lines += _matrix(next(reversed(readers.values()))["confusion"])
+    for one, places in result["circumplex"].items():
+        points = "; ".join(f"{kind} {value[0]:+.2f} {value[1]:+.2f}" for kind, value in places.items())
+        lines.append(f"valence and arousal of {one}: {points}")
+    for name, told in result.get("variations", {}).items():
+        moved = ", ".join(f"{kind.replace('_', ' ')} {value:.3f}" for kind, value in told.items())
+        lines.append(f"{name}: {moved}")
+    return lines
+
+
+def _matrix(counts: list[list[int]]) -> list[str]:
+    """A confusion matrix with its names; rows are what people say."""
+    head = " " * 10 + "".join(f"{name:>10}" for name in EMOTIONS)
+    return [
+        head,
+        *(f"{name:>10}" + "".join(f"{n:>10}" for n in row) for name, row in zip(EMOTIONS, counts, strict=True)),
+    ]
 
 
 def speed(estimator: PixelEmotion, faces: EmotionFaces, count: int = 1024) -> float:

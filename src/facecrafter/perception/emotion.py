@@ -79,9 +79,13 @@ class Emotion:
 
     @classmethod
     def from_probabilities(cls, probabilities: Sequence[float]) -> Emotion:
-        """An emotion whose valence and arousal are derived: the mean of the class centres under the distribution."""
+        """An emotion whose valence and arousal are derived: the mean of the class centres under the distribution,
+        times its :func:`sharpness`. A reading that cannot decide says nothing of either, where the plain mean over all
+        classes would be an unpleasant excitement."""
         shares = np.asarray(probabilities, np.float64)
-        valence, arousal = shares @ CENTRES if shares.shape == (len(EMOTIONS),) else (0.0, 0.0)
+        valence, arousal = (0.0, 0.0)
+        if shares.shape == (len(EMOTIONS),) and (shares >= 0).all():  # anything else is refused below
+            valence, arousal = sharpness(shares) * (shares @ CENTRES)
         return cls(float(valence), float(arousal), tuple(float(share) for share in shares))
 
     @classmethod
@@ -89,6 +93,8 @@ class Emotion:
         """An emotion from named shares, say ``{"happy": 0.8, "surprise": 0.2}``. What is missing to 1 is neutral.
 
         The names are those of :data:`NAMES`: adjectives and nouns, in any case.
+
+        Valence and arousal are the mean of the class centres: what is asked for is a blend, not a doubtful reading.
 
         Raises:
             ConfigError: an unknown name, or two of one class; a share outside [0, 1], more than 1 or nothing in all, or
@@ -115,7 +121,8 @@ class Emotion:
             )
         probabilities = [named.get(name, 0.0) for name in EMOTIONS]
         probabilities[0] += 1 - sum(probabilities)
-        return cls.from_probabilities(probabilities)
+        valence, arousal = np.array(probabilities) @ CENTRES
+        return cls(float(valence), float(arousal), tuple(probabilities))
 
     @classmethod
     def from_valence_arousal(cls, valence: float, arousal: float, sharpness: float = 6.0) -> Emotion:
@@ -151,6 +158,17 @@ def class_named(word: str) -> str:
     if name is None:
         raise ConfigError(f"unknown emotion '{word}'; there are {', '.join(EMOTIONS)}")
     return name
+
+
+def sharpness(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How decided distributions ``(..., 8)`` are, ``(...)`` in [0, 1].
+
+    1 less the square of the entropy over the largest there is: 1 for a single class, 0.89 for two that are equal, 0
+    for all eight. The square is a choice: a blend of two neighbours is an answer, and keeps most of its valence and
+    arousal.
+    """
+    entropy = -(shares * np.log(np.maximum(shares, 1e-12))).sum(-1)
+    return np.asarray(np.clip(1 - (entropy / np.log(len(EMOTIONS))) ** 2, 0, 1))
 
 
 class EmotionEstimator(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,8 @@ class EmotionNet(nn.Module):
     The scores are log-likelihoods up to a constant: a prior's logarithm is added where probabilities are wanted, the
     training set's in training (logit adjustment; Menon et al., 2021), :attr:`prior` in use. So data sets with other
     shares of the classes can be mixed. Beside the pixels there is a multinomial regression on MediaPipe's blendshapes
-    whose scores are of the same kind; where landmarks were found, the two are added.
+    whose scores are of the same kind; where landmarks were found, the two are added for the classes that
+    :attr:`shape_classes` names.
 
     Args:
         widths: channels of the stages, each at half the side of the one before.
@@ -80,6 +82,7 @@ class EmotionNet(nn.Module):
     """
 
     prior: Tensor
+    shape_classes: Tensor
     temperature: Tensor
     joint_temperature: Tensor
 
@@ -111,6 +114,8 @@ class EmotionNet(nn.Module):
         self.shapes = nn.Linear(len(BLENDSHAPES), len(EMOTIONS))
         # How common the classes are, and by what the scores are divided; set when training is over.
         self.register_buffer("prior", torch.full((len(EMOTIONS),), 1 / len(EMOTIONS)))
+        # Of which classes the blendshapes are heard: 1 or 0.
+        self.register_buffer("shape_classes", torch.ones(len(EMOTIONS)))
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("joint_temperature", torch.ones(()))
 
@@ -133,11 +138,27 @@ class EmotionNet(nn.Module):
         scores: Tensor = self.shapes(inputs.to(self.shapes.weight.device))
         return scores
 
+    def joint_scores(self, scores: Tensor, blendshapes: NDArray[np.float32]) -> Tensor:
+        """The pixels' scores ``(B, 8)`` and those of blendshapes ``(B, 52)`` in one: their sum.
+
+        Of a class that :attr:`shape_classes` leaves out, the blendshapes say as much as of all others together: they
+        speak neither for nor against it.
+        """
+        told, heard = self.shape_scores(blendshapes), self.shape_classes > 0
+        common = torch.where(heard, self.prior, 0)
+        others = torch.logsumexp(told + (common / common.sum()).log(), dim=1, keepdim=True)
+        return scores + torch.where(heard, told, others)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        # Files from before there was a choice hear the blendshapes of all classes.
+        state_dict.setdefault(f"{prefix}shape_classes", torch.ones(len(EMOTIONS)))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def probabilities(self, scores: Tensor, joint: bool = False) -> Tensor:
         """Calibrated probabilities ``(B, 8)`` under :attr:`prior`.
 
         Args:
-            scores: ``(B, 8)``: of the pixels alone, or the sum of theirs and the blendshapes'.
+            scores: ``(B, 8)``: of the pixels alone, or those of :meth:`joint_scores`.
             joint: which of the two.
         """
         temperature = self.joint_temperature if joint else self.temperature
@@ -255,7 +276,7 @@ class PixelEmotion:
         for start in range(0, len(crops), self.batch):
             scores = self.scores(np.stack(crops[start : start + self.batch]))
             if blendshapes is not None:
-                scores = scores + self.network.shape_scores(blendshapes[start : start + self.batch])
+                scores = self.network.joint_scores(scores, blendshapes[start : start + self.batch])
             made.append(self.network.probabilities(scores, joint=blendshapes is not None).double().numpy())
         shares = np.concatenate(made)
         return np.asarray(shares / shares.sum(1, keepdims=True))

@@ -237,7 +237,7 @@ class EstimatorStage:
         read = [(self.model(crops) + self.model(crops.flip(3))) / 2 for crops in self._tensors(faces)]
         scores = torch.cat(read)
         if faces.blendshapes is not None:
-            scores = scores + self.model.shape_scores(faces.blendshapes)
+            scores = self.model.joint_scores(scores, faces.blendshapes)
         return scores.cpu().double().numpy()
 
     @cached_property

@@ -37,8 +37,8 @@ def rectangles(chance: Tensor, side: int, smallest: float, largest: float) -> Te
 
 
 def equalised(pictures: Tensor, levels: int = 256) -> Tensor:
-    """Pictures ``(B, 1, H, W)`` in [0, 1] whose histograms are even: each value becomes the share of the pixels that are
-    at most as bright, of those that are brighter than the darkest."""
+    """Pictures ``(B, 1, H, W)`` in [0, 1] whose histograms are even: each value becomes the share of the pixels that
+    are at most as bright, of those that are brighter than the darkest."""
     values = (pictures.flatten(1) * (levels - 1)).round().long()
     counts = torch.zeros(len(values), levels, device=pictures.device)
     counts.scatter_add_(1, values, torch.ones_like(values, dtype=counts.dtype))
