@@ -206,6 +206,17 @@ def test_checkpoints(tmp_path: Path) -> None:
     assert survive(path, lambda path: checkpoint.load_part(path, "controls", "mini"), 6)[1]
 
 
+def test_a_config_that_asks_for_too_much_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    config = {"block_widths": [10**9], "context_width": 10**6, "landmark_channels": [3, 10**6], "landmark_strides": [2]}
+    metadata = {"format": checkpoint.FORMAT, "kind": "controls", "scale": "mini", "config": json.dumps(config)}
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(FaceCrafterError, match=r"a\.safetensors does not hold the tensors its config asks for"):
+        checkpoint.load_part(tmp_path / "a.safetensors", "controls", "mini")
+
+
 def test_small_networks(tmp_path: Path) -> None:
     import torch
 

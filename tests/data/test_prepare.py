@@ -21,6 +21,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pillow_heif
 import pyarrow.parquet
 import pytest
 from PIL import Image
@@ -777,3 +778,43 @@ def test_only_a_finished_folder_is_renewed(prepared: Path, tmp_path: Path) -> No
         module.renew_emotions(folder)
     with pytest.raises(WeightsError, match="no EmoNet file"):
         module.renew_emotions(prepared, tmp_path / "none.pth")
+
+
+def test_files_that_are_not_what_they_say_are_rejected_and_heic_is_read(astronaut: Image.Image, tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    pillow_heif.from_pillow(astronaut).save(source / "IMG_1.HEIC", quality=90)
+    astronaut.save(source / "avif.avif")
+    (source / "avif.avif").write_bytes((source / "avif.avif").read_bytes().replace(b"pitm", b"xxxx"))
+    (source / "eps.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n")
+    (source / "link.jpg").symlink_to(source / "nothing.jpg")
+    for name in ("pipe.jpg", "pipe.mp4"):
+        os.mkfifo(source / name)
+    report = run(source, tmp_path / "out")
+    assert (report.prepared, report.rejected) == (1, 5)
+    assert shards.load(tmp_path / "out").files == ["IMG_1.HEIC"]
+    with open(tmp_path / "out" / "rejected.csv", newline="", encoding="utf-8") as file:
+        rejected = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+    for name, words in (
+        ("avif.avif", "avif.avif is damaged"),
+        ("eps.jpg", "eps.jpg is not a picture"),
+        ("link.jpg", "there is no file link.jpg"),
+        ("pipe.jpg", "pipe.jpg is a pipe or a device"),
+        ("pipe.mp4", "it is a pipe or a device"),
+    ):
+        assert words in rejected[name]
+
+
+def test_a_pipe_for_a_source_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "photos.tar")
+    with pytest.raises(DataError, match=r"photos\.tar is a pipe or a device; name a folder or an archive"):
+        run(tmp_path / "photos.tar", tmp_path / "out")
+
+
+def test_a_damaged_list_beside_a_shard_is_named(prepared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(prepared, folder)
+    for content in ("{", '{"rows": [], "rejected": [{"file": 1}]}', '{"rows": [{}], "rejected": []}', "[" * 100_000):
+        (folder / "shard-00000.json").write_text(content)
+        with pytest.raises(DataError, match=r"shard-00000\.json is damaged; delete it"):
+            module._write_index(folder, 1)

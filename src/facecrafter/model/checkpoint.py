@@ -237,13 +237,15 @@ def load_part(
             raise CheckpointError(f"{path} is not a {title}: its {name} says {found}")
     try:
         config = json.loads(metadata["config"])
-        module = build(config) if build else _build(kind, scale, config)
+        # Without memory first: a damaged config may ask for any amount.
+        with torch.device("meta"):
+            own = (build(config) if build else _build(kind, scale, config)).state_dict()
     except Exception:  # of a damaged config: whatever building from it comes to
         raise CheckpointError(f"{path} carries no config that a {kind} can be built from") from None
-    own = module.state_dict()
     wrong = own.keys() ^ tensors.keys() or {name for name in own if own[name].shape != tensors[name].shape}
     if wrong:
         raise CheckpointError(f"{path} does not hold the tensors its config asks for (first: {min(wrong)})")
+    module = build(config) if build else _build(kind, scale, config)
     module.load_state_dict({name: value.float() for name, value in tensors.items()})
     return module.eval()
 

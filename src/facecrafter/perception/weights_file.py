@@ -180,7 +180,8 @@ def read_own(path: Path, own: Own, build: Callable[..., Network]) -> Network:
     except WeightsError:
         raise
     except Exception as error:  # of a damaged config: whatever building from it comes to
-        raise WeightsError(f"{path} is damaged or another file ({str(error)[:120]}); {advice}") from None
+        reason = " ".join(str(error).split())[:120]
+        raise WeightsError(f"{path} is damaged or another file ({reason}); {advice}") from None
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise WeightsError(f"{path} is damaged: it has values that are not finite numbers; {advice}")
     return network.eval().requires_grad_(False)
