@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+LONGEST_REASON = 200  # characters
+
+
+def reason_of(error: Exception) -> str:
+    """What a library says in an error, in one line for a sentence of ours: some quote the whole damaged file."""
+    return " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+
 
 class FaceCrafterError(Exception):
     """Something the user can put right. The command line prints its message and no traceback."""

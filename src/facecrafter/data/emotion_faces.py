@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.data import shards
-from facecrafter.errors import DataError, PhotoError
+from facecrafter.errors import DataError, PhotoError, reason_of
 from facecrafter.files import whole
 from facecrafter.perception.emotion import EMOTIONS, NAMES
 from facecrafter.perception.emotion_net import SIZE, grey_crop, tight_crop
@@ -249,7 +249,7 @@ def _labels(path: Path) -> dict[str, int]:
                 raise DataError(f"{path} is not a list of labels: it needs the columns image and emotion")
             found = {row["image"]: class_of(row["emotion"] or "") for row in rows}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"the labels {path} cannot be read: {error}") from None
+        raise DataError(f"the labels {path} cannot be read: {reason_of(error)}") from None
     return {name: label for name, label in found.items() if label is not None}
 
 
@@ -270,7 +270,9 @@ def _pictures(source: Path) -> Iterator[tuple[str, bytes]]:
                         raise tarfile.TarError(f"{member.name} is larger than any picture of the set")
                     yield member.name, file.read()
     except shards.DAMAGE as error:
-        raise DataError(f"{source} cannot be read as a tar: {error}; give FER2013 as a tar or a folder") from None
+        raise DataError(
+            f"{source} cannot be read as a tar: {reason_of(error)}; give FER2013 as a tar or a folder"
+        ) from None
 
 
 def _content(path: Path) -> bytes:

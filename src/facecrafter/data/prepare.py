@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from facecrafter import weights
 from facecrafter.data import shards, video
 from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
-from facecrafter.errors import ConfigError, DataError, FaceCrafterError
+from facecrafter.errors import ConfigError, DataError, FaceCrafterError, reason_of
 from facecrafter.files import LOCK, alone, name_as_text
 from facecrafter.perception import emotion, identity
 from facecrafter.perception.face import ALIGNED_SIZE, Choice, FaceFinder, load_photo
@@ -262,7 +262,7 @@ def _renew_shard(folder: Path, number: int, estimator: emotion.EmotionEstimator)
         samples = list(shards.read_shard(path))
         faces = [shards.decode(parts) for _, parts in samples]
     except shards.DAMAGE as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and prepare the folder again") from None
+        raise DataError(f"{path} is damaged ({reason_of(error)}); delete it and prepare the folder again") from None
     felt = estimator.estimate(faces)
     renewed = [
         (key, {**parts, "npz": shards.with_emotion(parts["npz"], one.vector)})
@@ -361,7 +361,7 @@ def _unpack(source: Path, folder: Path) -> Path:
         if isinstance(error, OSError) and error.errno is not None:
             raise shards.unwritable(folder, error) from None
         raise DataError(
-            f"{source} is a damaged archive ({error}); fetch it again, or unpack it and name the folder"
+            f"{source} is a damaged archive ({reason_of(error)}); fetch it again, or unpack it and name the folder"
         ) from None
     inside = [path for path in folder.iterdir() if not _hidden(path.name)] if folder.is_dir() else []
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder

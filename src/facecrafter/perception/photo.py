@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 from PIL.JpegImagePlugin import JpegImageFile
 
-from facecrafter.errors import PhotoError
+from facecrafter.errors import PhotoError, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def _guarded(name: object) -> Iterator[None]:
             raise _too_large(name, MOST_PIXELS) from None
         # Decoders raise of every kind: OSError, ValueError, SyntaxError, RuntimeError, struct.error, IndexError ...
         except Exception as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = reason_of(error)
             raise PhotoError(f"{name} is damaged or cannot be read ({reason}); save or copy it again") from None
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from facecrafter.errors import CheckpointError, WeightsError
+from facecrafter.errors import CheckpointError, WeightsError, reason_of
 from facecrafter.files import whole
 from facecrafter.weights import sha256
 
@@ -180,8 +180,7 @@ def read_own(path: Path, own: Own, build: Callable[..., Network]) -> Network:
     except WeightsError:
         raise
     except Exception as error:  # of a damaged config: whatever building from it comes to
-        reason = " ".join(str(error).split())[:120]
-        raise WeightsError(f"{path} is damaged or another file ({reason}); {advice}") from None
+        raise WeightsError(f"{path} is damaged or another file ({reason_of(error)}); {advice}") from None
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise WeightsError(f"{path} is damaged: it has values that are not finite numbers; {advice}")
     return network.eval().requires_grad_(False)
