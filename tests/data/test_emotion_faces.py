@@ -131,6 +131,7 @@ def test_photos_by_the_name_of_their_file(prepared: Prepared, tmp_path: Path, mo
     assert faces.labels.tolist() == [7, 1]
     assert faces.crops.shape == (2, 48, 48)
     np.testing.assert_array_equal(faces.blendshapes, prepared.blendshapes[:2])
+    np.testing.assert_array_equal(faces.held_out, held_out(prepared.persons[:2]))
     (tmp_path / "none.csv").write_text("image,emotion\nanother.jpg,fear\n")
     with pytest.raises(DataError, match="names none of the photos"):
         read_photos(tmp_path, tmp_path / "none.csv")

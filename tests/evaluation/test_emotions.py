@@ -87,6 +87,13 @@ def test_balanced_accuracy_counts_classes_alike_and_knows_no_other() -> None:
     assert got["recall"] == {"neutral": 1.0, "happy": 0.5}
     assert got["recall_own_prior"] == {"neutral": 1.0, "happy": 0.0}
     assert np.sum(got["confusion"]) == 100
+    assert "in_use" not in got
+    even = np.log([0.5, 0.5] + [1e-9] * 6)
+    in_use = figures(said(scores, labels), [0, 1], even)["in_use"]
+    assert in_use["accuracy"] == pytest.approx(0.95)
+    assert in_use["recall"] == {"neutral": 1.0, "happy": 0.5}
+    assert in_use["balanced_accuracy"] == pytest.approx(0.75)
+    assert in_use["confusion"][1][:2] == [5, 5]
 
 
 class Reader:
@@ -94,7 +101,9 @@ class Reader:
 
     batch = 32
     network = SimpleNamespace(
-        shape_scores=lambda shapes: torch.zeros(len(shapes), 8), joint_scores=lambda scores, shapes: scores
+        shape_scores=lambda shapes: torch.zeros(len(shapes), 8),
+        joint_scores=lambda scores, shapes: scores,
+        prior=torch.full((8,), 1 / 8),
     )
 
     def scores(self, crops: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
@@ -111,9 +120,10 @@ def sets(monkeypatch: pytest.MonkeyPatch) -> None:
     crops = np.zeros((120, 48, 48), np.uint8)
     crops[:, 0, 0] = np.where(np.arange(120) % 10 == 0, 1, labels)
     faces = EmotionFaces(crops, labels, np.arange(120) % 4 < 2, ["f.jpg"] * 120, np.zeros((120, 52), np.float32))
+    kept = dataclasses.replace(faces, held_out=np.arange(120) < 60)
     voted = dataclasses.replace(faces, clear=np.arange(120) % 8 < 5, blendshapes=None)
     monkeypatch.setattr(emotions, "read_ferplus", lambda *_: voted)
-    monkeypatch.setattr(emotions, "read_photos", lambda *_: faces)
+    monkeypatch.setattr(emotions, "read_photos", lambda *_: kept)
     monkeypatch.setattr(emotions, "ENOUGH", 30)
     monkeypatch.setattr(emotions, "vary", lambda *_: {"grey": {"found": 1.0, "distance": 0.25}})
     monkeypatch.setattr(emotions, "PixelEmotion", Reader)
@@ -126,7 +136,7 @@ def test_a_result_is_written_whole_and_not_overwritten_unasked(tmp_path: Path, m
     assert json.loads((out / "result.json").read_text()) == result
     assert result["sets"]["photos"]["both"]["accuracy"] == pytest.approx(0.9)
     counts = {name: readers["pixels"]["faces"] for name, readers in result["sets"].items()}
-    assert counts == {"fer2013": 45, "fer2013_unclear_too": 60, "photos": 60}
+    assert counts == {"fer2013": 45, "fer2013_unclear_too": 60, "photos": 60, "photos_held_out": 30}
     assert result["variations"] == {"grey": {"found": 1.0, "distance": 0.25}}
     with Image.open(out / "wrong.png") as wrong:
         assert wrong.size == (1440, 360)

@@ -168,6 +168,8 @@ def test_blendshapes_are_heard_of_the_classes_named_only() -> None:
         weights = [(k + 1) / sum(one + 1 for one in heard) for k in heard]
         mean = sum(share * float(told[row, k].exp()) for share, k in zip(weights, heard, strict=True))
         np.testing.assert_allclose(joint[row, [4, 7]], np.log(mean), atol=1e-5)
+    network.shape_classes.zero_()
+    assert torch.equal(network.joint_scores(scores, SHAPES), scores)
 
 
 def test_a_file_from_before_the_choice_hears_all_classes(file: Path, tmp_path: Path) -> None:

@@ -19,7 +19,16 @@ from facecrafter.perception.emotion_net import EmotionNet, PixelEmotion
 from facecrafter.training import emotion as module
 from facecrafter.training import loop
 from facecrafter.training.config import Estimator, TrainConfig
-from facecrafter.training.emotion import EstimatorObjective, evened, fit_shapes, mixed, prior, repeated, varied
+from facecrafter.training.emotion import (
+    EstimatorObjective,
+    evened,
+    fit_shapes,
+    heard_classes,
+    mixed,
+    prior,
+    repeated,
+    varied,
+)
 
 ABOUT = {
     "fer2013": Path("fer"),
@@ -203,9 +212,29 @@ def test_targets_are_votes_under_the_prior_of_an_epoch(monkeypatch: pytest.Monke
     assert all(tuple(row) in rows for row in batch["targets"][:12].tolist())
     mean = shares[~grey.test][stage.epoch.numpy()].astype(np.float64).mean(0)
     np.testing.assert_allclose(stage.log_priors[0].exp(), mean, atol=1e-3)
-    # In use, the prior is how common the classes are where people agree.
+    # In use, the prior is the root of how common the classes are where people agree: 0 always, and the others as rare
+    # as a class that there is none of.
     stage.save(tmp_path)
-    assert float(PixelEmotion(tmp_path / "emotion.safetensors").network.prior[0]) > 0.98
+    rare = math.sqrt(0.001)
+    first = float(PixelEmotion(tmp_path / "emotion.safetensors").network.prior[0])
+    assert first == pytest.approx(1 / (1 + 7 * rare), abs=1e-3)
+
+
+def test_blendshapes_are_heard_where_they_help() -> None:
+    """Pixels know all but that 2 and 3 differ; blendshapes tell these two apart, and mislead about 0 and 1."""
+    random = np.random.default_rng(0)
+    labels = np.tile([0, 1, 2, 3], 60)
+    certain = 4.0 * torch.eye(8, dtype=torch.float64)[labels]
+    pixels, shapes = certain + torch.from_numpy(random.normal(0, 1, (240, 8))), torch.zeros(240, 8, dtype=torch.float64)
+    undecided = torch.from_numpy(labels >= 2)
+    pixels[undecided, 2:4] = pixels[undecided, 2:4].mean(1, keepdim=True)
+    shapes[undecided] = certain[undecided]
+    shapes[~undecided, :2] = torch.from_numpy(random.normal(0, 6, (120, 2)))
+    even = np.log(np.full(8, 1 / 8))
+    heard = heard_classes(pixels, shapes, labels, even, torch.full((8,), 1 / 8, dtype=torch.float64), np.arange(4))
+    assert heard.tolist() == [False, False, True, True, False, False, False, False]
+    none = heard_classes(pixels, shapes, labels, even, torch.full((8,), 1 / 8, dtype=torch.float64), np.array([], int))
+    assert not none.any()
 
 
 def still(**settings: Any) -> Estimator:

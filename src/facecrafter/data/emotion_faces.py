@@ -45,6 +45,7 @@ class EmotionFaces:
         blendshapes: ``(N, 52)`` float32, or None where landmarks were not looked for.
         shares: ``(N, 8)`` float32 summing to 1, the votes for each class; all for the label if not given.
         clear: ``(N,)`` bool, where people agree on the label (:func:`clear_majority`); everywhere if not given.
+        held_out: ``(N,)`` bool, of people who are held out of every stage of training; nowhere if not given.
     """
 
     crops: NDArray[np.uint8]
@@ -54,12 +55,15 @@ class EmotionFaces:
     blendshapes: NDArray[np.float32] | None = None
     shares: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, len(EMOTIONS)), np.float32))
     clear: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    held_out: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def __post_init__(self) -> None:
         if not len(self.shares):
             object.__setattr__(self, "shares", np.eye(len(EMOTIONS), dtype=np.float32)[self.labels])
         if not len(self.clear):
             object.__setattr__(self, "clear", np.ones(len(self.labels), np.bool_))
+        if not len(self.held_out):
+            object.__setattr__(self, "held_out", np.zeros(len(self.labels), np.bool_))
 
     def part(self, test: bool) -> EmotionFaces:
         """Those to train on, or those to test on."""
@@ -76,6 +80,7 @@ class EmotionFaces:
             None if self.blendshapes is None else self.blendshapes[chosen],
             self.shares[chosen],
             self.clear[chosen],
+            self.held_out[chosen],
         )
 
 
@@ -222,6 +227,7 @@ def read_photos(folder: Path, labels: Path) -> EmotionFaces:
         shards.held_out([prepared.persons[index] for index in chosen], TEST_SHARE),
         [prepared.files[index] for index in chosen],
         prepared.blendshapes[chosen],
+        held_out=shards.held_out([prepared.persons[index] for index in chosen]),
     )
     with suppress(OSError):  # a folder that cannot be written is read anew each time
         cache.parent.mkdir(exist_ok=True)

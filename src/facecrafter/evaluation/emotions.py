@@ -103,12 +103,13 @@ def confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArra
     return matrix
 
 
-def figures(said: Scores, classes: list[int]) -> dict[str, Any]:
+def figures(said: Scores, classes: list[int], in_use: NDArray[np.float64] | None = None) -> dict[str, Any]:
     """Accuracy, balanced accuracy over some classes (each class's share read rightly, averaged), calibration error and
     confusion matrix.
 
     Accuracy and calibration are under the set's own prior; balanced accuracy is under one that is even over the classes
-    named, as of a reader who cares for all of them alike.
+    named, as of a reader who cares for all of them alike. With the logarithm of the prior that the estimator has in
+    use, ``(8,)``, also what holds under that one.
     """
     prior = log_prior(np.array(classes))
     likely, even = said.probabilities(), Scores(said.scores, said.labels, prior).probabilities()
@@ -125,6 +126,20 @@ def figures(said: Scores, classes: list[int]) -> dict[str, Any]:
         "calibration_error": halves_calibration_error(said),
         "confusion": confusion(likely.argmax(1), said.labels).tolist(),
         "confusion_even_prior": confusion(even.argmax(1), said.labels).tolist(),
+        **({} if in_use is None else {"in_use": _in_use(Scores(said.scores, said.labels, in_use), classes)}),
+    }
+
+
+def _in_use(said: Scores, classes: list[int]) -> dict[str, Any]:
+    """Accuracy, recall, calibration error and confusion matrix under the prior that scores come with."""
+    predicted = said.probabilities().argmax(1)
+    recall = {EMOTIONS[one]: float((predicted[said.labels == one] == one).mean()) for one in classes}
+    return {
+        "accuracy": float((predicted == said.labels).mean()),
+        "balanced_accuracy": float(np.mean(list(recall.values()))),
+        "recall": recall,
+        "calibration_error": halves_calibration_error(said),
+        "confusion": confusion(predicted, said.labels).tolist(),
     }
 
 
@@ -177,15 +192,19 @@ def evaluate(
     grey, photos = read_ferplus(fer2013, votes), read_photos(data, labels)
     clear = grey.only(grey.clear)
     rows = []
+    in_use = estimator.network.prior.double().log().cpu().numpy()
     for name, whole, common in (
         ("fer2013", clear, clear),
         ("fer2013_unclear_too", grey, clear),
         ("photos", photos, photos),
+        ("photos_held_out", photos.only(photos.held_out | ~photos.test), photos),
     ):
         test = whole.part(test=True)
+        if not len(test.labels):
+            continue
         prior = log_prior(common.part(test=False).labels)
         readers = {reader: Scores(scores, test.labels, prior) for reader, scores in read_all(estimator, test).items()}
-        result["sets"][name] = {reader: figures(said, _counted(whole)) for reader, said in readers.items()}
+        result["sets"][name] = {reader: figures(said, _counted(whole), in_use) for reader, said in readers.items()}
         if whole is common:
             rows.append(_wrong(test, readers.get("both", readers["pixels"]).probabilities(), wrong))
     result["circumplex"] = circumplex(estimator, clear.part(test=True))
@@ -227,13 +246,15 @@ def report(result: dict[str, Any]) -> list[str]:
     lines = []
     for name, readers in result["sets"].items():
         for reader, told in readers.items():
-            recall = ", ".join(f"{one} {value:.1%}" for one, value in told["recall_own_prior"].items())
             lines += [
                 f"{name}, {reader}: {told['accuracy']:.1%} of {told['faces']} right, {told['balanced_accuracy']:.1%} "
                 f"balanced; calibration error {told['calibration_error']:.3f}",
-                f"  recall: {recall}",
+                f"  recall: {_percentages(told['recall_own_prior'])}",
+                f"  with the prior in use: {told['in_use']['accuracy']:.1%} right, "
+                f"{told['in_use']['balanced_accuracy']:.1%} balanced; calibration error "
+                f"{told['in_use']['calibration_error']:.3f}; recall: {_percentages(told['in_use']['recall'])}",
             ]
-        lines += _matrix(next(reversed(readers.values()))["confusion"])
+        lines += _matrix(told["in_use"]["confusion"])
     for one, places in result["circumplex"].items():
         points = "; ".join(f"{kind} {value[0]:+.2f} {value[1]:+.2f}" for kind, value in places.items())
         lines.append(f"valence and arousal of {one}: {points}")
@@ -241,6 +262,10 @@ def report(result: dict[str, Any]) -> list[str]:
         moved = ", ".join(f"{kind.replace('_', ' ')} {value:.3f}" for kind, value in told.items())
         lines.append(f"{name}: {moved}")
     return lines
+
+
+def _percentages(shares: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1%}" for name, value in shares.items())
 
 
 def _matrix(counts: list[list[int]]) -> list[str]:

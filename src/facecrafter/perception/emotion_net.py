@@ -139,15 +139,8 @@ class EmotionNet(nn.Module):
         return scores
 
     def joint_scores(self, scores: Tensor, blendshapes: NDArray[np.float32]) -> Tensor:
-        """The pixels' scores ``(B, 8)`` and those of blendshapes ``(B, 52)`` in one: their sum.
-
-        Of a class that :attr:`shape_classes` leaves out, the blendshapes say as much as of all others together: they
-        speak neither for nor against it.
-        """
-        told, heard = self.shape_scores(blendshapes), self.shape_classes > 0
-        common = torch.where(heard, self.prior, 0)
-        others = torch.logsumexp(told + (common / common.sum()).log(), dim=1, keepdim=True)
-        return scores + torch.where(heard, told, others)
+        """The pixels' scores ``(B, 8)`` and those of blendshapes ``(B, 52)`` in one; see :func:`combined`."""
+        return combined(scores, self.shape_scores(blendshapes), self.shape_classes > 0, self.prior)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         # Files from before there was a choice hear the blendshapes of all classes.
@@ -163,6 +156,19 @@ class EmotionNet(nn.Module):
         """
         temperature = self.joint_temperature if joint else self.temperature
         return torch.softmax(scores / temperature + self.prior.log(), dim=-1)
+
+
+def combined(pixels: Tensor, shapes: Tensor, heard: Tensor, prior: Tensor) -> Tensor:
+    """The scores of pixels and blendshapes ``(B, 8)`` in one: their sum, for the classes that are ``heard`` ``(8,)``.
+
+    Of another class the blendshapes say as much as of all that are heard together under their ``prior`` ``(8,)``: they
+    speak neither for nor against it. Where none is heard, the pixels speak alone.
+    """
+    if not heard.any():
+        return pixels
+    common = torch.where(heard, prior, 0)
+    others = torch.logsumexp(shapes + (common / common.sum()).log(), dim=1, keepdim=True)
+    return pixels + torch.where(heard, shapes, others)
 
 
 def save(network: EmotionNet, path: Path, dtype: torch.dtype = torch.float32) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ FILE = "emotion.safetensors"
 SHAPES_DECAY = 1e-3
 
 
+# The prior in use is how common the classes are where FER+'s voters agree, to this power: between how often they show
+# on the web's pictures, 1, and evenly, 0. At 1 hardly anybody is ever afraid, disgusted or contemptuous.
+PRIOR_POWER = 0.5
 # How many random numbers vary a crop.
 CHANCES = 16
 
@@ -221,24 +225,34 @@ class EstimatorStage:
             self.model.shapes.weight.copy_(weight)
             self.model.shapes.bias.copy_(bias)
         agreed, clear = self.grey.only(self.grey.clear), self.kept_out[0].only(self.kept_out[0].clear)
-        self.model.prior.copy_(prior(agreed.labels))
-        for faces, own, place in (
-            (clear, agreed, self.model.temperature),
-            (self.kept_out[1], self.photos, self.model.joint_temperature),
-        ):
-            said = emotions.Scores(self._read(faces), faces.labels, emotions.log_prior(own.labels))
-            place.fill_(emotions.fit_temperature(said))
+        self.model.prior.copy_(softened(prior(agreed.labels)))
+        in_use = self.model.prior.log().double().cpu().numpy()
+        crops = emotions.Scores(self._read(clear).numpy(), clear.labels, in_use)
+        self.model.temperature.fill_(emotions.fit_temperature(crops))
+        self._combine(self.kept_out[1])
         emotion_net.save(self.model, folder / FILE, torch.float16)
 
     @torch.no_grad()
-    def _read(self, faces: EmotionFaces) -> NDArray[np.float64]:
-        """The scores ``(N, 8)`` as they are in use: of crops and their mirror images, plus the blendshapes' where there
-        are any."""
+    def _combine(self, photos: EmotionFaces) -> None:
+        """Choose of which classes the blendshapes are heard, and fit the temperature of what they and the pixels say
+        together. The choice is made on people that the network was not trained on, and that the evaluations of other
+        stages do not use."""
+        assert photos.blendshapes is not None
+        pixels, shapes = self._read(photos), self.model.shape_scores(photos.blendshapes).double().cpu()
+        common, prior = emotions.log_prior(self.photos.labels), self.model.prior.double().cpu()
+        others = torch.from_numpy(np.flatnonzero(~photos.held_out))
+        classes = np.flatnonzero(np.bincount(self.photos.labels, minlength=len(EMOTIONS)) >= emotions.ENOUGH)
+        heard = heard_classes(pixels[others], shapes[others], photos.labels[~photos.held_out], common, prior, classes)
+        self.model.shape_classes.copy_(heard)
+        both = emotion_net.combined(pixels, shapes, heard, prior)
+        said = emotions.Scores(both.numpy(), photos.labels, common)
+        self.model.joint_temperature.fill_(emotions.fit_temperature(said))
+
+    @torch.no_grad()
+    def _read(self, faces: EmotionFaces) -> Tensor:
+        """The pixels' scores ``(N, 8)`` as they are in use: of crops and their mirror images."""
         read = [(self.model(crops) + self.model(crops.flip(3))) / 2 for crops in self._tensors(faces)]
-        scores = torch.cat(read)
-        if faces.blendshapes is not None:
-            scores = self.model.joint_scores(scores, faces.blendshapes)
-        return scores.cpu().double().numpy()
+        return torch.cat(read).double().cpu()
 
     @cached_property
     def shapes(self) -> tuple[Tensor, Tensor]:
@@ -259,6 +273,47 @@ class EstimatorStage:
         self.model.eval()
         for norm in norms:
             norm.momentum = 0.1
+
+
+def softened(shares: Tensor) -> Tensor:
+    """Shares of the classes ``(8,)`` to the power of :data:`PRIOR_POWER`, summing to 1."""
+    powers = shares**PRIOR_POWER
+    return powers / powers.sum()
+
+
+def heard_classes(
+    pixels: Tensor,
+    shapes: Tensor,
+    labels: NDArray[np.int64],
+    log_prior: NDArray[np.float64],
+    prior: Tensor,
+    classes: NDArray[np.int64],
+) -> Tensor:
+    """Of which classes blendshapes are best heard beside the pixels, ``(8,)`` bool.
+
+    All subsets are tried. The best gives the labels the largest likelihood under an even prior, the mean over the
+    classes of each class's mean, at the temperature that suits the faces' own prior.
+
+    Args:
+        pixels, shapes: their scores ``(N, 8)``, in double precision.
+        labels: ``(N,)``.
+        log_prior: ``(8,)``, how common the classes are among the faces.
+        prior: ``(8,)``, the one in use.
+        classes: those that may be heard: of which there is enough to learn from.
+    """
+    counted = [one for one in classes.tolist() if (labels == one).any()]
+    even = emotions.log_prior(np.array(counted, np.int64)) if counted else log_prior
+    best, chosen = -math.inf, torch.zeros(len(EMOTIONS), dtype=torch.bool)
+    for subset in product((False, True), repeat=len(counted)):
+        heard = torch.zeros(len(EMOTIONS), dtype=torch.bool)
+        heard[counted] = torch.tensor(subset, dtype=torch.bool)
+        scores = emotion_net.combined(pixels, shapes, heard, prior).numpy()
+        temperature = emotions.fit_temperature(emotions.Scores(scores, labels, log_prior))
+        shares = emotions.Scores(scores, labels, even).probabilities(temperature)
+        likelihood = float(np.mean([np.log(shares[labels == one, one] + 1e-12).mean() for one in counted] or [0.0]))
+        if likelihood > best:
+            best, chosen = likelihood, heard
+    return chosen
 
 
 def fit_shapes(blendshapes: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
