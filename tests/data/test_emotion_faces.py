@@ -72,6 +72,7 @@ def test_ferplus_from_a_folder_and_from_a_tar(fer: Path, votes: Path, tmp_path: 
         assert [EMOTIONS[label] for label in faces.labels] == ["neutral", "happy", "happy", "sad"]
         assert faces.test.tolist() == [False, False, True, True]
         assert faces.clear.tolist() == [True, False, True, False]  # 4 of 10, and 5 of 10, are no more than half
+        assert faces.held_out.tolist() == [False, False, False, True]  # the third is in training too
         assert faces.part(test=True).files == KEPT[2:]
         assert faces.part(test=True).clear.tolist() == [True, False]
 

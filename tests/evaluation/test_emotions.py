@@ -121,7 +121,7 @@ def sets(monkeypatch: pytest.MonkeyPatch) -> None:
     crops[:, 0, 0] = np.where(np.arange(120) % 10 == 0, 1, labels)
     faces = EmotionFaces(crops, labels, np.arange(120) % 4 < 2, ["f.jpg"] * 120, np.zeros((120, 52), np.float32))
     kept = dataclasses.replace(faces, held_out=np.arange(120) < 60)
-    voted = dataclasses.replace(faces, clear=np.arange(120) % 8 < 5, blendshapes=None)
+    voted = dataclasses.replace(faces, clear=np.arange(120) % 8 < 5, blendshapes=None, held_out=np.arange(120) >= 60)
     monkeypatch.setattr(emotions, "read_ferplus", lambda *_: voted)
     monkeypatch.setattr(emotions, "read_photos", lambda *_: kept)
     monkeypatch.setattr(emotions, "ENOUGH", 30)
@@ -136,7 +136,13 @@ def test_a_result_is_written_whole_and_not_overwritten_unasked(tmp_path: Path, m
     assert json.loads((out / "result.json").read_text()) == result
     assert result["sets"]["photos"]["both"]["accuracy"] == pytest.approx(0.9)
     counts = {name: readers["pixels"]["faces"] for name, readers in result["sets"].items()}
-    assert counts == {"fer2013": 45, "fer2013_unclear_too": 60, "photos": 60, "photos_held_out": 30}
+    assert counts == {
+        "fer2013": 45,
+        "fer2013_held_out": 22,
+        "fer2013_unclear_too": 60,
+        "photos": 60,
+        "photos_held_out": 30,
+    }
     assert result["variations"] == {"grey": {"found": 1.0, "distance": 0.25}}
     with Image.open(out / "wrong.png") as wrong:
         assert wrong.size == (1440, 360)

@@ -45,7 +45,8 @@ class EmotionFaces:
         blendshapes: ``(N, 52)`` float32, or None where landmarks were not looked for.
         shares: ``(N, 8)`` float32 summing to 1, the votes for each class; all for the label if not given.
         clear: ``(N,)`` bool, where people agree on the label (:func:`clear_majority`); everywhere if not given.
-        held_out: ``(N,)`` bool, of people who are held out of every stage of training; nowhere if not given.
+        held_out: ``(N,)`` bool: of people who are held out of every stage of training, or test pictures that the set
+            does not have for training too; nowhere if not given.
     """
 
     crops: NDArray[np.uint8]
@@ -140,8 +141,8 @@ def read_ferplus(pictures: Path, votes: Path) -> EmotionFaces:
     counts = np.array([told[file] for file in files])
     classes, kept = counts[:, : len(EMOTIONS)], readable(counts[:, : len(EMOTIONS)], counts[:, len(EMOTIONS) :])
     test = np.array([file.startswith("validation/") for file in files])
-    tested = {crops[file].tobytes() for file, one in zip(files, test, strict=True) if one}
-    kept &= test | np.array([crops[file].tobytes() not in tested for file in files])
+    in_both = np.array(_in_both([crops[file].tobytes() for file in files], test.tolist()))
+    kept &= test | ~in_both
     if not (kept & test).any() or not (kept & ~test).any():
         raise DataError(f"{votes} needs pictures of both train/ and validation/ that people could read")
     agreed = without_outliers(classes)
@@ -152,8 +153,15 @@ def read_ferplus(pictures: Path, votes: Path) -> EmotionFaces:
         files,
         shares=(agreed / np.maximum(agreed.sum(1, keepdims=True), 1)).astype(np.float32),
         clear=clear_majority(classes),
+        held_out=test & ~in_both,
     )
     return faces.only(kept)
+
+
+def _in_both(contents: list[bytes], test: list[bool]) -> list[bool]:
+    """Which contents occur both among those to train on and among those to test on."""
+    parts = [{one for one, tested in zip(contents, test, strict=True) if tested == part} for part in (False, True)]
+    return [one in parts[0] and one in parts[1] for one in contents]
 
 
 def _votes(path: Path) -> dict[str, list[int]]:

@@ -195,6 +195,7 @@ def evaluate(
     in_use = estimator.network.prior.double().log().cpu().numpy()
     for name, whole, common in (
         ("fer2013", clear, clear),
+        ("fer2013_held_out", clear.only(clear.held_out | ~clear.test), clear),
         ("fer2013_unclear_too", grey, clear),
         ("photos", photos, photos),
         ("photos_held_out", photos.only(photos.held_out | ~photos.test), photos),
