@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +51,21 @@ LFW_PEOPLE = (
     "Al_Sharpton",
 )
 LFW_PHOTOS = tuple(f"{name}/{name}_{number:04}.jpg" for name in LFW_PEOPLE for number in (1, 2, 3))
+
+
+Interrupted = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def interrupted() -> Interrupted:
+    """Runs a command that sends itself signals at chosen moments: see interrupted.py."""
+    program = Path(__file__).with_name("interrupted.py")
+
+    def run(moments: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(program), moments, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from facecrafter import __version__
 from facecrafter.cli import app
+from facecrafter.interruption import Terminated, deferred, kept_of, stating
 
 if TYPE_CHECKING:
     from facecrafter.model.checkpoint import FaceModel
@@ -101,7 +103,7 @@ def test_ctrl_c_while_sampling(portrait: Path, model_folder: Path, tmp_path: Pat
         _, rest = process.communicate(timeout=120)
     told = (seen + rest).decode()
     assert process.returncode == 130
-    assert told.strip().splitlines()[-1] == "stopped; what was finished is kept"
+    assert told.strip().splitlines()[-1] == "stopped: no file was written"
     assert "Traceback" not in told
     assert not (tmp_path / "out").exists() or files(tmp_path / "out") == []
 
@@ -373,7 +375,54 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, portrait: Path, tmp
     monkeypatch.setattr(FaceCrafter, "from_pretrained", stop)
     done = facecrafter("generate", "--identity", portrait, "--out", tmp_path / "out")
     assert done.exit_code == 130
-    assert done.stderr == "stopped; what was finished is kept\n"
+    assert done.stderr == "stopped: no file was written\n"
+
+
+def test_what_is_said_to_be_kept_is_what_was_written(folder: Path, interrupted: Any, tmp_path: Path) -> None:
+    """The moments are those of writing: before the third picture takes its place, and before its bytes are written.
+    What has begun to take its place takes it."""
+    asked = ("generate", "--identity", folder / "face.jpg", "--model", folder / "model", "--steps", 1, "-n", 4)
+    for moment, code, kept in (
+        ("pathlib:Path.replace 3 SIGINT", 130, 3),
+        ("pathlib:Path.write_bytes 3 SIGTERM", 143, 2),
+        ("pathlib:Path.write_bytes 1 SIGINT", 130, 0),
+        ("pathlib:Path.write_bytes 2 SIGINT; pathlib:Path.unlink 2 SIGINT", 130, 1),
+        ("pathlib:Path.replace 3 SIGKILL", -9, 2),
+    ):
+        out = tmp_path / f"{kept}-{code}"
+        done = interrupted(moment, *asked, "--out", out)
+        assert done.returncode == code, done.stderr
+        pngs = [f"{number:05d}.png" for number in range(kept)]
+        assert files(out) == pngs + [f"{kept:05d}.png.partial"] * (code == -9)
+        for name in pngs:
+            Image.open(out / name).load()
+        names = {0: "no file was written", 1: f"1 file was written, {out}/00000.png"}
+        many = f"{kept} files were written, the last one {out}/{kept - 1:05d}.png"
+        if code > 0:
+            assert done.stderr.splitlines()[-1] == f"stopped: {names.get(kept, many)}"
+            assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated])
+def test_an_interrupt_says_what_the_outermost_work_kept(error: type[KeyboardInterrupt]) -> None:
+    with pytest.raises(error) as caught, stating(lambda: "outer"), stating(lambda: "inner"):
+        raise error
+    assert kept_of(caught.value) == "outer"
+    assert kept_of(KeyboardInterrupt()) is None
+
+
+def test_a_first_interrupt_waits_and_a_second_breaks_in() -> None:
+    before, done = signal.signal(signal.SIGINT, signal.default_int_handler), []
+    with pytest.raises(KeyboardInterrupt), deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append(1)
+    with pytest.raises(KeyboardInterrupt), deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append(2)
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append(3)
+    assert done == [1, 2]
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 # --- good input -------------------------------------------------------------------------------------------------------

@@ -89,6 +89,92 @@ def test_a_photo_from_the_shell(portrait: Path, tmp_path: Path, face: Face) -> N
     assert files(tmp_path / "out") == ["astronaut_1.png"]
 
 
+# --- stopped ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crops(tmp_path: Path, astronaut: NDArray[np.uint8]) -> Path:
+    """Five tight crops and a file that is none, which are read fast: c0.png to c3.png, c4-bad.png, c5.png."""
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    for number in (0, 1, 2, 3, 5):
+        left = 158 + number
+        crop = Image.fromarray(astronaut[60:190, left : left + 130]).convert("L")
+        crop.resize((48, 48), Image.Resampling.LANCZOS).save(folder / f"c{number}.png")
+    (folder / "c4-bad.png").write_text("no picture")
+    return folder
+
+
+# Which signal, on which call of what, the exit code, and how many crops are read then. The last case's second signal
+# comes while it is said what is kept.
+READING = "facecrafter.perceive:_read_crop"
+STOPS = [
+    ("SIGINT", READING, 3, 130, 2),
+    ("SIGTERM", READING, 3, 143, 2),
+    ("SIGINT", "facecrafter.perceive:_csv_row", 3, 130, 3),
+    ("SIGINT", READING, 1, 130, 0),
+    ("SIGINT", READING, 6, 130, 5),
+    ("SIGINT; facecrafter.cli:_say_skipped 1 SIGTERM", READING, 3, 143, 2),
+]
+
+
+@pytest.mark.parametrize(("sent", "place", "call", "code", "read"), STOPS)
+def test_rows_are_printed_as_they_are_read(
+    sent: str, place: str, call: int, code: int, read: int, crops: Path, interrupted: Any
+) -> None:
+    done = interrupted(f"{place} {call} {sent}", "perceive", crops, "--aligned", "--format", "csv")
+    lines = done.stdout.splitlines()
+    good = min(read, 4)
+    whole = perceive(crops, "--aligned", "--format", "csv").stdout.splitlines()
+    assert done.returncode == code, done.stderr
+    assert lines == (whole[: good + 1] if good else [])
+    assert done.stderr.splitlines()[-1] == f"stopped: {read} of 6 pictures were read; {good} rows are printed"
+    assert done.stderr.count("skipped: ") == (read == 5)
+    assert "Traceback" not in done.stderr
+
+
+def test_what_kill_9_leaves_is_rows_too(crops: Path, interrupted: Any) -> None:
+    done = interrupted(f"{READING} 4 SIGKILL", "perceive", crops, "--aligned", "--format", "csv")
+    whole = perceive(crops, "--aligned", "--format", "csv").stdout.splitlines()
+    assert (done.returncode, done.stdout.splitlines()) == (-9, whole[:4])
+
+
+def test_a_stopped_table_and_json_are_whole(crops: Path, interrupted: Any, tmp_path: Path) -> None:
+    asked = ("perceive", crops, "--aligned", "--out", tmp_path / "out", "--overwrite", "--format")
+    done = interrupted(f"{READING} 4 SIGINT", *asked, "json")
+    told = json.loads(done.stdout)
+    assert [Path(row["file"]).name for row in told["faces"]] == ["c0.png", "c1.png", "c2.png"]
+    assert (told["skipped"], told["unread"]) == ([], 3)
+    said = f"stopped: 3 of 6 pictures were read; 3 rows are printed, and 3 PNG are in {tmp_path / 'out'}"
+    assert done.stderr.splitlines()[-1] == said
+    assert files(tmp_path / "out") == ["c0_1.png", "c1_1.png", "c2_1.png"]
+    done = interrupted(f"{READING} 4 SIGINT", *asked, "table")
+    assert [name in done.stdout for name in ("c0.png", "c2.png", "c3.png")] == [True, True, False]
+    assert done.stderr.splitlines()[-1] == said
+
+
+def test_json_is_what_json_writes(crops: Path) -> None:
+    text = perceive(crops, "--aligned", "--format", "json").stdout
+    assert text == json.dumps(json.loads(text), indent=1) + "\n"
+    nothing = perceiving.Survey("pixels", skipped=[(Path("a"), "why")])
+    assert perceiving.as_json(nothing) == json.dumps(json.loads(perceiving.as_json(nothing)), indent=1) + "\n"
+    done = perceive(crops, "--aligned", "--format", "csv").stdout
+    seen = perceiving.Survey("pixels", [dict(row) for row in json.loads(text)["faces"]])
+    assert perceiving.as_csv(seen) == done
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full to stand for a full disk")
+def test_results_that_cannot_be_printed_are_one_sentence(crops: Path) -> None:
+    command = [sys.executable, "-m", "facecrafter", "perceive", str(crops), "--aligned", "--format", "csv"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: the results could not be printed (no space left on device); free some space, and run it again"
+    )
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
 # --- formats ----------------------------------------------------------------------------------------------------------
 
 

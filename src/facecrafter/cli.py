@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,8 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 from facecrafter import __version__
-from facecrafter.errors import ConfigError, FaceCrafterError
-from facecrafter.files import check_free, name_as_text, printable, write_whole
+from facecrafter.errors import ConfigError, FaceCrafterError, OutputError
+from facecrafter.files import check_free, forget_written, name_as_text, printable, write_whole, written
+from facecrafter.interruption import Terminated, deferred, heed_sigterm, ignore, ignored, kept_of, stating
 
 
 class _Commands(TyperGroup):
@@ -31,15 +33,17 @@ class _Commands(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        """Run the command; 1 for an error of ours, 130 for Ctrl-C."""
+        """Run the command; 1 for an error of ours, 130 for Ctrl-C, 143 for SIGTERM."""
+        forget_written()
         try:
             return super().invoke(ctx)
         except FaceCrafterError as error:
             _complain(error)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.echo("stopped; what was finished is kept", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as interrupt:
+            with ignored():
+                typer.echo(f"stopped: {printable(kept_of(interrupt) or _files_written())}", err=True)
+            raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
 
 
 _STYLE: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
@@ -105,7 +109,11 @@ MANY = 5
 
 def main() -> None:
     """The entry point."""
-    app(prog_name="facecrafter")
+    heed_sigterm()
+    try:
+        app(prog_name="facecrafter")
+    finally:
+        ignore()
 
 
 class _Notes(logging.StreamHandler):  # type: ignore[type-arg]
@@ -307,6 +315,8 @@ def perceive(
 
     With --aligned no face is looked for: angles and box stay empty, and the emotion is read off the pixels alone.
 
+    Rows of csv and json are printed as they are read, a table at the end, also where the command is stopped before it.
+
     What cannot be read (no picture, a damaged one, no face in it) is listed on stderr and left out. The exit code is 1
     only when nothing at all could be read.
     """
@@ -320,22 +330,31 @@ def perceive(
 
     estimator = emotion.estimator(emonet)
     sources, lacking = faces.find_sources(photos)
-    with _bar(len(sources), "pictures") if len(sources) >= MANY else nullcontext() as progress:
-        survey = faces.perceive(
-            sources,
-            estimator,
-            which=choose.value if choose else "all",
-            aligned=aligned,
-            out=out,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    survey.skipped[:0] = lacking
-    for _, reason in survey.skipped:
-        typer.echo(f"skipped: {printable(' '.join(reason.split()))}", err=True)
+    printer = faces.Printer(form.value, _print)
+
+    def stopped() -> str:
+        if not printer.ended:
+            _say_skipped(printer.end(lacking, len(sources) - printer.pictures).skipped)
+        pngs = f", and {len(written(out))} PNG are in {out}" if out else ""
+        return f"{printer.pictures} of {len(sources)} pictures were read; {printer.rows} rows are printed{pngs}"
+
+    with stating(stopped):
+        with _bar(len(sources), "pictures") if len(sources) >= MANY else nullcontext() as progress:
+            faces.perceive(
+                sources,
+                estimator,
+                which=choose.value if choose else "all",
+                aligned=aligned,
+                out=out,
+                overwrite=overwrite,
+                progress=progress,
+                tell=printer.update,
+            )
+        with deferred():
+            survey = printer.end(lacking)
+            _say_skipped(survey.skipped)
     if not survey.rows:
         raise FaceCrafterError(f"no face could be read; {len(survey.skipped)} skipped, see above")
-    typer.echo(faces.FORMATS[form](survey), nl=False)
     if out:
         typer.echo(f"written to {out}: {len(survey.rows)} PNG", err=True)
 
@@ -426,6 +445,7 @@ def train(
     \b
     facecrafter train configs/mini/landmark.yaml
     facecrafter train configs/mini/landmark.yaml --resume                   # after a stop
+    facecrafter train configs/mini/landmark.yaml --resume --steps 4000      # longer; see docs/training.md
     """
     from facecrafter.training.config import load
 
@@ -558,9 +578,16 @@ def _make_table(config: Path, table: str, overwrite: bool) -> None:
     settings = tables.load(config)
     if settings.table != table:
         raise ConfigError(f"{config} is of the other table; run: facecrafter evaluate {settings.table} {config}")
-    tables.run(settings, overwrite=overwrite)
+    with stating(lambda: _cached(settings.cache_folder)):
+        tables.run(settings, overwrite=overwrite)
     for path in report.write(settings.out, overwrite):
         typer.echo(path)
+
+
+def _cached(cache: Path) -> str:
+    """What of a table that was stopped is there already."""
+    made = len(written(cache))
+    return f"{made} new files are kept in {cache}; run the same command again, it goes on from there"
 
 
 @bench_app.command("training")
@@ -648,15 +675,16 @@ def bench_start(
 def _bench_file(out: Path | None) -> Iterator[dict[str, Any]]:
     """Gives a dictionary to fill; it is written, with what it was measured on, where a file is wanted."""
     told: dict[str, Any] = {}
-    if out is None:
+    if out is not None:
+        check_free([out], False)
+    with stating(lambda: "nothing is kept of what was measured"):  # files in between are in temporary folders
         yield told
+    if out is None:
         return
     import json
 
     from facecrafter.environment import environment
 
-    check_free([out], False)
-    yield told
     result = {"environment": environment(told.get("device")), **told}
     write_whole(out, (json.dumps(result, indent=2, default=vars) + "\n").encode())
 
@@ -727,6 +755,40 @@ def _refuse_given(ctx: typer.Context, names: Iterable[str], beside: str) -> None
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise typer.BadParameter(f"--{name.replace('_', '-')} has no effect beside {beside}; leave it out")
+
+
+def _say_skipped(skipped: list[tuple[Path, str]]) -> None:
+    for _, reason in skipped:
+        typer.echo(f"skipped: {printable(' '.join(reason.split()))}", err=True)
+
+
+def _print(text: str) -> None:
+    """Print a part of the results at once, above a bar if there is one.
+
+    Raises:
+        OutputError: the file that they go to cannot be written.
+    """
+    from tqdm import tqdm
+
+    try:
+        with tqdm.external_write_mode():
+            typer.echo(text, nl=False)
+    except BrokenPipeError:  # whoever read them has enough
+        raise
+    except OSError as error:
+        # What is left in the buffer cannot be written when the process ends, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        why = (error.strerror or str(error)).lower()
+        raise OutputError(f"the results could not be printed ({why}); free some space, and run it again") from None
+
+
+def _files_written() -> str:
+    """How many files a command has written, for those whose results are files of their own."""
+    paths = written()
+    if not paths:
+        return "no file was written"
+    files = "1 file was written," if len(paths) == 1 else f"{len(paths)} files were written, the last one"
+    return f"{files} {name_as_text(paths[-1])}"
 
 
 def _complain(error: FaceCrafterError) -> None:

@@ -8,8 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from facecrafter.errors import ConfigError, OutputError
+from facecrafter.interruption import deferred
 
 LOCK = "lock"
+_written: dict[Path, None] = {}  # see `written`; a dictionary keeps the order
 
 
 @contextmanager
@@ -30,10 +32,27 @@ def whole(path: Path, shared: bool = False) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}{own}.partial")
     try:
         yield partial
-        partial.replace(path)
+        with deferred():
+            partial.replace(path)
+            _written.pop(path, None)
+            _written[path] = None
     finally:
-        with suppress(OSError):
+        with deferred(), suppress(OSError):
             partial.unlink()
+
+
+def forget_written() -> None:
+    """Let :func:`written` begin with what comes from here on: a new command."""
+    _written.clear()
+
+
+def written(folder: Path | None = None) -> list[Path]:
+    """The files that were put in their places with :func:`whole` in this process, the last one last.
+
+    Args:
+        folder: only those somewhere below it.
+    """
+    return [path for path in _written if folder is None or path.is_relative_to(folder)]
 
 
 def name_as_text(name: str | Path) -> str:

@@ -6,10 +6,11 @@ import csv
 import io
 import json
 import os
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from facecrafter.errors import NoFaceError, PhotoError
 from facecrafter.files import check_free, name_as_text, write_whole
+from facecrafter.interruption import deferred
 from facecrafter.perception.emotion import CENTRES, EMOTIONS, Emotion, EmotionEstimator
 from facecrafter.perception.face import ALIGNED_SIZE, BLENDSHAPES, Detection, Face, FaceFinder, align, load_photo
 from facecrafter.perception.photo import find_photos
@@ -122,6 +124,7 @@ def perceive(
     out: Path | None = None,
     overwrite: bool = False,
     progress: Callable[[float], object] | None = None,
+    tell: Callable[[Survey], object] | None = None,
 ) -> Survey:
     """Read the faces of pictures, one picture after the other. A picture that cannot be read costs only itself.
 
@@ -133,6 +136,7 @@ def perceive(
         out: a folder for one PNG a face, see :func:`chart`; none are made without it.
         overwrite: replace PNGs that are there.
         progress: called with 1 after each picture.
+        tell: called after each picture with what was found so far; see :class:`Printer`.
 
     Raises:
         OutputError: a PNG of one of the pictures exists already, which is checked before any is read, or cannot be
@@ -157,6 +161,8 @@ def perceive(
                     title = f"{name_as_text(source.path.name)}, face {number}"
                     write_whole(out / f"{source.name}_{number}.png", chart(reading, title))
                 survey.rows.append(_row(source.path, number, reading))
+            if tell is not None:
+                tell(survey)
             if progress is not None:
                 progress(1)
     return survey
@@ -211,18 +217,38 @@ def _row(path: Path, number: int, reading: Reading) -> Row:
 
 def as_csv(survey: Survey) -> str:
     """The rows with :data:`COLUMNS` above them; what is not known is empty."""
+    return _csv_head(survey) + "".join(map(_csv_row, survey.rows))
+
+
+def _csv_head(_: Survey) -> str:
+    return ",".join(COLUMNS) + "\n"
+
+
+def _csv_row(row: Row) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(survey.rows)
+    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(row)
     return text.getvalue()
 
 
-def as_json(survey: Survey) -> str:
-    """An object with ``estimator``, ``faces`` (the rows) and ``skipped`` (``file`` and ``reason``)."""
+def as_json(survey: Survey, unread: int = 0) -> str:
+    """An object with ``estimator``, ``faces`` (the rows) and ``skipped`` (``file`` and ``reason``), and where pictures
+    were left unread ``unread``, how many."""
+    return _json_head(survey) + ",".join(map(_json_row, survey.rows)) + _json_tail(survey, unread)
+
+
+def _json_head(survey: Survey) -> str:
+    return f'{{\n "estimator": {json.dumps(survey.estimator)},\n "faces": ['
+
+
+def _json_row(row: Row) -> str:
+    return "\n" + textwrap.indent(json.dumps(row, indent=1, allow_nan=False), "  ")
+
+
+def _json_tail(survey: Survey, unread: int = 0) -> str:
     skipped = [{"file": name_as_text(path), "reason": reason} for path, reason in survey.skipped]
-    content = {"estimator": survey.estimator, "faces": survey.rows, "skipped": skipped}
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    rest = {"skipped": skipped, **({"unread": unread} if unread else {})}
+    end = "\n ]" if survey.rows else "]"
+    return f"{end},{json.dumps(rest, indent=1)[1:]}\n"
 
 
 def as_table(survey: Survey) -> str:
@@ -254,6 +280,55 @@ def as_table(survey: Survey) -> str:
 
 
 FORMATS: dict[str, Callable[[Survey], str]] = {"table": as_table, "csv": as_csv, "json": as_json}
+
+
+class Printer:
+    """Prints what a survey finds while it goes on: the rows of each picture once it is read, so that a run that is
+    stopped has printed those of all pictures before. A table needs the width of all rows and is printed at the end.
+
+    Args:
+        form: one of :data:`FORMATS`.
+        write: prints a text at once.
+    """
+
+    def __init__(self, form: str, write: Callable[[str], object]) -> None:
+        self._form, self._write = form, write
+        self._survey = Survey("")
+        self.pictures = self.rows = 0  # read, and printed
+        self.ended = False
+
+    def update(self, survey: Survey) -> None:
+        """Take up what was found in one more picture."""
+        with deferred():
+            self._survey = replace(survey, rows=list(survey.rows), skipped=list(survey.skipped))
+            self.pictures += 1
+            if self._form != "table":
+                self._print_rows()
+
+    def end(self, lacking: Sequence[tuple[Path, str]] = (), unread: int = 0) -> Survey:
+        """Print what is left to print, which is nothing where no face was found.
+
+        Args:
+            lacking: what else was skipped, before all others.
+            unread: pictures that were not read any more.
+
+        Returns:
+            What was found in the pictures that were read.
+        """
+        survey = replace(self._survey, skipped=[*lacking, *self._survey.skipped])
+        if survey.rows and self._form == "table":
+            self._write(as_table(survey))
+            self.rows = len(survey.rows)
+        elif survey.rows and self._form == "json":
+            self._write(_json_tail(survey, unread))
+        self.ended = True
+        return survey
+
+    def _print_rows(self) -> None:
+        head, row_text, between = {"csv": (_csv_head, _csv_row, ""), "json": (_json_head, _json_row, ",")}[self._form]
+        for row in self._survey.rows[self.rows :]:
+            self._write((between if self.rows else head(self._survey)) + row_text(row))
+            self.rows += 1
 
 
 def chart(reading: Reading, title: str) -> bytes:
