@@ -196,8 +196,99 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     with pytest.raises(DataError, match="is not finished"):
         shards.load(tmp_path / "out")
     report = run(people, tmp_path / "out")
-    assert report.resumed == {"_write_shard": 2, "_write_index": 8}[stage]
+    assert report.resumed == {"_write_shard": 4, "_write_index": 8}[stage]
     assert content(tmp_path / "out") == content(prepared)
+
+
+# What happens at which moment, the exit code, how many of the eight files, all of one shard, are said to be kept, and
+# what the folder holds beside meta.json and its lock.
+STOPS = {
+    "Ctrl-C": ("facecrafter.data.prepare:_Reader.read 6 SIGINT", 130, 5, ["begun-00000.tar"]),
+    "SIGTERM": ("facecrafter.data.prepare:_Reader.read 6 SIGTERM", 143, 5, ["begun-00000.tar"]),
+    "while the shard is packed": ("facecrafter.data.prepare:_write_shard 1 SIGINT", 130, 8, ["begun-00000.tar"]),
+    # It is the third file to take its place, and takes it.
+    "while the shard is written": ("pathlib:Path.replace 3 SIGINT", 130, 8, ["shard-00000.json", "shard-00000.tar"]),
+    "twice": (
+        "facecrafter.data.prepare:_Reader.read 6 SIGINT; facecrafter.data.prepare:_pack_begun 1 SIGINT",
+        130,
+        0,
+        [],
+    ),
+    "kill -9 while what was begun is written": (
+        "facecrafter.data.prepare:_Reader.read 6 SIGINT; pathlib:Path.replace 2 SIGKILL",
+        -9,
+        0,
+        ["begun-00000.tar.partial"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def one_shard(people: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the command line writes when it is left alone."""
+    out = tmp_path_factory.mktemp("one_shard") / "out"
+    run(people, out, shard_size=512)
+    return content(out)
+
+
+@pytest.mark.parametrize("case", STOPS)
+def test_a_shard_that_was_begun_is_kept_and_goes_on(
+    case: str,
+    people: Path,
+    one_shard: dict[str, bytes],
+    tmp_path: Path,
+    interrupted: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moments, code, kept, files = STOPS[case]
+    out = tmp_path / "out"
+    asked = ("data", "prepare", people, out, "--workers", 1, "--recogniser", "sface", "--size", 64)
+    done = interrupted(moments, *asked)
+    assert done.returncode == code, done.stderr
+    assert sorted(path.name for path in out.iterdir()) == sorted(["lock", "meta.json", *files])
+    said = f"stopped: {kept} of 8 files are done and kept in {out}; run the same command again, it goes on from there"
+    assert code < 0 or done.stderr.splitlines()[-1] == said
+    assert "Traceback" not in done.stderr
+    read, real = [], module._Reader.read
+    monkeypatch.setattr(module._Reader, "read", lambda reader, photo: read.append(photo) or real(reader, photo))
+    report = run(people, out, shard_size=512)
+    assert len(read) == 8 - kept
+    assert (report.photos, report.prepared, report.resumed) == (8, 4, kept)
+    assert content(out) == one_shard
+
+
+def test_what_was_begun_earlier_outlives_a_second_stop(
+    people: Path, one_shard: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After five files and a stop, three more are read, and then nothing more can be written."""
+    real, left = module._Reader.read, iter(range(5))
+
+    def read(reader: Any, photo: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(reader, photo)
+
+    def full(path: Path, content: bytes) -> None:
+        raise DataError("no space left")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Reader, "read", read)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            run(people, out, shard_size=512)
+        assert caught.value.__notes__[-1].startswith("5 of 8 files are done")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_whole", full)
+        with pytest.raises(DataError, match="no space left"):
+            run(people, out, shard_size=512)
+    begun = out / "begun-00000.tar"
+    assert [key for key, _ in shards.read_shard(begun)] == ["found", "00000000", "00000001", "00000003"]
+    whole = begun.read_bytes()
+    begun.write_bytes(whole[: len(whole) // 2])  # a disk's fault: read again, all of it
+    assert run(people, Path(shutil.copytree(out, tmp_path / "copy")), shard_size=512).resumed == 0
+    begun.write_bytes(whole)
+    assert run(people, out, shard_size=512).resumed == 5
+    assert content(out) == content(tmp_path / "copy") == one_shard
 
 
 @pytest.mark.parametrize("lost", ["shard-00001.tar", "shard-00000.json", "index.parquet", "rejected.csv"])
@@ -231,7 +322,8 @@ def test_a_killed_run_leaves_no_process_and_a_folder_to_go_on_with(
         "if __name__ == '__main__':\n"
         "    prepare(Path(sys.argv[1]), Path(sys.argv[2]), workers=2, recognisers=['sface'], shard_size=4)\n"
     )
-    process = subprocess.Popen([sys.executable, script, many, out], start_new_session=True, stderr=subprocess.DEVNULL)
+    with open(tmp_path / "stderr", "wb") as errors:
+        process = subprocess.Popen([sys.executable, script, many, out], start_new_session=True, stderr=errors)
     wait_until(lambda: (out / "shard-00002.tar").exists())
     if sent is signal.SIGKILL:
         process.kill()
@@ -243,7 +335,14 @@ def test_a_killed_run_leaves_no_process_and_a_folder_to_go_on_with(
     assert 3 <= len(done) < 75
     assert all(len(list(shards.read_shard(path))) == 4 for path in done)
     assert not (out / "index.parquet").exists()
-    assert sent is signal.SIGKILL or not list(out.glob("*.partial"))
+    if sent is signal.SIGKILL:
+        return
+    assert not list(out.glob("*.partial"))
+    begun = [json.loads(next(shards.read_shard(path))[1]["json"]) for path in out.glob("begun-*.tar")]
+    kept = 4 * len(done) + sum(map(len, begun))
+    told = (tmp_path / "stderr").read_text()
+    assert told.splitlines()[-1].startswith(f"{kept} of 300 files are done and kept in {out}; ")
+    assert told.count("Traceback") == 1  # the script's own: no worker adds one
 
 
 def wait_until(done: Any, seconds: float = 60) -> None:

@@ -18,8 +18,9 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,12 +32,14 @@ from facecrafter.data import shards, video
 from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
 from facecrafter.errors import ConfigError, DataError, FaceCrafterError, reason_of
 from facecrafter.files import LOCK, alone, name_as_text
+from facecrafter.interruption import stating, uninterrupted_start
 from facecrafter.perception import emotion, identity
 from facecrafter.perception.face import ALIGNED_SIZE, Choice, FaceFinder, load_photo
 from facecrafter.perception.mask import face_mask
 
 UNPACKED = "unpacked.partial"
-_KINDS_OF_FILES = (META, INDEX, REJECTED, "shard-*.tar", "shard-*.json", "*.partial")
+_KINDS_OF_FILES = (META, INDEX, REJECTED, "shard-*.tar", "shard-*.json", "begun-*.tar", "*.partial")
+_GOES_ON = "run the same command again, it goes on from there"
 
 # What a machine has run out of, whichever file was open then.
 _EXHAUSTED = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
@@ -146,7 +149,8 @@ def prepare(
 ) -> Report:
     """Turn photos, and frames of videos, into a prepared folder, which :func:`facecrafter.data.shards.load` reads.
 
-    A killed run goes on where it stopped when it is called again. The bytes written depend on the photos and the
+    A run that was stopped goes on where it stopped when it is called again: after Ctrl-C, SIGTERM or an error with the
+    file it was at, after a kill with the shard. The bytes written depend on the photos and the
     settings alone, not on the number of workers. A script calls it under ``if __name__ == "__main__":``, as workers are
     spawned.
 
@@ -172,35 +176,48 @@ def prepare(
             written (a full disk); or memory, open files or the like ran out.
         ConfigError: a setting out of its range, or another preparation is going on in ``out``.
         WeightsError: a recogniser that is unknown or whose weights are missing.
+        KeyboardInterrupt: after Ctrl-C, with a note that says how many files are done.
     """
     start, source, out = time.monotonic(), Path(source), Path(out)
     job = _Job(size, choose, tuple(dict.fromkeys(recognisers)), arcface, interval, emonet)
     _check(job, workers, shard_size)
     _check_folders(source, out)
-    made = 0
     with alone(out, "preparation"), _memory_told(), _photos_of(source, out, interval) as photos:
         _begin(out, _settings(job, shard_size, photos), overwrite)
         parts = _parts(photos, shard_size)
-        todo = [number for number in range(len(parts)) if not _finished(out, number)]
-        pictures = _count_pictures(photos)
-        open_pictures = sum(_count_pictures(parts[number]) for number in todo)
-        if todo:  # what training unpacked before is no longer all
-            (out / shards.PICTURES).unlink(missing_ok=True)
-        with _bar(progress, pictures, pictures - open_pictures) as advance:
-            # A worker takes seconds to start, so a few photos do not pay for one.
-            count = workers or max(1, min(os.cpu_count() or 1, open_pictures // 32))
-            with _readers(job, count if todo else 1) as read:
-                for number in todo:
-                    results: list[_Result] = []
-                    for photo, found in zip(parts[number], read(parts[number]), strict=True):
-                        results.extend(advance(photo, found))
-                    _write_shard(out, number, results)
-                    made += len(results)
-        prepared, rejected = _write_index(out, len(parts))
+        with stating(lambda: _kept(out, parts)):
+            made = _prepare_all(job, out, parts, workers, progress)
+            prepared, rejected = _write_index(out, len(parts))
+        _clear_begun(out)
     if not prepared:
         raise DataError(f"not one of the {rejected} files in {source} gave a face; {out / REJECTED} says why")
     total = prepared + rejected
     return Report(out, total, prepared, rejected, total - made, time.monotonic() - start)
+
+
+def _prepare_all(job: _Job, out: Path, parts: list[list[_Photo]], workers: int, progress: bool) -> int:
+    """Write every shard that is not there yet; how many pictures and rejections are new."""
+    todo = [number for number in range(len(parts)) if not _finished(out, number)]
+    begun = {number: _read_begun(out, number, parts[number]) for number in todo}
+    left = {number: parts[number][len(begun[number]) :] for number in todo}
+    pictures, open_pictures = sum(map(_count_pictures, parts)), sum(map(_count_pictures, left.values()))
+    if todo:  # what training unpacked before is no longer all
+        (out / shards.PICTURES).unlink(missing_ok=True)
+    # A worker takes seconds to start, so a few photos do not pay for one.
+    count = workers or max(1, min(os.cpu_count() or 1, open_pictures // 32))
+    made = 0
+    with (
+        _bar(progress, pictures, pictures - open_pictures) as advance,
+        _readers(job, count if open_pictures else 1) as read,
+    ):
+        for number in todo:
+            found = begun.pop(number)
+            with _kept_when_stopped(out, number, found):
+                for photo, results in zip(left[number], read(left[number]), strict=True):
+                    found.append(advance(photo, results))
+                    made += len(results)
+                _write_shard(out, number, list(chain.from_iterable(found)))
+    return made
 
 
 def renew_emotions(folder: Path, emonet: Path | None = None, progress: bool = True) -> Report:
@@ -222,7 +239,9 @@ def renew_emotions(folder: Path, emonet: Path | None = None, progress: bool = Tr
     start, folder = time.monotonic(), Path(folder)
     shards.read_meta(folder)  # what is no prepared folder gets no lock
     with alone(folder, "preparation"):
-        prepared, rejected, made = _renew_all(folder, emotion.estimator(emonet), progress)
+        estimator = emotion.estimator(emonet)
+        with stating(lambda: _renewed(folder, estimator)):
+            prepared, rejected, made = _renew_all(folder, estimator, progress)
     return Report(folder, prepared, prepared, rejected, prepared - made, time.monotonic() - start)
 
 
@@ -253,6 +272,15 @@ def _renew_all(folder: Path, estimator: emotion.EmotionEstimator, progress: bool
     prepared, rejected = _write_index(folder, parts)
     write_whole(folder / META, (json.dumps({**meta, "emotion": asked}, indent=2) + "\n").encode())
     return prepared, rejected, made
+
+
+def _renewed(folder: Path, estimator: emotion.EmotionEstimator) -> str:
+    """How many shards have the estimator's emotions, for a run that was stopped."""
+    asked, lists, done = _about_estimator(estimator), list(folder.glob("shard-*.json")), 0
+    for path in lists:
+        with suppress(*shards.DAMAGE):  # which is an error of its own where the work comes to it
+            done += json.loads(path.read_text(encoding="utf-8")).get("emotion") == asked
+    return f"the emotions of {done} of {len(lists)} shards in {folder} are new; {_GOES_ON}"
 
 
 def _renew_shard(folder: Path, number: int, estimator: emotion.EmotionEstimator) -> dict[str, emotion.Emotion]:
@@ -588,9 +616,19 @@ def _readers(job: _Job, workers: int) -> Iterator[Callable[[list[_Photo]], Itera
             finally:
                 reader.close()
         return
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (job,))
+
+    def read(photos: list[_Photo]) -> Iterator[list[_Result]]:
+        with uninterrupted_start():  # a worker that still imports would answer Ctrl-C with a traceback
+            return pool.map(_read, photos, chunksize=4)
+
     try:
-        yield lambda photos: pool.map(_read, photos, chunksize=4)
+        yield read
+    except KeyboardInterrupt:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()  # it may be at a long video, which is read again
+        raise
     except BrokenProcessPool:
         raise DataError(
             "a worker process died, perhaps for memory; run it again with fewer workers, it goes on from there"
@@ -682,6 +720,70 @@ def _read_list(out: Path, number: int) -> dict[str, Any]:
     except shards.DAMAGE:
         raise DataError(f"{path} is damaged; delete it and prepare the folder again") from None
     return dict(beside)
+
+
+@contextmanager
+def _kept_when_stopped(out: Path, number: int, found: list[list[_Result]]) -> Iterator[None]:
+    """Keep what was found for a shard, a list a file, where something ends the work on it. What is there was written
+    whole; where it cannot be written, or somebody does not want to wait for it, an earlier one stays."""
+    try:
+        yield
+    except BaseException:
+        if found and not _finished(out, number):
+            with suppress(DataError, MemoryError):  # a full disk, say, of which the first error tells
+                write_whole(shard_path(out, number, kind="begun"), _pack_begun(found))
+        raise
+
+
+def _pack_begun(found: list[list[_Result]]) -> bytes:
+    """What was found for a shard so far: first a list of its files' rows and rejections, then the accepted samples."""
+    listed = [[{"rejected": isinstance(one, _Rejected), **_listed(one)} for one in results] for results in found]
+    accepted = [one for one in chain.from_iterable(found) if isinstance(one, _Accepted)]
+    samples = ((one.row.key, one.parts) for one in accepted)
+    return shards.pack(chain([("found", {"json": json.dumps(listed).encode()})], samples))
+
+
+def _listed(result: _Result) -> dict[str, Any]:
+    return asdict(result if isinstance(result, _Rejected) else result.row)
+
+
+def _read_begun(out: Path, number: int, photos: list[_Photo]) -> list[list[_Result]]:
+    """What was found for a shard before the work on it was ended, a list a file; empty where nothing was, or what is
+    there is damaged or of other files."""
+    path, found = shard_path(out, number, kind="begun"), []
+    try:
+        samples = shards.read_shard(path)
+        listed = json.loads(next(samples)[1]["json"])
+        parts = dict(samples)
+        for results in listed:
+            found.append([_unlisted(one, parts) for one in results])
+    except (*shards.DAMAGE, StopIteration, TypeError):
+        return []
+    return found if len(found) <= len(photos) else []
+
+
+def _unlisted(listed: dict[str, Any], parts: dict[str, dict[str, bytes]]) -> _Result:
+    """What :func:`_listed` wrote, with its sample."""
+    values = dict(listed)
+    if values.pop("rejected"):
+        return _Rejected(**values)
+    row = _Row(**values)
+    return _Accepted(row, parts[row.key])
+
+
+def _clear_begun(out: Path) -> None:
+    """Delete what is no longer needed once all shards are written."""
+    for path in out.glob("begun-*.tar*"):
+        path.unlink()
+
+
+def _kept(out: Path, parts: list[list[_Photo]]) -> str:
+    """How many of the source's files the folder has the results of, for a run that was stopped."""
+    done = sum(
+        len(photos) if _finished(out, number) else len(_read_begun(out, number, photos))
+        for number, photos in enumerate(parts)
+    )
+    return f"{done} of {sum(map(len, parts))} files are done and kept in {out}; {_GOES_ON}"
 
 
 def _write_index(out: Path, parts: int) -> tuple[int, int]:

@@ -6,6 +6,8 @@ A prepared folder holds
   (arrays named in :func:`encode`) and ``KEY.json`` (person, file, box, others; of a video also the frame's time
   and what its folders say).
 - ``shard-00000.json`` ...: that shard's rows of the index and its rejected files, so that a killed run can go on.
+- ``begun-00002.tar``: only in a folder whose preparation was stopped: ``found.json`` lists what came of that shard's
+  files so far, and the samples follow.
 - ``index.parquet``: a row a picture, in the order of the keys; see :data:`INDEX_COLUMNS`. It is written last.
 - ``rejected.csv``: ``file,reason`` of every photo that was left out.
 - ``meta.json``: the format, the settings and the estimators with the sha256 of their weights.
@@ -166,9 +168,9 @@ def with_emotion(packed: bytes, emotion: NDArray[np.float32]) -> bytes:
     return renewed.getvalue()
 
 
-def shard_path(folder: Path, number: int, suffix: str = "tar") -> Path:
-    """The path of a shard, or of the list beside it."""
-    return folder / f"shard-{number:05d}.{suffix}"
+def shard_path(folder: Path, number: int, suffix: str = "tar", kind: str = "shard") -> Path:
+    """The path of a shard, of the list beside it, or of what there is of one that was ``begun``."""
+    return folder / f"{kind}-{number:05d}.{suffix}"
 
 
 def pack(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:
