@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 from pydantic import Field
 
 from facecrafter import config_file
-from facecrafter.config_file import Strict
+from facecrafter.config_file import Bearing, Strict
 from facecrafter.errors import ConfigError
 
 
@@ -72,3 +73,44 @@ def test_a_file_is_utf8_whatever_the_system_writes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(command, env={**os.environ, **plain}, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == ascii("Zoë"), done.stderr
+
+
+# --- what two configs differ in ---------------------------------------------------------------------------------------
+
+
+class Net(Strict):
+    width: int = 4
+    weights: Annotated[Path | None, Bearing.PLACE] = None
+
+
+class Run(Strict):
+    rate: float = 1.0
+    out: Annotated[Path, Bearing.ASIDE] = Path("out")
+    data: Annotated[Path, Bearing.PLACE] = Path("data")
+    log_every: Annotated[int, Bearing.ASIDE] = Field(5, ge=1)
+    net: Net = Net()
+    other: Net | None = None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"out": Path("b"), "data": Path("b"), "log_every": 7}, []),
+        ({"net": Net(weights=Path("w"))}, []),
+        ({"rate": 2.0, "net": Net(width=5, weights=Path("w"))}, ["rate", "net.width"]),
+        ({"other": Net()}, ["other"]),
+    ],
+)
+def test_configs_differ_in_what_changes_the_mathematics(changes: dict[str, Any], expected: list[str]) -> None:
+    assert config_file.differences(Run(), Run(**changes)) == expected
+
+
+def test_an_annotated_setting_is_checked_as_any_other() -> None:
+    with pytest.raises(ValueError, match="log_every"):
+        Run(log_every=0)
+
+
+def test_places_are_named_with_their_settings() -> None:
+    run = Run(net=Net(weights=Path("w")), other=Net())
+    assert config_file.places(run) == {"data": Path("data"), "net.weights": Path("w")}

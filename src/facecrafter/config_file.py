@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import enum
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from facecrafter.errors import ConfigError
 
@@ -22,7 +24,46 @@ class Strict(BaseModel):
 # PyYAML takes 5 s for so many. The project's longest config has 2,000.
 MOST_CHARACTERS = 1_000_000
 
+
+class Bearing(enum.Enum):
+    """What a setting means for the result, where it is not a part of the mathematics; written into its annotation:
+    ``Annotated[Path, Bearing.PLACE]``."""
+
+    ASIDE = "how often something is written, where it goes, or how memory is saved"
+    PLACE = "where something is read: what lies there counts, and not how its path is written"
+
+
 Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def differences(one: BaseModel, other: BaseModel) -> list[str]:
+    """The settings in which two configs of a class differ, dotted, without those that have a :class:`Bearing`."""
+    found: list[str] = []
+    for name, field in type(one).model_fields.items():
+        first, second = getattr(one, name), getattr(other, name)
+        if _bearing(field) or first == second:
+            continue
+        if isinstance(first, BaseModel) and isinstance(second, BaseModel):
+            found.extend(f"{name}.{inner}" for inner in differences(first, second))
+        else:
+            found.append(name)
+    return found
+
+
+def places(settings: BaseModel) -> dict[str, Path]:
+    """The paths in a config at which something is read, by the dotted names of their settings."""
+    found: dict[str, Path] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            found.update({f"{name}.{inner}": path for inner, path in places(value).items()})
+        elif _bearing(field) is Bearing.PLACE and value is not None:
+            found[name] = value
+    return found
+
+
+def _bearing(field: FieldInfo) -> Bearing | None:
+    return next((one for one in field.metadata if isinstance(one, Bearing)), None)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -495,6 +495,108 @@ def test_two_steps_and_two_more_are_four_to_the_bit(
     assert curve[0] == curve[1]
 
 
+def test_a_moved_run_that_trains_longer_is_the_long_run_to_the_bit(
+    small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a constant schedule: two steps, then other places and intervals, relative paths, and two steps more."""
+    start_folder(tmp_path / "start", small)
+    whole = config_of("landmark", tmp_path, run=tmp_path / "whole", steps=4)
+    loop.train(whole, progress=False)
+    short = config_of("landmark", tmp_path, run=tmp_path / "short", steps=2)
+    loop.train(short, progress=False)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("start", "short"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    longer = short.model_copy(
+        update={"run": Path("short"), "start": Path("start"), "data": Path("d"), "steps": 4, "save_every": 1}
+        | {"log_every": 2, "sample_every": 3, "validate_every": 4, "gradient_checkpointing": True}
+    )
+    loop.train(longer, resume=True, progress=False)
+    expected, got = tensors(whole.run / "model"), tensors(longer.run / "model")
+    assert expected.keys() == got.keys()
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+    losses = [
+        [(record["step"], record["loss"]) for record in logged(config) if "loss" in record]
+        for config in (whole, longer)
+    ]
+    assert losses[1] == [*losses[0][:2], losses[0][3]]
+    saved = [
+        TrainConfig(**yaml.safe_load((longer.run / name).read_text())) for name in ("config.yaml", "config-to-2.yaml")
+    ]
+    assert saved == [longer, short]
+    assert torch.load(longer.run / loop.CHECKPOINT, weights_only=True)["step"] == 4
+
+
+def test_a_longer_cosine_is_followed_from_there_on_and_said(
+    small: Scale, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start_folder(tmp_path / "start", small)
+    config = config_of("landmark", tmp_path, schedule="cosine", learning_rate=1e-3)
+    loop.train(config, progress=False)
+    loop.train(config.model_copy(update={"steps": 4}), resume=True, progress=False)
+    # At step 2 a cosine of two steps is at its end, 2 %, and one of four at its middle, 51 %.
+    said = "from step 2 on the learning rate follows the cosine of 4 steps: it goes from 2e-05 to 0.00051"
+    assert said in caplog.text
+    rates = [record["learning_rate"] for record in logged(config)]
+    middle = (0.02 + 0.49 * (1 + np.cos(np.pi * np.array([0, 1, 1, 1.5]) / np.array([2, 2, 2, 2])))) * 1e-3
+    np.testing.assert_allclose(rates, middle, atol=1e-6)
+    with pytest.raises(ConfigError, match="is at step 4, and steps says 3; set it higher"):
+        loop.train(config.model_copy(update={"steps": 3}), resume=True, progress=False)
+
+
+def test_a_share_of_a_longer_run_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = config_of("autoencoder", tmp_path, steps=4)
+    loop._write_config(config)
+    loop._go_on(config.model_copy(update={"steps": 8}), config, 4)
+    assert "loss.whole_from is a share of 8 steps now, and was of 4" in caplog.text
+
+
+def test_a_run_goes_on_with_what_it_began_with_and_nothing_else(
+    small: Scale, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start_folder(tmp_path / "start", small)
+    for name in ("data", "other", "copy"):
+        (tmp_path / name / "cache").mkdir(parents=True)
+        (tmp_path / name / shards.INDEX).write_text("other" if name == "other" else "index")
+    config = config_of("landmark", tmp_path, steps=1)
+    loop.train(config, progress=False)
+    before = {path.name: path.read_bytes() for path in config.run.iterdir() if path.is_file()}
+    assert set(json.loads(before["inputs.json"])) == {"data", "start"}
+    for change, words in (
+        ({"data": tmp_path / "other"}, rf"other content of data \({tmp_path}/other\); name what"),
+        ({"start": start_folder(tmp_path / "second", small, controls=False)}, r"other content of start \(.*second\)"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            loop.train(config.model_copy(update=change), resume=True, progress=False)
+    assert {path.name: path.read_bytes() for path in config.run.iterdir() if path.is_file()} == before
+    (config.run / "inputs.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"inputs\.json is damaged; delete it"):
+        loop.train(config, resume=True, progress=False)
+    (config.run / "inputs.json").write_bytes(before["inputs.json"])
+    loop.train(config.model_copy(update={"data": tmp_path / "copy"}), resume=True, progress=False)
+    assert "is taken for the same" not in caplog.text
+    # A run of before it was written down.
+    (config.run / "inputs.json").unlink()
+    loop.train(config, resume=True, progress=False)
+    assert "run does not say what data held; it is taken for the same" in caplog.text
+
+
+def test_a_joint_runs_own_config_is_one(small: Scale, tmp_path: Path) -> None:
+    config = joint_config(tmp_path)
+    loop._open_run(config, torch.device("cpu"))
+    assert load(config.run / "config.yaml") == config
+
+
+def test_the_log_holds_no_step_twice(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2}\n[]\n{"step": 3}\n{"step": 4, "lo')
+    loop._trim(path, 2)
+    assert path.read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2}\n'
+    loop._trim(path, 0)
+    assert path.read_text() == ""
+
+
 @needs_lpips
 def test_the_autoencoder_resumes_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"steps": 2, "save_every": 1, "batch_size": 2, "loss": {"crop": 32, "whole_from": 1.0}}

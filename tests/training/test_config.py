@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from facecrafter import config_file
 from facecrafter.baselines import TRAINED
+from facecrafter.config_file import Bearing
 from facecrafter.errors import ConfigError
 from facecrafter.training.config import Mixture, Rival, TrainConfig, load
 from facecrafter.training.loop import schedule
@@ -198,3 +201,17 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule(kind: str) -> 
         assert factors[10:] == sorted(factors[10:], reverse=True)
         assert factors[50] == pytest.approx(0.51)
         assert 0.02 <= factors[99] < 0.021
+
+
+def test_every_path_says_what_it_means_for_a_run_that_goes_on() -> None:
+    def paths(model: type[BaseModel]) -> Iterator[tuple[str, bool]]:
+        for name, field in model.model_fields.items():
+            if "Path" in str(field.annotation):
+                yield name, any(isinstance(one, Bearing) for one in field.metadata)
+            for inner in config_file._models(field.annotation):
+                yield from paths(inner)
+
+    found = dict(paths(TrainConfig))
+    assert found == dict.fromkeys(
+        ("data", "run", "start", "expression_net", "fer2013", "votes", "labels", "arcface"), True
+    )

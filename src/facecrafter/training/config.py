@@ -8,12 +8,14 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from facecrafter import config_file
-from facecrafter.config_file import Strict
+from facecrafter.config_file import Bearing, Strict
 from facecrafter.data.pairs import PairConfig
 
 Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint", "estimator", "rival", "distill", "expression"]
 Rival = Literal["controlnet", "caphuman", "ip_adapter", "expression_adapter"]
 Share = Annotated[float, Field(ge=0, le=1)]
+# What has one of these may change when a run goes on; everything else is what the run is.
+ASIDE, PLACE = Bearing.ASIDE, Bearing.PLACE
 
 
 class Mixture(Strict):
@@ -55,7 +57,7 @@ class PictureLoss(Strict):
     # nothing else holds a picture, asking for more paints patterns on faces that please the recogniser.
     enough: Share = 1.0
     expression: float = Field(0.0, ge=0)  # weight of the difference from the photo in blendshapes and pose, where posed
-    expression_net: Path | None = None  # who reads these: what the expression stage trained
+    expression_net: Annotated[Path | None, PLACE] = None  # who reads these: what the expression stage trained
     lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo, where posed
     face_lpips: float = Field(0.0, ge=0)  # the same to the photo's face, larger
     # Weight of the difference from the photo on an 8 x 8 grid; where the pose is free, from its face on 4 x 4.
@@ -106,9 +108,9 @@ class Joint(Strict):
 class Estimator(Strict):
     """The emotion estimator: what it learns from, and how."""
 
-    fer2013: Path  # FER2013's pictures, a tar or a folder
-    votes: Path  # FER+'s votes for them, a CSV
-    labels: Path  # CSV of image,emotion for photos of `data`
+    fer2013: Annotated[Path, PLACE]  # FER2013's pictures, a tar or a folder
+    votes: Annotated[Path, PLACE]  # FER+'s votes for them, a CSV
+    labels: Annotated[Path, PLACE]  # CSV of image,emotion for photos of `data`
     widths: tuple[int, ...] = (64, 128, 256)  # channels a stage
     blocks: int | tuple[int, ...] = 2  # residual blocks, of every stage or of each
     stem: int = Field(0, ge=0)  # channels at the crop's own size; 0: the first convolution halves it
@@ -179,11 +181,11 @@ class TrainConfig(Strict):
 
     stage: Stage
     scale: Literal["mini", "arc2face"] = "mini"
-    data: Path  # a folder that `facecrafter data prepare` wrote
-    run: Path  # where checkpoints, logs and the result go
+    data: Annotated[Path, PLACE]  # a folder that `facecrafter data prepare` wrote
+    run: Annotated[Path, ASIDE]  # where checkpoints, logs and the result go
     # A model folder (an earlier run's `model/`) whose parts this stage builds on; `mini` for the shipped weights.
-    start: Path | None = None
-    steps: int = Field(ge=1)
+    start: Annotated[Path | None, PLACE] = None
+    steps: Annotated[int, ASIDE] = Field(ge=1)  # a run that goes on may have more: docs/training.md
     batch_size: int = Field(32, ge=1)  # over all processes and accumulated steps
     accumulate: int = Field(1, ge=1)
     learning_rate: float = Field(3e-4, gt=0)
@@ -200,11 +202,12 @@ class TrainConfig(Strict):
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     seed: int = 0
     held_out: bool = True  # keep the people that evaluation uses out of training
-    log_every: int = Field(20, ge=1)
-    save_every: int = Field(500, ge=1)
-    sample_every: int = Field(1000, ge=1)
-    validate_every: int = Field(500, ge=1)  # the loss on people kept out, where some are
-    plain_attention: bool = True  # two products and a softmax: on a CPU the fused kernel's backward is slow
+    log_every: Annotated[int, ASIDE] = Field(20, ge=1)
+    save_every: Annotated[int, ASIDE] = Field(500, ge=1)
+    sample_every: Annotated[int, ASIDE] = Field(1000, ge=1)
+    validate_every: Annotated[int, ASIDE] = Field(500, ge=1)  # the loss on people kept out, where some are
+    # Two products and a softmax: on a CPU the fused kernel's backward is slow.
+    plain_attention: Annotated[bool, ASIDE] = True
     mixture: Mixture = Mixture(none=0.1, identity=0.9)
     fresh_controls: bool = False  # begin with untrained control modules, whatever `start` holds
     scaffold: bool = False  # base stage: train the controls along, which steadies a short run (see docs/method.md)
@@ -227,8 +230,9 @@ class TrainConfig(Strict):
     distill: Distill = Distill()
     estimator: Estimator | None = None  # the estimator stage, which has no use for what is said of diffusion
     expression: Expression | None = None  # the expression stage, likewise
-    gradient_checkpointing: bool = False  # recompute the UNet's blocks in the backward pass: less memory, more time
-    arcface: Path | None = None  # arcface.onnx, which the identity loss reads at the arc2face scale
+    # Recompute the UNet's blocks in the backward pass: less memory, more time.
+    gradient_checkpointing: Annotated[bool, ASIDE] = False
+    arcface: Annotated[Path | None, PLACE] = None  # arcface.onnx, which the identity loss reads at the arc2face scale
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import logging
 import math
 import os
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,22 +21,27 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from facecrafter import config_file
+from facecrafter import config_file, weights
 from facecrafter.data import shards
 from facecrafter.data.pairs import PairSampler
 from facecrafter.data.training_set import TrainingSet
 from facecrafter.environment import environment
 from facecrafter.errors import CheckpointError, ConfigError, DataError, FaceCrafterError
-from facecrafter.files import alone, whole
+from facecrafter.files import alone, whole, write_whole
+from facecrafter.interruption import deferred, stating
 from facecrafter.model import zoo
 from facecrafter.training.config import TrainConfig
 from facecrafter.training.distillation import DistillationStage
 from facecrafter.training.emotion import EstimatorStage
 from facecrafter.training.expression import ExpressionStage
 from facecrafter.training.rivals import RivalStage, training_set
-from facecrafter.training.stages import STAGES, Stage
+from facecrafter.training.stages import STAGES, Stage, start_folder
 
-CHECKPOINT = "checkpoint.pt"
+log = logging.getLogger(__name__)
+
+CHECKPOINT, CONFIG, INPUTS, LOG = "checkpoint.pt", "config.yaml", "inputs.json", "log.jsonl"
+# Settings that are shares of a run's steps, by stage.
+_SHARES = {"autoencoder": "loss.whole_from", "estimator": "estimator.small_until"}
 _AHEAD = 3  # batches made ahead of their step
 
 
@@ -50,15 +59,26 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
     Raises:
         ConfigError: the run folder is in use, or belongs to another config.
         FaceCrafterError: the loss is no longer a number; the last checkpoint is kept.
+        KeyboardInterrupt: after Ctrl-C, with a note that says which step is kept.
     """
-    _check_run(config, resume)
+    before, reached = _check_run(config, resume), _Reached()
     # Of several processes of one run the first one locks.
-    with alone(config.run, "run") if os.environ.get("RANK", "0") == "0" else _nothing():
-        return _train(config, resume, progress)
+    with (
+        alone(config.run, "run") if os.environ.get("RANK", "0") == "0" else _nothing(),
+        stating(lambda: _kept(config, reached.step)),
+    ):
+        return _train(config, before, progress, reached)
 
 
-def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
-    """See :func:`train`; the run folder is this process's."""
+@dataclass
+class _Reached:
+    """How many steps a run has behind it."""
+
+    step: int = 0
+
+
+def _train(config: TrainConfig, before: TrainConfig | None, progress: bool, reached: _Reached) -> Path:
+    """See :func:`train`; the run folder is this process's, and ``before`` the config of the run that goes on."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from diffusers.training_utils import EMAModel
     from tqdm import tqdm
@@ -71,7 +91,7 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
     parts = accelerator.num_processes * config.accumulate
     _check_shares(config, parts)
     main = accelerator.is_main_process
-    if main and not resume:
+    if main and before is None:
         _open_run(config, accelerator.device)
     accelerator.wait_for_everyone()
 
@@ -93,11 +113,13 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
         fused=_fused(accelerator.device),
     )
     objective, optimizer = accelerator.prepare(stage.objective, optimizer)
-    first = _restore(config, parameters, buffers, optimizer, ema) if resume else 0
+    first = reached.step = _restore(config, parameters, buffers, optimizer, ema) if before else 0
+    if main and before:
+        _go_on(config, before, first)
     batches = _batches(config, stage, accelerator, first)
 
     # loop
-    log = _Log(config.run, main)
+    records = _Log(config.run, main, first)
     bar = tqdm(
         range(first, config.steps),
         initial=first,
@@ -116,9 +138,10 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
                 "lower learning_rate and go on with --resume"
             )
         ema.step(parameters)
+        reached.step = step + 1
         if (step + 1) % config.log_every == 0:
             rate = (step + 1 - first) * config.batch_size / (time.monotonic() - started)
-            log.scalars(
+            records.scalars(
                 step + 1,
                 loss=loss,
                 learning_rate=config.learning_rate * schedule(config, step),
@@ -126,10 +149,10 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
             )
             bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.0f}/s")
         if main and (step + 1) % config.validate_every == 0:
-            _validate(stage, objective, accelerator, log, step + 1)
+            _validate(stage, objective, accelerator, records, step + 1)
         if main and (step + 1) % config.sample_every == 0:
             with _averaged(ema, parameters, stage):
-                log.pictures(step + 1, stage.samples(), _people(stage))
+                records.pictures(step + 1, stage.samples(), _people(stage))
         if main and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
             _save(config, step + 1, parameters, buffers, optimizer, ema)
 
@@ -137,8 +160,8 @@ def _train(config: TrainConfig, resume: bool, progress: bool) -> Path:
     if main:
         with _averaged(ema, parameters, stage):
             stage.save(config.run / "model")
-            log.pictures(config.steps, stage.samples(), _people(stage))
-    log.close()
+            records.pictures(config.steps, stage.samples(), _people(stage))
+    records.close()
     accelerator.wait_for_everyone()
     return config.run / "model"
 
@@ -216,13 +239,13 @@ def _people(stage: Stage) -> int:
     return min(8, stage.data.count) if stage.data else 8
 
 
-def _validate(stage: Stage, objective: nn.Module, accelerator: Any, log: _Log, step: int) -> None:
+def _validate(stage: Stage, objective: nn.Module, accelerator: Any, records: _Log, step: int) -> None:
     objective.eval()
     with accelerator.autocast():
         loss = stage.validate()
     objective.train()
     if loss is not None:
-        log.scalars(step, validation_loss=loss)
+        records.scalars(step, validation_loss=loss)
 
 
 def _stage(config: TrainConfig, device: torch.device) -> Stage:
@@ -297,33 +320,113 @@ class _averaged:
 # --- the run folder ---------------------------------------------------------------------------------------------------
 
 
-def _check_run(config: TrainConfig, resume: bool) -> None:
-    """Refuse a run folder that is not this run's. Every process asks, so that none waits for one that has given up."""
-    checkpoint, saved = config.run / CHECKPOINT, config.run / "config.yaml"
+def _check_run(config: TrainConfig, resume: bool) -> TrainConfig | None:
+    """Refuse a run folder that is not this run's; returns the config of the run that goes on. Every process asks, so
+    that none waits for one that has given up."""
+    checkpoint, saved = config.run / CHECKPOINT, config.run / CONFIG
     if not resume:
         if checkpoint.is_file():
             raise ConfigError(f"{config.run} already holds a run; go on with --resume, or choose another run folder")
-        return
+        return None
     if not checkpoint.is_file():
         raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
     written = config_file.read(saved)  # what it does not name yet has its default
-    if written.get("stage") == "joint":  # which takes no mixture; a run writes every setting down all the same
+    if written.get("stage") == "joint":  # which takes no mixture; runs used to write it down all the same
         written.pop("mixture", None)
     before = config_file.check(saved, written, TrainConfig)
-    changed = [name for name in TrainConfig.model_fields if getattr(before, name) != getattr(config, name)]
+    changed = config_file.differences(before, config)
     if changed:
         raise ConfigError(
             f"{config.run} was started with another config: {', '.join(changed)}; see {saved}, or choose another run "
             "folder"
         )
+    _check_inputs(config, before)
+    return before
+
+
+def _check_inputs(config: TrainConfig, before: TrainConfig) -> None:
+    """Refuse to go on with other data or weights than the run began with, wherever they lie now."""
+    try:
+        began = json.loads((config.run / INPUTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # a run of an earlier version
+        now, then = config_file.places(config), config_file.places(before)
+        moved = [name for name in now if now[name] != then.get(name)]
+        if moved:
+            log.warning(f"{config.run} does not say what {', '.join(moved)} held; it is taken for the same")
+        return
+    except ValueError:
+        raise ConfigError(f"{config.run / INPUTS} is damaged; delete it to go on without a comparison") from None
+    digests = _inputs(config)
+    other = [name for name in digests if began.get(name, digests[name]) != digests[name]]
+    if other:
+        where = ", ".join(f"{name} ({config_file.places(config)[name]})" for name in other)
+        raise ConfigError(
+            f"{config.run} was started with other content of {where}; name what it was started with, or choose "
+            "another run folder"
+        )
+
+
+def _inputs(config: TrainConfig) -> dict[str, str]:
+    """The sha256 of what a run reads, by setting: of a file, of a prepared folder's index, of a model folder's weights.
+    What is none of these, or is not there, has none."""
+    found = {}
+    for name, path in config_file.places(config).items():
+        place = start_folder(path) if name == "start" else path
+        index = place / shards.INDEX
+        files = [index] if index.is_file() else sorted(place.rglob("*.safetensors"))
+        if place.is_file():
+            files = [place]
+        if files:
+            digests = "".join(f"{file.relative_to(place)} {weights.sha256(file)}\n" for file in files)
+            found[name] = hashlib.sha256(digests.encode()).hexdigest()
+    return found
 
 
 def _open_run(config: TrainConfig, device: torch.device) -> None:
     """Make the run folder and write down how the run was made."""
-    config.run.mkdir(parents=True, exist_ok=True)
-    saved = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
-    (config.run / "config.yaml").write_text(saved)
-    (config.run / "environment.json").write_text(json.dumps(environment(device), indent=2) + "\n")
+    _write_config(config)
+    write_whole(config.run / INPUTS, (json.dumps(_inputs(config), indent=2) + "\n").encode())
+    write_whole(config.run / "environment.json", (json.dumps(environment(device), indent=2) + "\n").encode())
+
+
+def _write_config(config: TrainConfig) -> None:
+    values = json.loads(config.model_dump_json())
+    if config.stage == "joint":  # which takes none
+        del values["mixture"]
+    write_whole(config.run / CONFIG, yaml.safe_dump(values, sort_keys=False).encode())
+
+
+def _go_on(config: TrainConfig, before: TrainConfig, step: int) -> None:
+    """Write down, and say, with what a run goes on from a step."""
+    if config != before:
+        write_whole(config.run / f"config-to-{step}.yaml", (config.run / CONFIG).read_bytes())
+        _write_config(config)
+    if config.steps == before.steps:
+        return
+    if config.schedule == "cosine":
+        rates = [one.learning_rate * schedule(one, step) for one in (before, config)]
+        log.warning(
+            f"from step {step} on the learning rate follows the cosine of {config.steps} steps: it goes from "
+            f"{rates[0]:.3g} to {rates[1]:.3g}"
+        )
+    if config.stage in _SHARES:
+        log.warning(f"{_SHARES[config.stage]} is a share of {config.steps} steps now, and was of {before.steps}")
+
+
+def _kept(config: TrainConfig, reached: int) -> str:
+    """What a run that was stopped can go on from."""
+    path = config.run / CHECKPOINT
+    if not path.is_file():
+        return (
+            f"{config.run} has no checkpoint yet after {reached} steps (save_every is {config.save_every}); start it "
+            "again without --resume"
+        )
+    try:
+        step = int(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["step"])
+    except Exception:  # see _restore
+        return f"{path} cannot be read"
+    lost = max(0, reached - step)
+    return f"step {step} is kept in {path}, {lost} steps after it are lost; --resume goes on from there"
 
 
 def _save(
@@ -338,23 +441,32 @@ def _save(
         "ema": ema.state_dict(),
     }
     try:
-        with whole(config.run / CHECKPOINT) as partial, open(partial, "wb") as file:
+        with deferred(), whole(config.run / CHECKPOINT) as partial, open(partial, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # what torch's writer raises on its way out of one
+            raise error.__context__ from None
         raise CheckpointError(f"the checkpoint of step {step} could not be written to {config.run}: {error}") from None
 
 
 def _restore(
     config: TrainConfig, parameters: list[nn.Parameter], buffers: list[Tensor], optimizer: Any, ema: Any
 ) -> int:
-    """Take up the last checkpoint; returns the number of steps it has behind it."""
+    """Take up the last checkpoint; returns the number of steps it has behind it.
+
+    Raises:
+        CheckpointError: it is damaged.
+        ConfigError: it is beyond the config's steps already.
+    """
     path = config.run / CHECKPOINT
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types on a damaged file
         raise CheckpointError(f"{path} cannot be read: {str(error)[:200]}") from None
+    if state["step"] > config.steps:
+        raise ConfigError(f"{config.run} is at step {state['step']}, and steps says {config.steps}; set it higher")
     with torch.no_grad():
         for tensors, name in ((parameters, "parameters"), (buffers, "buffers")):
             for tensor, value in zip(tensors, state[name], strict=True):
@@ -366,15 +478,17 @@ def _restore(
 
 
 class _Log:
-    """TensorBoard events and a line of JSON a record, in the run folder."""
+    """TensorBoard events and a line of JSON a record, in the run folder. What a run that was stopped had recorded of
+    steps after ``first``, which are computed again, is cleared away."""
 
-    def __init__(self, run: Path, active: bool) -> None:
+    def __init__(self, run: Path, active: bool, first: int) -> None:
         self._writer = None
         if active:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(run / "tensorboard"))
-            self._lines = open(run / "log.jsonl", "a", buffering=1)  # noqa: SIM115 - open as long as the run
+            _trim(run / LOG, first)
+            self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first + 1)
+            self._lines = open(run / LOG, "a", buffering=1)  # noqa: SIM115 - open as long as the run
             self._folder = run / "samples"
 
     def scalars(self, step: int, **values: float) -> None:
@@ -395,10 +509,25 @@ class _Log:
             grid = grid.reshape(channels, rows * height, columns * width).float().clamp(-1, 1) * 127.5 + 127.5
             values = grid.round().to(torch.uint8)
             self._writer.add_image("samples", values, step)
-            self._folder.mkdir(exist_ok=True)
-            Image.fromarray(values.permute(1, 2, 0).numpy()).save(self._folder / f"{step:07d}.png")
+            content = io.BytesIO()
+            Image.fromarray(values.permute(1, 2, 0).numpy()).save(content, "PNG")
+            write_whole(self._folder / f"{step:07d}.png", content.getvalue())
 
     def close(self) -> None:
         if self._writer:
             self._writer.close()
             self._lines.close()
+
+
+def _trim(path: Path, last: int) -> None:
+    """Leave of a log the records up to a step; half a line, which a kill may have left, is none."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= last:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_whole(path, "".join(f"{line}\n" for line in kept).encode())

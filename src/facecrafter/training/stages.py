@@ -444,11 +444,16 @@ class DiffusionStage:
         checkpoint.save_model(self.model, folder)
 
 
+def start_folder(start: Path) -> Path:
+    """The folder that `start` names: `mini` is the shipped one."""
+    return ASSETS / "mini" if str(start) == "mini" else start
+
+
 def _starting_model(config: TrainConfig) -> checkpoint.FaceModel:
     """The model a stage begins with: what `start` holds, and fresh parts where it holds none."""
     assert config.start is not None
     scale = zoo.SCALES[config.scale]
-    start = ASSETS / "mini" if str(config.start) == "mini" else config.start
+    start = start_folder(config.start)
     if config.scale == "arc2face" and is_published(start):
         model = load_published(start)
     elif config.stage != "base" or (start / "unet.safetensors").is_file():
