@@ -116,7 +116,13 @@ def stubbed(world: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Install the world; give a function that takes methods and eyes and returns what a table's config needs."""
     data = tmp_path / "data"
     data.mkdir()
-    about = {"format": 1, "landmarks": {"name": "stub"}, "emotion": {"name": "stub"}}
+    about = {
+        "format": 1,
+        "size": 128,
+        "recognisers": {"dlib": {"dimension": 128}},
+        "landmarks": {"name": "stub"},
+        "emotion": {"name": "stub"},
+    }
     (data / "meta.json").write_text(json.dumps(about))
     monkeypatch.setattr(studio.shards, "load", lambda *_, **__: world)
 
