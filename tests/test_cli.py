@@ -547,11 +547,11 @@ def test_evaluate_model_and_emotion(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert done.stdout.startswith("identity\n  face_found: 0.000\n  same: none\n")
     *places, protocol, options = calls.pop()
     assert places == [folder / "model", folder, folder / "out"]
-    assert (protocol.sampling.speed, protocol.sampling.batch_size) == ("interval", 16)
+    assert (protocol.sampling.speed, protocol.sampling.batch_size, protocol.words) == ("interval", 16, 60)
     assert options == {"controls": Path("c.safetensors"), "device": "cpu", "overwrite": True}
-    facecrafter(*asked)
+    facecrafter(*asked, "--words", 0)
     *_, protocol, options = calls.pop()
-    assert protocol.sampling.speed is None
+    assert protocol.sampling.speed is None and protocol.words == 0
     assert options == {"controls": None, "device": "auto", "overwrite": False}
 
     def emotion(*_: Any, variations: int, overwrite: bool) -> dict[str, Any]:

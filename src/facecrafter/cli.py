@@ -460,11 +460,14 @@ def train(
 @evaluate_app.command("model")
 def evaluate_model(
     data: Annotated[Path, typer.Argument(help="Folder that `data prepare` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder for result.json and grid.png.", file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder for result.json and grids.", file_okay=False)],
     model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
     weights: _Weights = None,
     identities: Annotated[int, typer.Option(min=2, help="People kept out of training.")] = 100,
     targets: Annotated[int, typer.Option(min=1, help="Poses and moods asked of each.")] = 5,
+    words: Annotated[
+        int, typer.Option(min=0, help="People asked for each emotion in words, at most; 0 leaves it out.")
+    ] = 60,
     steps: _Steps = None,
     scheduler: _Scheduler = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses people and targets.")] = 0,
@@ -477,7 +480,8 @@ def evaluate_model(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     overwrite: _Overwrite = False,
 ) -> None:
-    """Measure a model on the people kept out of training: identity, pose, expression, emotion, speed."""
+    """Measure a model on held-out people: identity, pose, expression, emotion, and emotion asked in words alone."""
+    from facecrafter.evaluation import words as by_words
     from facecrafter.evaluation.heldout import Protocol
     from facecrafter.evaluation.heldout import evaluate as measure
     from facecrafter.model.published import folder_of
@@ -487,12 +491,14 @@ def evaluate_model(
     sampling = Settings(
         identity_scale, landmark_scale, emotion_scale, steps, scheduler, 16, speed.value if speed else None
     )
-    protocol = Protocol(identities, targets, sampling, seed, bfloat16)
+    protocol = Protocol(identities, targets, sampling, seed, bfloat16, words=words)
     result = measure(folder, data, out, protocol, controls=controls, device=device, overwrite=overwrite)
     for setting, scores in result["settings"].items():
         typer.echo(setting)
         for name, value in scores.items():
             typer.echo(f"  {name}: {'none' if value is None else f'{value:.3f}'}")
+    if "words" in result:
+        typer.echo("\n" + by_words.as_markdown(result["words"]) + "\n")
     typer.echo(f"{out / 'result.json'} has the estimators; {out / 'grid.png'} shows the pictures")
 
 
@@ -565,6 +571,7 @@ def evaluate_publish(
 
     \b
     facecrafter evaluate publish docs/results.md out/evaluation/control out/evaluation/diversity
+    facecrafter evaluate publish docs/results.md out/evaluation/model       # emotions asked in words
     """
     from facecrafter.evaluation.report import publish
 

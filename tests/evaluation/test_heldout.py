@@ -6,6 +6,7 @@ import dataclasses
 import json
 from contextlib import nullcontext
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +16,8 @@ from PIL import Image
 
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import ConfigError, DataError, NoFaceError, OutputError
-from facecrafter.evaluation import heldout
-from facecrafter.perception.emotion import Emotion
+from facecrafter.evaluation import heldout, words
+from facecrafter.perception.emotion import EMOTIONS, Emotion
 from facecrafter.perception.face import Face, head_angles
 from facecrafter.sampling.pipeline import Settings
 
@@ -36,6 +37,7 @@ class Moved:
     """An estimator that reads the first blendshapes as classes."""
 
     name = "moved"
+    path = Path(__file__)
 
     def estimate(self, faces):
         return [Emotion.from_probabilities(one.blendshapes[:8] / one.blendshapes[:8].sum()) for one in faces]
@@ -153,7 +155,7 @@ class Judge:
 def measured(prepared, model_folder, monkeypatch, tmp_path):
     """Measures the small model; ``sees`` says which of the pictures looked at show a face, photos coming first."""
 
-    def measure(sees=lambda number: True, size=128, pairs=(3, 1), **options):
+    def measure(sees=lambda number: True, size=128, pairs=(3, 1), asked=0, **options):
         numbers, random = count(), np.random.default_rng(0)
 
         def find(*_):
@@ -167,7 +169,7 @@ def measured(prepared, model_folder, monkeypatch, tmp_path):
         monkeypatch.setattr(heldout, "recogniser", lambda _: Judge())
         monkeypatch.setattr(heldout, "FaceFinder", lambda: nullcontext(SimpleNamespace(find=find)))
         sampling = Settings(steps=1, speed="exact", batch_size=16)
-        protocol = heldout.Protocol(*pairs, sampling=sampling, settings=((), ("landmark", "emotion")))
+        protocol = heldout.Protocol(*pairs, sampling=sampling, settings=((), ("landmark", "emotion")), words=asked)
         return heldout.evaluate(model_folder, tmp_path, tmp_path / "out", protocol, progress=False, **options)
 
     return measure
@@ -199,6 +201,55 @@ def test_a_model_is_measured_into_files(measured, tmp_path, pairs, lines, size):
     assert (grid[:, :256] == 90).all() and (grid[:, 256:512] != 90).any()
     over = -pairs[0] * pairs[1] % 4
     assert (grid[-128:, -over * 4 * 128 :] == 255).all()
+
+
+def test_emotions_asked_in_words_are_measured_into_files(measured, tmp_path):
+    """Three photos and two settings of three pictures come first; no face is found in one of the pictures by words."""
+    result = measured(lambda number: number != 9 + 5, asked=2)
+    record = strict(tmp_path / "out" / "result.json")["words"]
+    assert record == result["words"] and result["protocol"]["words"] == 2
+    assert record["people"] == 2 and record["estimator"] == result["estimators"]["emotion"]
+    assert record["estimator"] == f"moved ({heldout.sha256(Moved.path)[:8]})"
+    assert list(record["settings"]) == [words.WORDS_ONLY, words.NEUTRAL_TARGET]
+    first, second = record["settings"].values()
+    assert (first["pictures"], first["face_found"], second["face_found"]) == (16, 15 / 16, 1)
+    assert [first["classes"][name]["faces"] for name in EMOTIONS] == [2, 2, 2, 2, 2, 1, 2, 2]
+    with Image.open(tmp_path / "out" / "words.png") as file:
+        assert file.size == ((1 + 2 * 8) * 128, 2 * 128)
+
+
+def test_without_people_asked_in_words_there_is_no_record(measured, tmp_path):
+    assert "words" not in measured()
+    assert not (tmp_path / "out" / "words.png").exists()
+
+
+def test_only_the_words_differ_between_the_pictures_of_a_person(prepared, small_model, monkeypatch):
+    given = []
+
+    def paint(identity, drawn, emotion, guidance, steps, seeds, *_, **__):
+        lines = [None] * len(seeds) if drawn is None else drawn
+        given.extend(zip(identity[:, 0].tolist(), lines, emotion, seeds, strict=True))
+        return torch.zeros(len(seeds), 3, 8, 8)
+
+    data = dataclasses.replace(prepared, identity=np.arange(len(prepared.persons), dtype=np.float32)[:, None])
+    points = np.random.default_rng(0).uniform(30, 90, prepared.points.shape).astype(np.float32)
+    data = dataclasses.replace(data, points=points)
+    monkeypatch.setattr(heldout, "look", lambda pictures: [None] * len(pictures))
+    asked = words.choose(data, 3, seed=0)
+    protocol = dataclasses.replace(PROTOCOL, seed=4)
+    record, _ = heldout.in_words(SimpleNamespace(model=small_model, generate=paint), data, asked, protocol, False)
+    assert record["settings"][words.WORDS_ONLY]["mean"]["auc"]["value"] is None  # no face anywhere
+    assert len(given) == 2 * 3 * 8
+    size = small_model.controls.config.landmark_size
+    for number, row in enumerate(asked.identity):
+        alone, posed = given[8 * number : 8 * number + 8], given[24 + 8 * number : 32 + 8 * number]
+        assert {(one[0], one[3]) for one in alone + posed} == {(float(row), 4 + number)}
+        for name, one, other in zip(EMOTIONS, alone, posed, strict=True):
+            expected = torch.from_numpy(Emotion.from_words({name: 1}).vector)
+            assert torch.equal(one[2], expected) and torch.equal(other[2], expected)
+            assert one[1] is None
+            wanted = heldout.landmarks.drawn([points[asked.neutral[number]]], 128, size)[0]
+            assert np.array_equal(other[1].numpy(), wanted)
 
 
 @pytest.mark.parametrize("there", [0, 1])

@@ -21,16 +21,20 @@ from PIL import Image
 from facecrafter.data import shards
 from facecrafter.environment import environment
 from facecrafter.errors import DataError, NoFaceError
+from facecrafter.evaluation import words
+from facecrafter.evaluation.metrics import auc
 from facecrafter.evaluation.results import RESULT, png
 from facecrafter.files import check_free, write_whole
 from facecrafter.perception import landmarks
-from facecrafter.perception.emotion import EMOTIONS, estimator
+from facecrafter.perception.emotion import EMOTIONS, EmotionEstimator, estimator
 from facecrafter.perception.face import ALIGNED_SIZE, Face, FaceFinder
 from facecrafter.perception.identity import Recogniser, recogniser
 from facecrafter.sampling.pipeline import Settings, usable_device
 from facecrafter.sampling.sampler import Sampler, pixels
+from facecrafter.weights import sha256
 
-GRID = "grid.png"
+GRID, WORDS_GRID = "grid.png", "words.png"
+WORDS_SHOWN = 16  # people in the second grid
 IDENTITY_SCORES = ("same", "other", "auc")
 CONTROL_SCORES = (
     "yaw_error",
@@ -55,6 +59,8 @@ class Protocol:
         seed: chooses people and targets, and starts the pictures' seeds.
         bfloat16: let the networks compute in bfloat16, which is faster on most machines and not what `generate` does.
         settings: the conditions beside identity; the first is the one the others are compared with.
+        words: how many people are asked for each emotion in words, see :mod:`facecrafter.evaluation.words`; fewer
+            where fewer are held out, and 0 leaves it out.
     """
 
     identities: int = 100
@@ -63,6 +69,7 @@ class Protocol:
     seed: int = 0
     bfloat16: bool = False
     settings: tuple[tuple[str, ...], ...] = ((), ("landmark",), ("landmark", "emotion"))
+    words: int = 60
 
 
 @dataclass(frozen=True)
@@ -121,37 +128,68 @@ def generate(
     progress: bool = True,
 ) -> tuple[NDArray[np.uint8], float]:
     """One picture a pair under some of the conditions ``landmark`` and ``emotion``; also the seconds a picture took."""
+    start, count = time.monotonic(), len(pairs.identity)
+    pictures = _painted(
+        sampler,
+        prepared,
+        pairs.identity,
+        pairs.target if "landmark" in conditions else None,
+        prepared.emotion[pairs.target] if "emotion" in conditions else None,
+        range(protocol.seed, protocol.seed + count),
+        protocol,
+        "+".join(["identity", *conditions]) if progress else None,
+    )
+    return pictures, (time.monotonic() - start) / count
+
+
+def _painted(
+    sampler: Sampler,
+    prepared: shards.Prepared,
+    identity: NDArray[np.int64],
+    target: NDArray[np.int64] | None,
+    emotion: NDArray[np.float32] | None,
+    seeds: Sequence[int],
+    protocol: Protocol,
+    title: str | None,
+) -> NDArray[np.uint8]:
+    """Pictures ``(P, S, S, 3)``, in batches.
+
+    Args:
+        sampler: makes them.
+        prepared: the photos.
+        identity: rows ``(P,)`` of the photos that give the identity.
+        target: rows ``(P,)`` of those that give the landmarks, or None.
+        emotion: conditions ``(P, 10)``, or None.
+        seeds: P.
+        protocol: says how.
+        title: of the bar; None for no bar.
+    """
     from tqdm import tqdm
 
-    size = prepared.images.shape[1]
     controls, sampling = sampler.model.controls, protocol.sampling.filled(sampler.model.scale)
     unet: Any = sampler.model.unet
     device: torch.device = unet.device
-    made, start = [], time.monotonic()
-    count = len(pairs.identity)
-    asked = "+".join(["identity", *conditions])
-    for first in tqdm(range(0, count, sampling.batch_size), desc=asked, disable=not progress):
+    made = []
+    for first in tqdm(range(0, len(identity), sampling.batch_size), desc=title, disable=title is None):
         part = slice(first, first + sampling.batch_size)
-        targets = pairs.target[part]
         drawn = None
-        if "landmark" in conditions:
+        if target is not None:
             assert controls is not None
-            drawn = torch.from_numpy(
-                landmarks.drawn(list(prepared.points[targets]), size, controls.config.landmark_size)
-            ).to(device)
+            points, size = list(prepared.points[target[part]]), prepared.images.shape[1]
+            drawn = torch.from_numpy(landmarks.drawn(points, size, controls.config.landmark_size)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=protocol.bfloat16):
             pictures = sampler.generate(
-                torch.from_numpy(prepared.identity[pairs.identity[part]]).to(device),
+                torch.from_numpy(prepared.identity[identity[part]]).to(device),
                 drawn,
-                torch.from_numpy(prepared.emotion[targets]).to(device) if "emotion" in conditions else None,
+                torch.from_numpy(emotion[part]).to(device) if emotion is not None else None,
                 sampling.guidance,
                 sampling.steps,
-                list(range(protocol.seed + first, protocol.seed + first + len(targets))),
+                list(seeds[part]),
                 sampling.scheduler,
                 speed=sampling.speed,
             )
         made.append(pixels(pictures))
-    return np.concatenate(made), (time.monotonic() - start) / count
+    return np.concatenate(made)
 
 
 def look(pictures: NDArray[np.uint8]) -> list[Face | None]:
@@ -164,14 +202,6 @@ def look(pictures: NDArray[np.uint8]) -> list[Face | None]:
             except NoFaceError:
                 faces.append(None)
     return faces
-
-
-def auc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
-    """The chance that a score of the first kind is above one of the second, ties counting half."""
-    order = np.sort(negative)
-    below = np.searchsorted(order, positive, "left")
-    upto = np.searchsorted(order, positive, "right")
-    return float(((below + upto) / 2).mean() / len(negative))
 
 
 def identity_scores(
@@ -250,7 +280,7 @@ def evaluate(
     device: str = "auto",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Measure a model on the people kept out and write ``result.json`` and ``grid.png`` into ``out``.
+    """Measure a model on held-out people and write ``result.json``, ``grid.png`` and ``words.png`` into ``out``.
 
     Args:
         model_folder: a model folder.
@@ -266,18 +296,19 @@ def evaluate(
         What ``result.json`` holds.
 
     Raises:
-        DataError: too few people kept out.
+        DataError: too few held-out people.
         CheckpointError: the model cannot be loaded, or the controls do not fit it.
         ConfigError: there is no such device, or the protocol's sampling cannot be used.
         OutputError: ``out`` holds a result already, or cannot be written.
     """
     from facecrafter.model.published import load_folder
 
-    check_free([out / RESULT, out / GRID], overwrite)
+    check_free([out / RESULT, out / GRID, out / WORDS_GRID], overwrite)
     device = usable_device(device)
     model = load_folder(model_folder, controls).to(device)
     prepared = shards.load(data, recogniser=model.scale.recogniser)
     pairs = choose_pairs(prepared, protocol)
+    asked = words.choose(prepared, protocol.words, protocol.seed) if protocol.words and model.controls else None
     sampler = Sampler(model)
     judge = recogniser("dlib" if model.scale.recogniser != "dlib" else "sface")
     sources = look(prepared.images[pairs.identity])
@@ -290,7 +321,7 @@ def evaluate(
             "condition": model.scale.recogniser,
             "judge": judge.name,
             "pose and expression": "MediaPipe face landmarker",
-            "emotion": estimator().name,
+            "emotion": _named(estimator()),
         },
         "settings": {},
     }
@@ -306,9 +337,56 @@ def evaluate(
             **control_scores(faces, prepared, pairs),
         }
         columns.append(pictures)
+    sheet = None
+    if asked is not None:
+        result["words"], sheet = in_words(sampler, prepared, asked, protocol, progress)
     write_whole(out / RESULT, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     write_whole(out / GRID, png(_grid(columns)))
+    if sheet is not None:
+        write_whole(out / WORDS_GRID, png(_grid(sheet, pairs=WORDS_SHOWN, across=1)))
     return result
+
+
+def in_words(
+    sampler: Sampler,
+    prepared: shards.Prepared,
+    asked: words.WordRequests,
+    protocol: Protocol,
+    progress: bool = True,
+) -> tuple[dict[str, Any], list[NDArray[np.uint8]]]:
+    """Each of the eight emotions asked of people in words, without and with the landmarks of a neutral photo.
+
+    Returns:
+        The record for ``result.json``, and the columns of a grid: the photo, and the eight pictures of each setting.
+    """
+    network, count = estimator(), len(asked.identity)
+    people = [prepared.persons[row] for row in asked.identity]
+    record: dict[str, Any] = {"people": count, "estimator": _named(network), "settings": {}}
+    columns = [prepared.images[asked.identity]]
+    for name, target in ((words.WORDS_ONLY, None), (words.NEUTRAL_TARGET, asked.neutral)):
+        pictures = _painted(
+            sampler,
+            prepared,
+            np.repeat(asked.identity, len(EMOTIONS)),
+            np.repeat(target, len(EMOTIONS)) if target is not None else None,
+            np.tile(words.VECTORS, (count, 1)),
+            np.repeat(np.arange(protocol.seed, protocol.seed + count), len(EMOTIONS)).tolist(),
+            protocol,
+            name if progress else None,
+        )
+        faces = look(pictures)
+        read = np.full((len(faces), len(EMOTIONS)), np.nan)
+        found = [index for index, face in enumerate(faces) if face]
+        if found:
+            read[found] = [e.probabilities for e in network.estimate([face for face in faces if face])]
+        record["settings"][name] = words.scores(read.reshape(count, len(EMOTIONS), -1), people)
+        columns += list(pictures.reshape(count, len(EMOTIONS), *pictures.shape[1:]).swapaxes(0, 1))
+    return record, columns
+
+
+def _named(network: EmotionEstimator) -> str:
+    """An estimator's name with the first digits of its weights' hash, so that results of two are never confused."""
+    return f"{network.name} ({sha256(network.path)[:8]})"
 
 
 def _grid(columns: list[NDArray[np.uint8]], pairs: int = 64, across: int = 4) -> NDArray[np.uint8]:

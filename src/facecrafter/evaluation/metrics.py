@@ -58,6 +58,14 @@ def lengths(seen: Array, wanted: Array) -> Array:
     return np.asarray(np.linalg.norm(seen - wanted, axis=1))
 
 
+def auc(positive: Array, negative: Array) -> float:
+    """The chance that a score of the first kind is above one of the second, ties counting half."""
+    order = np.sort(negative)
+    below = np.searchsorted(order, positive, "left")
+    upto = np.searchsorted(order, positive, "right")
+    return float(((below + upto) / 2).mean() / len(negative))
+
+
 def same_class(seen: Array, wanted: Array) -> Array:
     """1 where the likeliest of eight classes is the same, else 0: probabilities ``(P, 8)`` twice to ``(P,)``."""
     known = np.isfinite(seen).all(1) & np.isfinite(wanted).all(1)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facecrafter.errors import DataError
+from facecrafter.evaluation import words
 from facecrafter.evaluation.report.cost import as_svg
 from facecrafter.evaluation.report.differences import paired
 from facecrafter.evaluation.report.page import as_html
@@ -58,7 +59,7 @@ def publish(runs: Sequence[Path], document: Path, printed: bool = True) -> None:
     ``<!-- table NAME -->`` and ``<!-- end of table -->``, where NAME is the run folder's.
 
     Args:
-        runs: result folders.
+        runs: result folders, also those of `evaluate model`, of which the table of emotions asked in words is shown.
         document: a file that has a place for each of them.
         printed: show the paper's own table too, once for each kind of table.
 
@@ -77,11 +78,20 @@ def publish(runs: Sequence[Path], document: Path, printed: bool = True) -> None:
         _, closed, after = rest.partition(end)
         if not (found and closed):
             raise DataError(f"{document} has no place for {run.name}; put the lines {begin} and {end} where it belongs")
-        sheet = read([run])
-        kind = sheet.runs[0].result.table
-        text = f"{before}{begin}\n\n{as_section(sheet, kind not in shown)}\n\n{end}{after}"
-        shown.add(kind)
+        text = f"{before}{begin}\n\n{_section(run, shown)}\n\n{end}{after}"
     write_whole(document, text.encode("utf-8"))
+
+
+def _section(run: Path, shown: set[str]) -> str:
+    """What a document gets of a run; the kind of table joins those whose table in the paper was shown."""
+    in_words = words.read(run)
+    if in_words is not None:
+        return words.as_markdown(in_words)
+    sheet = read([run])
+    kind = sheet.runs[0].result.table
+    section = as_section(sheet, kind not in shown)
+    shown.add(kind)
+    return section
 
 
 def _write(runs: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:
