@@ -380,7 +380,7 @@ def _unpack(source: Path, folder: Path) -> Path:
                 zipped.extractall(folder)
         elif tarfile.is_tarfile(source):
             with tarfile.open(source) as tarred:
-                tarred.extractall(folder, filter="data")
+                _extract(tarred, folder)
         else:
             raise DataError(f"{source} is neither a folder nor a tar or zip archive of photos")
     except DataError:
@@ -393,6 +393,29 @@ def _unpack(source: Path, folder: Path) -> Path:
         ) from None
     inside = [path for path in folder.iterdir() if not _hidden(path.name)] if folder.is_dir() else []
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+
+
+def _extract(archive: tarfile.TarFile, folder: Path) -> None:
+    """Write a tar's files into a folder, and nothing outside it. Links become copies of what they point to in the
+    archive. The filter of ``extractall`` does the like, but Debian 12's Python, 3.11.2, is too old to have it.
+
+    Raises:
+        TarError: a file's name leads out of the folder.
+    """
+    root = folder.resolve()
+    for member in archive:
+        target = (root / member.name.lstrip("/")).resolve()
+        if not target.is_relative_to(root):
+            raise tarfile.TarError(f"{member.name} would lie outside of it")
+        try:
+            content = archive.extractfile(member)
+        except KeyError:  # a link to what the archive does not hold
+            continue
+        if content is None:  # a folder or a device
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with content, open(target, "wb") as file:
+            shutil.copyfileobj(content, file)
 
 
 def _hidden(name: str) -> bool:
