@@ -495,8 +495,11 @@ def evaluate_model(
     result = measure(folder, data, out, protocol, controls=controls, device=device, overwrite=overwrite)
     for setting, scores in result["settings"].items():
         typer.echo(setting)
+        by_class = scores.pop("emotion_by_class", {})
         for name, value in scores.items():
             typer.echo(f"  {name}: {'none' if value is None else f'{value:.3f}'}")
+        for name, one in by_class.items():
+            typer.echo(f"  emotion_agreement, {name} targets: {one['agreement']['value']:.3f} of {one['faces']}")
     if "words" in result:
         typer.echo("\n" + by_words.as_markdown(result["words"]) + "\n")
     typer.echo(f"{out / 'result.json'} has the estimators; {out / 'grid.png'} shows the pictures")

@@ -138,6 +138,25 @@ def test_a_known_error_is_measured_and_missing_faces_are_left_out(prepared):
     assert scores["blendshape_rmse"] == pytest.approx(0.1, abs=1e-4)
 
 
+def test_agreement_is_counted_by_the_targets_class(prepared):
+    """Outputs that show the target's blendshapes agree; those of the first class are given another's."""
+    pairs = heldout.choose_pairs(prepared, PROTOCOL)
+    labels = prepared.emotion[pairs.target, 2:].argmax(1)
+    spoilt = int(labels[0])
+    other = prepared.blendshapes[pairs.target[labels != spoilt][0]]
+    faces: list[Face | None] = [
+        face(other if label == spoilt else prepared.blendshapes[target], np.eye(4))
+        for target, label in zip(pairs.target, labels, strict=True)
+    ]
+    faces[-1] = None
+    found = heldout.emotion_by_class(faces, prepared, pairs)
+    assert list(found) == [name for place, name in enumerate(EMOTIONS) if place in labels[:-1]]
+    for name, one in found.items():
+        assert one["faces"] == (labels[:-1] == EMOTIONS.index(name)).sum()
+        assert one["agreement"]["value"] == (name != EMOTIONS[spoilt])
+    assert heldout.emotion_by_class([None] * 18, prepared, pairs) == {}
+
+
 # --- from a model to files --------------------------------------------------------------------------------------------
 
 

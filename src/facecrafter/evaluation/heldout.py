@@ -21,7 +21,7 @@ from PIL import Image
 from facecrafter.data import shards
 from facecrafter.environment import environment
 from facecrafter.errors import DataError, NoFaceError
-from facecrafter.evaluation import words
+from facecrafter.evaluation import bootstrap, words
 from facecrafter.evaluation.metrics import auc
 from facecrafter.evaluation.results import RESULT, png
 from facecrafter.files import check_free, write_whole
@@ -265,6 +265,27 @@ def control_scores(faces: list[Face | None], prepared: shards.Prepared, pairs: P
     return scores
 
 
+def emotion_by_class(faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs) -> dict[str, Any]:
+    """The share of ``emotion_agreement`` for each class of the targets, since most photos are neutral or happy.
+
+    Returns:
+        For each class that a target has: ``faces``, how many, and ``agreement``, with its 95 % bootstrap interval over
+        the people asked.
+    """
+    rows = [index for index, face in enumerate(faces) if face]
+    asked = prepared.emotion[pairs.target[rows], 2:].argmax(1)
+    read = [EMOTIONS.index(emotion.label) for emotion in estimator().estimate([face for face in faces if face])]
+    agree = asked == np.array(read, np.int64)
+    people = np.array([prepared.persons[row] for row in pairs.identity[rows]], dtype=str)
+    return {
+        EMOTIONS[label]: {
+            "faces": int((asked == label).sum()),
+            "agreement": vars(bootstrap.mean(agree[asked == label], people[asked == label].tolist())),
+        }
+        for label in np.unique(asked).tolist()
+    }
+
+
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
     """Pearson's; None where the values of one side are all the same."""
     return float(np.corrcoef(one, other)[0, 1]) if np.ptp(one) and np.ptp(other) else None
@@ -335,6 +356,7 @@ def evaluate(
             "seconds_a_picture": seconds,
             **identity_scores(faces, sources, pairs, judge),
             **control_scores(faces, prepared, pairs),
+            "emotion_by_class": emotion_by_class(faces, prepared, pairs),
         }
         columns.append(pictures)
     sheet = None
