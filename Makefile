@@ -6,7 +6,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints/cpu.txt
 BIN = $(VENV)/bin
 
-.PHONY: demo test install lint clean
+.PHONY: demo test install lint results clean
 
 demo: $(VENV)/.installed
 	$(BIN)/facecrafter demo --out out/demo.png --overwrite
@@ -17,6 +17,16 @@ test: $(VENV)/.tests-installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check src tests
 	$(BIN)/mypy src
+
+# Measures the shipped model on held-out people of DATA, a prepared folder, and writes the figures into the documents.
+DATA ?= data/lfw
+results: $(VENV)/.installed
+	$(BIN)/facecrafter evaluate model $(DATA) --out out/evaluation/model --bfloat16 --overwrite
+	cp out/evaluation/model/result.json docs/results/mini.json
+	$(BIN)/facecrafter evaluate publish docs/results.md out/evaluation/model
+	$(BIN)/facecrafter evaluate publish README.md out/evaluation/model
+	$(BIN)/python tests/test_figures.py
+	$(BIN)/python -m pytest tests/test_figures.py
 
 install: $(VENV)/.installed
 
