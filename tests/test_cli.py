@@ -542,17 +542,28 @@ def test_evaluate_model_and_emotion(folder: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(heldout, "evaluate", model)
     asked = ("evaluate", "model", folder, "--model", folder / "model", "--out", folder / "out")
-    done = facecrafter(*asked, "--device", "cpu", "--speed", "interval", "--controls", "c.safetensors", "--overwrite")
+    done = facecrafter(
+        *asked,
+        "--device",
+        "cpu",
+        "--speed",
+        "interval",
+        "--controls",
+        "c.safetensors",
+        "--overwrite",
+        "--emonet",
+        "e.pth",
+    )
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("identity\n  face_found: 0.000\n  same: none\n")
     *places, protocol, options = calls.pop()
     assert places == [folder / "model", folder, folder / "out"]
     assert (protocol.sampling.speed, protocol.sampling.batch_size, protocol.words) == ("interval", 16, 60)
-    assert options == {"controls": Path("c.safetensors"), "device": "cpu", "overwrite": True}
+    assert options == {"controls": Path("c.safetensors"), "device": "cpu", "overwrite": True, "emonet": Path("e.pth")}
     facecrafter(*asked, "--words", 0)
     *_, protocol, options = calls.pop()
     assert protocol.sampling.speed is None and protocol.words == 0
-    assert options == {"controls": None, "device": "auto", "overwrite": False}
+    assert options == {"controls": None, "device": "auto", "overwrite": False, "emonet": None}
 
     def emotion(*_: Any, variations: int, overwrite: bool) -> dict[str, Any]:
         calls.append((variations, overwrite))

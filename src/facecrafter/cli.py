@@ -215,6 +215,7 @@ def generate(
     controls: Annotated[Path | None, typer.Option(help="Controls file in place of the model's own.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.largest,
+    emonet: _EmoNet = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that are there.")] = False,
 ) -> None:
     """Make images of a person: N of one, or one for each row of a table.
@@ -243,7 +244,7 @@ def generate(
     )
     if pairs:
         rows = len(read_pairs(pairs))
-        crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16)
+        crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
         with _bar(rows, "pairs") as progress:
             done = generate_pairs(crafter, pairs, out, seed, settings, overwrite, progress)
         typer.echo(f"{done.made} made, {done.there} already there, {done.failed} failed: {out / 'results.csv'}")
@@ -256,7 +257,7 @@ def generate(
     people = [PhotoFile.read(path) for path in identity or []]
     others = (target, landmarks_from, emotion_from)
     whole, shape, mood = (None if path is None else PhotoFile.read(path) for path in others)
-    crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16)
+    crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
     request = crafter.request(people, whole, shape, mood, emotion, valence, arousal, seed, settings)
     with _bar(count, "pictures") as progress:
         done = generate_many(crafter, request, count, out, overwrite, progress)
@@ -477,6 +478,7 @@ def evaluate_model(
     speed: _Speed = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Faster, and a little less exact.")] = False,
     controls: Annotated[Path | None, typer.Option(help="Controls file in place of the model's own.")] = None,
+    emonet: _EmoNet = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     overwrite: _Overwrite = False,
 ) -> None:
@@ -492,7 +494,7 @@ def evaluate_model(
         identity_scale, landmark_scale, emotion_scale, steps, scheduler, 16, speed.value if speed else None
     )
     protocol = Protocol(identities, targets, sampling, seed, bfloat16, words=words)
-    result = measure(folder, data, out, protocol, controls=controls, device=device, overwrite=overwrite)
+    result = measure(folder, data, out, protocol, controls=controls, device=device, overwrite=overwrite, emonet=emonet)
     for setting, scores in result["settings"].items():
         typer.echo(setting)
         by_class = scores.pop("emotion_by_class", {})

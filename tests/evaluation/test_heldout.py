@@ -174,7 +174,7 @@ class Judge:
 def measured(prepared, model_folder, monkeypatch, tmp_path):
     """Measures the small model; ``sees`` says which of the pictures looked at show a face, photos coming first."""
 
-    def measure(sees=lambda number: True, size=128, pairs=(3, 1), asked=0, **options):
+    def measure(sees=lambda number: True, size=128, pairs=(3, 1), asked=0, labels=None, **options):
         numbers, random = count(), np.random.default_rng(0)
 
         def find(*_):
@@ -183,7 +183,7 @@ def measured(prepared, model_folder, monkeypatch, tmp_path):
             return face(random.random(52).astype(np.float32), pose(*random.uniform(-40, 40, 2)))
 
         images = np.full((len(prepared.persons), size, size, 3), 90, np.uint8)
-        data = dataclasses.replace(prepared, images=images)
+        data = dataclasses.replace(prepared, images=images, estimator=labels)
         monkeypatch.setattr(heldout.shards, "load", lambda *_, **__: data)
         monkeypatch.setattr(heldout, "recogniser", lambda _: Judge())
         monkeypatch.setattr(heldout, "FaceFinder", lambda: nullcontext(SimpleNamespace(find=find)))
@@ -192,6 +192,14 @@ def measured(prepared, model_folder, monkeypatch, tmp_path):
         return heldout.evaluate(model_folder, tmp_path, tmp_path / "out", protocol, progress=False, **options)
 
     return measure
+
+
+def test_emotions_are_judged_by_the_estimator_of_the_data(measured, tmp_path):
+    with pytest.raises(ConfigError, match=r"has emotions from emonet_8, .* give it with --emonet emonet_8\.pth"):
+        measured(labels="emonet_8")
+    with pytest.raises(ConfigError, match="the project's own estimator; leave --emonet out"):
+        measured(labels="pixels", emonet=tmp_path / "emonet_8.pth")
+    assert not (tmp_path / "out" / "result.json").exists()
 
 
 def strict(path):

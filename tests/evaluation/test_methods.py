@@ -229,6 +229,36 @@ def test_settings_are_refused_before_anything_is_read(tmp_path, kind, settings, 
     assert str(caught.value).startswith(f"'Theirs': {told}")
 
 
+@pytest.mark.parametrize(
+    ("learned", "data", "refused"),
+    [
+        (None, "emonet_8", False),
+        ("emonet_8", None, False),
+        ("emonet_8", "emonet_8", False),
+        ("emonet_8", "pixels", True),
+        ("pixels", "emonet_8", True),
+    ],
+)
+def test_data_with_another_estimators_emotions_than_the_model_learned_is_refused(
+    small_model, tmp_path, asked, learned, data, refused
+):
+    from facecrafter.model.checkpoint import save_model
+
+    small_model.controls.register_to_config(emotion_estimator=learned)
+    try:
+        save_model(small_model, tmp_path)
+    finally:
+        small_model.controls.register_to_config(emotion_estimator=None)
+    entry = {"name": "Ours", "model": tmp_path}
+    methods.open_method(MethodConfig(**entry, conditions=("landmark",)), asked, "dlib", 16, True, data)
+    methods.open_method(MethodConfig(**entry), asked, "dlib", 16, False, data)
+    if not refused:
+        assert methods.open_method(MethodConfig(**entry), asked, "dlib", 16, True, data).name == "Ours"
+        return
+    with pytest.raises(ConfigError, match=f"'Ours' learned emotions from {learned}, and the data's are from {data}"):
+        methods.open_method(MethodConfig(**entry), asked, "dlib", 16, True, data)
+
+
 def test_settings_that_are_taken(tmp_path):
     for kind, settings in {
         "facecrafter": {"steps": 3, "identity_scale": 2, "landmark_scale": 1.5, "scheduler": "dpm", "speed": "exact"},

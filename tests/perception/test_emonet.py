@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from facecrafter.errors import FaceCrafterError, NoFaceError, PhotoError, WeightsError
+from facecrafter.errors import ConfigError, FaceCrafterError, NoFaceError, PhotoError, WeightsError
 from facecrafter.perception.emonet import BROWS, OUTLINE, EmoNet, EmoNetEstimator, decode, load, tight_crop
-from facecrafter.perception.emotion import EMOTIONS, Emotion
+from facecrafter.perception.emotion import EMOTIONS, OWN, Emotion, estimator_for
 from facecrafter.perception.face import Face
 
 State = dict[str, Tensor]
@@ -210,6 +210,28 @@ def test_the_estimator_says_which_file_it_has(estimator: EmoNetEstimator, state:
 
 
 # --- wrong files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [(None, False, OWN), (OWN, False, OWN), (None, True, "emonet_8"), ("emonet_8", True, "emonet_8")],
+)
+def test_the_estimator_of_a_name(name: str | None, given: bool, expected: str, file: Path) -> None:
+    assert estimator_for(name, file if given else None).name == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        (OWN, True, "the model learned emotions from the project's own estimator; leave --emonet out"),
+        ("emonet_8", False, "learned emotions from emonet_8, .* give it with --emonet emonet_8.pth"),
+        ("emonet_5", True, r"learned emotions from emonet_5, and .*emonet_8\.pth is emonet_8; give emonet_5.pth"),
+        ("hsemotion", False, "learned emotions from 'hsemotion', an estimator that this version does not know"),
+    ],
+)
+def test_another_estimator_than_the_needed_one_is_refused(name: str, given: bool, words: str, file: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        estimator_for(name, file if given else None)
 
 
 def hollow(classes: int = 8, **changed: object) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import pickle
 import subprocess
@@ -133,6 +134,40 @@ def test_a_control_stage_changes_its_own_tensors_and_no_other(condition: str, tm
     assert len(learned) == len(own)  # the optimiser holds nothing else
     assert [record["step"] for record in logged(config)] == [1, 2]
     assert all(0 < record["loss"] < 100 for record in logged(config))
+
+
+@pytest.mark.parametrize(
+    ("stage", "before", "labels", "after"),
+    [
+        ("emotion", None, "emonet_8", "emonet_8"),
+        ("emotion", "pixels", "emonet_8", "emonet_8"),
+        ("landmark", "pixels", "emonet_8", "pixels"),
+        ("emotion", "emonet_8", None, "emonet_8"),
+    ],
+)
+def test_controls_say_whose_emotions_they_learned(
+    stage: str,
+    before: str | None,
+    labels: str | None,
+    after: str,
+    small: Scale,
+    prepared: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    start = start_folder(tmp_path / "start", small)
+    path = start / checkpoint.CONTROLS_FILE
+    controls = checkpoint.load_part(path, "controls", "mini")
+    controls.register_to_config(emotion_estimator=before)
+    checkpoint.save_part(controls, path, "controls", "mini")
+    labelled = dataclasses.replace(prepared, estimator=labels)
+    monkeypatch.setattr(shards, "load", lambda folder, recogniser: labelled)
+    monkeypatch.setattr(logging.getLogger("facecrafter"), "propagate", True)
+    made = loop.train(config_of(stage, tmp_path, steps=1), progress=False)
+    assert checkpoint.load_model(made).controls.config.emotion_estimator == after
+    changes = stage == "emotion" and before == "pixels"
+    assert ("learned emotions from pixels, and go on with" in caplog.text) == changes
 
 
 @pytest.mark.parametrize(("scaffold", "name"), [(True, "mini"), (False, "small"), (True, "small")])

@@ -19,6 +19,7 @@ from facecrafter.model import zoo
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.perception.emotion import Emotion
 from facecrafter.perception.landmarks import turn
+from facecrafter.request import PhotoFile
 from facecrafter.sampling import watermark
 from facecrafter.sampling.pipeline import Conditions, Settings, describe, emotion_of, ineffective
 
@@ -341,6 +342,78 @@ def test_bfloat16_and_speed_are_told_and_change_a_picture_little(
     assert made[0].info["facecrafter"]["speed"] == "refresh"
     exact = crafter.generate(portrait, portrait, n=1, steps=3, speed="refresh")
     assert 0 < np.abs(pixels(made) - pixels(exact)).mean() < 3
+
+
+@pytest.fixture
+def learned(small_model: FaceModel) -> Iterator[Callable[[str | None], FaceModel]]:
+    """The small model as one that learned emotions from a named estimator."""
+    assert small_model.controls is not None
+
+    def say(name: str | None) -> FaceModel:
+        small_model.controls.register_to_config(emotion_estimator=name)
+        return small_model
+
+    yield say
+    say(None)
+
+
+class EmoNetStub:
+    """Reads every face as sad."""
+
+    name = "emonet_8"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def estimate(self, faces: list[Any]) -> list[Emotion]:
+        return [Emotion.from_words({"sad": 1.0}) for _ in faces]
+
+
+def test_a_photos_emotion_is_read_as_the_model_learned_it(
+    learned: Callable[[str | None], FaceModel], portrait: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facecrafter.perception.emonet.EmoNetEstimator", EmoNetStub)
+    read = {}
+    for name, emonet in (("emonet_8", "emonet_8.pth"), (None, "emonet_8.pth"), (None, None), ("pixels", None)):
+        crafter = FaceCrafter(learned(name), emonet=None if emonet is None else Path(emonet))
+        asked = crafter.conditions(portrait, emotion_from=portrait)
+        assert asked.emotion is not None
+        read[name, emonet] = asked.emotion.label
+    assert read == {
+        ("emonet_8", "emonet_8.pth"): "sad",
+        (None, "emonet_8.pth"): "sad",
+        (None, None): "happy",
+        ("pixels", None): "happy",
+    }
+
+
+def test_a_model_that_learned_from_emonet_asks_for_it_only_where_a_photo_gives_the_emotion(
+    learned: Callable[[str | None], FaceModel], portrait: Path
+) -> None:
+    crafter = FaceCrafter(learned("emonet_8"))
+    assert crafter.conditions(portrait, landmarks_from=portrait, emotion="happy").emotion is not None
+    with pytest.raises(ConfigError, match=r"learned emotions from emonet_8, .* --emonet emonet_8\.pth"):
+        crafter.conditions(portrait, emotion_from=portrait)
+
+
+def test_emonet_is_refused_by_a_model_that_learned_otherwise(
+    learned: Callable[[str | None], FaceModel], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="the project's own estimator; leave --emonet out"):
+        FaceCrafter(learned("pixels"), emonet=tmp_path / "emonet_8.pth")
+    with pytest.raises(WeightsError, match=r"no EmoNet file .*emonet_8\.pth"):
+        FaceCrafter(learned("emonet_8"), emonet=tmp_path / "emonet_8.pth")
+
+
+def test_an_image_is_another_where_another_estimator_read_its_emotion(
+    learned: Callable[[str | None], FaceModel], portrait: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facecrafter.perception.emonet.EmoNetEstimator", EmoNetStub)
+    photo = PhotoFile.read(portrait)
+    plain, other = FaceCrafter(learned(None)), FaceCrafter(learned(None), emonet=Path("emonet_8.pth"))
+    by_photo, by_words = plain.request([photo], emotion_from=photo), plain.request([photo], emotion="sad")
+    assert plain.key(by_photo) != other.key(by_photo)
+    assert plain.key(by_words) == other.key(by_words)
 
 
 def test_from_pretrained_refuses_what_is_not_there(tmp_path: Path, model_folder: Path) -> None:

@@ -103,6 +103,7 @@ class Prepared:
         persons: whose face it is.
         files: the photo's path inside the source folder; of a frame the video's, and ``#t=`` with the seconds.
         digests: ``(N, 32)`` uint8, the sha256 of each picture's PNG; None for pictures that are in no folder.
+        estimator: the name of the estimator that gave ``emotion``; None for pictures that are in no folder.
     """
 
     images: NDArray[np.uint8]
@@ -115,6 +116,7 @@ class Prepared:
     persons: list[str]
     files: list[str]
     digests: NDArray[np.uint8] | None = None
+    estimator: str | None = None
 
     def __len__(self) -> int:
         return len(self.persons)
@@ -304,6 +306,7 @@ def load(folder: Path, recogniser: str | None = None) -> Prepared:
         persons=index["person"],
         files=index["file"],
         digests=digests,
+        estimator=meta["emotion"]["name"],
     )
 
     def keep(row: int, parts: Mapping[str, bytes]) -> None:

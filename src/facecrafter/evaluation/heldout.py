@@ -22,11 +22,12 @@ from facecrafter.data import shards
 from facecrafter.environment import environment
 from facecrafter.errors import DataError, NoFaceError
 from facecrafter.evaluation import bootstrap, words
+from facecrafter.evaluation.methods import check_emotions
 from facecrafter.evaluation.metrics import auc
 from facecrafter.evaluation.results import RESULT, png
 from facecrafter.files import check_free, write_whole
 from facecrafter.perception import landmarks
-from facecrafter.perception.emotion import EMOTIONS, EmotionEstimator, estimator
+from facecrafter.perception.emotion import EMOTIONS, EmotionEstimator, estimator, estimator_for
 from facecrafter.perception.face import ALIGNED_SIZE, Face, FaceFinder
 from facecrafter.perception.identity import Recogniser, recogniser
 from facecrafter.sampling.pipeline import Settings, usable_device
@@ -233,9 +234,11 @@ def identity_scores(
     }
 
 
-def control_scores(faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs) -> dict[str, float | None]:
+def control_scores(
+    faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs, emotions: EmotionEstimator | None = None
+) -> dict[str, float | None]:
     """How far outputs are from their targets: yaw and pitch in degrees, blendshapes, and emotion. None over no faces,
-    and for a correlation with what does not vary.
+    and for a correlation with what does not vary. Emotions are read with the given estimator, or the project's own.
     """
     seen = [index for index, face in enumerate(faces) if face]
     found = [face for face in faces if face]
@@ -245,7 +248,7 @@ def control_scores(faces: list[Face | None], prepared: shards.Prepared, pairs: P
     angles = np.array([face.angles for face in found])
     wanted = prepared.angles[targets]
     shapes = np.array([face.blendshapes for face in found])
-    perceived = estimator().estimate(found)
+    perceived = (emotions or estimator()).estimate(found)
     asked = prepared.emotion[targets]
     scores: dict[str, float | None] = {}
     for axis, name in enumerate(("yaw", "pitch")):
@@ -265,7 +268,9 @@ def control_scores(faces: list[Face | None], prepared: shards.Prepared, pairs: P
     return scores
 
 
-def emotion_by_class(faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs) -> dict[str, Any]:
+def emotion_by_class(
+    faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs, emotions: EmotionEstimator | None = None
+) -> dict[str, Any]:
     """The share of ``emotion_agreement`` for each class of the targets, since most photos are neutral or happy.
 
     Returns:
@@ -274,7 +279,8 @@ def emotion_by_class(faces: list[Face | None], prepared: shards.Prepared, pairs:
     """
     rows = [index for index, face in enumerate(faces) if face]
     asked = prepared.emotion[pairs.target[rows], 2:].argmax(1)
-    read = [EMOTIONS.index(emotion.label) for emotion in estimator().estimate([face for face in faces if face])]
+    found = [face for face in faces if face]
+    read = [EMOTIONS.index(emotion.label) for emotion in (emotions or estimator()).estimate(found)]
     agree = asked == np.array(read, np.int64)
     people = np.array([prepared.persons[row] for row in pairs.identity[rows]], dtype=str)
     return {
@@ -300,6 +306,7 @@ def evaluate(
     controls: Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    emonet: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a model on held-out people and write ``result.json``, ``grid.png`` and ``words.png`` into ``out``.
 
@@ -312,6 +319,7 @@ def evaluate(
         controls: a controls file to use in place of the model's own.
         device: where the model computes: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the best there is.
         overwrite: replace the result that is in ``out``.
+        emonet: EmoNet's file, which the judge of emotion needs where the data's emotions are EmoNet's.
 
     Returns:
         What ``result.json`` holds.
@@ -319,7 +327,9 @@ def evaluate(
     Raises:
         DataError: too few held-out people.
         CheckpointError: the model cannot be loaded, or the controls do not fit it.
-        ConfigError: there is no such device, or the protocol's sampling cannot be used.
+        ConfigError: there is no such device, the protocol's sampling cannot be used, or the data's emotions are from
+            another estimator than the judge, or than the model learned from.
+        WeightsError: EmoNet's file cannot be used.
         OutputError: ``out`` holds a result already, or cannot be written.
     """
     from facecrafter.model.published import load_folder
@@ -328,6 +338,8 @@ def evaluate(
     device = usable_device(device)
     model = load_folder(model_folder, controls).to(device)
     prepared = shards.load(data, recogniser=model.scale.recogniser)
+    emotions = estimator_for(prepared.estimator, emonet, f"{data} has emotions from") if prepared.estimator else None
+    check_emotions(str(model_folder), model, prepared.estimator)
     pairs = choose_pairs(prepared, protocol)
     asked = words.choose(prepared, protocol.words, protocol.seed) if protocol.words and model.controls else None
     sampler = Sampler(model)
@@ -342,7 +354,7 @@ def evaluate(
             "condition": model.scale.recogniser,
             "judge": judge.name,
             "pose and expression": "MediaPipe face landmarker",
-            "emotion": _named(estimator()),
+            "emotion": _named(emotions or estimator()),
         },
         "settings": {},
     }
@@ -355,13 +367,13 @@ def evaluate(
             "face_found": float(np.mean([face is not None for face in faces])),
             "seconds_a_picture": seconds,
             **identity_scores(faces, sources, pairs, judge),
-            **control_scores(faces, prepared, pairs),
-            "emotion_by_class": emotion_by_class(faces, prepared, pairs),
+            **control_scores(faces, prepared, pairs, emotions),
+            "emotion_by_class": emotion_by_class(faces, prepared, pairs, emotions),
         }
         columns.append(pictures)
     sheet = None
     if asked is not None:
-        result["words"], sheet = in_words(sampler, prepared, asked, protocol, progress)
+        result["words"], sheet = in_words(sampler, prepared, asked, protocol, progress, emotions)
     write_whole(out / RESULT, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     write_whole(out / GRID, png(_grid(columns)))
     if sheet is not None:
@@ -375,13 +387,15 @@ def in_words(
     asked: words.WordRequests,
     protocol: Protocol,
     progress: bool = True,
+    emotions: EmotionEstimator | None = None,
 ) -> tuple[dict[str, Any], list[NDArray[np.uint8]]]:
-    """Each of the eight emotions asked of people in words, without and with the landmarks of a neutral photo.
+    """Each of the eight emotions asked of people in words, without and with the landmarks of a neutral photo; read with
+    the given estimator, or the project's own.
 
     Returns:
         The record for ``result.json``, and the columns of a grid: the photo, and the eight pictures of each setting.
     """
-    network, count = estimator(), len(asked.identity)
+    network, count = emotions or estimator(), len(asked.identity)
     people = [prepared.persons[row] for row in asked.identity]
     record: dict[str, Any] = {"people": count, "estimator": _named(network), "settings": {}}
     columns = [prepared.images[asked.identity]]

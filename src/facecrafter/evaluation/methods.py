@@ -16,6 +16,7 @@ from facecrafter.evaluation.method import Method, Request, Subject, table_device
 from facecrafter.evaluation.pictures import request_name
 from facecrafter.evaluation.tables import FOLDER, OURS, MethodConfig
 from facecrafter.perception import landmarks
+from facecrafter.perception.emotion import OWN
 from facecrafter.perception.face import load_photo
 from facecrafter.perception.photo import SUFFIXES
 from facecrafter.sampling.pipeline import Settings
@@ -176,7 +177,12 @@ class FolderMethod:
 
 
 def open_method(
-    config: MethodConfig, requests: Sequence[Request], condition: str, batch_size: int = 16, controls: bool = True
+    config: MethodConfig,
+    requests: Sequence[Request],
+    condition: str,
+    batch_size: int = 16,
+    controls: bool = True,
+    estimator: str | None = None,
 ) -> Method:
     """A row of a table, ready to make pictures.
 
@@ -186,9 +192,10 @@ def open_method(
         condition: the recogniser whose embeddings the requests have.
         batch_size: pictures made at once.
         controls: whether conditions beside identity are asked for at all.
+        estimator: the name of the one that gave the requests' emotions, where it is known.
 
     Raises:
-        ConfigError: a setting cannot be used, or the model reads other embeddings.
+        ConfigError: a setting cannot be used, or the model reads other embeddings or another estimator's emotions.
         CheckpointError: a file is missing, damaged, or another one.
         DataError: see :class:`FolderMethod`.
     """
@@ -207,7 +214,23 @@ def open_method(
         raise ConfigError(
             f"the model of '{config.name}' reads {model.scale.recogniser}, not {condition}; set `condition`"
         )
+    if controls and "emotion" in config.conditions:
+        check_emotions(config.name, model, estimator)
     return FaceCrafterMethod(config.name, model, config.conditions if controls else (), Settings(**config.settings))
+
+
+def check_emotions(name: str, model: FaceModel, estimator: str | None) -> None:
+    """Refuse a data set whose emotions are from another estimator than the model learned from, where both are known.
+
+    Raises:
+        ConfigError: they are.
+    """
+    learned = None if model.controls is None else model.controls.config.emotion_estimator
+    if None not in (learned, estimator) and learned != estimator:
+        raise ConfigError(
+            f"the model of '{name}' learned emotions from {learned}, and the data's are from {estimator}; renew them: "
+            f"facecrafter data prepare DIR --only emotion{'' if learned == OWN else f' --emonet {learned}.pth'}"
+        )
 
 
 def check_settings(config: MethodConfig) -> None:

@@ -95,7 +95,8 @@ class Studio:
         results.write_requests(config.out, requests)
 
         def opened(entry: MethodConfig) -> Method:
-            return methods.open_method(entry, requests, config.condition, config.batch_size, controls)
+            about = self.prepared.estimator
+            return methods.open_method(entry, requests, config.condition, config.batch_size, controls, about)
 
         for entry in config.methods:
             if entry.kind == FOLDER:

@@ -29,6 +29,8 @@ class FaceControls(ModelMixin, ConfigMixin):
         landmark_place_sigma: see :func:`facecrafter.model.attention.place_bias`; None for Eq. 1 as the paper has it.
         emotion_hidden, emotion_tokens: see :class:`EmotionModule`.
         scale: the name of the model scale these controls were made for.
+        emotion_estimator: the name of the estimator whose emotions the emotion module learned; None in files from
+            before it was written down.
     """
 
     @register_to_config
@@ -43,6 +45,7 @@ class FaceControls(ModelMixin, ConfigMixin):
         emotion_hidden: int = 128,
         emotion_tokens: int = 4,
         scale: str = "arc2face",
+        emotion_estimator: str | None = None,
     ) -> None:
         super().__init__()
         if landmark_channels[-1] != context_width:

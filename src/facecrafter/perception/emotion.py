@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from facecrafter.errors import ConfigError
 from facecrafter.perception.face import Face
 
+# The project's own estimator, as prepared folders and models name it.
+OWN = "pixels"
+
 # EmoNet's order (Toisoul et al., 2021).
 EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
 
@@ -204,3 +207,35 @@ def estimator(emonet: Path | None = None) -> EmotionEstimator:
     from facecrafter.perception.emotion_net import PixelEmotion
 
     return PixelEmotion()
+
+
+def estimator_for(
+    name: str | None, emonet: Path | None = None, of: str = "the model learned emotions from"
+) -> EmotionEstimator:
+    """The estimator of a name.
+
+    Args:
+        name: of the estimator whose emotions a model learned or a data set has; None where it is not said, then it is
+            EmoNet where its file is given, and else the project's own.
+        emonet: EmoNet's file.
+        of: how an error begins.
+
+    Raises:
+        ConfigError: EmoNet's file is needed and not given, or it is given and another estimator is needed.
+        WeightsError: the file is missing, damaged or another one.
+    """
+    if name is None or (name == OWN and emonet is None):
+        return estimator(emonet)
+    if name == OWN:
+        raise ConfigError(f"{of} the project's own estimator; leave --emonet out")
+    if not name.startswith("emonet"):
+        raise ConfigError(f"{of} '{name}', an estimator that this version does not know; use the version that does")
+    if emonet is None:
+        raise ConfigError(
+            f"{of} {name}, whose file is not part of this project; give it with --emonet {name}.pth (docs/weights.md "
+            "says where it is published), or give emotions in words or numbers"
+        )
+    found = estimator(emonet)
+    if found.name != name:
+        raise ConfigError(f"{of} {name}, and {emonet} is {found.name}; give {name}.pth")
+    return found

@@ -18,7 +18,7 @@ from PIL import Image
 from facecrafter import __version__
 from facecrafter.errors import ConfigError, NoFaceError, PhotoError
 from facecrafter.perception import landmarks
-from facecrafter.perception.emotion import EMOTIONS, Emotion, EmotionEstimator, class_named, estimator
+from facecrafter.perception.emotion import EMOTIONS, Emotion, EmotionEstimator, class_named, estimator_for
 from facecrafter.perception.face import ALIGNED_SIZE, Choice, Face, FaceFinder, load_photo, to_rgb
 from facecrafter.perception.identity import Recogniser, recogniser
 from facecrafter.request import PhotoFile, Request
@@ -133,16 +133,29 @@ class FaceCrafter:
         name: what the pictures' metadata calls it.
         choose: which of several faces in a photo is meant.
         arcface: the path of ``arcface.onnx``, which the arc2face scale needs.
+        emonet: EmoNet's file, for a model that learned emotions from it.
+
+    Raises:
+        ConfigError: the model learned emotions from another estimator than the given one.
+        WeightsError: EmoNet's file cannot be used.
     """
 
     def __init__(
-        self, model: FaceModel, name: str = "", choose: Choice = "largest", arcface: Path | None = None
+        self,
+        model: FaceModel,
+        name: str = "",
+        choose: Choice = "largest",
+        arcface: Path | None = None,
+        emonet: Path | None = None,
     ) -> None:
         from facecrafter.sampling.sampler import Sampler
 
         if choose not in get_args(Choice):
             raise ConfigError(f"choose '{choose}' is not one of {', '.join(get_args(Choice))}")
         self.model, self.name, self.choose, self._arcface = model, name or model.scale.name, choose, arcface
+        self._emonet = emonet
+        if emonet is not None:
+            self._estimator  # noqa: B018 - a wrong file is named before anything is made
         self._sampler = Sampler(model)
         self._read: dict[tuple[Path, int], Face] = {}
         self._noted: set[str] = set()
@@ -156,6 +169,7 @@ class FaceCrafter:
         choose: Choice = "largest",
         weights: str | os.PathLike[str] | None = None,
         bfloat16: bool = False,
+        emonet: str | os.PathLike[str] | None = None,
     ) -> FaceCrafter:
         """Load a model.
 
@@ -167,11 +181,13 @@ class FaceCrafter:
             choose: which of several faces in a photo is meant, the ``largest`` or the one nearest to the ``centre``.
             weights: the folder of Arc2Face's published files (docs/arc2face.md), for ``arc2face``.
             bfloat16: compute in bfloat16, which takes half the memory and mostly less time, and is a little less exact.
+            emonet: EmoNet's file, which a model that learned emotions from it needs to read a photo's emotion.
 
         Raises:
             CheckpointError: the model is missing or damaged, or the controls do not fit it.
-            ConfigError: there is no such device, it does not compute in bfloat16, or the model and ``weights`` do not
-                belong together.
+            ConfigError: there is no such device, it does not compute in bfloat16, or the model and ``weights`` or
+                ``emonet`` do not belong together.
+            WeightsError: EmoNet's file cannot be used.
         """
         import torch
 
@@ -185,7 +201,7 @@ class FaceCrafter:
         loaded, arcface = open_model(model, published, None if controls is None else Path(controls))
         precision = torch.bfloat16 if bfloat16 else torch.float32
         placed = loaded.to(place, precision, memory_format=torch.channels_last)
-        return cls(placed, _model_name(Path(model)), choose, arcface)
+        return cls(placed, _model_name(Path(model)), choose, arcface, None if emonet is None else Path(emonet))
 
     @cached_property
     def digest(self) -> str:
@@ -198,7 +214,9 @@ class FaceCrafter:
         """What tells a request's image from every other: 16 digits of a hash of the request, the model in its
         precision, and which face of a photo is meant.
         """
-        return hashlib.sha256(f"{request.digest} {self.digest} {self.choose!s}".encode()).hexdigest()[:16]
+        read_by = f" {self._estimator.name}" if self._emonet is not None and request.emotion_from else ""
+        content = f"{request.digest} {self.digest} {self.choose!s}{read_by}"
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def _note(self, text: str) -> None:
         """Log what the user should know, once: a table of pairs would repeat it in every row."""
@@ -223,7 +241,9 @@ class FaceCrafter:
 
     @cached_property
     def _estimator(self) -> EmotionEstimator:
-        return estimator()
+        """The one whose emotions the model learned."""
+        controls = self.model.controls
+        return estimator_for(None if controls is None else controls.config.emotion_estimator, self._emonet)
 
     def face(self, photo: Photo) -> Face:
         """The aligned face of a photo, 256 px a side.

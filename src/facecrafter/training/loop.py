@@ -30,6 +30,7 @@ from facecrafter.errors import CheckpointError, ConfigError, DataError, FaceCraf
 from facecrafter.files import alone, whole, write_whole
 from facecrafter.interruption import deferred, stating
 from facecrafter.model import zoo
+from facecrafter.model.controls import FaceControls
 from facecrafter.training.config import TrainConfig
 from facecrafter.training.distillation import DistillationStage
 from facecrafter.training.emotion import EstimatorStage
@@ -268,8 +269,24 @@ def _stage(config: TrainConfig, device: torch.device) -> Stage:
     kind = training_set(config.rival) if config.rival else TrainingSet
     held = None if keep is None or keep.all() else kind(prepared, ~keep, size)
     make: Any = {**STAGES, "rival": RivalStage, "distill": DistillationStage}[config.stage]
-    stage: Stage = make(config, kind(prepared, keep, size, pairs), device, held)
-    return stage
+    stage: Any = make(config, kind(prepared, keep, size, pairs), device, held)
+    if config.stage in ("emotion", "joint") or (config.stage == "base" and config.scaffold):
+        _name_estimator(stage.model.controls, config, prepared.estimator)
+    made: Stage = stage
+    return made
+
+
+def _name_estimator(controls: FaceControls, config: TrainConfig, estimator: str | None) -> None:
+    """Write into the controls' config whose emotions they learn, for generation to read a photo's in the same way."""
+    before = controls.config.emotion_estimator
+    if estimator is None:
+        return
+    if before not in (None, estimator):
+        log.warning(
+            "the controls of %s learned emotions from %s, and go on with those that %s has from %s",
+            config.start, before, config.data, estimator,
+        )  # fmt: skip
+    controls.register_to_config(emotion_estimator=estimator)
 
 
 def _unfreeze(stage: Stage) -> list[nn.Parameter]:
