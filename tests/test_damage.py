@@ -256,7 +256,8 @@ def prepared(tmp_path: Path) -> Path:
         samples.append((key, {"png": png, "npz": npz, "json": b'{"box": [0, 1, 2, 3], "others": 0}'}))
         rows.append({"key": key, "shard": 0, "person": "Ann", "file": f"Ann/{number}.jpg", "emotion": "happy"})
         rows[-1] |= {"yaw": 1.0, "pitch": 2.0, "roll": 0.5, "valence": 0.1, "arousal": 0.2, "others": 0}
-    about = {"format": shards.FORMAT, "size": SIZE, "recognisers": {"sface": {"dimension": 8}}}
+    recognisers, emotion = {"sface": {"dimension": 8}}, {"name": "pixels"}
+    about = {"format": shards.FORMAT, "size": SIZE, "recognisers": recognisers, "emotion": emotion}
     (folder / "meta.json").write_text(json.dumps(about))
     shards.shard_path(folder, 0).write_bytes(shards.pack(samples))
     schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in shards.INDEX_COLUMNS.items()])

@@ -49,7 +49,8 @@ def sample(seed: int) -> tuple[str, dict[str, bytes]]:
 def folder(tmp_path: Path) -> Path:
     """Four samples in two shards."""
     sizes = {"sface": {"dimension": 128}, "other": {"dimension": 5}}
-    (tmp_path / "meta.json").write_text(json.dumps({"format": shards.FORMAT, "size": SIZE, "recognisers": sizes}))
+    about = {"format": shards.FORMAT, "size": SIZE, "recognisers": sizes, "emotion": {"name": "pixels"}}
+    (tmp_path / "meta.json").write_text(json.dumps(about))
     for shard in (0, 1):
         shards.shard_path(tmp_path, shard).write_bytes(shards.pack(sample(2 * shard + i) for i in (0, 1)))
     rows = [
@@ -174,6 +175,7 @@ def _set_meta(folder: Path, **values: object) -> None:
 DAMAGE = {
     "no meta": (lambda f: (f / "meta.json").unlink(), "is not a prepared folder"),
     "meta cut": (lambda f: _truncate(f / "meta.json"), "meta.json is damaged"),
+    "no estimator": (lambda f: _set_meta(f, emotion={}), "meta.json is damaged"),
     "other format": (lambda f: _set_meta(f, format=99), "has format 99 and this version reads 1"),
     "not finished": (lambda f: (f / "index.parquet").unlink(), "is not finished"),
     "index cut": (lambda f: _truncate(f / "index.parquet"), "index.parquet is damaged"),

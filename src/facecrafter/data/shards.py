@@ -228,8 +228,10 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
     """Refuse settings that :func:`load` cannot read by.
 
     Raises:
-        DAMAGE: a size or a dimension is missing or impossible.
+        DAMAGE: a size, a dimension or the estimator's name is missing or impossible.
     """
+    if not isinstance(meta["emotion"]["name"], str):
+        raise ValueError("the emotion estimator has no name")
     dimensions = [about["dimension"] for about in meta["recognisers"].values()]
     numbers = [meta["size"], *dimensions]
     if not dimensions or not all(isinstance(number, int) and 0 < number <= 8192 for number in numbers):
