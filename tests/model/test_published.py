@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -383,6 +384,21 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "truncated safetensors": (lambda f: shorten(f / UNET), UNET, "is not a whole safetensors file"),
     "truncated .bin": (lambda f: shorten(f / ENCODER), ENCODER, "is not a whole PyTorch file"),
     "a list in a .bin": (lambda f: torch.save([1], f / ENCODER), ENCODER, "is not a whole PyTorch file"),
+    "another program's objects in a .bin": (
+        lambda f: torch.save({"settings": Namespace(rate=1), **torch.load(f / ENCODER)}, f / ENCODER),
+        ENCODER,
+        "is a pickle with objects of other programs (argparse.Namespace), whose code is not run here",
+    ),
+    "all of Stable Diffusion in the place of its autoencoder": (
+        lambda f: save_file(SINGLE, f / VAE),
+        VAE,
+        "is a single-file checkpoint of Stable Diffusion, which is not read; move it elsewhere and convert it once",
+    ),
+    "all of Stable Diffusion in the place of Arc2Face's UNet": (
+        lambda f: save_file(SINGLE, f / UNET),
+        UNET,
+        "is a single-file checkpoint of Stable Diffusion, which is not read; get the file again from Hugging Face Foi",
+    ),
     "a pointer": (lambda f: (f / UNET).write_text(POINTER), UNET, "is a Git LFS pointer and not the file itself"),
     "text for JSON": (
         lambda f: (f / "arc2face/config.json").write_text("<html>404</html>"),
@@ -392,6 +408,67 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "bytes for JSON": (lambda f: (f / "vae/config.json").write_bytes(b"\xff\xfe"), "vae/config.json", "is not JSON"),
     "a list for JSON": (lambda f: (f / "vae/config.json").write_text("[]"), "vae/config.json", "holds no settings"),
 }
+# Names of a checkpoint as Stable Diffusion's own code writes it.
+SINGLE = {
+    "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2, 4, 3, 3),
+    "first_stage_model.encoder.conv_in.weight": torch.zeros(2, 3, 3, 3),
+    "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(3)[None],
+}
+CHECKPOINTS: dict[str, Callable[[Path], object]] = {
+    "v1-5-pruned-emaonly.safetensors": lambda path: save_file(SINGLE, path),
+    "v1-5-pruned.ckpt": lambda path: torch.save(
+        {"callbacks": {Namespace: Namespace(best=1)}, "state_dict": SINGLE}, path
+    ),
+    "old.ckpt": lambda path: torch.save(SINGLE, path, _use_new_zipfile_serialization=False),
+}
+
+
+@pytest.mark.parametrize("place", ["", "vae"])
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_single_file_checkpoint_is_recognised_where_the_autoencoder_is_missing(
+    name: str, place: str, folder: Path
+) -> None:
+    shutil.rmtree(folder / "vae")
+    (folder / place).mkdir(exist_ok=True)
+    CHECKPOINTS[name](folder / place / name)
+    first, second = [finding for finding in published.check(folder) if not finding.ok]
+    assert (first.path, second.path) == (folder / "vae/config.json", folder / VAE)
+    told = first.sentence
+    assert f"is missing, and {folder / place / name} is a single-file checkpoint of Stable Diffusion" in told
+    made = f"AutoencoderKL.from_single_file('{folder / place / name}').save_pretrained('{folder / 'vae'}')"
+    assert told.endswith(
+        f'convert it once, with a connection for its config: python -c "from diffusers import AutoencoderKL; {made}"'
+    )
+    with pytest.raises(CheckpointError, match="is a single-file checkpoint"):
+        published.load(folder)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_single_file_checkpoint_in_place_of_a_folder_is_recognised(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    CHECKPOINTS[name](path)
+    (finding,) = published.check(path)
+    assert not finding.ok and "is a single-file checkpoint of Stable Diffusion" in finding.sentence
+    for use in (published.load, published.folder_of, lambda one: published.open_model("arc2face", one)):
+        with pytest.raises(CheckpointError, match=r"single-file checkpoint .*AutoencoderKL\.from_single_file"):
+            use(path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_bytes(b"no checkpoint"),
+        lambda path: torch.save([torch.zeros(1)], path),
+        lambda path: torch.save({"fc.weight": torch.zeros(1)}, path),
+        lambda path: torch.save({"state_dict": [1]}, path),
+    ],
+)
+def test_other_files_are_no_single_file_checkpoints(make: Callable[[Path], object], tmp_path: Path) -> None:
+    for name in ("a.ckpt", "a.safetensors", "a.txt"):
+        make(tmp_path / name)
+        assert not published.is_single_file(tmp_path / name)
+
+
 RECOGNISERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "none": (lambda path: path.unlink(), "is missing; get arcface.onnx from Hugging Face FoivosPar/Arc2Face"),
     "glintr100 beside it": (

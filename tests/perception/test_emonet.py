@@ -260,7 +260,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a folder": (Path.mkdir, "there is no EmoNet file"),
     "an empty file": (Path.touch, "is damaged, or is no file of PyTorch weights"),
     "words": (lambda path: path.write_text("hello"), "is damaged, or is no file of PyTorch weights"),
-    "code": (saved({"conv1.weight": Trap()}), "is damaged, or is no file of PyTorch weights"),
+    "code": (saved({"conv1.weight": Trap()}), "is a pickle with objects of other programs (eval)"),
     "a list": (saved([torch.zeros(3)]), "holds something else than named weights"),
     "a checkpoint around it": (saved({"state_dict": hollow()}), "holds something else than named weights"),
     "numbers for names": (saved({1: torch.zeros(3)}), "holds something else than named weights"),

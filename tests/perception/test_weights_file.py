@@ -46,6 +46,10 @@ LIGHTNING = {
 }
 
 
+class Settings(dict):  # type: ignore[type-arg]
+    """A dictionary of another program's, as training frameworks keep settings in."""
+
+
 GOOD: dict[str, Callable[[Path], object]] = {
     "plain": lambda path: torch.save(STATE, path),
     "the old format": lambda path: torch.save(STATE, path, _use_new_zipfile_serialization=False),
@@ -53,6 +57,7 @@ GOOD: dict[str, Callable[[Path], object]] = {
     "without counts": lambda path: torch.save(without("1.num_batches_tracked"), path),
     "half precision": lambda path: torch.save({name: value.half() for name, value in STATE.items()}, path),
     "Lightning": lambda path: torch.save(LIGHTNING, path),
+    "Lightning in the old format": lambda path: torch.save(LIGHTNING, path, _use_new_zipfile_serialization=False),
 }
 
 
@@ -116,6 +121,29 @@ def test_a_file_of_other_numbers_is_known_by_its_digest(tmp_path: Path) -> None:
         WeightsError, match="is not the Small file: it has the right names and shapes but other weights"
     ):
         load(path, right)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_of_another_program_is_no_damaged_file(zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "small.ckpt"
+    content = {"settings": Settings(rate=0.1), "state_dict": STATE}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    words = (
+        rf"small\.ckpt is a pickle with objects of other programs \({__name__}\.Settings\), whose code is not run here; "
+        r"if you trust the file, save its weights alone .*torch\.save\(checkpoint\['state_dict'\], FILE\); give the pub"
+    )
+    with pytest.raises(WeightsError, match=words):
+        load(path)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.99])
+def test_a_truncated_file_of_another_program_is_damaged(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "small.ckpt"
+    torch.save(LIGHTNING, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(WeightsError, match=r"small\.ckpt is damaged"):
+        load(path)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.99])

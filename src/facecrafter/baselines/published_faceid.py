@@ -26,6 +26,7 @@ from facecrafter.evaluation.method import Request, Subject
 from facecrafter.model import attention, zoo
 from facecrafter.model.attention import AttentionInputs, Branch, KeyValue
 from facecrafter.model.checkpoint import FaceModel, digest
+from facecrafter.model.published import refuse_single_file
 from facecrafter.perception.face import Face
 from facecrafter.perception.identity import OnnxRecogniser, Recogniser, arcface_crop
 from facecrafter.sampling.guidance import Guidance, combine
@@ -252,6 +253,7 @@ def _stable_diffusion(folder: Path) -> tuple[Any, Any, Any, Any]:
 
     parts = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     loaded: list[Any] = []
+    refuse_single_file(folder)
     for name, kind in {**parts, "tokenizer": CLIPTokenizer}.items():
         if not (folder / name).is_dir():
             raise CheckpointError(f"{folder} has no folder {name}; give a folder of Stable Diffusion 1.5")

@@ -19,7 +19,7 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from transformers.utils import logging as transformers_logging
 from facecrafter.errors import CheckpointError, ConfigError
 from facecrafter.model import attention, zoo
 from facecrafter.model.checkpoint import CONTROLS_FILE, FORMAT, FaceModel, load_controls, load_model
+from facecrafter.pickles import ForeignClasses, foreign_class, unpickled
 from facecrafter.weights import ASSETS, OTHER_RECOGNISERS, sha256
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class _Part:
         build: makes an empty one, as a scale wants it.
         settings: which of its config must be the scale's; none for all.
         source: where it is published.
+        single_file: whether a single-file checkpoint of Stable Diffusion has it too.
     """
 
     places: tuple[str, ...]
@@ -119,6 +121,7 @@ class _Part:
     build: Callable[[zoo.Scale], Any]
     settings: tuple[str, ...]
     source: str
+    single_file: bool = False
 
     def place(self, folder: Path) -> Path:
         """Its folder; the usual one where there is none."""
@@ -138,10 +141,18 @@ class _Part:
             (self.weights(folder), _wrong_tensors),
         ):
             if not path.is_file():
-                yield Finding(path, False, "is missing", f"get it from {self.source}")
+                whole = _single_file_in(folder, self.place(folder)) if self.single_file else None
+                if whole is None:
+                    yield Finding(path, False, "is missing", f"get it from {self.source}")
+                else:
+                    remedy = conversion(whole, self.place(folder), self.kind.__name__)
+                    yield Finding(path, False, f"is missing, and {whole} {SINGLE_FILE}", remedy)
                 continue
             wrong = look(path, wanted)
-            yield Finding(path, not wrong, wrong, f"get the file again from {self.source}" if wrong else "")
+            remedy = f"get the file again from {self.source}" if wrong else ""
+            if wrong == SINGLE_FILE and self.single_file:
+                remedy = f"move it elsewhere and {conversion(path.name, self.place(folder), self.kind.__name__)}"
+            yield Finding(path, not wrong, wrong, remedy)
 
     def _wrong_config(self, path: Path, wanted: Any) -> str:
         try:
@@ -199,8 +210,64 @@ AUTOENCODER = _Part(
         "act_fn",
     ),
     source=STABLE_DIFFUSION,
+    single_file=True,
 )
 PARTS = (UNET, ENCODER, AUTOENCODER)
+
+
+# --- single-file checkpoints ------------------------------------------------------------------------------------------
+
+
+SINGLE_FILE = "is a single-file checkpoint of Stable Diffusion, which is not read"
+_SINGLE_FILE_NAMES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
+
+
+def is_single_file(path: Path) -> bool:
+    """Whether a file is all of Stable Diffusion in one (``v1-5-pruned-emaonly.safetensors``, say), by the names of its
+    tensors; no file is of what cannot be read."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return _of_single_file(file.keys())
+        if path.suffix not in (".ckpt", ".pt", ".pth", ".bin"):
+            return False
+        content = unpickled(path, mmap=True)
+        named = content.get("state_dict", content) if isinstance(content, dict) else {}
+        return isinstance(named, dict) and _of_single_file(named)
+    except Exception:  # safetensors, pickle, zip and torch raise types of their own
+        return False
+
+
+def conversion(file: Path | str, folder: Path, kind: str) -> str:
+    """How a single-file checkpoint becomes a folder of diffusers', as an error says it.
+
+    Args:
+        file: the checkpoint.
+        folder: where to.
+        kind: the class of diffusers' that takes its part of it.
+    """
+    code = f"from diffusers import {kind}; {kind}.from_single_file({str(file)!r}).save_pretrained({str(folder)!r})"
+    return f'convert it once, with a connection for its config: python -c "{code}"'
+
+
+def refuse_single_file(path: Path, folder: str = "sd15", kind: str = "StableDiffusionPipeline") -> None:
+    """Say what a single-file checkpoint is and how to convert it, where a folder is wanted.
+
+    Raises:
+        CheckpointError: the path leads to one.
+    """
+    if path.is_file() and is_single_file(path):
+        raise CheckpointError(f"{path} {SINGLE_FILE}; {conversion(path, Path(folder), kind)}")
+
+
+def _of_single_file(names: Iterable[object]) -> bool:
+    return any(str(name).startswith(_SINGLE_FILE_NAMES) for name in names)
+
+
+def _single_file_in(*folders: Path) -> Path | None:
+    """The first single-file checkpoint that lies in one of some folders."""
+    files = (path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if path.is_file())
+    return next((path for path in files if path.name != CONTROLS_FILE and is_single_file(path)), None)
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -223,6 +290,10 @@ def check(folder: Path) -> list[Finding]:
     Returns:
         One finding a file, in the order in which they are needed.
     """
+    if folder.is_file() and is_single_file(folder):
+        return [
+            Finding(folder, False, SINGLE_FILE, conversion(folder, AUTOENCODER.place(Path("DIR")), "AutoencoderKL"))
+        ]
     if not folder.is_dir():
         return [Finding(folder, False, "is no folder", "name the one that holds arc2face/, encoder/ and arcface.onnx")]
     findings = [finding for part in PARTS for finding in part.look(folder)]
@@ -317,8 +388,12 @@ def _wrong_tensors(path: Path, wanted: nn.Module) -> str:
             pointer = file.read(20).startswith(b"version https://git-")
         if pointer:
             return "is a Git LFS pointer and not the file itself"
+        if name := foreign_class(error):
+            return str(ForeignClasses([name]))
         whole = "safetensors" if path.suffix == ".safetensors" else "PyTorch"
         return f"is not a whole {whole} file ({' '.join(str(error).split())[:80]})"
+    if _of_single_file(found):
+        return SINGLE_FILE
     expected = {name: tuple(value.shape) for name, value in wanted.state_dict().items()}
     for name, shape in expected.items():
         if name in found and found[name] != shape:
@@ -383,6 +458,7 @@ def load(folder: Path, controls: Path | None = None) -> FaceModel:
     Raises:
         CheckpointError: a part is missing or damaged, or is another network than the scale's.
     """
+    refuse_single_file(folder, "DIR/vae", "AutoencoderKL")
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder of weights {folder}")
     unet, text_model, autoencoder = (_read(folder, part) for part in PARTS)
@@ -407,6 +483,7 @@ def folder_of(model: str | os.PathLike[str], weights: Path | None = None) -> Pat
         weights: the folder of published weights, for ``arc2face``.
 
     Raises:
+        CheckpointError: the model is a single-file checkpoint.
         ConfigError: the two do not belong together.
     """
     if str(model) == "arc2face":
@@ -417,6 +494,7 @@ def folder_of(model: str | os.PathLike[str], weights: Path | None = None) -> Pat
         if weights is not None:
             raise ConfigError("mini has weights of its own; leave --weights out, or ask for --model arc2face")
         return ASSETS / "mini"
+    refuse_single_file(Path(model), "DIR/vae", "AutoencoderKL")
     if is_published(Path(model)):
         raise ConfigError(f"{model} holds published weights; ask for --model arc2face --weights {model}")
     return Path(model)

@@ -24,6 +24,7 @@ from facecrafter.perception import weights_file
 from facecrafter.perception.emotion import EMOTIONS, Emotion
 from facecrafter.perception.face import Face, square_crop
 from facecrafter.perception.weights_file import Published
+from facecrafter.pickles import ForeignClasses, foreign_class
 
 SIZE = 256
 LANDMARKS = 68
@@ -186,8 +187,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"there is no EmoNet file {path}; {PUBLISHED.advice}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # pickle, zip and torch raise types of their own, with paragraphs of advice to programmers
-        raise WeightsError(f"{path} is damaged, or is no file of PyTorch weights; {PUBLISHED.advice}") from None
+    except (
+        Exception
+    ) as error:  # pickle, zip and torch raise types of their own, with paragraphs of advice to programmers
+        unknown = foreign_class(error)
+        wrong = ForeignClasses([unknown]) if unknown else "is damaged, or is no file of PyTorch weights"
+        raise WeightsError(f"{path} {wrong}; {PUBLISHED.advice}") from None
     named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
     if not named or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{path} holds something else than named weights; {PUBLISHED.advice}")

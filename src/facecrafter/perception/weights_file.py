@@ -4,7 +4,6 @@ of this project's own small networks, which carry their config."""
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from facecrafter.errors import CheckpointError, WeightsError, reason_of
 from facecrafter.files import whole
+from facecrafter.pickles import ForeignClasses, unpickled
 from facecrafter.weights import sha256
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -41,39 +41,23 @@ class Published:
         return f"give the published {self.file}"
 
 
-class _Inert:
-    """Stands for every class that a file names and that is no weight, such as a training framework's callbacks."""
-
-    def __init__(self, *_: object) -> None: ...
-
-    def __new__(cls, *_: object) -> _Inert:
-        return super().__new__(cls)
-
-    def __setstate__(self, _: object) -> None: ...
-
-
 def read(path: Path, published: Published) -> State:
     """The named tensors of a file of PyTorch weights or of a PyTorch Lightning checkpoint; what else it has is left.
 
     Raises:
-        WeightsError: there is no such file, or it is damaged.
+        WeightsError: there is no such file, it is damaged, or its pickle needs classes that are not read.
     """
     if not path.is_file():
         raise WeightsError(f"there is no {published.network} file {path}; {published.advice}")
     try:
-        content = _unpickled(path)
+        content = unpickled(path)
+    except ForeignClasses as error:
+        raise WeightsError(f"{path} {error}; {published.advice}") from None
     except Exception:  # pickle, zip and torch raise types of their own, with paragraphs of advice to programmers
         raise WeightsError(f"{path} is damaged, or is no file of PyTorch weights; {published.advice}") from None
     named = content.get("state_dict", content) if isinstance(content, dict) else {}
     pairs = named.items() if isinstance(named, dict) else ()
     return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, Tensor)}
-
-
-def _unpickled(path: Path) -> Any:
-    """What a file holds, by PyTorch's reader for weights only, with classes that it does not know made inert."""
-    known = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
-    with torch.serialization.safe_globals([(_Inert, name) for name in known]):
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def fill(network: Network, state: State, path: Path, published: Published) -> Network:
