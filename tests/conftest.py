@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 import subprocess
@@ -88,6 +89,26 @@ def lfw(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if not missing:
                 return folder
     raise AssertionError(f"{LFW} has no {sorted(missing)}")
+
+
+@pytest.fixture
+def notes() -> Iterator[Callable[[], list[str]]]:
+    """What the package has logged since the last call."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    def read() -> list[str]:
+        new = said.copy()
+        said.clear()
+        return new
+
+    listener, package = Listener(), logging.getLogger("facecrafter")
+    package.addHandler(listener)
+    yield read
+    package.removeHandler(listener)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,54 @@ BAD = {
         "generate --identity face.jpg --identity-scale 1000",
         1,
         "the identity scale must be from -20 to 20, not 1000",
+    ),
+    "no such face": (
+        "generate --identity face.jpg --face 2",
+        1,
+        "there is no face 2 in face.jpg, which shows 1 at (",
+    ),
+    "no face at a point": (
+        "generate --identity face.jpg --face-at 500,20",
+        1,
+        "there is no face at (500, 20) in face.jpg, which shows 1 at (",
+    ),
+    "no such face in the target": (
+        "generate --identity face.jpg --target face.jpg --target-face 3",
+        1,
+        "there is no face 3 in face.jpg",
+    ),
+    "a face of no target": (
+        "generate --identity face.jpg --target-face 1",
+        1,
+        "a face is picked in one photo, and not for a target without a photo",
+    ),
+    "a face of two photos": (
+        "generate --identity face.jpg --identity blank.png --face 1",
+        1,
+        "a face is picked in one photo, and not for an identity of 2 photos; crop the photos instead",
+    ),
+    "an estimator of no photo": (
+        "generate --identity face.jpg --emonet emonet_8.pth",
+        2,
+        "--emonet has no effect without a photo whose emotion to take",
+    ),
+    "a face twice": ("generate --identity face.jpg --face 1 --face-at 2,3", 2, "give --face or --face-at"),
+    "a face at a word": (
+        "generate --identity face.jpg --face-at left",
+        2,
+        "--face-at is X,Y in pixels of the photo, as 120,80, not 'left'",
+    ),
+    "a face at one number": (
+        "generate --identity face.jpg --target face.jpg --target-face-at 3",
+        2,
+        "--target-face-at is X,Y in pixels of the photo, as 120,80, not '3'",
+    ),
+    "a face of number 0": ("generate --identity face.jpg --face 0", 2, "Invalid value for '--face'"),
+    "a face beside a table": ("generate --pairs pairs.csv --face 2", 2, "with --pairs faces are picked by --choose"),
+    "a choice that is made already": (
+        "generate --identity face.jpg --face 1 --choose centre",
+        2,
+        "--choose has no effect beside the face that is picked",
     ),
     "endless scale": (
         "generate --identity face.jpg --landmark-scale inf",
@@ -472,7 +521,46 @@ def test_generate_says_which_of_several_faces_it_took(folder: Path, astronaut: N
     done = facecrafter("generate", *asked, "--model", folder / "model", "--out", folder / "out")
     assert done.exit_code == 0
     notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
-    assert notes == [f"note: {folder / 'pair.png'} shows 2 faces; the one nearest to the centre is used"]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"note: {folder / 'pair.png'} shows 2 faces; number ")
+    assert ", the nearest to the centre, at (" in notes[0] and "--face or --face-at picks another" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("picks", "identity_at", "target_at"),
+    [
+        (("--face-at", "225,124", "--target-face-at", "798,124"), 225, 798),
+        (("--face-at", "798,124", "--target-face-at", "225,124"), 798, 225),
+        (("--face", 1, "--target-face", 2), "1", "2"),
+        (("--face", 2, "--target-face", 1), "2", "1"),
+    ],
+)
+def test_generate_picks_faces(
+    folder: Path, astronaut: NDArray[np.uint8], picks: tuple[Any, ...], identity_at: int | str, target_at: int | str
+) -> None:
+    pair = np.concatenate([astronaut, np.ascontiguousarray(astronaut[:, ::-1])], 1)
+    for name in ("pair.png", "posed.png"):
+        Image.fromarray(pair).save(folder / name)
+    asked = ("--identity", folder / "pair.png", "--target", folder / "posed.png", "--steps", 3, "-n", 1)
+    done = facecrafter("generate", *asked, "--model", folder / "model", "--out", folder / "out", *picks)
+    assert done.exit_code == 0, done.output
+    assert "picks another" not in done.stderr
+    for name, expected in (("pair", identity_at), ("posed", target_at)):
+        ((number, x),) = re.findall(rf"{name}\.png shows 2 faces; number ([12]) at \((\d+), \d+\) is used", done.stderr)
+        assert number == expected if isinstance(expected, str) else abs(int(x) - expected) < 15
+
+
+def test_generate_reads_a_folder(folder: Path) -> None:
+    people = folder / "people"
+    people.mkdir()
+    asked = ("--identity", people, "--steps", 3, "-n", 1, "--model", folder / "model")
+    Image.open(folder / "face.jpg").save(people / "face.jpg")
+    shutil.copy(folder / "blank.png", people / "blank.png")
+    done = facecrafter("generate", *asked, "--out", folder / "averaged")
+    assert done.exit_code == 0, done.output
+    assert "blank.png (320x240)" in done.stderr and "it is left out" in done.stderr
+    seen = facecrafter("inspect", folder / "averaged" / "00000.png")
+    assert "identity: face.jpg\n" in seen.stdout
 
 
 def test_generate_pairs(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from facecrafter.errors import ConfigError, PhotoError
 from facecrafter.perception.emotion import Emotion
-from facecrafter.request import PhotoFile, Request
+from facecrafter.request import PhotoFile, Request, photos_in, read_person
 from facecrafter.sampling.pipeline import FilledSettings
 
 SETTINGS = FilledSettings(1.5, 1.2, 2.5, steps=8, scheduler="ddim", speed="refresh")
@@ -27,6 +28,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "no pose": {"landmarks_from": None},
     "another mood": {"emotion_from": BOB},
     "no mood": {"emotion_from": None},
+    "a face of the photo": {"face": 2},
+    "a face at a point": {"face": (3.0, 4.0)},
+    "a face of the target": {"emotion_from": None, "target_face": 2},
     "a mood in words": {"emotion_from": None, "emotion": HAPPY},
     "another mood in words": {"emotion_from": None, "emotion": Emotion.from_words({"happy": 0.9})},
 }
@@ -44,6 +48,38 @@ SAMPLED_OTHERWISE: dict[str, dict[str, Any]] = {
         }.items()
     },
 }
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"face": 1, "identity": (ANN, BOB)}, "not for an identity of 2 photos; crop the photos instead"),
+        ({"target_face": 1}, "not for a target of 2 photos; crop the photos instead"),
+        ({"target_face": 1, "landmarks_from": None, "emotion_from": None}, "not for a target without a photo"),
+        ({"face": 0}, "a face's number must be at least 1, which is the largest, not 0"),
+    ],
+)
+def test_a_face_is_picked_in_one_photo(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        replace(BASE, **change)
+
+
+def test_a_person_is_read_from_files_and_folders(tmp_path: Path, notes: Callable[[], list[str]]) -> None:
+    folder = tmp_path / "ann"
+    (folder / "friends").mkdir(parents=True)
+    for name in ("2.jpg", "1.png", "notes.txt", "friends/3.jpg"):
+        (folder / name).write_bytes(name.encode())
+    single = tmp_path / "single"
+    single.write_bytes(b"any name")
+    assert photos_in(folder) == [folder / "1.png", folder / "2.jpg"] and photos_in(single) == [single]
+    read = read_person([single, tmp_path / "none.jpg", folder])
+    assert [photo.path for photo in read] == [single, folder / "1.png", folder / "2.jpg"]
+    assert notes() == [f"there is no file {tmp_path / 'none.jpg'}; it is left out"]
+    with pytest.raises(PhotoError, match="there is no file"):
+        read_person([tmp_path / "none.jpg", tmp_path / "nobody.jpg"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PhotoError, match="empty is a folder without photos in it"):
+        read_person([tmp_path / "empty"])
 
 
 def test_whatever_changes_an_image_changes_the_digest() -> None:

@@ -187,9 +187,11 @@ _Weights = Annotated[
 
 @app.command()
 def generate(
+    ctx: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.", file_okay=False)],
     identity: Annotated[
-        list[Path] | None, typer.Option(metavar="PHOTO", help="Photo of the person; several are averaged.")
+        list[Path] | None,
+        typer.Option(metavar="PHOTO", help="Photo of the person, or a folder of photos; several are averaged."),
     ] = None,
     target: Annotated[Path | None, typer.Option(help="Photo whose pose, expression and emotion to take.")] = None,
     landmarks_from: Annotated[Path | None, typer.Option(help="Photo whose pose and expression to take.")] = None,
@@ -215,6 +217,16 @@ def generate(
     controls: Annotated[Path | None, typer.Option(help="Controls file in place of the model's own.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.largest,
+    face: Annotated[
+        int | None, typer.Option(min=1, help="Which face of the identity's photo; 1 is the largest.")
+    ] = None,
+    face_at: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="The same by a point in the face, in pixels of the photo.")
+    ] = None,
+    target_face: Annotated[
+        int | None, typer.Option(min=1, help="Which face of the target, or of the photo given in its place.")
+    ] = None,
+    target_face_at: Annotated[str | None, typer.Option(metavar="X,Y", help="The same by a point in the face.")] = None,
     emonet: _EmoNet = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that are there.")] = False,
 ) -> None:
@@ -231,9 +243,16 @@ def generate(
         raise typer.BadParameter("with --pairs the conditions come from the table")
     if pairs and count is not None:
         raise typer.BadParameter("with --pairs there is one picture a row; leave -n out")
+    if emonet and not (pairs or target or emotion_from):
+        raise typer.BadParameter("--emonet has no effect without a photo whose emotion to take")
+    person_face, other_face = _pick(face, face_at, "--face"), _pick(target_face, target_face_at, "--target-face")
+    if pairs and (person_face or other_face):
+        raise typer.BadParameter("with --pairs faces are picked by --choose; crop a photo to pick another one")
+    if person_face and (other_face or not (target or landmarks_from or emotion_from)):
+        _refuse_given(ctx, ["choose"], "the face that is picked")
     count = 4 if count is None else count
 
-    from facecrafter.request import PhotoFile
+    from facecrafter.request import PhotoFile, read_person
     from facecrafter.sampling.batch import generate_many
     from facecrafter.sampling.output import SHEET
     from facecrafter.sampling.pairs import generate_pairs, read_pairs
@@ -254,11 +273,13 @@ def generate(
     # What needs no model is checked before one is loaded.
     emotion_of(emotion, valence, arousal)
     check_seeds(seed, count)
-    people = [PhotoFile.read(path) for path in identity or []]
+    people = read_person(identity or [])
     others = (target, landmarks_from, emotion_from)
     whole, shape, mood = (None if path is None else PhotoFile.read(path) for path in others)
     crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
-    request = crafter.request(people, whole, shape, mood, emotion, valence, arousal, seed, settings)
+    request = crafter.request(
+        people, whole, shape, mood, emotion, valence, arousal, seed, settings, person_face, other_face
+    )
     with _bar(count, "pictures") as progress:
         done = generate_many(crafter, request, count, out, overwrite, progress)
     typer.echo(f"{done.made} made, {done.there} already there: {out / SHEET}")
@@ -759,6 +780,19 @@ def weights_fetch(names: Annotated[list[str], typer.Argument(help="As `weights l
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------
+
+
+def _pick(number: int | None, point: str | None, option: str) -> int | tuple[float, float] | None:
+    """A face that is picked by its number or by a point in it; None where it is not."""
+    if point is None:
+        return number
+    if number is not None:
+        raise typer.BadParameter(f"give {option} or {option}-at")
+    try:
+        x, y = (float(value) for value in point.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{option}-at is X,Y in pixels of the photo, as 120,80, not '{point}'") from None
+    return x, y
 
 
 def _refuse_given(ctx: typer.Context, names: Iterable[str], beside: str) -> None:

@@ -22,7 +22,7 @@ from facecrafter.errors import NoFaceError, PhotoError
 from facecrafter.files import check_free, name_as_text, write_whole
 from facecrafter.interruption import deferred
 from facecrafter.perception.emotion import CENTRES, EMOTIONS, Emotion, EmotionEstimator
-from facecrafter.perception.face import ALIGNED_SIZE, BLENDSHAPES, Detection, Face, FaceFinder, align, load_photo
+from facecrafter.perception.face import ALIGNED_SIZE, BLENDSHAPES, MOST_FACES, Face, FaceFinder, align, load_photo
 from facecrafter.perception.photo import find_photos
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ Row = dict[str, str | int | float | None]
 ANGLES, BOX = ("yaw", "pitch", "roll"), ("left", "top", "right", "bottom")
 COLUMNS = ("file", "face", "valence", "arousal", *EMOTIONS, "emotion", *ANGLES, *BOX)
 
-# How many faces a photo may have; MediaPipe wants a number.
-MOST_FACES = 100
 # Blendshapes that a picture shows: the strongest.
 SHOWN_BLENDSHAPES = 20
 
@@ -172,17 +170,13 @@ def _read_photo(
     finder: Callable[[], FaceFinder], which: Which, estimator: EmotionEstimator, path: Path
 ) -> list[Reading]:
     photo = load_photo(path)
-    faces = [finder().find(photo, ALIGNED_SIZE, "largest" if which == "all" else which, path)]
-    if which == "all" and faces[0].others:
-        found = sorted(finder().find_all(photo), key=_area, reverse=True)
+    if which == "all":
+        found = finder().find_ordered(photo, path)
         faces = [align(photo, detection, ALIGNED_SIZE, len(found) - 1) for detection in found]
+    else:
+        faces = [finder().find(photo, ALIGNED_SIZE, which, path)]
     emotions = estimator.estimate(faces)
     return [Reading(face.image, emotion, face) for face, emotion in zip(faces, emotions, strict=True)]
-
-
-def _area(face: Detection) -> float:
-    left, top, right, bottom = face.box
-    return (right - left) * (bottom - top)
 
 
 def _read_crop(estimator: EmotionEstimator, path: Path) -> list[Reading]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from facecrafter.errors import ConfigError, PhotoError
 from facecrafter.perception.emotion import Emotion
-from facecrafter.perception.face import load_photo
+from facecrafter.perception.face import Pick, check_pick, load_photo
+from facecrafter.perception.photo import find_photos
 
 if TYPE_CHECKING:
     from facecrafter.sampling.pipeline import FilledSettings
+
+log = logging.getLogger(__name__)
 
 # Digits of an emotion that count: what is beyond them may differ from one machine's arithmetic to the next.
 DECIMALS = 6
@@ -69,9 +75,12 @@ class Request:
         landmarks_from: gives pose and expression; None leaves them free.
         emotion_from: gives the emotion, where ``emotion`` does not.
         emotion: asked for in words or numbers.
+        face, target_face: which face of the identity's photo, and of the photo that gives conditions, where that is not
+            for the generator to choose.
 
     Raises:
-        ConfigError: no identity, an emotion given twice, or a seed out of range.
+        ConfigError: no identity, a face to pick where there is not one photo, an emotion given twice, or a seed out of
+            range.
     """
 
     identity: tuple[PhotoFile, ...]
@@ -80,10 +89,14 @@ class Request:
     landmarks_from: PhotoFile | None = None
     emotion_from: PhotoFile | None = None
     emotion: Emotion | None = None
+    face: Pick | None = None
+    target_face: Pick | None = None
 
     def __post_init__(self) -> None:
         if not self.identity:
             raise ConfigError("a person needs at least one photo")
+        others = {photo.path for photo in (self.landmarks_from, self.emotion_from) if photo is not None}
+        check_faces(self.face, len(self.identity), self.target_face, len(others))
         if self.emotion is not None and self.emotion_from is not None:
             raise ConfigError("an emotion is given as a photo and also in words or numbers; give it one way")
         if not 0 <= self.seed < 2**63:
@@ -118,13 +131,72 @@ class Request:
     def _conditions(self) -> dict[str, Any]:
         emotion = self.emotion
         numbers = emotion and [emotion.valence, emotion.arousal, *emotion.probabilities]
+        faces = {"face": self.face, "target face": self.target_face}
         return {
+            **{name: pick for name, pick in faces.items() if pick is not None},
             "identity": [photo.sha256 for photo in self.identity],
             "landmarks from": self.landmarks_from and self.landmarks_from.sha256,
             "emotion from": self.emotion_from and self.emotion_from.sha256,
             # + 0.0: a negative zero is the same emotion.
             "emotion": numbers and [round(number, DECIMALS) + 0.0 for number in numbers],
         }
+
+
+def check_faces(face: Pick | None, people: int, target_face: Pick | None, others: int) -> None:
+    """Refuse to pick a face where there is not one photo to pick it in.
+
+    Args:
+        face: which face of the identity's photo; None where none is picked.
+        people: how many photos the identity has.
+        target_face, others: the same of the photos that give conditions.
+
+    Raises:
+        ConfigError: there is not one photo, or the face is picked in no known way.
+    """
+    for pick, photos, name in ((face, people, "an identity"), (target_face, others, "a target")):
+        if pick is None:
+            continue
+        check_pick(pick)
+        if photos != 1:
+            given = f"of {photos} photos" if photos else "without a photo"
+            advice = "; crop the photos instead" if photos else ""
+            raise ConfigError(f"a face is picked in one photo, and not for {name} {given}{advice}")
+
+
+def photos_in(path: Path) -> list[Path]:
+    """The photos of a person that a path stands for: a file itself, or the photos that lie in a folder.
+
+    Raises:
+        PhotoError: the folder holds none.
+    """
+    if not os.path.isdir(path):
+        return [path]
+    found, passed = find_photos(path)
+    for _, reason in passed:
+        log.warning("%s", reason)
+    # Folders inside are mostly other people's.
+    own = [photo for photo in found if photo.parent == path]
+    if not own:
+        raise PhotoError(f"{path} is a folder without photos in it; give a photo, or a folder of one person's photos")
+    return own
+
+
+def read_person(paths: Sequence[Path]) -> list[PhotoFile]:
+    """The photos of a person, by files and folders. Of several, those that cannot be read are left out with a note.
+
+    Raises:
+        PhotoError: a folder holds no photos, or not one can be read.
+    """
+    photos = [photo for path in paths for photo in photos_in(path)]
+    read: list[PhotoFile] = []
+    for number, photo in enumerate(photos, 1):
+        try:
+            read.append(PhotoFile.read(photo))
+        except PhotoError as error:
+            if not read and number == len(photos):
+                raise
+            log.warning("%s; it is left out", error)
+    return read
 
 
 def _hash(content: dict[str, Any]) -> str:

@@ -27,9 +27,11 @@ from facecrafter.perception.face import (
 )
 from facecrafter.perception.identity import (
     ARCFACE_TEMPLATE,
+    SAME_PERSON,
     DlibRecogniser,
     Recogniser,
     arcface_crop,
+    people_in,
     recogniser,
     similarity,
     unit,
@@ -63,6 +65,24 @@ def test_same_and_other_people_are_told_apart(network: Recogniser, people: dict[
     at_least, at_most, auc = LIMITS[network.name]
     assert same.mean() > at_least and other.mean() < at_most
     assert (same[:, None] > other).mean() >= auc
+
+
+def test_dlibs_threshold_separates_people(people: dict[str, list[Face]]) -> None:
+    recogniser_of_mini, alike = recogniser("dlib"), SAME_PERSON["dlib"]
+    rows = [(name, row) for name, faces in people.items() for row in recogniser_of_mini.embed(faces)]
+    pairs = [(one == two, float(a @ b)) for (one, a), (two, b) in combinations(rows, 2)]
+    assert all(likeness >= alike for same, likeness in pairs if same)
+    assert np.mean([likeness >= alike for same, likeness in pairs if not same]) < 0.03
+
+
+def test_people_are_divided_by_average_linkage() -> None:
+    turns = np.radians([0, 5, 10, 60, 65, 120])
+    photos = np.stack([np.cos(turns), np.sin(turns)], 1).astype(np.float32)
+    first, second, third = np.split(people_in(photos, 0.9), [3, 5])
+    assert len(set(first)) == len(set(second)) == 1 and len({first[0], second[0], third[0]}) == 3
+    assert people_in(photos[:3], 0.9).tolist() == [0, 0, 0]
+    assert people_in(photos[:1], 0.9).tolist() == [0] and people_in(photos[:0], 0.9).tolist() == []
+    assert people_in(photos[[0, 1]], 0.999).tolist() in ([0, 1], [1, 0])
 
 
 def test_embeddings_are_unit_rows(network: Recogniser, face: Face) -> None:

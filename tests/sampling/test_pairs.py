@@ -304,8 +304,9 @@ def test_a_full_disk_stops_the_run(crafter: FaceCrafter, folder: Path, monkeypat
 
 def test_each_photo_is_read_once(crafter: FaceCrafter, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    find = crafter._finder.find
-    monkeypatch.setattr(crafter._finder, "find", lambda *arguments: read.append(arguments[-1]) or find(*arguments))
+    find = crafter._finder.find_ordered
+    noted = lambda *arguments: read.append(arguments[-1]) or find(*arguments)  # noqa: E731
+    monkeypatch.setattr(crafter._finder, "find_ordered", noted)
     generate_pairs(crafter, table(folder, *["a.png,a.png"] * 5), folder / "out", 0, QUICK)
     assert read == [folder / "a.png"]
 

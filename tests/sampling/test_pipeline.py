@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import logging
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from facecrafter.errors import CheckpointError, ConfigError, NoFaceError, PhotoE
 from facecrafter.model import zoo
 from facecrafter.model.checkpoint import FaceModel
 from facecrafter.perception.emotion import Emotion
+from facecrafter.perception.face import Face
 from facecrafter.perception.landmarks import turn
 from facecrafter.request import PhotoFile
 from facecrafter.sampling import watermark
-from facecrafter.sampling.pipeline import Conditions, Settings, describe, emotion_of, ineffective
+from facecrafter.sampling.pipeline import Conditions, Settings, describe, emotion_of, ineffective, listed, poor
 
 
 @pytest.fixture(scope="module")
@@ -181,25 +184,191 @@ def crowd(astronaut: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(
-    ("choose", "left", "words"), [("largest", 100, "the largest is used"), ("centre", 416, "nearest to the centre")]
+    ("pick", "number", "why"),
+    [
+        ("largest", 1, ", the largest,"),
+        ("centre", 2, ", the nearest to the centre,"),
+        (1, 1, ""),
+        (2, 2, ""),
+        ((512, 260), 2, ""),
+        ((174.5, 124), 1, ""),
+    ],
 )
 def test_of_several_faces_the_chosen_one_is_used_and_that_is_said(
     small_model: FaceModel,
     crowd: NDArray[np.uint8],
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    choose: Any,
-    left: int,
-    words: str,
+    notes: Callable[[], list[str]],
+    pick: Any,
+    number: int,
+    why: str,
 ) -> None:
-    Image.fromarray(crowd).save(tmp_path / "crowd.png")
-    monkeypatch.setattr(logging.getLogger("facecrafter"), "propagate", True)
-    with caplog.at_level(logging.WARNING, "facecrafter"):
-        face = FaceCrafter(small_model, choose=choose).face(tmp_path / "crowd.png")
-    assert face.others == 1
-    assert left <= face.box[0] < left + 200
-    assert "crowd.png shows 2 faces" in caplog.text and words in caplog.text
+    path = tmp_path / "crowd.png"
+    Image.fromarray(crowd).save(path)
+    crafter = FaceCrafter(small_model, choose=pick) if isinstance(pick, str) else FaceCrafter(small_model)
+    faces = [crafter.face(photo, None if isinstance(pick, str) else pick) for photo in (path, crowd, path)]
+    left, top, right, bottom = faces[0].box
+    middle = round((left + right) / 2), round((top + bottom) / 2)
+    assert [face.others for face in faces] == [1, 1, 1]
+    assert abs(middle[0] - (174, 502)[number - 1]) < 15
+    said = [f"{name} shows 2 faces; number {number}{why} at {middle} is used" for name in (path, "the picture")]
+    hint = "; --face or --face-at picks another, in a target --target-face or --target-face-at"
+    assert notes() == [line + hint * isinstance(pick, str) for line in said]
+
+
+def test_faces_of_equal_size_are_named(
+    small_model: FaceModel, astronaut: NDArray[np.uint8], notes: Callable[[], list[str]]
+) -> None:
+    FaceCrafter(small_model).face(np.concatenate([astronaut, astronaut], 1))
+    (said,) = notes()
+    assert re.fullmatch(
+        r"the picture shows 2 faces; number 1, the largest, at \(\d+, 12\d\) is used, and number 2 at \(\d+, 12\d\) is "
+        "about as large; --face or --face-at picks another, in a target --target-face or --target-face-at",
+        said,
+    )
+
+
+NOBODY: dict[str, tuple[Any, type[Exception], str]] = {
+    "number": (
+        3,
+        NoFaceError,
+        r"there is no face 3 in the picture, which shows 1 at \(\d+, \d+\), 2 at \(5\d\d, \d+\)",
+    ),
+    "point": ((900, 30.5), NoFaceError, r"there is no face at \(900, 30.5\) in the picture, which shows 1 at \("),
+    "zero": (0, ConfigError, "a face's number must be at least 1, which is the largest, not 0"),
+    "half": (1.5, ConfigError, "at least 1, which is the largest, not 1.5"),
+    "three": ((1, 2, 3), ConfigError, r"a point of two numbers, x and y in pixels, not at \(1, 2, 3\)"),
+    "nowhere": ((float("nan"), 2), ConfigError, "a point of two numbers"),
+    "word": ("smallest", ConfigError, "choose 'smallest' is not one of largest, centre"),
+}
+
+
+@pytest.mark.parametrize("case", NOBODY)
+def test_a_face_that_is_not_there_is_not_picked(crafter: FaceCrafter, crowd: NDArray[np.uint8], case: str) -> None:
+    pick, kind, words = NOBODY[case]
+    with pytest.raises(kind, match=words):
+        crafter.face(crowd, pick)
+
+
+def test_faces_are_picked_for_identity_and_target(
+    crafter: FaceCrafter, crowd: NDArray[np.uint8], portrait: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "crowd.png"
+    Image.fromarray(crowd).save(path)
+    plain = crafter.conditions(path, str(path))
+    other = crafter.conditions(path, str(path), face=2, target_face=(512, 260))
+    np.testing.assert_array_equal(plain.identity, crafter.person(path))
+    np.testing.assert_array_equal(other.identity, crafter.person(path, face=2))
+    assert not np.array_equal(plain.identity, other.identity)
+    assert plain.points is crafter.face(path).points and other.points is crafter.face(path, (512, 260)).points
+    np.testing.assert_array_equal(other.points, crafter.face(path, 2).points)
+    one_way = crafter.conditions(portrait, emotion_from=path, target_face=2)
+    assert one_way.emotion == other.emotion != plain.emotion
+    for arguments, words in (
+        ({"identity": [path, portrait], "face": 1}, "not for an identity of 2 photos; crop the photos instead"),
+        ({"identity": plain.identity, "face": 1}, "not for an identity without a photo"),
+        ({"identity": path, "target_face": 1}, "not for a target without a photo"),
+        (
+            {"identity": path, "landmarks_from": path, "emotion_from": portrait, "target_face": 1},
+            "a face is picked in one photo, and not for a target of 2 photos",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            crafter.conditions(**arguments)  # type: ignore[arg-type]
+
+
+def test_requests_of_other_faces_have_other_keys(crafter: FaceCrafter, portrait: Path) -> None:
+    photo = PhotoFile.read(portrait)
+    picks: tuple[dict[str, Any], ...] = ({}, {"face": 1}, {"face": 2}, {"face": (3.0, 4.0)}, {"target_face": 2})
+    requests = [crafter.request([photo], photo, **pick) for pick in picks]
+    assert len({crafter.key(request) for request in requests}) == len(picks)
+    face = crafter.conditions_of(requests[1])
+    np.testing.assert_array_equal(face.identity, crafter.conditions_of(requests[0]).identity)
+    with pytest.raises(NoFaceError, match=r"no face 2 in .*astronaut\.png, which shows 1 at \(22\d, 12\d\)"):
+        crafter.conditions_of(requests[4])
+    with pytest.raises(ConfigError, match="not for an identity of 2 photos"):
+        crafter.request([photo, photo], face=1)
+
+
+def test_a_folder_is_one_person_and_its_bad_files_are_left_out(
+    small_model: FaceModel, lfw: Path, tmp_path: Path, notes: Callable[[], list[str]]
+) -> None:
+    photos = sorted((lfw / "Adrien_Brody").glob("*.jpg"))
+    for photo in photos:
+        shutil.copy(photo, tmp_path)
+    Image.new("RGB", (80, 60)).save(tmp_path / "blank.png")
+    (tmp_path / "words.jpg").write_text("hello")
+    (tmp_path / "somebody else").mkdir()
+    shutil.copy(lfw / "Al_Sharpton" / "Al_Sharpton_0001.jpg", tmp_path / "somebody else")
+    crafter = FaceCrafter(small_model)
+    asked = crafter.conditions(str(tmp_path))
+    np.testing.assert_array_equal(asked.identity, crafter.person(*photos))
+    assert asked.asked["identity"] == ", ".join(photo.name for photo in photos)
+    left_out = [line for line in notes() if line.endswith("; it is left out")]
+    assert [line.partition(" (")[0].partition(" is not")[0] for line in left_out] == [
+        f"no face found in {tmp_path / 'blank.png'}",
+        str(tmp_path / "words.jpg"),
+    ]
+    empty = tmp_path / "nobody"
+    empty.mkdir()
+    with pytest.raises(PhotoError, match="nobody is a folder without photos in it; give a photo, or a folder of one"):
+        crafter.person(empty)
+
+
+def test_two_people_are_not_averaged_silently(
+    small_model: FaceModel, lfw: Path, notes: Callable[[], list[str]]
+) -> None:
+    brody = sorted((lfw / "Adrien_Brody").glob("*.jpg"))
+    sharpton = lfw / "Al_Sharpton" / "Al_Sharpton_0001.jpg"
+    crafter = FaceCrafter(small_model)
+    crafter.person(*brody)
+    assert not [line for line in notes() if "people" in line]
+    crafter.person(*brody, sharpton)
+    (said,) = (line for line in notes() if "people" in line)
+    assert re.fullmatch(
+        r"the photos of the identity look like 2 people: Al_Sharpton_0001\.jpg and Adrien_Brody_0001\.jpg, "
+        r"Adrien_Brody_0002\.jpg, Adrien_Brody_0003\.jpg are 0\.[78]\d alike to the recogniser, photos of one person "
+        r"0\.90 or more; their average is nobody",
+        said,
+    )
+
+
+def test_a_poor_photo_of_a_person_is_named(
+    small_model: FaceModel, astronaut: NDArray[np.uint8], notes: Callable[[], list[str]]
+) -> None:
+    crafter = FaceCrafter(small_model)
+    small = np.asarray(Image.fromarray(astronaut).resize((256, 256)))
+    crafter.conditions(astronaut, small)
+    assert notes() == []
+    crafter.person(small)
+    (said,) = notes()
+    assert re.fullmatch(r"the picture is a poor photo of a person: the face is 5\d px large \(less than 60\)", said)
+
+
+@pytest.mark.parametrize(
+    ("yaw", "side", "reasons"),
+    [
+        (44, 61, []),
+        (-44, 61, []),
+        (46, 61, ["the head is turned 46 degrees to the side (more than 45)"]),
+        (
+            -60,
+            50,
+            ["the head is turned 60 degrees to the side (more than 45)", "the face is 50 px large (less than 60)"],
+        ),
+    ],
+)
+def test_what_makes_a_photo_poor(face: Face, yaw: float, side: float, reasons: list[str]) -> None:
+    turn = np.radians(yaw)
+    pose = np.eye(4, dtype=np.float32)
+    pose[0, 0] = pose[2, 2] = np.cos(turn)
+    pose[0, 2], pose[2, 0] = np.sin(turn), -np.sin(turn)
+    assert poor(dataclasses.replace(face, pose=pose, box=(10.0, 10.0, 10 + side / 2, 10 + side))) == reasons
+
+
+def test_many_names_are_cut_short() -> None:
+    assert listed(["a", "b"]) == "a, b"
+    assert listed([str(number) for number in range(7)]) == "0, 1, 2, 3, 4 and 2 more"
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
@@ -255,20 +424,6 @@ def test_what_cannot_be_is_refused_in_one_sentence(crafter: FaceCrafter, portrai
     with pytest.raises(kind, match=words) as caught:
         crafter.generate(**{"identity": portrait, "steps": 2, "n": 1, **arguments})
     assert "\n" not in str(caught.value)
-
-
-@pytest.fixture
-def notes(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
-    """What was logged since the last call."""
-    monkeypatch.setattr(logging.getLogger("facecrafter"), "propagate", True)
-
-    def read() -> list[str]:
-        told = [record.getMessage() for record in caplog.records if record.name.startswith("facecrafter")]
-        caplog.clear()
-        return told
-
-    with caplog.at_level(logging.WARNING, "facecrafter"):
-        yield read
 
 
 def test_what_has_no_effect_is_said_once_a_crafter(

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter import weights
-from facecrafter.errors import NoFaceError
+from facecrafter.errors import ConfigError, NoFaceError
 from facecrafter.perception._mediapipe import end_quietly, quiet_stderr, to_image
 from facecrafter.perception.photo import load_photo as load_photo  # its public name is here
 from facecrafter.perception.photo import to_rgb as to_rgb
 
 Choice = Literal["largest", "centre"]
+# Which of several faces: by a rule, by its number from 1, the largest, on, or by a point in it in pixels of the photo.
+Pick = Choice | int | tuple[float, float]
+
+# How many faces a photo may have; MediaPipe wants a number.
+MOST_FACES = 100
 
 # Recognisers and the emotion estimator see the face at this size, in training, in use and in evaluation.
 ALIGNED_SIZE = 256
@@ -51,6 +56,18 @@ class Detection:
         """Left, top, right, bottom of the points, in pixels of the photo."""
         low, high = self.points[:, :2].min(0), self.points[:, :2].max(0)
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+    @property
+    def area(self) -> float:
+        """Of the box, in square pixels of the photo."""
+        left, top, right, bottom = self.box
+        return (right - left) * (bottom - top)
+
+    @property
+    def middle(self) -> tuple[int, int]:
+        """Of the box, x and y in whole pixels of the photo."""
+        left, top, right, bottom = self.box
+        return round((left + right) / 2), round((top + bottom) / 2)
 
 
 @dataclass(frozen=True)
@@ -210,30 +227,35 @@ class FaceFinder:
         self._landmarker.close()
 
     def find(
-        self, photo: NDArray[np.uint8], size: int = 256, choose: Choice = "largest", name: object = "the picture"
+        self, photo: NDArray[np.uint8], size: int = 256, choose: Pick = "largest", name: object = "the picture"
     ) -> Face:
         """The chosen face of a photo, aligned.
 
         Args:
             photo: ``(H, W, 3)`` uint8 RGB.
             size: side of the aligned picture in pixels.
-            choose: the largest face, or the one nearest to the photo's centre.
+            choose: the largest face, the one nearest to the photo's centre, that of a number, or the one at a point.
             name: what to call the photo in an error.
 
         Raises:
-            NoFaceError: no face at any size tried.
+            NoFaceError: no face at any size tried, or not the one that is meant.
+            ConfigError: ``choose`` is none of these.
         """
-        height, width = photo.shape[:2]
+        faces = self.find_ordered(photo, name)
+        return align(photo, faces[picked(faces, choose, photo, name)], size, len(faces) - 1)
+
+    def find_ordered(self, photo: NDArray[np.uint8], name: object = "the picture") -> list[Detection]:
+        """Every face of a photo ``(H, W, 3)`` uint8 RGB, the largest first.
+
+        Raises:
+            NoFaceError: no face at any size tried; it calls the photo by its ``name``.
+        """
         faces = self.find_all(photo)
         if not faces:
+            height, width = photo.shape[:2]
             advice = "try a larger, sharper or more frontal picture"
             raise NoFaceError(f"no face found in {name} ({width}x{height}); {advice}")
-        if choose == "largest":
-            best = max(faces, key=lambda face: (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
-        else:
-            centre = np.array([width / 2, height / 2])
-            best = min(faces, key=lambda face: float(np.linalg.norm(face.points[:, :2].mean(0) - centre)))
-        return align(photo, best, size, len(faces) - 1)
+        return sorted(faces, key=lambda face: face.area, reverse=True)
 
     def find_all(self, photo: NDArray[np.uint8]) -> list[Detection]:
         """Every face of a photo ``(H, W, 3)`` uint8 RGB, from the first look that shows any.
@@ -294,6 +316,62 @@ class FaceFinder:
 
         with quiet_stderr():
             return cv2.FaceDetectorYN.create(str(weights.locate("yunet")), "", (320, 320), score_threshold=0.6)
+
+
+def check_pick(choose: Pick) -> None:
+    """Refuse what is no way to pick a face.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if isinstance(choose, str):
+        if choose not in get_args(Choice):
+            raise ConfigError(f"choose '{choose}' is not one of {', '.join(get_args(Choice))}")
+    elif isinstance(choose, tuple):
+        if len(choose) != 2 or not np.isfinite(choose).all():
+            raise ConfigError(f"a face is at a point of two numbers, x and y in pixels, not at {choose}")
+    elif not isinstance(choose, int) or choose < 1:
+        raise ConfigError(f"a face's number must be at least 1, which is the largest, not {choose}")
+
+
+def picked(faces: Sequence[Detection], choose: Pick, photo: NDArray[np.uint8], name: object = "the picture") -> int:
+    """The index of the face that is meant.
+
+    Args:
+        faces: of one photo, the largest first; at least one.
+        choose: which of them.
+        photo: the photo, ``(H, W, 3)``.
+        name: what to call it in an error.
+
+    Raises:
+        NoFaceError: there is no face of that number, or at that point.
+        ConfigError: ``choose`` cannot be used.
+    """
+    check_pick(choose)
+    if choose == "largest":
+        return 0
+    if isinstance(choose, str):
+        centre = np.array([photo.shape[1] / 2, photo.shape[0] / 2])
+        return int(np.argmin([np.linalg.norm(face.points[:, :2].mean(0) - centre) for face in faces]))
+    places = ", ".join(f"{number} at {face.middle}" for number, face in enumerate(faces[:_NAMED_FACES], 1))
+    more = ", and more" if len(faces) > _NAMED_FACES else ""
+    if isinstance(choose, int):
+        if choose > len(faces):
+            raise NoFaceError(f"there is no face {choose} in {name}, which shows {places}{more}")
+        return choose - 1
+    x, y = choose
+    around = [index for index, face in enumerate(faces) if _inside(face, x, y)]
+    if not around:
+        raise NoFaceError(f"there is no face at ({x:g}, {y:g}) in {name}, which shows {places}{more}")
+    return min(around, key=lambda index: float(np.hypot(*np.subtract(faces[index].middle, choose))))
+
+
+_NAMED_FACES = 10  # in an error
+
+
+def _inside(face: Detection, x: float, y: float) -> bool:
+    left, top, right, bottom = face.box
+    return left <= x <= right and top <= y <= bottom
 
 
 def _resized(photo: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:

@@ -238,6 +238,34 @@ def arcface(path: Path) -> OnnxRecogniser:
 RECOGNISERS: dict[str, Callable[[], Recogniser]] = {"sface": sface, "dlib": DlibRecogniser}
 
 
+# How alike one person's photos are at least, by recognisers for which that was measured. dlib's embeddings of Labeled
+# Faces in the Wild (12,459 photos of 5,449 people, `data prepare`): of all 240,638 pairs of photos of one person 0.35 %
+# are less alike than 0.90, of all 77,366,473 pairs of two people 2.0 % are as alike or more. (At 0.89 these are 0.14 %
+# and 4.7 %, at 0.91 1.0 % and 0.7 %.)
+SAME_PERSON = {"dlib": 0.90}
+
+
+def people_in(embeddings: NDArray[np.float32], alike: float) -> NDArray[np.int64]:
+    """Which photos show the same person, by average linkage.
+
+    At :data:`SAME_PERSON` it divides, of people of Labeled Faces in the Wild, 0.7 % by two photos, 1.1 % by five and
+    2.0 % by ten, and takes 2.4 % of two people for one by a photo each, 0.7 % by five each (random choices of photos).
+
+    Args:
+        embeddings: ``(N, D)`` of unit length.
+        alike: how alike the photos of one person are at least.
+
+    Returns:
+        ``(N,)``, a number for each person, from 0.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    if len(embeddings) < 2:
+        return np.zeros(len(embeddings), np.int64)
+    tree = linkage(embeddings.astype(np.float64), "average", "cosine")
+    return np.asarray(fcluster(tree, 1 - alike, "distance") - 1, np.int64)
+
+
 def recogniser(name: str, path: Path | None = None) -> Recogniser:
     """A recogniser by name: ``sface``, ``dlib``, or ``arcface`` with the path of its file.
 
