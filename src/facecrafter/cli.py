@@ -298,8 +298,7 @@ def inspect(files: Annotated[list[Path], typer.Argument(help="Pictures.")]) -> N
             _complain(error)
             failed = True
             continue
-        mark = "yes" if seen.marked else "no"
-        typer.echo(f"{printable(name_as_text(path))}\n  watermark: {mark} (score {seen.score:.1f})")
+        typer.echo(f"{printable(name_as_text(path))}\n  watermark: {seen.watermark}")
         for name, value in {**seen.text, **seen.made}.items():
             typer.echo(f"  {printable(name)}: {printable(value)}")
     if failed:
@@ -688,6 +687,40 @@ def bench_prepare(
         told.update(device="cpu", preparing=preparing(source, photos, workers, recogniser))
         for line in lines(told["preparing"]):
             typer.echo(line)
+
+
+@bench_app.command("watermark")
+def bench_watermark(
+    source: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of photos of people.", file_okay=False)],
+    photos: Annotated[
+        int, typer.Option(min=1, help="How many of them are searched for a mark that is not there.")
+    ] = 1500,
+    marked: Annotated[int, typer.Option(min=3, help="How many pictures are generated and marked.")] = 300,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
+    document: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Markdown file with a place for the table.", dir_okay=False)
+    ] = None,
+) -> None:
+    """What the watermark costs, what it survives, and how often it is found where it is not.
+
+    The table goes into a document between its lines <!-- table watermark --> and <!-- end of table -->.
+
+    \b
+    facecrafter bench watermark lfw-deepfunneled/ --out docs/results/watermark.json --document docs/watermark.md
+    """
+    from facecrafter.bench.watermark import table, watermarking
+    from facecrafter.document import read_document, with_table
+
+    if document:
+        with_table(document, read_document(document), "watermark", "")
+    with _bench_file(out) as told:
+        told["device"] = "cpu"
+        result = watermarking(source, photos, marked, workers=workers, progress=lambda line: typer.echo(line, err=True))
+        told.update(vars(result))
+        typer.echo(table(result))
+        if document:
+            write_whole(document, with_table(document, read_document(document), "watermark", table(result)).encode())
 
 
 @bench_app.command("start")

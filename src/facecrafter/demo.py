@@ -15,7 +15,7 @@ from facecrafter.perception.emotion import Emotion
 from facecrafter.perception.expressions import EXPRESSIONS
 from facecrafter.perception.face import ALIGNED_SIZE
 from facecrafter.sampling.output import save
-from facecrafter.sampling.pipeline import Conditions, FaceCrafter, Settings, signed
+from facecrafter.sampling.pipeline import Conditions, FaceCrafter, Settings, described
 
 COLUMNS = 6
 TURNS = {"40° left": (-40, 0), "20° left": (-20, 0), "20° right": (20, 0), "40° right": (40, 0), "20° up": (0, 20)}
@@ -64,7 +64,7 @@ def make_demo(
     made = dict(crafter.render(asked, seeds, settings, progress))
     poster = compose(photo, rows, [made[index] for index in range(len(flat))])
     told = {"model": crafter.name, "scale": crafter.model.scale.name, "steps": settings.steps}
-    save(signed(np.asarray(poster), told), out, overwrite)
+    save(described(poster, told), out, overwrite)
 
 
 def tiles(crafter: FaceCrafter, photo: NDArray[np.uint8]) -> dict[str, list[Tile]]:

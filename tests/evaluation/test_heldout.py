@@ -19,6 +19,7 @@ from facecrafter.errors import ConfigError, DataError, NoFaceError, OutputError
 from facecrafter.evaluation import heldout, words
 from facecrafter.perception.emotion import EMOTIONS, Emotion
 from facecrafter.perception.face import Face, head_angles
+from facecrafter.sampling import watermark
 from facecrafter.sampling.pipeline import Settings
 
 
@@ -225,6 +226,8 @@ def test_a_model_is_measured_into_files(measured, tmp_path, pairs, lines, size):
     with Image.open(tmp_path / "out" / "grid.png") as file:
         grid = np.asarray(file)
     assert grid.shape == (lines * 128, 4 * 4 * 128, 3)
+    assert all(watermark.is_marked(grid[:128, left : left + 128]) for left in (256, 384))
+    assert not watermark.is_marked(grid[:128, :128])
     assert (grid[:, :256] == 90).all() and (grid[:, 256:512] != 90).any()
     over = -pairs[0] * pairs[1] % 4
     assert (grid[-128:, -over * 4 * 128 :] == 255).all()
@@ -243,6 +246,8 @@ def test_emotions_asked_in_words_are_measured_into_files(measured, tmp_path):
     assert [first["classes"][name]["faces"] for name in EMOTIONS] == [2, 2, 2, 2, 2, 1, 2, 2]
     with Image.open(tmp_path / "out" / "words.png") as file:
         assert file.size == ((1 + 2 * 8) * 128, 2 * 128)
+        tiles = [np.asarray(file)[:128, left : left + 128] for left in range(0, file.width, 128)]
+    assert [watermark.is_marked(tile) for tile in tiles] == [False] + [True] * 16
 
 
 def test_without_people_asked_in_words_there_is_no_record(measured, tmp_path):

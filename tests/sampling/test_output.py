@@ -54,6 +54,33 @@ def test_the_mark_is_read_where_the_words_are_lost(tmp_path: Path) -> None:
     assert seen.marked and seen.made == {}
 
 
+def test_inspect_names_the_share_that_the_mark_covers(tmp_path: Path, portrait: Path) -> None:
+    """A picture, a sheet, a sheet with photos, a screenshot, a photo, and a picture of an earlier version."""
+    pictures = [picture(seed) for seed in range(4)]
+    photo = Image.open(portrait).convert("RGB").resize((128, 128))
+    photo.info["facecrafter"] = {}
+    framed = Image.new("RGB", (168, 168), "white")
+    framed.paste(pictures[0], (20, 20))
+    shown = {
+        "one": pictures[0],
+        "sheet": contact_sheet(pictures),
+        "mixed": contact_sheet([pictures[0], photo, photo, pictures[1]]),
+        "framed": framed,
+        "photo": photo,
+    }
+    words = {}
+    for name, image in shown.items():
+        image.save(tmp_path / f"{name}.png")
+        words[name] = inspect(tmp_path / f"{name}.png").watermark.partition(" (score ")[0]
+    assert words["one"] == "yes"
+    assert words["sheet"] == "yes, 4 pictures, on 91% of the area"
+    assert words["mixed"] == "yes, 2 pictures, on 46% of the area"
+    assert words["framed"] in ("yes, on 57% of the area", "yes, on 58% of the area", "yes, on 59% of the area")
+    assert words["photo"] == "no"
+    former = output.Inspection(tmp_path, {}, {}, True, 12.0)
+    assert former.watermark == "yes, that of an earlier version (score 12.0)"
+
+
 def test_other_peoples_pictures_tell_nothing(tmp_path: Path, portrait: Path) -> None:
     seen = inspect(portrait)
     assert not seen.marked and seen.made == {} and seen.text == {}
@@ -237,5 +264,5 @@ def test_contact_sheet(count: int, columns: int, rows: int) -> None:
     sheet = contact_sheet(pictures, gap=4)
     assert sheet.size == (columns * 132 + 4, rows * 132 + 4)
     last = 4 + (count - 1) % columns * 132, 4 + (count - 1) // columns * 132
-    tile = np.asarray(sheet.crop((*last, last[0] + 128, last[1] + 128))).astype(int)
-    assert np.abs(tile - np.asarray(pictures[-1])).mean() < 3
+    tile = np.asarray(sheet.crop((*last, last[0] + 128, last[1] + 128)))
+    np.testing.assert_array_equal(tile, pictures[-1])

@@ -32,6 +32,7 @@ from facecrafter.perception.face import ALIGNED_SIZE, Face, FaceFinder
 from facecrafter.perception.identity import Recogniser, recogniser
 from facecrafter.sampling.pipeline import Settings, usable_device
 from facecrafter.sampling.sampler import Sampler, pixels
+from facecrafter.sampling.watermark import mark
 from facecrafter.weights import sha256
 
 GRID, WORDS_GRID = "grid.png", "words.png"
@@ -377,7 +378,7 @@ def evaluate(
     write_whole(out / RESULT, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     write_whole(out / GRID, png(_grid(columns)))
     if sheet is not None:
-        write_whole(out / WORDS_GRID, png(_grid(sheet, pairs=WORDS_SHOWN, across=1)))
+        write_whole(out / WORDS_GRID, png(_grid(sheet, photos=1, pairs=WORDS_SHOWN, across=1)))
     return result
 
 
@@ -425,13 +426,20 @@ def _named(network: EmotionEstimator) -> str:
     return f"{network.name} ({sha256(network.path)[:8]})"
 
 
-def _grid(columns: list[NDArray[np.uint8]], pairs: int = 64, across: int = 4) -> NDArray[np.uint8]:
-    """Evenly chosen pairs, ``across`` of them side by side: identity, target, then a picture a setting. Photos take the
-    pictures' size, and what is left of the last row is white.
+def _grid(columns: list[NDArray[np.uint8]], photos: int = 2, pairs: int = 64, across: int = 4) -> NDArray[np.uint8]:
+    """Evenly chosen pairs, ``across`` of them side by side: columns of photos, then of generated images, which get the
+    watermark here. Photos take their size, and what is left of the last row is white.
     """
     count, size = len(columns[0]), columns[-1].shape[1]
     chosen = np.linspace(0, count - 1, min(pairs, count)).astype(int)
-    strips = [np.concatenate([_resized(column[row], size) for column in columns], axis=1) for row in chosen]
+    strips = [
+        np.concatenate(
+            [_resized(column[row], size) for column in columns[:photos]]
+            + [mark(column[row]) for column in columns[photos:]],
+            axis=1,
+        )
+        for row in chosen
+    ]
     strips += [np.full_like(strips[0], 255)] * (-len(strips) % across)
     lines = [np.concatenate(strips[first : first + across], axis=1) for first in range(0, len(strips), across)]
     return np.concatenate(lines)

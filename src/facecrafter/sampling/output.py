@@ -16,10 +16,11 @@ from PIL import Image, PngImagePlugin
 from facecrafter.errors import OutputError
 from facecrafter.files import check_free, write_whole
 from facecrafter.perception.photo import load_photo, load_with_text
-from facecrafter.sampling import watermark
-from facecrafter.sampling.pipeline import signed
+from facecrafter.sampling import former_watermark, watermark
+from facecrafter.sampling.pipeline import described
 
 SHEET = "sheet.png"
+WHOLE = 0.9  # share of the area from which on a picture is called marked without more words
 # Images on one sheet: eight rows of eight, 17 megapixels at the arc2face scale.
 SHEET_IMAGES = 64
 # How many digits of an image's key are in its name, where the name tells it at all.
@@ -180,14 +181,14 @@ def _load(path: Path) -> Image.Image:
 
 
 def contact_sheet(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:
-    """Pictures of one size in a grid about as wide as high, marked like each of them."""
+    """Pictures of one size in a grid about as wide as high, in which each keeps its watermark."""
     columns = int(np.ceil(len(pictures) ** 0.5))
     rows = -(-len(pictures) // columns)
     width, height = pictures[0].size
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
     for index, picture in enumerate(pictures):
         sheet.paste(picture, (gap + index % columns * (width + gap), gap + index // columns * (height + gap)))
-    return signed(np.asarray(sheet), {"sheet of": [picture.info["facecrafter"] for picture in pictures]})
+    return described(sheet, {"sheet of": [picture.info["facecrafter"] for picture in pictures]})
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,9 @@ class Inspection:
         text: the words in the file, without the next.
         made: how it was generated; empty where the file does not say.
         marked: whether the watermark is in the pixels, which also survives where the words were lost.
-        score: the watermark's score; see :func:`facecrafter.sampling.watermark.score`.
+        score: the watermark's score; see :class:`facecrafter.sampling.watermark.Detection`.
+        parts: how many marked pictures are in it; 0 where it has the mark of an earlier version.
+        share: of its area that these cover.
     """
 
     path: Path
@@ -207,6 +210,19 @@ class Inspection:
     made: dict[str, Any]
     marked: bool
     score: float
+    parts: int = 0
+    share: float = 0.0
+
+    @property
+    def watermark(self) -> str:
+        """What the pixels say, in words."""
+        if not self.marked:
+            return f"no (score {self.score:.1f})"
+        if not self.parts:
+            return f"yes, that of an earlier version (score {self.score:.1f})"
+        places = f", {self.parts} pictures" if self.parts > 1 else ""
+        covered = f", on {self.share:.0%} of the area" if self.parts > 1 or self.share < WHOLE else ""
+        return f"yes{places}{covered} (score {self.score:.1f})"
 
 
 def inspect(path: Path) -> Inspection:
@@ -217,5 +233,8 @@ def inspect(path: Path) -> Inspection:
     """
     pixels, text = load_with_text(path)
     made = _made(text.pop("facecrafter", None))
-    score = watermark.score(pixels)
-    return Inspection(path, text, made, score > watermark.THRESHOLD, score)
+    found = watermark.detect(pixels)
+    former = former_watermark.score(pixels)
+    if not found.marked and former > former_watermark.THRESHOLD:
+        return Inspection(path, text, made, True, former)
+    return Inspection(path, text, made, found.marked, found.score, len(found.parts), found.share)

@@ -552,6 +552,18 @@ class FaceCrafter:
             ConfigError: an unknown scheduler or speed, no steps, a scale that is not finite, a seed out of range, or a
                 condition or a speed that this model has no weights for.
         """
+        filled = settings.filled(self.model.scale)
+        for index, picture in self.unmarked(conditions, seeds, settings, progress):
+            yield index, self._finished(picture, conditions[index], seeds[index], filled)
+
+    def unmarked(
+        self,
+        conditions: Sequence[Conditions],
+        seeds: Sequence[int],
+        settings: Settings = Settings(),
+        progress: Callable[[float], object] | None = None,
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """What :meth:`render` makes, as ``(S, S, 3)`` uint8 RGB without the watermark, to measure what that does."""
         for seed in seeds:
             check_seeds(seed)
         kinds = {(one.points is not None, one.emotion is not None) for one in conditions}
@@ -565,8 +577,7 @@ class FaceCrafter:
             for first in range(0, len(indices), settings.batch_size):
                 batch = indices[first : first + settings.batch_size]
                 pictures = self._sample([conditions[i] for i in batch], [seeds[i] for i in batch], settings, progress)
-                for index, picture in zip(batch, pictures, strict=True):
-                    yield index, self._finished(picture, conditions[index], seeds[index], settings)
+                yield from zip(batch, pictures, strict=True)
 
     def _sample(
         self,
@@ -625,7 +636,11 @@ def _model_name(folder: Path) -> str:
 
 def signed(pixels: NDArray[np.uint8], made: Mapping[str, Any]) -> Image.Image:
     """``(H, W, 3)`` uint8 RGB as a picture that carries the watermark, and in its ``info`` how it was made."""
-    picture = Image.fromarray(watermark.mark(pixels))
+    return described(Image.fromarray(watermark.mark(pixels)), made)
+
+
+def described(picture: Image.Image, made: Mapping[str, Any]) -> Image.Image:
+    """The same picture with what says in its ``info`` how it was made: a sheet of pictures that are marked already."""
     picture.info.update(Software=f"FaceCrafter {__version__}", Description=STATEMENT, facecrafter=dict(made))
     return picture
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from facecrafter.errors import DataError
+from facecrafter.document import read_document, with_table
 from facecrafter.evaluation import words
 from facecrafter.evaluation.report.cost import as_svg
 from facecrafter.evaluation.report.differences import paired
@@ -67,18 +67,10 @@ def publish(runs: Sequence[Path], document: Path, printed: bool = True) -> None:
         DataError: a folder has no readable result, or the document cannot be read or has no place for it.
         OutputError: the document cannot be written.
     """
-    try:
-        text = document.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the document {document} cannot be read ({error}); name a Markdown file") from None
+    text = read_document(document)
     shown: set[str] = set() if printed else {"control", "diversity"}
     for run in runs:
-        begin, end = f"<!-- table {run.name} -->", "<!-- end of table -->"
-        before, found, rest = text.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not (found and closed):
-            raise DataError(f"{document} has no place for {run.name}; put the lines {begin} and {end} where it belongs")
-        text = f"{before}{begin}\n\n{_section(run, shown)}\n\n{end}{after}"
+        text = with_table(document, text, run.name, _section(run, shown))
     write_whole(document, text.encode("utf-8"))
 
 
