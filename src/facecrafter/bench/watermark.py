@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import statistics
 import time
@@ -198,10 +199,11 @@ def watermarking(
             f"there are {len(found)} photos in {source}; name a folder of at least {SHEETS} JPEG or PNG files"
         )
     chosen = found[:: max(1, len(found) // photos)][:photos]
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started from here on
     costs: list[Cost] = []
     survival: list[Survival] = []
-    with ProcessPoolExecutor(workers) as pool:
+    # A process that is forked from one with threads may wait for ever, so each starts from nothing.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         run = partial(pool.map, chunksize=4)
         progress("pictures without the mark")
         alarms = [_alarms("photos", run(_searched, map(str, chosen)))]
