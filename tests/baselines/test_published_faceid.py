@@ -337,10 +337,12 @@ def test_wrong_files_of_faceid_are_refused(stable_diffusion: Path, small_model: 
         with pytest.raises(CheckpointError, match=message) as caught:
             PublishedFaceID(tmp_path / name, stable_diffusion, MadeUp())
         assert "\n" not in str(caught.value)
-    file = tmp_path / "good.bin"
+    file, single = tmp_path / "good.bin", tmp_path / "v1-5-pruned-emaonly.safetensors"
+    save_file({"model.diffusion_model.out.0.bias": torch.zeros(1)}, single)
     refused: list[tuple[Any, Any, type[FaceCrafterError], str]] = [
         (small_model, MadeUp(), ConfigError, "a folder of Stable Diffusion 1.5, not a model of ours"),
         (tmp_path, MadeUp(), CheckpointError, "has no folder unet"),
+        (single, MadeUp(), CheckpointError, r"single-file checkpoint .*StableDiffusionPipeline\.from_single_file"),
         (stable_diffusion, None, ConfigError, "needs `recogniser`, the path of w600k_r50.onnx"),
         (stable_diffusion, tmp_path / "no.onnx", WeightsError, "there is no file"),
         (stable_diffusion, file, WeightsError, "is not w600k_r50.onnx of buffalo_l"),
