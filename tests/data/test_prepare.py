@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -408,6 +409,39 @@ def group_lives(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def send_much(connection: Any) -> None:
+    signal.signal(signal.SIGTERM, module._leave)
+    module._LAST_SECONDS = 1.0
+    connection.send_bytes(bytes(5_000_000))
+    time.sleep(60)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
+def test_a_worker_that_is_ended_sends_its_result_to_the_end() -> None:
+    """A pipe holds 64 kB, so the worker is in the middle of it until somebody reads."""
+    context = multiprocessing.get_context("fork")  # importing this module again takes long
+    reader, writer = context.Pipe(duplex=False)
+    worker = context.Process(target=send_much, args=(writer,))
+    worker.start()
+    writer.close()
+    assert worker.pid is not None
+    assert reader.poll(30)
+    os.kill(worker.pid, signal.SIGTERM)
+    time.sleep(0.1)
+    assert len(reader.recv_bytes()) == 5_000_000
+    worker.join(30)
+    assert worker.exitcode == 1
+
+
+def test_a_worker_that_is_ended_alone_drops_no_photo(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_reader", module._Reader(module._Job(64, "centre", ("sface",), None)))
+    photo = module._Photo("0", people / "Bob" / "Bob.jpg", "Bob.jpg", "Bob")
+    assert len(module._read(photo)) == 1
+    monkeypatch.setattr(module, "_leaving", True)
+    with pytest.raises(DataError, match="a worker process was ended; put that right and run the same command again"):
+        module._read(photo)
 
 
 class Deadly:

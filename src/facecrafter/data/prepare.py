@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
+from types import FrameType
 from typing import Any, get_args
 
 import numpy as np
@@ -539,6 +540,7 @@ class _Reader:
         results: list[_Result] = []
         try:
             for seconds, image in video.frames(photo.path, self._job.interval):
+                _stay()
                 results.append(self._read_frame(photo.at(seconds), image))
         except _Halted:
             raise
@@ -597,11 +599,14 @@ def _rejected(photo: _Photo, error: Exception) -> _Rejected:
 # --- many at once -----------------------------------------------------------------------------------------------------
 
 _reader: _Reader | None = None  # a worker's own
+_leaving = False  # whether it was asked to end
+_LAST_SECONDS = 5.0  # until it is ended where it does not come to a place to do so
 
 
 def _start_worker(job: _Job) -> None:
     global _reader
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent sees to it
+    signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     _use_one_thread()
@@ -616,6 +621,26 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Let a worker give up its work, see :func:`_stay`. If it was ended here, then perhaps while it sends a result, and
+    the pool would wait for the other half for ever; and a pool that breaks while it is shut down prints a traceback."""
+    global _leaving
+    _leaving = True
+    timer = threading.Timer(_LAST_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+
+
+def _stay() -> None:
+    """Between two photos or frames.
+
+    Raises:
+        DataError: this worker was asked to end.
+    """
+    if _leaving:
+        raise _Halted(f"a worker process was ended; {shards.GO_ON}")
+
+
 def _use_one_thread() -> None:
     import cv2
 
@@ -625,6 +650,7 @@ def _use_one_thread() -> None:
 
 def _read(photo: _Photo) -> list[_Result]:
     assert _reader is not None
+    _stay()
     return _reader.read(photo)
 
 
@@ -650,7 +676,7 @@ def _readers(job: _Job, workers: int) -> Iterator[Callable[[list[_Photo]], Itera
         yield read
     except KeyboardInterrupt:
         for worker in set(multiprocessing.active_children()) - others:
-            worker.terminate()  # it may be at a long video, which is read again
+            worker.terminate()  # see _leave; it may be at a long video, which is read again
         raise
     except BrokenProcessPool:
         raise DataError(
