@@ -1,4 +1,4 @@
-"""Pictures that many tests look at: a photo that a package brings, and a few of Labeled Faces in the Wild."""
+"""Images that many tests look at: a photo that a package brings, and a few of Labeled Faces in the Wild."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from facecrafter.perception.face import Face, FaceFinder
+from facecrafter.estimators.face_finder import FaceFinder
+from facecrafter.faces.face import Face
 
 if TYPE_CHECKING:
     from facecrafter.data.shards import Prepared
-    from facecrafter.model.checkpoint import FaceModel
-    from facecrafter.model.zoo import Scale
+    from facecrafter.models.checkpoint import FaceModel
+    from facecrafter.models.scales import Scale
 
 # Before any test module is imported: what this machine has fetched or set for itself decides no test.
 EMPTY_CACHE = tempfile.mkdtemp(prefix="facecrafter-tests-")
@@ -135,20 +136,20 @@ def face(finder: FaceFinder, astronaut: NDArray[np.uint8]) -> Face:
 @pytest.fixture(scope="session")
 def small_scale() -> Scale:
     """The mini scale with narrow networks: the same classes, blocks and conditions at a twentieth of the cost."""
-    from facecrafter.model import zoo
+    from facecrafter.models import scales
 
     return dataclasses.replace(
-        zoo.MINI,
+        scales.MINI,
         unet={
-            **zoo.MINI.unet,
+            **scales.MINI.unet,
             "block_out_channels": (32, 32),
             "norm_num_groups": 8,
             "attention_head_dim": 2,
             "cross_attention_dim": 128,
         },
-        text={**zoo.MINI.text, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2},
+        text={**scales.MINI.text, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2},
         controls={
-            **zoo.MINI.controls,
+            **scales.MINI.controls,
             "context_width": 64,
             "landmark_channels": (3, 16, 16, 16, 16, 64),
             "emotion_hidden": 32,
@@ -160,17 +161,17 @@ def fresh_model(scale: Scale, seed: int = 0, live_controls: bool = True) -> Face
     """A random whole model in evaluation mode; its value projections are made non-zero, so that its controls act."""
     import torch
 
-    from facecrafter.model import zoo
-    from facecrafter.model.checkpoint import FaceModel
+    from facecrafter.models import scales
+    from facecrafter.models.checkpoint import FaceModel
 
     torch.manual_seed(seed)
-    unet = zoo.build_unet(scale)
-    controls = zoo.build_controls(scale, unet)
+    unet = scales.build_unet(scale)
+    controls = scales.build_controls(scale, unet)
     if live_controls:
         for values in (controls.landmark_values, controls.emotion_values):
             for layer in values:
                 torch.nn.init.normal_(layer.weight, std=0.1)
-    model = FaceModel(scale, unet, zoo.build_encoder(scale), zoo.build_autoencoder(scale), controls)
+    model = FaceModel(scale, unet, scales.build_encoder(scale), scales.build_autoencoder(scale), controls)
     for part in (*model.modules.values(), model.encoder):
         part.requires_grad_(False).eval()
     return model
@@ -179,9 +180,9 @@ def fresh_model(scale: Scale, seed: int = 0, live_controls: bool = True) -> Face
 @pytest.fixture(scope="session")
 def tiny_model() -> FaceModel:
     """A whole random model of the mini scale at its real widths, its controls acting. Not to be changed by tests."""
-    from facecrafter.model import zoo
+    from facecrafter.models import scales
 
-    return fresh_model(zoo.MINI)
+    return fresh_model(scales.MINI)
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +193,7 @@ def small_model(small_scale: Scale) -> FaceModel:
 
 @pytest.fixture(scope="session")
 def prepared() -> Prepared:
-    """Eight made-up samples of 128 px: Ann and Bob three each, Cid one, and Ida, who is kept out of training."""
+    """Eight made-up samples of 128 px: Ann and Bob three each, Cid one, and Ida, who is held out of training."""
     from facecrafter.data.shards import Prepared
 
     rng = np.random.default_rng(0)
@@ -215,7 +216,7 @@ def prepared() -> Prepared:
 @pytest.fixture(scope="session")
 def model_folder(small_model: FaceModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model as a folder, which ``--model`` takes."""
-    from facecrafter.model.checkpoint import save_model
+    from facecrafter.models.checkpoint import save_model
 
     folder = tmp_path_factory.mktemp("models") / "small"
     save_model(small_model, folder)

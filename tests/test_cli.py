@@ -25,7 +25,7 @@ from facecrafter.cli import app
 from facecrafter.interruption import Terminated, deferred, kept_of, stating
 
 if TYPE_CHECKING:
-    from facecrafter.model.checkpoint import FaceModel
+    from facecrafter.models.checkpoint import FaceModel
 
 HEAVY = ("torch", "diffusers", "transformers", "mediapipe", "cv2", "onnxruntime", "pyarrow", "rich", "matplotlib", "av")
 CONFIG = "stage: autoencoder\ndata: prepared\nrun: run\nsteps: 2\n"
@@ -58,7 +58,7 @@ def test_version_is_the_packages() -> None:
 
 def test_help_tells_the_scales_own_defaults() -> None:
     from facecrafter.cli import DEFAULTS
-    from facecrafter.model.zoo import ARC2FACE, MINI
+    from facecrafter.models.scales import ARC2FACE, MINI
 
     assert {name: (MINI.sampling[name], ARC2FACE.sampling[name]) for name in MINI.sampling} == DEFAULTS
     assert MINI.sampling.keys() == ARC2FACE.sampling.keys()
@@ -115,7 +115,7 @@ def test_ctrl_c_while_sampling(portrait: Path, model_folder: Path, tmp_path: Pat
 @pytest.fixture
 def folder(tmp_path: Path, portrait: Path, model_folder: Path, small_model: FaceModel) -> Path:
     """Inputs, most of them bad."""
-    from facecrafter.model.checkpoint import save_part
+    from facecrafter.models.checkpoint import save_part
 
     face = Image.open(portrait)
     face.save(tmp_path / "face.jpg", quality=90)
@@ -137,7 +137,7 @@ def folder(tmp_path: Path, portrait: Path, model_folder: Path, small_model: Face
 
 
 def test_inspect_goes_on_and_writes_nothing_that_steers_a_terminal(tmp_path: Path) -> None:
-    from facecrafter.sampling.output import save
+    from facecrafter.pipelines.images import save
 
     hostile = Image.new("RGB", (64, 64))
     hostile.info |= {"Title": "\x1b]0;owned\x07", "facecrafter": json.dumps({"model": "\ud800\x1b[2J", "rows": [1]})}
@@ -160,7 +160,7 @@ BAD = {
     "no face in the target": ("generate --identity face.jpg --target blank.png", 1, "blank.png"),
     "no face for landmarks": ("generate --identity face.jpg --landmarks-from blank.png", 1, "blank.png"),
     "no face for emotion": ("generate --identity face.jpg --emotion-from blank.png", 1, "blank.png"),
-    "not an image": ("generate --identity words.jpg", 1, "words.jpg is not a picture"),
+    "not an image": ("generate --identity words.jpg", 1, "words.jpg is not an image"),
     "truncated JPEG": ("generate --identity truncated.jpg", 1, "truncated.jpg is damaged"),
     "a folder for a photo": ("generate --identity empty", 1, "empty is a folder"),
     "no such photo": ("generate --identity none.jpg", 1, "there is no file"),
@@ -264,7 +264,7 @@ BAD = {
     ),
     "empty output folder": ("generate --identity face.jpg --out=", 2, "the value after --out is empty"),
     "renewing at a size": ("data prepare none --only emotion --size 64", 2, "--size has no effect beside --only"),
-    "starting anew to renew": (
+    "starting again to renew": (
         "data prepare none --only emotion --overwrite",
         2,
         "--overwrite has no effect beside --only",
@@ -285,10 +285,10 @@ BAD = {
     "photo and table": ("generate --identity face.jpg --pairs pairs.csv", 2, "either --identity or --pairs"),
     "conditions beside a table": ("generate --pairs pairs.csv --emotion sad", 2, "come from the table"),
     "valence of a word": ("generate --identity face.jpg --valence high", 2, "Invalid value for '--valence'"),
-    "no pictures": ("generate --identity face.jpg -n 0", 2, "-n"),
+    "no images": ("generate --identity face.jpg -n 0", 2, "-n"),
     "unknown choice": ("generate --identity face.jpg --choose smallest", 2, "smallest"),
     "unknown option": ("generate --identity face.jpg --emotoin sad", 2, "--emotoin"),
-    "inspecting words": ("inspect words.jpg", 1, "words.jpg is not a picture"),
+    "inspecting words": ("inspect words.jpg", 1, "words.jpg is not an image"),
     "inspecting nothing": ("inspect none.png", 1, "there is no file"),
     "preparing an empty folder": ("data prepare empty prepared", 1, "empty"),
     "preparing no folder": ("data prepare none prepared", 1, "none"),
@@ -359,7 +359,7 @@ def test_an_empty_value_is_refused(line: list[str], words: str, tmp_path: Path, 
     assert files(tmp_path) == []
 
 
-NO_STEPS = "after 1 step a picture need not show a face; the mini scale's own are 8"
+NO_STEPS = "after 1 step an image need not show a face; the mini scale's own are 8"
 NOTES = {
     "landmark scale alone": (
         "--landmark-scale 3",
@@ -376,7 +376,7 @@ NOTES = {
     "an interval of no steps": (
         "--speed interval --steps 2",
         [
-            "after 2 steps a picture need not show a face; the mini scale's own are 8",
+            "after 2 steps an image need not show a face; the mini scale's own are 8",
             "the scales have no effect: of 2 steps the speed 'interval' guides none",
         ],
     ),
@@ -416,7 +416,7 @@ def test_a_full_disk_is_one_sentence_and_no_file(folder: Path, monkeypatch: pyte
 
 
 def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, portrait: Path, tmp_path: Path) -> None:
-    from facecrafter.sampling.pipeline import FaceCrafter
+    from facecrafter.pipelines.generate import FaceCrafter
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -428,7 +428,7 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, portrait: Path, tmp
 
 
 def test_what_is_said_to_be_kept_is_what_was_written(folder: Path, interrupted: Any, tmp_path: Path) -> None:
-    """The moments are those of writing: before the third picture takes its place, and before its bytes are written.
+    """The moments are those of writing: before the third image takes its place, and before its bytes are written.
     What has begun to take its place takes it."""
     asked = ("generate", "--identity", folder / "face.jpg", "--model", folder / "model", "--steps", 1, "-n", 4)
     for moment, code, kept in (
@@ -477,7 +477,7 @@ def test_a_first_interrupt_waits_and_a_second_breaks_in() -> None:
 # --- good input -------------------------------------------------------------------------------------------------------
 
 
-def test_generate_writes_pictures_and_a_sheet_and_inspect_reads_them(folder: Path) -> None:
+def test_generate_writes_images_and_a_sheet_and_inspect_reads_them(folder: Path) -> None:
     out = folder / "out"
     face = folder / "face.jpg"
     asked = [
@@ -589,7 +589,7 @@ def test_generate_pairs(folder: Path) -> None:
 def test_data_prepare_then_train(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the wiring: what preparing and training do is tested beside them."""
     from facecrafter.data import prepare as preparing
-    from facecrafter.training import loop
+    from facecrafter.training import trainer
 
     calls: list[tuple[Any, ...]] = []
 
@@ -600,7 +600,7 @@ def test_data_prepare_then_train(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(preparing, "prepare", prepare)
     done = facecrafter("data", "prepare", folder, folder / "out", "--size", 64, "--choose", "largest", "--workers", 1)
     assert done.exit_code == 0
-    assert "8 of 10 pictures" in done.stdout and "rejected.csv" in done.stdout
+    assert "8 of 10 images" in done.stdout and "rejected.csv" in done.stdout
     source, out, options = calls.pop()
     assert (source, out) == (folder, folder / "out")
     assert (options["size"], options["choose"], options["workers"]) == (64, "largest", 1)
@@ -612,7 +612,7 @@ def test_data_prepare_then_train(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         calls.append((config.run, config.steps, resume))
         return Path("run/model")
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(trainer, "train", train)
     done = facecrafter("train", folder / "config.yaml", "--run", folder / "elsewhere", "--steps", 7, "--resume")
     assert done.exit_code == 0 and done.stdout == "the model is in run/model\n"
     assert calls == [(folder / "elsewhere", 7, True)]

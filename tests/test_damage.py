@@ -21,18 +21,19 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from facecrafter import config_file
-from facecrafter.data import emotion_faces, shards, video
+from facecrafter import config as config_file
+from facecrafter.data import fer2013, shards, video
 from facecrafter.data.prepare import _photos_of
 from facecrafter.errors import FaceCrafterError
-from facecrafter.evaluation.tables import DiversityConfig
-from facecrafter.model import checkpoint
-from facecrafter.model.controls import FaceControls
-from facecrafter.perception import photo, weights_file
-from facecrafter.perception.face import Face
-from facecrafter.sampling.output import inspect, save
-from facecrafter.sampling.pairs import read_pairs
-from facecrafter.sampling.pipeline import signed
+from facecrafter.estimators import weights_file
+from facecrafter.evaluation.config import DiversityConfig
+from facecrafter.faces import photo
+from facecrafter.faces.face import Face
+from facecrafter.models import checkpoint
+from facecrafter.models.controls import FaceControls
+from facecrafter.pipelines.batch import read_pairs
+from facecrafter.pipelines.generate import signed
+from facecrafter.pipelines.images import inspect, save
 from facecrafter.training import config as training
 
 MUTATIONS = int(os.environ.get("FACECRAFTER_MUTATIONS", "40"))
@@ -90,7 +91,7 @@ def survive(path: Path, read: Reader, seed: int) -> tuple[int, int]:
 # --- photos -----------------------------------------------------------------------------------------------------------
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     return Image.fromarray(coarse).resize((64, 48), Image.Resampling.BICUBIC)
 
@@ -119,16 +120,16 @@ def test_photos(tmp_path: Path, ending: str) -> None:
     if kind == "HEIF":
         import pillow_heif
 
-        pillow_heif.from_pillow(picture()).save(path)
+        pillow_heif.from_pillow(image()).save(path)
     else:
-        picture().save(path, kind, **options)
+        image().save(path, kind, **options)
     read, refused = survive(path, photo.load_photo, 1)
     assert refused and read + refused == MUTATIONS
 
 
-def test_our_own_pictures(tmp_path: Path) -> None:
+def test_our_own_images(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    save(signed(np.asarray(picture()), {"seed": 1, "identity": "a.jpg", "nested": [{"a": 1}]}), path)
+    save(signed(np.asarray(image()), {"seed": 1, "identity": "a.jpg", "nested": [{"a": 1}]}), path)
     assert survive(path, inspect, 2)[1]
 
 
@@ -136,7 +137,7 @@ def test_our_own_pictures(tmp_path: Path) -> None:
     "told", ["[" * 100_000, "1" * 5000, '{"a": 1' + "0" * 5000 + "}", '"\\ud800"', "{" * 10, "NaN"]
 )
 def test_our_own_name_over_other_words(tmp_path: Path, told: str) -> None:
-    stranger = picture()
+    stranger = image()
     stranger.info["facecrafter"] = told
     save(stranger, tmp_path / "a.png")
     assert inspect(tmp_path / "a.png").made == {}
@@ -154,7 +155,7 @@ def test_tables_of_pairs(tmp_path: Path) -> None:
 def test_labels(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text('image,emotion\n"a.jpg",happy\nb.jpg,"sad"\n')
-    assert survive(path, emotion_faces._labels, 4)[1]
+    assert survive(path, fer2013._labels, 4)[1]
 
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -293,7 +294,7 @@ def test_archives_of_photos(tmp_path: Path, ending: str) -> None:
 
     folder = tmp_path / "photos" / "Ann"
     folder.mkdir(parents=True)
-    picture().save(folder / "a.jpg")
+    image().save(folder / "a.jpg")
     kind = {"tar": "tar", "tar.gz": "gztar", "zip": "zip"}[ending]
     path = Path(shutil.make_archive(str(tmp_path / "archive"), kind, tmp_path / "photos"))
 
@@ -317,7 +318,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
             stream: Any = container.add_stream("libx264" if ending != "avi" else "mpeg4", rate=5)
             stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
             for _ in range(6):
-                container.mux(stream.encode(av.VideoFrame.from_image(picture())))
+                container.mux(stream.encode(av.VideoFrame.from_image(image())))
             container.mux(stream.encode())
         return path
 

@@ -38,7 +38,7 @@ def _by_class(scores: dict[str, Any]) -> str:
 
 
 def _time(speed: str) -> str:
-    """Seconds a picture in the table of speeds, as a share of those of ``exact``."""
+    """Seconds an image in the table of speeds, as a share of those of ``exact``."""
     rows = re.findall(r"^\| (\S[^|]*) \|.* (\S+) \|$", (ROOT / SPEED).read_text(encoding="utf-8"), re.MULTILINE)
     seconds = dict(rows)
     return f"{float(seconds[speed]) / float(seconds['exact']):.2f}"
@@ -75,7 +75,7 @@ def _figures() -> list[tuple[str, str, list[str]]]:
         (README, "at {} by a trained student", [_time("distilled")]),
         (
             RESULTS,
-            "| pictures in which a face is found | {} | {} | {} |",
+            "| images in which a face is found | {} | {} | {} |",
             [_percent(s["face_found"]) for s in SETTINGS],
         ),
         _row("| identity cosine, own person / other people | {} / {} | {} / {} | {} / {} |", ".3f", "same", "other"),

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from facecrafter.errors import ConfigError, PhotoError
-from facecrafter.perception.emotion import Emotion
+from facecrafter.faces.emotion import Emotion
+from facecrafter.pipelines.generate import FilledSettings
 from facecrafter.request import PhotoFile, Request, photos_in, read_person
-from facecrafter.sampling.pipeline import FilledSettings
 
 SETTINGS = FilledSettings(1.5, 1.2, 2.5, steps=8, scheduler="ddim", speed="refresh")
 ANN, BOB, CID = (PhotoFile(Path(f"{name}.jpg"), name * 64) for name in "abc")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from facecrafter.perception import landmarks
-from facecrafter.perception.identity import recogniser
-from facecrafter.sampling.pipeline import FaceCrafter
+from facecrafter.estimators.identity import recogniser
+from facecrafter.faces import landmarks
+from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.weights import ASSETS
 
 
@@ -35,14 +35,14 @@ def test_a_turned_head_is_generated_turned(crafter, astronaut):
     identity = crafter.person(astronaut)
     yaw = []
     for angle in (-35, 35):
-        pictures = crafter.generate(identity, landmarks_from=landmarks.turn(points, angle, 0), n=2, seed=5, steps=12)
-        yaw.append(np.mean([crafter.face(picture).angles[0] for picture in pictures]))
+        images = crafter.generate(identity, landmarks_from=landmarks.turn(points, angle, 0), n=2, seed=5, steps=12)
+        yaw.append(np.mean([crafter.face(image).angles[0] for image in images]))
     assert yaw[0] < -8 and yaw[1] > 8
 
 
 @pytest.mark.parametrize("both", [False, True])
 def test_the_student_makes_nearly_what_eq_6_makes(crafter, astronaut, both):
-    """Another seed's picture of this person is 34 levels of 255 away."""
+    """Another seed's image of this person is 34 levels of 255 away."""
     turned = landmarks.turn(crafter.face(astronaut).points, 20, 0)
     told = {"landmarks_from": turned, "emotion": "happy"} if both else {}
     taught, exact = (
@@ -52,7 +52,7 @@ def test_the_student_makes_nearly_what_eq_6_makes(crafter, astronaut, both):
     assert 0.5 < np.abs(taught - exact).mean() < 14
 
 
-def test_the_default_model_makes_the_same_picture_twice(crafter, astronaut):
+def test_the_default_model_makes_the_same_image_twice(crafter, astronaut):
     first, second = (np.asarray(crafter.generate(crafter.person(astronaut), n=1, seed=3, steps=2)[0]) for _ in range(2))
     assert np.array_equal(first, second)
 
@@ -61,8 +61,8 @@ def test_the_person_is_recognised_by_a_network_that_training_never_saw(crafter, 
     """SFace's cosine of another person is about 0.03, of the same person on other photos about 0.6."""
     judge = recogniser("sface")
     own = judge.embed([crafter.face(astronaut)])[0]
-    pictures = crafter.generate(astronaut, n=4, seed=0)
+    images = crafter.generate(astronaut, n=4, seed=0)
     turned = landmarks.turn(crafter.face(astronaut).points, 20, 0)
-    pictures += crafter.generate(astronaut, landmarks_from=turned, n=4, seed=0)
-    made = judge.embed([crafter.face(picture) for picture in pictures])
+    images += crafter.generate(astronaut, landmarks_from=turned, n=4, seed=0)
+    made = judge.embed([crafter.face(image) for image in images])
     assert (made @ own).min() > 0.25

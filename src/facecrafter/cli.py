@@ -16,8 +16,8 @@ from typer.core import TyperGroup
 
 from facecrafter import __version__
 from facecrafter.errors import ConfigError, FaceCrafterError, OutputError
-from facecrafter.files import check_free, forget_written, name_as_text, printable, write_whole, written
 from facecrafter.interruption import Terminated, deferred, heed_sigterm, ignore, ignored, kept_of, stating
+from facecrafter.io import check_free, forget_written, name_as_text, printable, write_whole, written
 
 
 class _Commands(TyperGroup):
@@ -81,7 +81,7 @@ class Scale(StrEnum):
 
 
 class Speed(StrEnum):
-    """What a picture may cost."""
+    """What an image may cost."""
 
     exact = "exact"
     interval = "interval"
@@ -103,7 +103,7 @@ class Format(StrEnum):
     json = "json"
 
 
-# From how many pictures on a bar shows how far the work is.
+# From how many images on a bar shows how far the work is.
 MANY = 5
 
 
@@ -152,7 +152,7 @@ def _own(text: str, name: str) -> str:
     return f"{text} [default: the model's own; mini {mini}, arc2face {arc2face}]"
 
 
-# The scales' own values; they are in model/zoo.py too, which is too heavy for --help. A test keeps them in step.
+# The scales' own values; they are in models/scales.py too, which is too heavy for --help. A test keeps them in step.
 DEFAULTS = {
     "identity_scale": (1.5, 2.5),
     "landmark_scale": (1.2, 2.0),
@@ -188,7 +188,7 @@ _Weights = Annotated[
 @app.command()
 def generate(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.", file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the images.", file_okay=False)],
     identity: Annotated[
         list[Path] | None,
         typer.Option(metavar="PHOTO", help="Photo of the person, or a folder of photos; several are averaged."),
@@ -205,11 +205,11 @@ def generate(
     emotion_scale: _EmotionScale = None,
     steps: _Steps = None,
     scheduler: _Scheduler = None,
-    count: Annotated[int | None, typer.Option("-n", min=1, help="How many pictures. [default: 4]")] = None,
+    count: Annotated[int | None, typer.Option("-n", min=1, help="How many images. [default: 4]")] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of the first; the others follow it. With --pairs: draws other seeds.")
     ] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images made at once.")] = 8,
     speed: _Speed = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Faster, and a little less exact.")] = False,
     model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
@@ -228,7 +228,7 @@ def generate(
     ] = None,
     target_face_at: Annotated[str | None, typer.Option(metavar="X,Y", help="The same by a point in the face.")] = None,
     emonet: _EmoNet = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace images that are there.")] = False,
 ) -> None:
     """Make images of a person: N of one, or one for each row of a table.
 
@@ -242,7 +242,7 @@ def generate(
     if pairs and any(value is not None for value in asked):
         raise typer.BadParameter("with --pairs the conditions come from the table")
     if pairs and count is not None:
-        raise typer.BadParameter("with --pairs there is one picture a row; leave -n out")
+        raise typer.BadParameter("with --pairs there is one image a row; leave -n out")
     if emonet and not (pairs or target or emotion_from):
         raise typer.BadParameter("--emonet has no effect without a photo whose emotion to take")
     person_face, other_face = _pick(face, face_at, "--face"), _pick(target_face, target_face_at, "--target-face")
@@ -252,11 +252,11 @@ def generate(
         _refuse_given(ctx, ["choose"], "the face that is picked")
     count = 4 if count is None else count
 
+    from facecrafter.pipelines.batch import generate_pairs, read_pairs
+    from facecrafter.pipelines.generate import FaceCrafter, Settings, check_seeds, emotion_of
+    from facecrafter.pipelines.images import SHEET
+    from facecrafter.pipelines.missing import generate_many
     from facecrafter.request import PhotoFile, read_person
-    from facecrafter.sampling.batch import generate_many
-    from facecrafter.sampling.output import SHEET
-    from facecrafter.sampling.pairs import generate_pairs, read_pairs
-    from facecrafter.sampling.pipeline import FaceCrafter, Settings, check_seeds, emotion_of
 
     settings = Settings(
         identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size, speed.value if speed else None
@@ -280,15 +280,15 @@ def generate(
     request = crafter.request(
         people, whole, shape, mood, emotion, valence, arousal, seed, settings, person_face, other_face
     )
-    with _bar(count, "pictures") as progress:
+    with _bar(count, "images") as progress:
         done = generate_many(crafter, request, count, out, overwrite, progress)
     typer.echo(f"{done.made} made, {done.there} already there: {out / SHEET}")
 
 
 @app.command()
 def inspect(files: Annotated[list[Path], typer.Argument(help="Pictures.")]) -> None:
-    """Say how pictures were made: the words in the file, and the watermark in the pixels."""
-    from facecrafter.sampling.output import inspect as look
+    """Say how images were made: the words in the file, and the watermark in the pixels."""
+    from facecrafter.pipelines.images import inspect as look
 
     failed = False
     for path in files:
@@ -307,7 +307,7 @@ def inspect(files: Annotated[list[Path], typer.Argument(help="Pictures.")]) -> N
 
 @app.command()
 def perceive(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Pictures, and folders of pictures.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Images, and folders of images.")],
     choose: Annotated[
         Which | None, typer.Option(help="Which faces of a photo: largest, centre, or all, which is the default.")
     ] = None,
@@ -316,7 +316,7 @@ def perceive(
         Path | None, typer.Option(help="Folder for one PNG a face that shows all that was seen.", file_okay=False)
     ] = None,
     aligned: Annotated[
-        bool, typer.Option("--aligned", help="The pictures already are tight face crops; 48 px are enough.")
+        bool, typer.Option("--aligned", help="The images already are tight face crops; 48 px are enough.")
     ] = False,
     emonet: _EmoNet = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace PNGs that are there.")] = False,
@@ -325,7 +325,7 @@ def perceive(
 
     Valence goes from unpleasant -1 to pleasant 1, arousal from calm -1 to excited 1. Without --emonet both are derived
     from the probabilities of eight emotions, which come from the pixels and the movements of the face. Angles are in
-    degrees: yaw to the picture's right, pitch up, roll counter-clockwise. The box is in pixels of the photo; the
+    degrees: yaw to the image's right, pitch up, roll counter-clockwise. The box is in pixels of the photo; the
     largest face is number 1.
 
     \b
@@ -338,29 +338,29 @@ def perceive(
 
     Rows of csv and json are printed as they are read, a table at the end, also where the command is stopped before it.
 
-    What cannot be read (no picture, a damaged one, no face in it) is listed on stderr and left out. The exit code is 1
+    What cannot be read (no image, a damaged one, no face in it) is listed on stderr and left out. The exit code is 1
     only when nothing at all could be read.
     """
     if aligned and choose:
-        raise typer.BadParameter("with --aligned a picture is one face; leave out --choose")
+        raise typer.BadParameter("with --aligned an image is one face; leave out --choose")
     if overwrite and not out:
         raise typer.BadParameter("--overwrite has no effect without --out")
 
-    from facecrafter import perceive as faces
-    from facecrafter.perception import emotion
+    from facecrafter.estimators import emotion_estimator
+    from facecrafter.pipelines import perceive as faces
 
-    estimator = emotion.estimator(emonet)
+    estimator = emotion_estimator.estimator(emonet)
     sources, lacking = faces.find_sources(photos)
     printer = faces.Printer(form.value, _print)
 
     def stopped() -> str:
         if not printer.ended:
-            _say_skipped(printer.end(lacking, len(sources) - printer.pictures).skipped)
+            _say_skipped(printer.end(lacking, len(sources) - printer.images).skipped)
         pngs = f", and {len(written(out))} PNG are in {out}" if out else ""
-        return f"{printer.pictures} of {len(sources)} pictures were read; {printer.rows} rows are printed{pngs}"
+        return f"{printer.images} of {len(sources)} images were read; {printer.rows} rows are printed{pngs}"
 
     with stating(stopped):
-        with _bar(len(sources), "pictures") if len(sources) >= MANY else nullcontext() as progress:
+        with _bar(len(sources), "images") if len(sources) >= MANY else nullcontext() as progress:
             faces.perceive(
                 sources,
                 estimator,
@@ -382,16 +382,16 @@ def perceive(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="The picture to write.", dir_okay=False)] = Path("out/demo.png"),
+    out: Annotated[Path, typer.Option(help="The image to write.", dir_okay=False)] = Path("out/demo.png"),
     model: Annotated[str, typer.Option(help="mini, or a model folder.")] = "mini",
     steps: _Steps = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the image if it is there.")] = False,
 ) -> None:
     """A real photo beside faces generated from it, each labelled with what was asked."""
-    from facecrafter.demo import PICTURES, make_demo
+    from facecrafter.pipelines.demo import IMAGES, make_demo
 
     check_free([out], overwrite)
-    with _bar(PICTURES, "demo") as progress:
+    with _bar(IMAGES, "demo") as progress:
         make_demo(out, model, steps, overwrite, progress)
     typer.echo(f"see {out}")
 
@@ -404,7 +404,7 @@ def data_prepare(
     ctx: typer.Context,
     source: Annotated[Path, typer.Argument(help="Folder of people (Name/photo.jpg or .mp4) or of photos, or its tar.")],
     out: Annotated[Path | None, typer.Argument(help="Folder for the shards.")] = None,
-    size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.")] = 128,
+    size: Annotated[int, typer.Option(help="Side of the stored images in pixels.")] = 128,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
     recogniser: Annotated[
         list[str], typer.Option(help="Whose embeddings to store: dlib, sface, arcface; may be repeated.")
@@ -416,7 +416,7 @@ def data_prepare(
     only: Annotated[
         Only | None, typer.Option(help="Renew this in a prepared folder, which SOURCE then is, and nothing else.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew instead of going on.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again instead of going on.")] = False,
 ) -> None:
     """Find, align and describe every face of a folder. A stopped run goes on where it was.
 
@@ -434,7 +434,7 @@ def data_prepare(
 
     if out is None:
         renewed = renew_emotions(source, emonet)
-        typer.echo(f"the emotions of {renewed.prepared} pictures in {renewed.folder} are new ({renewed.seconds:.0f} s)")
+        typer.echo(f"the emotions of {renewed.prepared} images in {renewed.folder} are new ({renewed.seconds:.0f} s)")
         return
     done = prepare(
         source,
@@ -448,7 +448,7 @@ def data_prepare(
         emonet=emonet,
         overwrite=overwrite,
     )
-    typer.echo(f"{done.prepared} of {done.photos} pictures are in {done.folder} ({done.seconds:.0f} s)")
+    typer.echo(f"{done.prepared} of {done.photos} images are in {done.folder} ({done.seconds:.0f} s)")
     if done.rejected:
         typer.echo(f"{done.rejected} were left out; {done.folder / 'rejected.csv'} says why")
 
@@ -460,8 +460,8 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Run folder in place of the config's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in place of the config's.")] = None,
 ) -> None:
-    """Train one stage: autoencoder, base, landmark, emotion, joint, distill, a rival, or a network that reads emotions
-    or expressions.
+    """Train one stage: autoencoder, base, landmark, emotion, joint, distill, a baseline, or a network that reads
+    emotions or expressions.
 
     \b
     facecrafter train configs/mini/landmark.yaml
@@ -473,7 +473,7 @@ def train(
     given = {"run": run, "steps": steps}
     settings = load(config, {name: value for name, value in given.items() if value is not None})
 
-    from facecrafter.training.loop import train as run_training
+    from facecrafter.training.trainer import train as run_training
 
     typer.echo(f"the model is in {run_training(settings, resume)}")
 
@@ -484,7 +484,7 @@ def evaluate_model(
     out: Annotated[Path, typer.Option(help="Folder for result.json and grids.", file_okay=False)],
     model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
     weights: _Weights = None,
-    identities: Annotated[int, typer.Option(min=2, help="People kept out of training.")] = 100,
+    identities: Annotated[int, typer.Option(min=2, help="People held out of training.")] = 100,
     targets: Annotated[int, typer.Option(min=1, help="Poses and moods asked of each.")] = 5,
     words: Annotated[
         int, typer.Option(min=0, help="People asked for each emotion in words, at most; 0 leaves it out.")
@@ -506,8 +506,8 @@ def evaluate_model(
     from facecrafter.evaluation import words as by_words
     from facecrafter.evaluation.heldout import Protocol
     from facecrafter.evaluation.heldout import evaluate as measure
-    from facecrafter.model.published import folder_of
-    from facecrafter.sampling.pipeline import Settings
+    from facecrafter.models.pretrained import folder_of
+    from facecrafter.pipelines.generate import Settings
 
     folder = folder_of(model, weights)
     sampling = Settings(
@@ -524,14 +524,14 @@ def evaluate_model(
             typer.echo(f"  emotion_agreement, {name} targets: {one['agreement']['value']:.3f} of {one['faces']}")
     if "words" in result:
         typer.echo("\n" + by_words.as_markdown(result["words"]) + "\n")
-    typer.echo(f"{out / 'result.json'} has the estimators; {out / 'grid.png'} shows the pictures")
+    typer.echo(f"{out / 'result.json'} has the estimators; {out / 'grid.png'} shows the images")
 
 
 @evaluate_app.command("emotion")
 def evaluate_emotion(
     data: Annotated[Path, typer.Argument(help="Folder of labelled photos that `data prepare` wrote.")],
     labels: Annotated[Path, typer.Option(metavar="CSV", help="Labels of these photos: image,emotion.")],
-    fer2013: Annotated[Path, typer.Option(help="FER2013's pictures, a tar or a folder.")],
+    fer2013: Annotated[Path, typer.Option(help="FER2013's images, a tar or a folder.")],
     votes: Annotated[Path, typer.Option(metavar="CSV", help="FER+'s votes for them.")],
     out: Annotated[Path, typer.Option(help="Folder for result.json and wrong.png.", file_okay=False)],
     estimator: Annotated[
@@ -542,11 +542,11 @@ def evaluate_emotion(
     ] = 200,
     overwrite: _Overwrite = False,
 ) -> None:
-    """Measure the emotion estimator on FER2013's validation pictures and on photos of people kept out.
+    """Measure the emotion estimator on FER2013's validation images and on photos of held-out people.
 
     For every set and reader: accuracy, calibration, recall of each class, and the confusion matrix (rows are what
     people say). Then how far the answer moves, as the mean total variation distance, when the same face is given in
-    another picture.
+    another image.
     """
     from facecrafter.evaluation.emotions import evaluate as measure
     from facecrafter.evaluation.emotions import report
@@ -561,15 +561,15 @@ def evaluate_emotion(
 def evaluate_control(config: _TableConfig, overwrite: _Overwrite = False) -> None:
     """Table 1: people by targets. Control errors, identity and leakage of every method in the config.
 
-    Pictures, and what was seen in them, are kept: a run that was stopped goes on, and another metric generates nothing
-    anew.
+    Images, and what was seen in them, are kept: a run that was stopped goes on, and another metric generates nothing
+    again.
     """
     _make_table(config, "control", overwrite)
 
 
 @evaluate_app.command("diversity")
 def evaluate_diversity(config: _TableConfig, overwrite: _Overwrite = False) -> None:
-    """Table 2: several pictures a person by identity alone. How much they differ, and how close to photos they are."""
+    """Table 2: several images a person by identity alone. How much they differ, and how close to photos they are."""
     _make_table(config, "diversity", overwrite)
 
 
@@ -605,7 +605,8 @@ def evaluate_publish(
 
 
 def _make_table(config: Path, table: str, overwrite: bool) -> None:
-    from facecrafter.evaluation import report, tables
+    from facecrafter.evaluation import config as tables
+    from facecrafter.evaluation import report
 
     settings = tables.load(config)
     if settings.table != table:
@@ -648,7 +649,7 @@ def bench_training(
 @bench_app.command("sampling")
 def bench_sampling(
     scale: Annotated[Scale, typer.Option(help="mini or arc2face.")] = Scale.mini,
-    batch: Annotated[list[int], typer.Option(min=1, help="Pictures at once; may be repeated.")] = [1, 8],  # noqa: B006
+    batch: Annotated[list[int], typer.Option(min=1, help="Images at once; may be repeated.")] = [1, 8],  # noqa: B006
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. [default: the scale's own]")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each candidate is timed, in turn.")] = 5,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps; meta counts operations and runs nothing.")] = "cpu",
@@ -658,9 +659,9 @@ def bench_sampling(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
 ) -> None:
-    """A picture of ours, at every speed, beside diffusers' loops on the same base; random weights."""
+    """An image of ours, at every speed, beside diffusers' loops on the same base; random weights."""
     from facecrafter.bench.sampling import lines, sampling
-    from facecrafter.sampling.pipeline import usable_device
+    from facecrafter.pipelines.generate import usable_device
 
     device = usable_device(device)
     with _bench_file(out) as told:
@@ -695,7 +696,7 @@ def bench_watermark(
     photos: Annotated[
         int, typer.Option(min=1, help="How many of them are searched for a mark that is not there.")
     ] = 1500,
-    marked: Annotated[int, typer.Option(min=3, help="How many pictures are generated and marked.")] = 300,
+    marked: Annotated[int, typer.Option(min=3, help="How many images are generated and marked.")] = 300,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
     document: Annotated[
@@ -728,7 +729,7 @@ def bench_start(
     repeats: Annotated[int, typer.Option(min=1, help="How often each is started.")] = 3,
     out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
 ) -> None:
-    """Seconds until the package is imported, the help is printed, and the first picture is there."""
+    """Seconds until the package is imported, the help is printed, and the first image is there."""
     from facecrafter.bench.start import lines, starting
 
     with _bench_file(out) as told:
@@ -749,7 +750,7 @@ def _bench_file(out: Path | None) -> Iterator[dict[str, Any]]:
         return
     import json
 
-    from facecrafter.environment import environment
+    from facecrafter.provenance import environment
 
     result = {"environment": environment(told.get("device")), **told}
     write_whole(out, (json.dumps(result, indent=2, default=vars) + "\n").encode())
@@ -771,7 +772,7 @@ def weights_check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with arc2face/, encoder/, vae/, arcface.onnx.")],
 ) -> None:
     """Look whether a folder has what the arc2face scale needs. No network is loaded."""
-    from facecrafter.model.published import check
+    from facecrafter.models.pretrained import check
 
     findings = check(folder)
     for finding in findings:
@@ -793,8 +794,8 @@ def weights_blend(
     """A model between two: what training further changed, by half, keeps much of what either does well."""
     import torch
 
-    from facecrafter.model.checkpoint import STUDENT_FILE, blended, load_model, save_model
-    from facecrafter.model.published import folder_of
+    from facecrafter.models.checkpoint import STUDENT_FILE, blended, load_model, save_model
+    from facecrafter.models.pretrained import folder_of
 
     first, second = (load_model(folder_of(name)) for name in (one, other))
     check_free([out / f"{name}.safetensors" for name in first.modules], overwrite)

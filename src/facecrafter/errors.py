@@ -15,11 +15,11 @@ class FaceCrafterError(Exception):
 
 
 class PhotoError(FaceCrafterError):
-    """A file that is not a readable picture."""
+    """A file that is not a readable image."""
 
 
 class NoFaceError(FaceCrafterError):
-    """A picture in which no face was found."""
+    """An image in which no face was found."""
 
 
 class WeightsError(FaceCrafterError):

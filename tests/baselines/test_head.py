@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from facecrafter.baselines import head
-from facecrafter.perception import landmarks
-from facecrafter.perception.face import NOSE_TIP, Face
+from facecrafter.faces import landmarks
+from facecrafter.faces.face import NOSE_TIP, Face
 
 
 def plain(points: NDArray[np.float64], mesh: NDArray[np.int64], size: int) -> NDArray[np.int64]:

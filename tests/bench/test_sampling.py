@@ -17,29 +17,29 @@ from facecrafter.bench import sampling as bench
 from facecrafter.bench.measure import Spread, held, matmul_limit, peak
 from facecrafter.cli import app
 from facecrafter.errors import ConfigError
-from facecrafter.model import zoo
-from facecrafter.model.zoo import Scale
-from facecrafter.sampling.speed import SPEEDS
+from facecrafter.models import scales
+from facecrafter.models.scales import Scale
+from facecrafter.sampling.plans import SPEEDS
 
 
 @pytest.fixture(autouse=True)
 def small(small_scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(zoo.SCALES, "mini", small_scale)
+    monkeypatch.setitem(scales.SCALES, "mini", small_scale)
 
 
 @pytest.fixture(scope="module")
 def counted(small_scale: Scale) -> dict[str, bench.Cost]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(zoo.SCALES, "mini", small_scale)
+        patch.setitem(scales.SCALES, "mini", small_scale)
         costs, where = bench.sampling("mini", 2, 5, device_name="meta")
     assert where == {} and all(cost.seconds is None for cost in costs)
     return {cost.name: cost for cost in costs}
 
 
-def test_predictions_of_a_picture_are_those_of_each_way(counted: dict[str, bench.Cost]) -> None:
-    rivals = {bench.BASE: 10, "Arc2Face": 10, "Arc2Face + two IP-Adapters": 10}
+def test_predictions_of_a_image_are_those_of_each_way(counted: dict[str, bench.Cost]) -> None:
+    baselines = {bench.BASE: 10, "Arc2Face": 10, "Arc2Face + two IP-Adapters": 10}
     ours = {"exact": 20, "interval": 3 + 8, "refresh": 3 + 8, "distilled": 5}
-    assert {name: cost.predictions for name, cost in counted.items()} == {**rivals, **ours}
+    assert {name: cost.predictions for name, cost in counted.items()} == {**baselines, **ours}
     assert list(ours) == list(SPEEDS)
 
 

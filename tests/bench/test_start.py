@@ -43,5 +43,5 @@ def test_the_package_and_its_help_wait_for_no_heavy_import(arguments: list[str])
 
 
 def test_the_result_in_words() -> None:
-    told = start.lines([start.Start("first picture", Spread(5.0, 4.5, 6.0), {"torch": 1.25, "cv2": 0.01})])
-    assert told == ["first picture: 5 [4.5, 6] s (imports: torch 1.2)"]
+    told = start.lines([start.Start("first image", Spread(5.0, 4.5, 6.0), {"torch": 1.25, "cv2": 0.01})])
+    assert told == ["first image: 5 [4.5, 6] s (imports: torch 1.2)"]

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from facecrafter.bench import training as bench
 from facecrafter.cli import app
-from facecrafter.model import zoo
-from facecrafter.model.zoo import Scale
+from facecrafter.models import scales
+from facecrafter.models.scales import Scale
 
 
 @pytest.fixture
 def costs(small_scale: Scale, monkeypatch: pytest.MonkeyPatch) -> list[bench.Cost]:
-    monkeypatch.setitem(zoo.SCALES, "mini", small_scale)
+    monkeypatch.setitem(scales.SCALES, "mini", small_scale)
     return bench.training("mini", batch=2, steps=1)
 
 
@@ -39,7 +39,7 @@ def test_ratios_are_to_the_controlnet(costs: list[bench.Cost]) -> None:
 
 
 def test_from_the_command_line(small_scale: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(zoo.SCALES, "mini", small_scale)
+    monkeypatch.setitem(scales.SCALES, "mini", small_scale)
     arguments = ["bench", "training", "--scale", "mini", "--steps", "1", "--out", str(tmp_path / "bench.json")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output

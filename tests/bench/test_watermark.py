@@ -14,7 +14,7 @@ from facecrafter.bench import watermark as bench
 from facecrafter.bench.watermark import Alarms, Cost, Survival, Watermarking
 from facecrafter.cli import app
 from facecrafter.errors import DataError
-from facecrafter.sampling import watermark
+from facecrafter.pipelines import watermark
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = Watermarking(
@@ -33,7 +33,7 @@ TABLE = """\
 | none | 4 of 4 |
 | JPEG 75 | 3 of 4 |
 
-| Sheets | then | found marked | marked pictures placed |
+| Sheets | then | found marked | marked images placed |
 | --- | ---: | ---: | ---: |
 | contact sheet of 4 | none | 2 of 2 | 7 of 8 |
 
@@ -65,7 +65,7 @@ def test_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(bench, "generated", lambda photos, count: made[:count])
     monkeypatch.setattr(bench, "_sheets", lambda marked, photos: iter([("two", pairs)]))
     result = bench.watermarking(tmp_path / "photos", photos=3, marked=4, sizes=(256,), progress=lambda line: None)
-    assert [(one.carriers, one.pictures) for one in result.costs] == [("generated, 128 px", 4), ("photos, 256 px", 1)]
+    assert [(one.carriers, one.images) for one in result.costs] == [("generated, 128 px", 4), ("photos, 256 px", 1)]
     assert all(one.psnr_mean >= one.psnr_min > 38 for one in result.costs)
     assert result.survival == [
         Survival("generated, 128 px", "none", 4, 4),
@@ -74,7 +74,7 @@ def test_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         Survival("photos, 256 px", "resize 25 %", 1, 1),
         Survival("two", "none", 1, 1, 2, 2),
     ]
-    assert [(one.pictures, one.searched, one.alarms) for one in result.alarms] == [
+    assert [(one.images, one.searched, one.alarms) for one in result.alarms] == [
         ("photos", 3, 0),
         ("scikit-image's images", 1, 0),
     ]
@@ -82,11 +82,11 @@ def test_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("treatment", bench.TREATMENTS)
-def test_treatments_keep_pictures_as_pictures(treatment: str) -> None:
-    picture = smooth(0)
-    treated = bench.TREATMENTS[treatment](picture, np.random.default_rng(0))
+def test_treatments_keep_images_as_images(treatment: str) -> None:
+    image = smooth(0)
+    treated = bench.TREATMENTS[treatment](image, np.random.default_rng(0))
     assert treated.dtype == np.uint8 and treated.ndim == 3 and treated.shape[2] == 3
-    assert (treated.shape == picture.shape and np.array_equal(treated, picture)) == (treatment == "none")
+    assert (treated.shape == image.shape and np.array_equal(treated, image)) == (treatment == "none")
 
 
 def test_a_folder_without_photos_is_named(tmp_path: Path) -> None:

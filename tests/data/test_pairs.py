@@ -1,4 +1,4 @@
-"""Training pairs: each obeys its bounds, rare pictures come more often, and a draw is a function of seed and step."""
+"""Training pairs: each obeys its bounds, rare images come more often, and a draw is a function of seed and step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from facecrafter.data.pairs import KINDS, Kind, PairConfig, PairSampler, Partner
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import ConfigError, DataError, OutputError
 
-# Bounds that about a third of the made-up pairs keep, and all pictures as likely.
+# Bounds that about a third of the made-up pairs keep, and all images as likely.
 BOUNDS = PairConfig(
     landmark_turn=15,
     landmark_expression=0.8,
@@ -32,7 +32,7 @@ BOUNDS = PairConfig(
 
 
 def made_up(persons: list[str], seed: int = 0) -> Prepared:
-    """Random pictures of some people, without pixels; every third expresses nothing of its own."""
+    """Random images of some people, without pixels; every third expresses nothing of its own."""
     rng, count = np.random.default_rng(seed), len(persons)
     blendshapes = rng.random((count, 52), np.float32) * 0.4
     emotion = np.concatenate([rng.uniform(-1, 1, (count, 2)), rng.dirichlet(np.ones(8), count)], 1).astype(np.float32)
@@ -51,7 +51,7 @@ def made_up(persons: list[str], seed: int = 0) -> Prepared:
 
 
 def mixed_people(seed: int = 0) -> Prepared:
-    """Two hundred pictures in no order: of one person 60, of others few, of thirty one each."""
+    """Two hundred images in no order: of one person 60, of others few, of thirty one each."""
     persons = ["Many"] * 60 + [f"Some{index % 40}" for index in range(110)] + [f"One{index}" for index in range(30)]
     np.random.default_rng(seed).shuffle(persons)
     return made_up(persons, seed)
@@ -118,7 +118,7 @@ def test_partners_are_those_of_a_plain_loop(kind: Kind, at_once: int, monkeypatc
 
 
 def test_a_lone_pair_in_a_crowd_is_found() -> None:
-    """All pictures of a person are the same but one; the walk has to go all the way round."""
+    """All images of a person are the same but one; the walk has to go all the way round."""
     data = made_up(["Ann"] * 301)
     data.angles[:], data.blendshapes[:], data.emotion[:] = 0, 0, 0
     data.angles[150, 1], data.blendshapes[150] = 20, 0.5
@@ -129,7 +129,7 @@ def test_a_lone_pair_in_a_crowd_is_found() -> None:
 
 
 @pytest.mark.parametrize("size", [*range(1, 70), 720, 1009])
-def test_the_walk_passes_everybody_once(size: int) -> None:
+def test_the_rollout_passes_everybody_once(size: int) -> None:
     assert len({step * pairs._stride(size) % size for step in range(size)}) == size
 
 
@@ -150,7 +150,7 @@ def test_every_partner_is_drawn_as_often() -> None:
 
 
 def test_roll_makes_no_pair_and_parts_none() -> None:
-    """Pictures are aligned upright."""
+    """Images are aligned upright."""
     data = made_up(["Ann", "Ann", "Ann"])
     data.blendshapes[:] = np.array([[0.0], [0.5], [1.0]], np.float32)
     data.angles[:] = [[0, 0, 0], [0, 0, 40], [30, 0, 0]]
@@ -188,7 +188,7 @@ def test_the_few_made_up_samples(prepared: Prepared) -> None:
     """Ann is 0, 1, 5; Bob 2, 4, 6; Ida 3 and Cid 7 have one photo, which pairs with itself."""
     sampler = PairSampler(prepared, "landmark")
     counts = sampler.counts()
-    assert (counts.people, counts.pictures) == (4, 8)
+    assert (counts.people, counts.images) == (4, 8)
     assert counts.self_pairs == sum(sampler.partners(index).tolist() == [index] for index in range(8)) >= 2
     inputs, identities = sampler.draw(0, 0, 64)
     for person, members in (("Ann", {0, 1, 5}), ("Bob", {2, 4, 6}), ("Ida", {3}), ("Cid", {7})):
@@ -238,7 +238,7 @@ def test_the_parts_of_a_draw_are_the_whole(parts: int) -> None:
         assert torch.equal(torch.cat([share[number] for share in shares]), whole[number])
 
 
-def test_a_batch_as_large_as_the_set_holds_every_picture_once() -> None:
+def test_a_batch_as_large_as_the_set_holds_every_image_once() -> None:
     sampler = PairSampler(mixed_people(), "landmark", BOUNDS)
     inputs, _ = sampler.draw(0, 0, 200)
     assert len(set(inputs.tolist())) > 195  # all, but for rounding at the borders
@@ -352,7 +352,7 @@ def test_a_set_without_one_pair_is_refused(kind: Kind, persons: list[str]) -> No
     data.angles[:], data.blendshapes[:], data.emotion[:] = 0, 0, data.emotion[0]
     with pytest.raises(DataError, match=NO_PAIRS[kind]) as caught:
         PairSampler(data, kind)
-    assert f"among 3 pictures of {len(set(persons))} people" in str(caught.value)
+    assert f"among 3 images of {len(set(persons))} people" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -385,18 +385,18 @@ def test_a_config_keeps_its_ranges_and_names(bad: tuple[str, float | str]) -> No
 # --- the report, and speed --------------------------------------------------------------------------------------------
 
 
-def test_the_report_is_a_picture_of_this_sampler(tmp_path: Path) -> None:
+def test_the_report_is_a_image_of_this_sampler(tmp_path: Path) -> None:
     data = mixed_people()
     path = tmp_path / "new" / "pairs.png"
     PairSampler(data, "landmark", BOUNDS).report(path)
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert picture.size == (1100, 800)
-        plain = np.asarray(picture.convert("RGB")).astype(int)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.size == (1100, 800)
+        plain = np.asarray(image.convert("RGB")).astype(int)
     assert plain.std() > 20
     PairSampler(data, "landmark", BOUNDS.model_copy(update={"pose_power": 1.0})).report(tmp_path / "weighted.png")
-    with Image.open(tmp_path / "weighted.png") as picture:
-        changed = np.abs(np.asarray(picture.convert("RGB")).astype(int) - plain).max(2) > 0
+    with Image.open(tmp_path / "weighted.png") as image:
+        changed = np.abs(np.asarray(image.convert("RGB")).astype(int) - plain).max(2) > 0
     assert changed[:400].any()  # the drawn poses differ
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -426,8 +426,8 @@ def test_a_report_overwrites_nothing_unasked_and_is_whole_or_not_there(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_thousands_of_pictures_take_a_moment(kind: Kind) -> None:
-    """A set as large as LFW, and a person of it with a fifth of all pictures."""
+def test_thousands_of_images_take_a_moment(kind: Kind) -> None:
+    """A set as large as LFW, and a person of it with a fifth of all images."""
     rng = np.random.default_rng(0)
     persons = ["Many"] * 2500 + [f"Person{number}" for number in rng.integers(0, 5000, 10_000)]
     data = made_up(persons)

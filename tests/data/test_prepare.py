@@ -31,7 +31,8 @@ from facecrafter.data import prepare as module
 from facecrafter.data import shards, video
 from facecrafter.data.prepare import Report, prepare
 from facecrafter.errors import ConfigError, DataError, FaceCrafterError, PhotoError, WeightsError
-from facecrafter.perception import emotion, face, identity, mask, photo
+from facecrafter.estimators import emotion_estimator, face_finder, identity
+from facecrafter.faces import emotion, face, photo, segmentation
 
 LFW = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "lfw-deepfunneled.tar.gz"
 
@@ -67,7 +68,7 @@ def people(astronaut: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> 
     (folder / "Ann" / "cut.jpg").write_bytes((folder / "Ann" / "Ann_0001.jpg").read_bytes()[:4000])
     Image.new("RGB", (200, 150), "grey").save(folder / "Bob" / "wall.jpg")
     (folder / "Bob" / "empty.png").write_bytes(b"")
-    (folder / "notes, with comma.txt").write_text("no picture")
+    (folder / "notes, with comma.txt").write_text("no image")
     (folder / ".hidden" / "a.jpg").write_text("never seen")
     (folder / ".DS_Store").write_text("never seen")
     return folder
@@ -87,8 +88,8 @@ def test_bad_photos_are_listed_and_the_rest_comes_through(prepared: Path, people
     assert list(rejected) == ["Ann/cut.jpg", "Bob/empty.png", "Bob/wall.jpg", "notes, with comma.txt"]
     assert "damaged" in rejected["Ann/cut.jpg"]
     assert "no face found in Bob/wall.jpg (200x150)" in rejected["Bob/wall.jpg"]
-    assert "is not a picture" in rejected["Bob/empty.png"]
-    assert "is not a picture" in rejected["notes, with comma.txt"]
+    assert "is not an image" in rejected["Bob/empty.png"]
+    assert "is not an image" in rejected["notes, with comma.txt"]
     assert not any(str(people) in reason for reason in rejected.values())
 
 
@@ -96,15 +97,15 @@ def test_numbers_are_those_of_the_estimators(prepared: Path, people: Path) -> No
     loaded = shards.load(prepared)
     assert loaded.persons == ["Ann", "Ann", "Bob", "Übung"]
     assert loaded.files == ["Ann/Ann.0002.png", "Ann/Ann_0001.jpg", "Bob/Bob.jpg", "Übung.jpg"]
-    with face.FaceFinder() as finder:
+    with face_finder.FaceFinder() as finder:
         found = finder.find(face.load_photo(people / "Bob" / "Bob.jpg"), 256, "centre")
     np.testing.assert_array_equal(loaded.images[2], found.resized(64).image)
     np.testing.assert_allclose(loaded.points[2], found.points / 4, atol=1e-4)
     np.testing.assert_allclose(loaded.blendshapes[2], found.blendshapes, atol=1e-6)
     np.testing.assert_allclose(loaded.angles[2], found.angles, atol=1e-4)
     np.testing.assert_allclose(loaded.identity[2], identity.recogniser("sface").embed([found])[0], atol=1e-4)
-    np.testing.assert_allclose(loaded.emotion[2], emotion.estimator().estimate([found])[0].vector, atol=1e-6)
-    np.testing.assert_allclose(loaded.masks[2] / 255, mask.face_mask(found, 64), atol=1 / 255)
+    np.testing.assert_allclose(loaded.emotion[2], emotion_estimator.estimator().estimate([found])[0].vector, atol=1e-6)
+    np.testing.assert_allclose(loaded.masks[2] / 255, segmentation.face_mask(found, 64), atol=1 / 255)
     assert loaded.identity[2] @ loaded.identity[3] > 0.9
 
 
@@ -134,8 +135,8 @@ def test_a_sample_holds_person_file_box_and_others(prepared: Path) -> None:
     left, top, right, bottom = about["box"]
     assert 0 < left < right < 180
     assert 0 < top < bottom < 180
-    with Image.open(io.BytesIO(parts["png"])) as picture:
-        assert (picture.size, picture.mode) == ((64, 64), "RGB")
+    with Image.open(io.BytesIO(parts["png"])) as image:
+        assert (image.size, image.mode) == ((64, 64), "RGB")
 
 
 def test_webdataset_reads_the_shards(prepared: Path) -> None:
@@ -149,7 +150,7 @@ def test_webdataset_reads_the_shards(prepared: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [96, 300])
-def test_size_scales_picture_and_points_alike(people: Path, prepared: Path, tmp_path: Path, size: int) -> None:
+def test_size_scales_image_and_points_alike(people: Path, prepared: Path, tmp_path: Path, size: int) -> None:
     run(people / "Bob", tmp_path / "out", size=size)
     large, small = shards.load(tmp_path / "out"), shards.load(prepared)
     assert large.images.shape == (1, size, size, 3)
@@ -733,15 +734,15 @@ def test_press_photos_come_through(tmp_path: Path) -> None:
 
 
 def film(path: Path, seconds: list[Image.Image]) -> Path:
-    """A video that shows each picture for a second, five times."""
+    """A video that shows each image for a second, five times."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream: Any = container.add_stream("libx264", rate=5)
         stream.width, stream.height, stream.pix_fmt = (*seconds[0].size, "yuv420p")
         stream.options = {"crf": "10", "g": "5"}
-        for picture in seconds:
+        for image in seconds:
             for _ in range(5):
-                container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+                container.mux(stream.encode(av.VideoFrame.from_image(image)))
         container.mux(stream.encode())
     return path
 
@@ -793,7 +794,7 @@ def test_every_frame_is_a_sample_that_says_whose_and_when(filmed: Path, films: P
     assert index["key"][:3] == ["00000000", "00000002-00000000", "00000002-00002000"]
     assert index["key"][3:] == [f"00000003-{round(seconds * 1000):08d}" for seconds, _ in cut]
     (_, first), (_, third) = (frame for number, frame in enumerate(video.frames(films / HAPPY)) if number != 1)
-    with face.FaceFinder() as finder:
+    with face_finder.FaceFinder() as finder:
         for row, image in ((1, first), (2, third), (3, cut[0][1])):
             np.testing.assert_array_equal(loaded.images[row], finder.find(image, 256, "centre").resized(64).image)
     assert loaded.angles[1, 0] == pytest.approx(-loaded.angles[2, 0], abs=3)
@@ -830,7 +831,7 @@ def test_frames_without_a_face_and_damaged_videos_are_listed(filmed: Path, films
 
 
 def test_videos_go_on_where_they_stopped_and_spread_over_workers(films: Path, filmed: Path, tmp_path: Path) -> None:
-    # Shards of two pictures, and of whole videos: Ann's two files, M003's three frames, what is left of W009's six.
+    # Shards of two images, and of whole videos: Ann's two files, M003's three frames, what is left of W009's six.
     assert len(list(filmed.glob("shard-*.tar"))) == 3
     run(films, tmp_path / "out", workers=2)
     assert content(tmp_path / "out") == content(filmed)
@@ -885,20 +886,20 @@ def test_an_archive_of_one_persons_videos_keeps_the_person(films: Path, tmp_path
         ([9, 9], 1, [[9], [9]]),
     ],
 )
-def test_shards_are_filled_by_pictures_and_divide_no_video(
+def test_shards_are_filled_by_images_and_divide_no_video(
     sizes: list[int], shard_size: int, expected: list[list[int]]
 ) -> None:
-    photos = [module._Photo(str(key), Path(), "", "", pictures=size) for key, size in enumerate(sizes)]
+    photos = [module._Photo(str(key), Path(), "", "", images=size) for key, size in enumerate(sizes)]
     parts = module._parts(photos, shard_size)
     assert [photo for part in parts for photo in part] == photos
-    assert [[photo.pictures for photo in part] for part in parts] == expected
+    assert [[photo.images for photo in part] for part in parts] == expected
 
 
-# --- emotions anew ----------------------------------------------------------------------------------------------------
+# --- renewed emotions -------------------------------------------------------------------------------------------------
 
 
 class Moody:
-    """Another estimator: it says what the picture's brightness is."""
+    """Another estimator: it says what the image's brightness is."""
 
     name = "moody"
 
@@ -917,7 +918,7 @@ def test_only_the_emotions_are_renewed(prepared: Path, tmp_path: Path, monkeypat
     folder = tmp_path / "folder"
     shutil.copytree(prepared, folder)
     (tmp_path / "weights").write_bytes(b"moody")
-    monkeypatch.setattr(emotion, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
+    monkeypatch.setattr(emotion_estimator, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
     before = shards.load(folder)
     report = module.renew_emotions(folder, progress=False)
     assert (report.prepared, report.resumed) == (4, 0)
@@ -942,14 +943,14 @@ def test_a_renewal_that_was_stopped_goes_on(prepared: Path, tmp_path: Path, monk
     shutil.copytree(prepared, whole)
     shutil.copytree(prepared, folder)
     (tmp_path / "weights").write_bytes(b"moody")
-    monkeypatch.setattr(emotion, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
+    monkeypatch.setattr(emotion_estimator, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
     module.renew_emotions(whole, progress=False)
-    monkeypatch.setattr(emotion, "estimator", lambda emonet=None: Moody(tmp_path / "weights", stop_after=1))
+    monkeypatch.setattr(emotion_estimator, "estimator", lambda emonet=None: Moody(tmp_path / "weights", stop_after=1))
     with pytest.raises(KeyboardInterrupt):
         module.renew_emotions(folder, progress=False)
     with pytest.raises(DataError, match="not finished"):
         shards.load(folder)
-    monkeypatch.setattr(emotion, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
+    monkeypatch.setattr(emotion_estimator, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
     assert module.renew_emotions(folder, progress=False).resumed == 2
     assert content(folder) == content(whole)
 
@@ -983,7 +984,7 @@ def test_files_that_are_not_what_they_say_are_rejected_and_heic_is_read(astronau
         rejected = {row["file"]: row["reason"] for row in csv.DictReader(file)}
     for name, words in (
         ("avif.avif", "avif.avif is damaged"),
-        ("eps.jpg", "eps.jpg is not a picture"),
+        ("eps.jpg", "eps.jpg is not an image"),
         ("link.jpg", "there is no file link.jpg"),
         ("pipe.jpg", "pipe.jpg is a pipe or a device"),
         ("pipe.mp4", "it is a pipe or a device"),

@@ -15,7 +15,7 @@ import pytest
 
 from facecrafter.data import shards
 from facecrafter.errors import DataError
-from facecrafter.perception.face import Face
+from facecrafter.faces.face import Face
 
 SIZE = 32
 PERSONS = ["Ann", "Ann", "Bob", "Émile"]
@@ -88,7 +88,7 @@ def test_everything_comes_back_exactly_and_in_order(folder: Path, recogniser: st
         np.testing.assert_array_equal(prepared.masks[i], arrays["mask"])
 
 
-def test_pictures_too_large_for_memory_are_mapped_from_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_too_large_for_memory_are_mapped_from_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = shards.load(folder)
     monkeypatch.setattr(shards, "MEMORY", 4 * SIZE * SIZE * 3 - 1)
     mapped = shards.load(folder, "other")
@@ -98,9 +98,9 @@ def test_pictures_too_large_for_memory_are_mapped_from_one_file(folder: Path, mo
     assert [path.name for path in (folder / "cache").iterdir()] == ["pictures.npy"]
 
     def no_more(*_: object) -> None:
-        raise AssertionError("pictures are decoded a second time")
+        raise AssertionError("images are decoded a second time")
 
-    monkeypatch.setattr(shards, "_decode_picture", no_more)
+    monkeypatch.setattr(shards, "_decode_image", no_more)
     np.testing.assert_array_equal(shards.load(folder).images, held.images)
     (folder / "cache" / "pictures.npy").write_bytes(b"cut")
     with pytest.raises(DataError, match=r"pictures\.npy is damaged; delete it"):
@@ -128,7 +128,7 @@ def test_the_file_is_no_longer_mapped_when_it_takes_its_place(folder: Path, monk
     assert alive == [None]
 
 
-def test_digests_tell_pictures_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digests_tell_images_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = shards.load(folder).digests
     assert first is not None
     assert len({row.tobytes() for row in first}) == 4
@@ -144,8 +144,8 @@ def test_digests_tell_pictures_apart(folder: Path, monkeypatch: pytest.MonkeyPat
         assert (got == first).all(1).tolist() == [True, True, True, False]
 
 
-@pytest.mark.parametrize("case", ["shard gone", "pictures of another size"])
-def test_pictures_that_cannot_be_unpacked_leave_nothing_behind(
+@pytest.mark.parametrize("case", ["shard gone", "images of another size"])
+def test_images_that_cannot_be_unpacked_leave_nothing_behind(
     folder: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     damage, message = DAMAGE[case]
@@ -187,7 +187,7 @@ DAMAGE = {
         lambda f: (f / "shard-00000.tar").write_bytes(shards.pack([sample(0)])),
         "shard-00000.tar is damaged or missing",
     ),
-    "pictures of another size": (lambda f: _set_meta(f, size=16), "shard-0000[01].tar is damaged"),
+    "images of another size": (lambda f: _set_meta(f, size=16), "shard-0000[01].tar is damaged"),
 }
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from facecrafter.data.video import VideoSource, expected_frames, frames, layout
 from facecrafter.errors import ConfigError, DataError, PhotoError
-from facecrafter.perception import emotion
-from facecrafter.perception.emotion import EMOTIONS, NAMES
+from facecrafter.faces import emotion
+from facecrafter.faces.emotion import EMOTIONS, NAMES
 
 SIDE = 64
 
@@ -51,7 +51,7 @@ def write(
     silence: float = 0.0,
     **options: str,
 ) -> Path:
-    """A video of these pictures, at these times or at a rate, and so many seconds of silence beside it."""
+    """A video of these images, at these times or at a rate, and so many seconds of silence beside it."""
     with av.open(str(path), "w", options=options) as container:
         stream: Any = container.add_stream(codec, rate=rate)
         stream.height, stream.width = images[0].shape[:2]
@@ -275,7 +275,7 @@ def test_sound_that_goes_on_is_no_damage(head: NDArray[np.uint8], tmp_path: Path
 
 
 def test_a_trimmed_video_is_no_damage(clip: Path, tmp_path: Path) -> None:
-    """Cut without encoding anew: what comes before the cut is in the file and is not shown."""
+    """Cut without encoding again: what comes before the cut is in the file and is not shown."""
     path = tmp_path / "trimmed.mp4"
     with av.open(str(clip)) as whole, av.open(str(path), "w") as trimmed:
         stream = whole.streams.video[0]

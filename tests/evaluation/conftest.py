@@ -1,4 +1,4 @@
-"""A world in which everything about a picture is written into its pixels, so that all numbers are known."""
+"""A world in which everything about an image is written into its pixels, so that all numbers are known."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from facecrafter.data.shards import Prepared, held_out
-from facecrafter.evaluation import studio
-from facecrafter.evaluation.eyes import Looks
-from facecrafter.evaluation.method import Request
+from facecrafter.evaluation import session
+from facecrafter.evaluation.judges import Measurements
+from facecrafter.generator import Request
 
 SIDE = 16
 POSE, EXPRESSION, IDENTITY, EMOTION = slice(0, 3), slice(0, 12), slice(0, 8), slice(0, 10)
-NOBODY = 7  # a picture whose last pixel is this shows no face
+NOBODY = 7  # an image whose last pixel is this shows no face
 
 
-def read(picture: np.ndarray) -> dict[str, np.ndarray]:
-    """What is written in a picture."""
-    rows = picture[:, :, 0].astype(np.float64)
+def read(image: np.ndarray) -> dict[str, np.ndarray]:
+    """What is written in an image."""
+    rows = image[:, :, 0].astype(np.float64)
     identity = rows[2, IDENTITY] - 100
     return {
         "pose": (rows[0, POSE] - 128) / 100,
@@ -33,7 +33,7 @@ def read(picture: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-class StubEyes:
+class StubJudges:
     """Reads pixels; counts what it was shown."""
 
     def __init__(self, config: object = None) -> None:
@@ -41,18 +41,18 @@ class StubEyes:
         self.names = {role: f"stub {role}" for role in roles}
         self.shown = 0
 
-    def look(self, pictures: Sequence[np.ndarray], progress: bool = False) -> Looks:
-        self.shown += len(pictures)
-        seen = [read(picture) for picture in pictures]
-        found = np.array([picture[-1, -1, 0] != NOBODY for picture in pictures])
+    def look(self, images: Sequence[np.ndarray], progress: bool = False) -> Measurements:
+        self.shown += len(images)
+        seen = [read(image) for image in images]
+        found = np.array([image[-1, -1, 0] != NOBODY for image in images])
         rows = {name: np.array([one[name] for one in seen]) for name in seen[0]}
         for row in rows.values():
             row[~found] = np.nan
-        return Looks(found, [None] * len(pictures), **rows)
+        return Measurements(found, [None] * len(images), **rows)
 
-    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        self.shown += len(pictures)
-        return np.array([picture[4, :5, 0] for picture in pictures], np.float64)
+    def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        self.shown += len(images)
+        return np.array([image[4, :5, 0] for image in images], np.float64)
 
     def lpips(self, one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> np.ndarray:
         return np.array(
@@ -73,22 +73,22 @@ class StubMethod:
         return np.stack([self._one(request) for request in requests])
 
     def _one(self, request: Request) -> np.ndarray:
-        picture = request.identity.image.copy()
+        image = request.identity.image.copy()
         if request.landmarks is not None:
-            picture[:2] = request.landmarks.image[:2]
+            image[:2] = request.landmarks.image[:2]
         if request.emotion is not None:
             asked = request.emotion.emotion
-            picture[3, :2] = np.round(asked[:2] * 127 + 128)[:, None]
-            picture[3, 2:10] = np.round(asked[2:] * 255)[:, None]
-        picture[5:7] = np.random.default_rng(request.seed).integers(0, 256, (2, SIDE, 3))
+            image[3, :2] = np.round(asked[:2] * 127 + 128)[:, None]
+            image[3, 2:10] = np.round(asked[2:] * 255)[:, None]
+        image[5:7] = np.random.default_rng(request.seed).integers(0, 256, (2, SIDE, 3))
         if self.paint:
-            self.paint(picture, request)
-        return picture
+            self.paint(image, request)
+        return image
 
 
 @pytest.fixture
 def world() -> Prepared:
-    """Forty people kept out of training and ten others, three photos each; photos of one person share identity."""
+    """Forty held-out people and ten others, three photos each; photos of one person share identity."""
     random = np.random.default_rng(0)
     names = [f"person {number}" for number in range(2000)]
     out = held_out(names)
@@ -124,12 +124,12 @@ def stubbed(world: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "emotion": {"name": "stub"},
     }
     (data / "meta.json").write_text(json.dumps(about))
-    monkeypatch.setattr(studio.shards, "load", lambda *_, **__: world)
+    monkeypatch.setattr(session.shards, "load", lambda *_, **__: world)
 
-    def install(*methods: StubMethod, eyes: StubEyes | None = None) -> dict[str, Any]:
+    def install(*methods: StubMethod, judges: StubJudges | None = None) -> dict[str, Any]:
         by_name = {method.name: method for method in methods}
-        monkeypatch.setattr(studio, "Eyes", lambda _: eyes or StubEyes())
-        monkeypatch.setattr(studio.methods, "open_method", lambda entry, *_: by_name[entry.name])
+        monkeypatch.setattr(session, "Judges", lambda _: judges or StubJudges())
+        monkeypatch.setattr(session.generators, "open_generator", lambda entry, *_: by_name[entry.name])
         entries = [{"name": method.name, "model": "mini"} for method in methods]
         common = {"identities": 8, "real": 60, "frechet_draws": 20, "batch_size": 5}
         return {"data": data, "out": tmp_path / "out", "methods": entries, **common}
@@ -138,8 +138,8 @@ def stubbed(world: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def stub_eyes() -> type[StubEyes]:
-    return StubEyes
+def stub_judges() -> type[StubJudges]:
+    return StubJudges
 
 
 @pytest.fixture
@@ -150,11 +150,11 @@ def stub_method() -> type[StubMethod]:
 @pytest.fixture
 def requests_of(world: Prepared) -> Callable[[int], list[Request]]:
     """Some requests of the world."""
-    from facecrafter.evaluation.method import Subject
+    from facecrafter.generator import Portrait
 
     def make(count: int) -> list[Request]:
-        subjects = [Subject.of(world, row) for row in range(2 * count)]
-        return [Request(subjects[n], subjects[n + count], subjects[n + count], n) for n in range(count)]
+        portraits = [Portrait.of(world, row) for row in range(2 * count)]
+        return [Request(portraits[n], portraits[n + count], portraits[n + count], n) for n in range(count)]
 
     return make
 

@@ -73,7 +73,7 @@ def test_the_seed_and_the_rows_alone_decide() -> None:
     same(bootstrap.mean(VALUES[order], [PEOPLE[row] for row in order]), found)
 
 
-def test_more_pictures_of_the_same_people_say_nothing_new() -> None:
+def test_more_images_of_the_same_people_say_nothing_new() -> None:
     found = bootstrap.mean(VALUES, PEOPLE)
     same(bootstrap.mean(np.tile(VALUES, 10), PEOPLE * 10), found)
     alone = bootstrap.mean(np.tile(VALUES, 10), [str(row) for row in range(600)])
@@ -100,14 +100,14 @@ def test_values_for_other_people_are_refused() -> None:
 
 
 def test_intervals_cover_as_often_as_they_say() -> None:
-    """300 studies of 100 people with five pictures each, alike within a person: the true mean is in about 95 %."""
+    """300 studies of 100 people with five images each, alike within a person: the true mean is in about 95 %."""
     rng = np.random.default_rng(0)
     people = [str(person) for person in range(100) for _ in range(5)]
-    pictures = [str(row) for row in range(500)]
+    images = [str(row) for row in range(500)]
     covered = {"people": 0, "pictures": 0}
     for _ in range(300):
         values = 3 + np.repeat(rng.normal(size=100), 5) + 0.5 * rng.normal(size=500)
-        for name, units in (("people", people), ("pictures", pictures)):
+        for name, units in (("people", people), ("pictures", images)):
             found = bootstrap.mean(values, units, 400)
             covered[name] += found.low <= 3 <= found.high
     assert 0.92 <= covered["people"] / 300 <= 0.98

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from facecrafter.errors import DataError
-from facecrafter.evaluation import diversity, tables
-from facecrafter.evaluation.looks import Seen
+from facecrafter.evaluation import config as tables
+from facecrafter.evaluation import diversity
+from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.report import result as report
 
 
@@ -20,24 +21,24 @@ def table(stubbed, *methods, **changes):
     return tables.DiversityConfig(**{"table": "diversity", **stubbed(*methods), "samples": 4, **changes})
 
 
-def shakes(picture, request):
+def shakes(image, request):
     random = np.random.default_rng(request.seed)
-    picture[0, :3] = random.integers(100, 150, (3, 1))
-    picture[1, :12] = random.integers(100, 150, (12, 1))
+    image[0, :3] = random.integers(100, 150, (3, 1))
+    image[1, :12] = random.integers(100, 150, (12, 1))
 
 
-def test_mean_distances_to_the_others(stub_eyes):
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), np.uint8)
-    made = diversity.distances_to_others(stub_eyes(), pictures)
+def test_mean_distances_to_the_others(stub_judges):
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), np.uint8)
+    made = diversity.distances_to_others(stub_judges(), images)
 
     def apart(one, other):
-        return np.abs(pictures[one].astype(float) - pictures[other]).mean() / 255
+        return np.abs(images[one].astype(float) - images[other]).mean() / 255
 
     for one in range(4):
         assert made[one] == pytest.approx(np.mean([apart(one, other) for other in range(4) if other != one]))
     assert made.mean() == pytest.approx(np.mean([apart(*pair) for pair in combinations(range(4), 2)]))
-    assert np.isnan(diversity.distances_to_others(stub_eyes(), pictures[:1])).all()
-    assert len(diversity.distances_to_others(stub_eyes(), [])) == 0
+    assert np.isnan(diversity.distances_to_others(stub_judges(), images[:1])).all()
+    assert len(diversity.distances_to_others(stub_judges(), [])) == 0
 
 
 def test_scores_by_a_plain_loop():
@@ -46,7 +47,7 @@ def test_scores_by_a_plain_loop():
     rows = {name: random.normal(size=(7, width)) for name, width in (("pose", 3), ("expression", 5), ("identity", 4))}
     for values in rows.values():
         values[~found] = np.nan
-    seen = Seen(found, emotion=np.zeros((7, 10)), **rows)
+    seen = Measurements(found, emotion=np.zeros((7, 10)), **rows)
     own, apart = random.normal(size=(3, 4)), random.random(7)
     made = diversity.scores(seen, own, place, apart)
     for key, name in (("pose_spread", "pose"), ("expression_spread", "expression")):
@@ -73,16 +74,16 @@ def test_the_table(stubbed, stub_method):
 
 
 def test_a_face_that_is_not_found_has_no_part_in_its_persons_numbers(stubbed, stub_method):
-    def hides(picture, request):
-        shakes(picture, request)
-        picture[-1, -1] = 100
+    def hides(image, request):
+        shakes(image, request)
+        image[-1, -1] = 100
         if request.seed == 2:
-            picture[-1, -1] = 7
-            picture[0, :3] = 255
+            image[-1, -1] = 7
+            image[0, :3] = 255
 
-    def plain(picture, request):
-        shakes(picture, request)
-        picture[-1, -1] = 100
+    def plain(image, request):
+        shakes(image, request)
+        image[-1, -1] = 100
 
     config = table(stubbed, stub_method("Hides", hides), stub_method("Plain", plain))
     told = tables.run(config, progress=False)
@@ -101,7 +102,7 @@ def test_more_people_than_there_are_is_told(stubbed, stub_method):
 
 
 def test_people_whom_the_judges_cannot_see_are_left_out_by_name(stubbed, stub_method, world):
-    world.images[: 3 * 20, -1, -1] = 7  # half of those kept out
+    world.images[: 3 * 20, -1, -1] = 7  # half of those held out
     world.images[3 * 20 :, -1, -1] = 100
     told = tables.run(table(stubbed, stub_method(), identities=20), progress=False)
     assert 2 <= told["people"] < 20
@@ -119,7 +120,7 @@ def test_people_of_a_folder_of_photos(tmp_path, portrait):
     photos.mkdir()
     shutil.copy(portrait, photos / "eileen.png")
     Image.new("RGB", (80, 80), "grey").save(photos / "nobody.png")
-    (photos / "text.jpg").write_text("not a picture")
+    (photos / "text.jpg").write_text("not an image")
     config = tables.DiversityConfig(
         table="diversity",
         data=tmp_path,
@@ -127,9 +128,9 @@ def test_people_of_a_folder_of_photos(tmp_path, portrait):
         methods=[{"name": "a", "model": "mini"}],
         people={"layout": "plain", "folder": photos},
     )
-    from facecrafter.evaluation import sets
+    from facecrafter.evaluation import datasets
 
-    people, left_out = diversity.read(sets.plain(photos), 128, config, progress=False)
+    people, left_out = diversity.read(datasets.plain(photos), 128, config, progress=False)
     assert left_out == ["nobody.png", "text.jpg"]
     (one,) = people
     assert (one.name, one.file, one.image.shape) == ("eileen", "eileen.png", (128, 128, 3))

@@ -12,30 +12,30 @@ import pytest
 from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import NoFaceError
+from facecrafter.estimators.emotion import tight_crop
 from facecrafter.evaluation import emotion_variations as module
 from facecrafter.evaluation.emotion_variations import equalised, grey, in_a_photo, lit, tight_colour_crop, vary
-from facecrafter.perception.emotion_net import tight_crop
-from facecrafter.perception.face import Face
+from facecrafter.faces.face import Face
 
-PICTURE = np.random.default_rng(0).integers(40, 120, (50, 40, 3)).astype(np.uint8)
+IMAGE = np.random.default_rng(0).integers(40, 120, (50, 40, 3)).astype(np.uint8)
 
 
-def test_a_photo_has_the_picture_larger_and_off_its_middle() -> None:
-    photo = in_a_photo(PICTURE)
+def test_a_photo_has_the_image_larger_and_off_its_middle() -> None:
+    photo = in_a_photo(IMAGE)
     assert photo.shape == (70 + 46 + 23, 56 + 42 + 14, 3)
     inside = photo[46:116, 42:98]
-    assert inside.mean() == pytest.approx(PICTURE.mean(), abs=1)
+    assert inside.mean() == pytest.approx(IMAGE.mean(), abs=1)
     assert (photo[:46, 42:98] == inside[0]).all()
 
 
 def test_light_colours_and_histogram() -> None:
-    np.testing.assert_array_equal(lit(PICTURE, 0.5), np.round(PICTURE * 0.5))
+    np.testing.assert_array_equal(lit(IMAGE, 0.5), np.round(IMAGE * 0.5))
     assert lit(np.full((1, 1, 3), 200, np.uint8), 1.4).tolist() == [[[255, 255, 255]]]
-    flat = grey(PICTURE)
+    flat = grey(IMAGE)
     assert (flat == flat[:, :, :1]).all()
-    np.testing.assert_allclose(flat[:, :, 0], PICTURE @ [0.299, 0.587, 0.114], atol=1)
-    even = equalised(PICTURE) @ np.array([0.299, 0.587, 0.114])
-    assert PICTURE.mean(2).std() < 20
+    np.testing.assert_allclose(flat[:, :, 0], IMAGE @ [0.299, 0.587, 0.114], atol=1)
+    even = equalised(IMAGE) @ np.array([0.299, 0.587, 0.114])
+    assert IMAGE.mean(2).std() < 20
     assert even.std() > 55  # an even histogram has 74
 
 
@@ -49,18 +49,18 @@ def test_the_colour_crop_frames_what_the_grey_one_does(face: Face) -> None:
 
 
 class Finder:
-    """Finds a face in every picture that is not dark."""
+    """Finds a face in every image that is not dark."""
 
     def __enter__(self) -> Finder:
         return self
 
     def __exit__(self, *_: object) -> None: ...
 
-    def find(self, picture: np.ndarray) -> Any:  # type: ignore[type-arg]
-        if picture.mean() < 40:
+    def find(self, image: np.ndarray) -> Any:  # type: ignore[type-arg]
+        if image.mean() < 40:
             raise NoFaceError("too dark")
         points = np.random.default_rng(1).uniform(20, 100, (478, 3)).astype(np.float32)
-        return SimpleNamespace(image=picture, points=points, blendshapes=np.zeros(52, np.float32))
+        return SimpleNamespace(image=image, points=points, blendshapes=np.zeros(52, np.float32))
 
 
 class Reader:
@@ -79,7 +79,7 @@ class Reader:
 
 @pytest.fixture
 def folder(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures of one value each: 90 four times, 60 twice and 10 twice."""
+    """Images of one value each: 90 four times, 60 twice and 10 twice."""
     values = np.array([90, 90, 90, 90, 60, 60, 10, 10], np.uint8)
     images = np.broadcast_to(values[:, None, None, None], (8, 128, 128, 3)).copy()
     monkeypatch.setattr(shards, "load", lambda folder: dataclasses.replace(prepared, images=images))

@@ -13,18 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from facecrafter.data.emotion_faces import EmotionFaces
+from facecrafter.data.fer2013 import EmotionFaces
 from facecrafter.errors import DataError, OutputError
+from facecrafter.estimators.calibration import Scores, fit_temperature, log_prior
 from facecrafter.evaluation import emotions
-from facecrafter.evaluation.emotions import (
-    Scores,
-    calibration_error,
-    confusion,
-    figures,
-    fit_temperature,
-    log_prior,
-)
-from facecrafter.perception.emotion import CENTRES
+from facecrafter.evaluation.emotions import calibration_error, confusion, figures
+from facecrafter.faces.emotion import CENTRES
 
 RANDOM = np.random.default_rng(0)
 

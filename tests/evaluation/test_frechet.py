@@ -56,7 +56,7 @@ def test_the_root_is_that_of_the_product(seed: int) -> None:
     assert distance(one, other) == pytest.approx(expected, rel=1e-9)
 
 
-def test_fewer_pictures_than_features() -> None:
+def test_fewer_images_than_features() -> None:
     """Then both covariances are singular; the root's trace is the singular values of the centred rows' product."""
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(10, 60)), rng.normal(0.3, 2, size=(14, 60))
@@ -86,8 +86,8 @@ def test_statistics_are_in_double_precision() -> None:
 
 
 BAD = {
-    "none": (np.zeros((0, 4)), "needs two pictures or more on either side, not 0"),
-    "one": (np.zeros((1, 4)), "needs two pictures or more on either side, not 1"),
+    "none": (np.zeros((0, 4)), "needs two images or more on either side, not 0"),
+    "one": (np.zeros((1, 4)), "needs two images or more on either side, not 1"),
     "not a number": (np.array([[0.0, np.nan], [1, 2]]), "features that are finite numbers"),
     "infinite": (np.array([[0.0, np.inf], [1, 2]]), "features that are finite numbers"),
 }

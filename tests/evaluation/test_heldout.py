@@ -17,10 +17,10 @@ from PIL import Image
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import ConfigError, DataError, NoFaceError, OutputError
 from facecrafter.evaluation import heldout, words
-from facecrafter.perception.emotion import EMOTIONS, Emotion
-from facecrafter.perception.face import Face, head_angles
-from facecrafter.sampling import watermark
-from facecrafter.sampling.pipeline import Settings
+from facecrafter.faces.emotion import EMOTIONS, Emotion
+from facecrafter.faces.face import Face, head_angles
+from facecrafter.pipelines import watermark
+from facecrafter.pipelines.generate import Settings
 
 
 def pose(yaw: float, pitch: float) -> np.ndarray:
@@ -102,7 +102,7 @@ def test_pairs_depend_on_the_seed_alone(prepared):
 
 
 def test_too_few_people_is_one_clear_error(prepared):
-    with pytest.raises(DataError, match="100 people kept out are asked for"):
+    with pytest.raises(DataError, match="100 held-out people are asked for"):
         heldout.choose_pairs(prepared, heldout.Protocol())
 
 
@@ -173,7 +173,7 @@ class Judge:
 
 @pytest.fixture
 def measured(prepared, model_folder, monkeypatch, tmp_path):
-    """Measures the small model; ``sees`` says which of the pictures looked at show a face, photos coming first."""
+    """Measures the small model; ``sees`` says which of the images looked at show a face, photos coming first."""
 
     def measure(sees=lambda number: True, size=128, pairs=(3, 1), asked=0, labels=None, **options):
         numbers, random = count(), np.random.default_rng(0)
@@ -234,7 +234,7 @@ def test_a_model_is_measured_into_files(measured, tmp_path, pairs, lines, size):
 
 
 def test_emotions_asked_in_words_are_measured_into_files(measured, tmp_path):
-    """Three photos and two settings of three pictures come first; no face is found in one of the pictures by words."""
+    """Three photos and two settings of three images come first; no face is found in one of the images by words."""
     result = measured(lambda number: number != 9 + 5, asked=2)
     record = strict(tmp_path / "out" / "result.json")["words"]
     assert record == result["words"] and result["protocol"]["words"] == 2
@@ -255,7 +255,7 @@ def test_without_people_asked_in_words_there_is_no_record(measured, tmp_path):
     assert not (tmp_path / "out" / "words.png").exists()
 
 
-def test_only_the_words_differ_between_the_pictures_of_a_person(prepared, small_model, monkeypatch):
+def test_only_the_words_differ_between_the_images_of_a_person(prepared, small_model, monkeypatch):
     given = []
 
     def paint(identity, drawn, emotion, guidance, steps, seeds, *_, **__):
@@ -266,7 +266,7 @@ def test_only_the_words_differ_between_the_pictures_of_a_person(prepared, small_
     data = dataclasses.replace(prepared, identity=np.arange(len(prepared.persons), dtype=np.float32)[:, None])
     points = np.random.default_rng(0).uniform(30, 90, prepared.points.shape).astype(np.float32)
     data = dataclasses.replace(data, points=points)
-    monkeypatch.setattr(heldout, "look", lambda pictures: [None] * len(pictures))
+    monkeypatch.setattr(heldout, "look", lambda images: [None] * len(images))
     asked = words.choose(data, 3, seed=0)
     protocol = dataclasses.replace(PROTOCOL, seed=4)
     record, _ = heldout.in_words(SimpleNamespace(model=small_model, generate=paint), data, asked, protocol, False)
@@ -286,7 +286,7 @@ def test_only_the_words_differ_between_the_pictures_of_a_person(prepared, small_
 
 @pytest.mark.parametrize("there", [0, 1])
 def test_metrics_over_too_few_faces_are_null(measured, tmp_path, there):
-    """Three photos of people, then three pictures a setting."""
+    """Three photos of people, then three images a setting."""
     result = measured(lambda number: number < 3 + there)
     first, second = result["settings"].values()
     assert strict(tmp_path / "out" / "result.json")["settings"] == result["settings"]

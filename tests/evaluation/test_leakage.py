@@ -1,4 +1,4 @@
-"""Leakage, curves and shape, on pictures whose movements are known."""
+"""Leakage, curves and shape, on images whose movements are known."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from facecrafter.data.shards import held_out
 from facecrafter.errors import DataError
 from facecrafter.evaluation import leakage
-from facecrafter.evaluation.looks import Seen
-from facecrafter.evaluation.targets import choose
+from facecrafter.evaluation.measurements import Measurements
+from facecrafter.evaluation.pairs import choose
 
 
 @pytest.fixture
@@ -20,15 +20,15 @@ def probes(world):
     return leakage.choose_probes(world, people, 14, seed=3)
 
 
-def seen(eyes, pictures):
-    looks = eyes.look(pictures)
-    return Seen(looks.found, looks.pose, looks.expression, looks.identity, looks.emotion)
+def seen(judges, images):
+    looks = judges.look(images)
+    return Measurements(looks.found, looks.pose, looks.expression, looks.identity, looks.emotion)
 
 
-def measured(method, eyes, probes):
-    pictures = seen(eyes, method.generate([request for probe in probes for request in probe.requests]))
-    photos = seen(eyes, [photo.image for probe in probes for photo in probe.photos])
-    return pictures, photos
+def measured(method, judges, probes):
+    images = seen(judges, method.generate([request for probe in probes for request in probe.requests]))
+    photos = seen(judges, [photo.image for probe in probes for photo in probe.photos])
+    return images, photos
 
 
 def test_a_probe_changes_one_thing_at_a_time(world, probes):
@@ -65,39 +65,39 @@ def test_without_a_third_person_the_way_out_is_told(world):
         leakage.choose_probes(alone, out[:2], 1, 0)
 
 
-def test_a_method_that_does_what_is_asked_has_the_unit_matrix(probes, stub_method, stub_eyes):
-    pictures, photos = measured(stub_method(), stub_eyes(), probes)
-    told = leakage.leakage(pictures, photos)
+def test_a_method_that_does_what_is_asked_has_the_unit_matrix(probes, stub_method, stub_judges):
+    images, photos = measured(stub_method(), stub_judges(), probes)
+    told = leakage.leakage(images, photos)
     assert np.array(told["values"]) == pytest.approx(np.eye(3), abs=0.01)
     assert (told["changed"], told["probes"], told["failures"]) == (["identity", "pose", "emotion"], 14, 0)
-    assert leakage.shape_leak(pictures, photos, [probe.person.name for probe in probes]).value == pytest.approx(0)
+    assert leakage.shape_leak(images, photos, [probe.person.name for probe in probes]).value == pytest.approx(0)
 
 
-def test_a_method_that_copies_the_target_leaks_its_shape(probes, stub_method, stub_eyes):
-    def copies(picture, request):
+def test_a_method_that_copies_the_target_leaks_its_shape(probes, stub_method, stub_judges):
+    def copies(image, request):
         if request.landmarks is not None:
-            picture[2] = request.landmarks.image[2]
+            image[2] = request.landmarks.image[2]
 
-    pictures, photos = measured(stub_method(paint=copies), stub_eyes(), probes)
-    matrix = np.array(leakage.leakage(pictures, photos)["values"])
+    images, photos = measured(stub_method(paint=copies), stub_judges(), probes)
+    matrix = np.array(leakage.leakage(images, photos)["values"])
     assert matrix[0, 0] == pytest.approx(0, abs=1e-6)
-    given, free = pictures.rows(slice(0, None, 5)), pictures.rows(slice(4, None, 5))
+    given, free = images.rows(slice(0, None, 5)), images.rows(slice(4, None, 5))
     target = photos.rows(slice(2, None, 5))
     wanted = [
         float(given.identity[row] @ target.identity[row] - free.identity[row] @ target.identity[row])
         for row in range(14)
     ]
-    made = leakage.shape_leak(pictures, photos, [probe.person.name for probe in probes])
+    made = leakage.shape_leak(images, photos, [probe.person.name for probe in probes])
     assert made.value == pytest.approx(np.mean(wanted)) and made.value > 0.1
     assert made.low < made.value < made.high
 
 
-def test_a_method_that_ignores_emotion_moves_nothing_by_it(probes, stub_method, stub_eyes):
-    def calm(picture, request):
-        picture[3] = request.identity.image[3]
+def test_a_method_that_ignores_emotion_moves_nothing_by_it(probes, stub_method, stub_judges):
+    def calm(image, request):
+        image[3] = request.identity.image[3]
 
-    pictures, photos = measured(stub_method(paint=calm), stub_eyes(), probes)
-    matrix = np.array(leakage.leakage(pictures, photos)["values"])
+    images, photos = measured(stub_method(paint=calm), stub_judges(), probes)
+    matrix = np.array(leakage.leakage(images, photos)["values"])
     assert matrix[2] == pytest.approx([0, 0, 0], abs=1e-9)
     assert matrix[0, 2] > 0.5  # the person's own mood comes along
 
@@ -115,9 +115,9 @@ def test_the_matrix_by_a_plain_loop():
     assert np.isnan(leakage.matrix(moved * np.nan, real)).all()
 
 
-def test_movements_by_a_plain_loop(probes, stub_eyes):
-    eyes = stub_eyes()
-    first, second = (seen(eyes, [getattr(probe, name).image for probe in probes]) for name in ("person", "mood"))
+def test_movements_by_a_plain_loop(probes, stub_judges):
+    judges = stub_judges()
+    first, second = (seen(judges, [getattr(probe, name).image for probe in probes]) for name in ("person", "mood"))
     made = leakage.movements(first, second)
     for row in range(len(probes)):
         assert made[row, 0] == pytest.approx(1 - float(first.identity[row] @ second.identity[row]))
@@ -127,24 +127,24 @@ def test_movements_by_a_plain_loop(probes, stub_eyes):
         assert made[row, 3] == pytest.approx(np.mean((first.emotion[row] - second.emotion[row]) ** 2) ** 0.5)
 
 
-def test_a_face_that_is_not_found_takes_its_probe_along(probes, stub_method, stub_eyes):
+def test_a_face_that_is_not_found_takes_its_probe_along(probes, stub_method, stub_judges):
     lost = probes[2].requests[1].seed
 
-    def hides(picture, request):
-        picture[-1, -1] = 7 if request.seed == lost else 100
+    def hides(image, request):
+        image[-1, -1] = 7 if request.seed == lost else 100
 
-    pictures, photos = measured(stub_method(paint=hides), stub_eyes(), probes)
-    told = leakage.leakage(pictures, photos)
+    images, photos = measured(stub_method(paint=hides), stub_judges(), probes)
+    told = leakage.leakage(images, photos)
     assert (told["probes"], told["failures"]) == (14, 1)
     assert np.array(told["values"]) == pytest.approx(np.eye(3), abs=0.01)
 
 
-def test_curves_of_a_method_that_follows(probes, stub_method, stub_eyes):
+def test_curves_of_a_method_that_follows(probes, stub_method, stub_judges):
     people = [probe.person for probe in probes[:4]]
     requests = leakage.curve_requests(people, seed=5)
     assert len(requests) == 2 * 4 * 9
     assert all(request.landmarks is None for request in requests)
-    looks = stub_eyes().look(stub_method().generate(requests))
+    looks = stub_judges().look(stub_method().generate(requests))
     told = leakage.curves(looks.emotion, [person.name for person in people])
     for name in ("valence", "arousal"):
         assert told[name]["asked"] == np.linspace(-1, 1, 9).tolist()
@@ -152,13 +152,13 @@ def test_curves_of_a_method_that_follows(probes, stub_method, stub_eyes):
         assert told[name]["low"] == pytest.approx(told[name]["high"])
 
 
-def test_curves_of_a_method_that_does_not(probes, stub_method, stub_eyes):
+def test_curves_of_a_method_that_does_not(probes, stub_method, stub_judges):
     people = [probe.person for probe in probes[:4]]
 
-    def calm(picture, request):
-        picture[3] = request.identity.image[3]
+    def calm(image, request):
+        image[3] = request.identity.image[3]
 
-    looks = stub_eyes().look(stub_method(paint=calm).generate(leakage.curve_requests(people, 5)))
+    looks = stub_judges().look(stub_method(paint=calm).generate(leakage.curve_requests(people, 5)))
     looks.emotion[:9] = np.nan  # the first person's valence
     told = leakage.curves(looks.emotion, [person.name for person in people])
     own = [float(person.emotion[0]) for person in people]

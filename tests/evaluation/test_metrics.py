@@ -45,7 +45,7 @@ def test_cosines() -> None:
     )
 
 
-def test_order_is_the_auc_a_picture_at_a_time() -> None:
+def test_order_is_the_auc_a_image_at_a_time() -> None:
     people, place = unit(RANDOM.normal(size=(4, 6))), np.array([0, 1, 1, 2, 3, 3, 0])
     outputs = unit(people[place] + RANDOM.normal(0, 0.6, (7, 6)))
     own = [outputs[row] @ people[place[row]] for row in range(7)]
@@ -56,7 +56,7 @@ def test_order_is_the_auc_a_picture_at_a_time() -> None:
     assert made.mean() == pytest.approx(auc(np.array(own), np.array(others)))
 
 
-def test_order_leaves_out_pictures_without_a_face() -> None:
+def test_order_leaves_out_images_without_a_face() -> None:
     people, place = unit(RANDOM.normal(size=(3, 6))), np.array([0, 1, 2, 0])
     outputs = unit(RANDOM.normal(size=(4, 6)))
     whole = metrics.order(outputs[:3], people, place[:3])
@@ -65,7 +65,7 @@ def test_order_leaves_out_pictures_without_a_face() -> None:
     assert made[:3] == pytest.approx(whole) and math.isnan(made[3])
 
 
-def test_pictures_that_are_their_person_are_told_surely_and_ties_count_half() -> None:
+def test_images_that_are_their_person_are_told_surely_and_ties_count_half() -> None:
     people = np.eye(3)
     assert metrics.order(people, people, np.arange(3)).tolist() == [1, 1, 1]
     assert metrics.order(np.full((3, 3), 0.5), people, np.arange(3)).tolist() == [0.5] * 3
@@ -82,7 +82,7 @@ def test_spread() -> None:
     assert math.isnan(metrics.spread(rows[:1]))
 
 
-def test_a_column_is_its_way_over_the_pictures_with_a_face() -> None:
+def test_a_column_is_its_way_over_the_images_with_a_face() -> None:
     scores = np.array([1.0, 2.0, np.nan, 4.0])
     assert metrics.value(MEAN, scores) == pytest.approx(7 / 3)
     assert metrics.value(RMS, scores) == pytest.approx(math.sqrt(21 / 3))

@@ -32,7 +32,7 @@ PEOPLE, TARGETS = 4, 3
 COLUMNS = [
     {"key": "expression_rmse", "title": "Expression RMSE", "unit": "", "better": "lower", "about": "Of <blendshapes>."},
     {"key": "similarity", "title": "Identity", "unit": "", "better": "higher", "about": "Cosine."},
-    {"key": "frechet", "title": "Frechet", "unit": "", "better": "lower", "about": "Against 2,000 pictures."},
+    {"key": "frechet", "title": "Frechet", "unit": "", "better": "lower", "about": "Against 2,000 images."},
     {"key": "age", "title": "Age", "unit": "years", "better": None, "about": ""},
 ]
 VOID = {"meta", "img", "br"}
@@ -44,7 +44,7 @@ def draw(path: Path, colour: tuple[int, int, int]) -> None:
 
 
 def scores_of(method: int) -> list[dict[str, object]]:
-    """Rows of a method; the last picture of each but the first has no face."""
+    """Rows of a method; the last image of each but the first has no face."""
     random = np.random.default_rng(method)
     rows = []
     for number in range(PEOPLE * TARGETS):
@@ -343,7 +343,7 @@ def test_cases_are_the_best_median_and_worst(run):
 
 
 def test_cases_show_the_same_request_to_all_methods(run):
-    """The picture of every cell is that of the request in its column, beside its own identity and target."""
+    """The image of every cell is that of the request in its column, beside its own identity and target."""
     read_page = page_of(run)
     sheet = read([run])
     chosen = cases(sheet.rows[0], sheet.columns[0])
@@ -363,7 +363,7 @@ def test_cases_show_the_same_request_to_all_methods(run):
 def test_paired_differences(run):
     report.write(run)
     told = {(line["method"], line["metric"]): line for line in csv_of(run / "differences.csv")}
-    assert {metric for _, metric in told} == {"expression_rmse", "similarity"}  # the others are no means over pictures
+    assert {metric for _, metric in told} == {"expression_rmse", "similarity"}  # the others are no means over images
     ours, theirs = scores_of(0)[:-1], scores_of(1)[:-1]  # the last has no face
     for key, before, after in (("similarity", float, float), ("expression_rmse", np.square, np.sqrt)):
         line = told[NAMES[1], key]
@@ -436,15 +436,16 @@ def spoil(picture, request):
 
 @pytest.mark.parametrize("table", ["control", "diversity"])
 def test_results_as_they_are_made(table, stubbed, stub_method):
-    """Every column that comes from pictures is paired, all pictures are found, and nothing of the result is lost."""
-    from facecrafter.evaluation import controllability, diversity, tables
+    """Every column that comes from images is paired, all images are found, and nothing of the result is lost."""
+    from facecrafter.evaluation import config as tables
+    from facecrafter.evaluation import control, diversity
 
     asked = {"control": {"targets": 3, "pool": 9, "leakage": 4, "curve": 3}, "diversity": {"samples": 4}}[table]
     made = {"control": tables.ControlConfig, "diversity": tables.DiversityConfig}[table]
     config = made(**stubbed(stub_method("Exact"), stub_method("Half", spoil)), table=table, **asked)
     result = tables.run(config, progress=False)
     report.write(config.out)
-    columns = {"control": controllability, "diversity": diversity}[table].COLUMNS
+    columns = {"control": control, "diversity": diversity}[table].COLUMNS
     told = csv_of(config.out / "differences.csv")
     assert [line["metric"] for line in told] == [column.key for column in columns if column.way]
     assert {line["pairs"] for line in told} <= {str(one["pictures"] - one["failures"]) for one in result["methods"]}
@@ -455,7 +456,7 @@ def test_results_as_they_are_made(table, stubbed, stub_method):
         "seconds_a_picture": repr(result["methods"][1]["seconds_a_picture"]),
     }
     read_page = Reader((config.out / "report.html").read_text("utf-8"))
-    assert read_page.of("img") and "picture missing" not in " ".join(read_page.text)
+    assert read_page.of("img") and "image missing" not in " ".join(read_page.text)
     shown = {attributes["id"] for _, attributes in read_page.elements if "id" in attributes}
     assert shown >= {"table", "metrics", "differences", "cases", "how", "paper"}
     assert ({"leakage", "curves", "groups"} <= shown) == (table == "control")
@@ -472,10 +473,10 @@ def test_compare(tmp_path):
     told = {(line["method"], line["metric"]): line for line in csv_of(tmp_path / "out" / "differences.csv")}
     same = told["FaceCrafter (b)", "similarity"]
     assert [float(same[name]) for name in ("difference", "low", "high")] == [0, 0, 0]
-    alone = csv_of(report.write(runs[1])[2])[0]  # over the same pictures
+    alone = csv_of(report.write(runs[1])[2])[0]  # over the same images
     assert {**alone, "against": ""} == {**told[NAMES[1], "expression_rmse"], "against": ""}
     read_page = Reader((tmp_path / "out" / "report.html").read_text("utf-8"))
-    assert "picture missing" not in " ".join(read_page.text)
+    assert "image missing" not in " ".join(read_page.text)
     text = (tmp_path / "out" / "table.md").read_text("utf-8")
     assert "### a" in text and "### b" in text
 
@@ -541,13 +542,13 @@ def rewrite(folder: Path, edit) -> None:
         (lambda b: change(b, lambda c: c["columns"].pop()), "the columns age are not the same"),
         (lambda b: change(b, lambda c: c["columns"][0].update(better="higher")), "the columns expression_rmse are"),
         (lambda b: change(b, lambda c: c.update(seed=8)), "the seeds are 7 and 8"),
-        (lambda b: change(b, lambda c: c["config"].update(real=500)), "to 2000 and to 500 real pictures"),
+        (lambda b: change(b, lambda c: c["config"].update(real=500)), "to 2000 and to 500 real images"),
         (
             lambda b: change(b, lambda c: c["real"].update(of="others", digest="89abcdef")),
             "to different real images, of faces and of others",
         ),
         (lambda b: rewrite(b, lambda row: row.update(seed=row["seed"] % 11)), "2 pairs of identity, target and seed"),
-        (lambda b: draw(b / "subjects" / "t1.png", (9, 9, 9)), r"the data: subjects/t1\.png shows another picture"),
+        (lambda b: draw(b / "subjects" / "t1.png", (9, 9, 9)), r"the data: subjects/t1\.png shows another image"),
         (lambda b: (b / "scores" / "facecrafter.csv").unlink(), r"facecrafter\.csv is missing"),
     ],
 )
@@ -652,12 +653,12 @@ def test_damaged_scores(run, content, reason):
 def test_missing_and_damaged_pictures_cost_themselves(run):
     whole = len(page_of(run).of("img"))
     shutil.rmtree(run / "pictures" / SLUGS[1])
-    (run / "subjects" / "i0.png").write_bytes(b"no picture")
+    (run / "subjects" / "i0.png").write_bytes(b"no image")
     read_page = page_of(run)
     words = " ".join(read_page.text)
     assert 0 < len(read_page.of("img")) < whole
-    assert words.count("picture missing") == whole - len(read_page.of("img"))
-    assert "Pictures that are missing or cannot be read" in words and ", …)" in words
+    assert words.count("image missing") == whole - len(read_page.of("img"))
+    assert "Images that are missing or cannot be read" in words and ", …)" in words
 
 
 def test_missing_scores_are_told(run):
@@ -680,7 +681,7 @@ def fail_all(folder: Path, number: int) -> None:
 def test_a_method_that_always_fails(run):
     fail_all(run, 0)
     read_page = page_of(run)
-    assert "No face was found in any picture of FaceCrafter." in " ".join(read_page.text)
+    assert "No face was found in any image of FaceCrafter." in " ".join(read_page.text)
     assert [cell.strip() for cell in read_page.tables[0][1]][1:7] == ["-", "-", "-", "-", "2.2 M", "12 of 12"]
     assert {line["against"] for line in csv_of(run / "differences.csv")} == {NAMES[1]}
     assert "no face found" in " ".join(read_page.text)
@@ -828,7 +829,7 @@ def test_marks_of_the_cost_stand_where_their_numbers_say(run):
         assert first[0] - 56 == pytest.approx((second[0] - 56) / 2, abs=0.2)  # 56 is where 0 seconds is
         one, other = (method["values"][key]["value"] for method in methods[:2])
         assert (first[1] > second[1]) == (one < other) and (first[1] < second[1]) == (one > other)
-    assert "What a picture costs" in page_of(run).text
+    assert "What an image costs" in page_of(run).text
 
 
 def test_without_two_times_there_is_no_cost(run):
@@ -836,7 +837,7 @@ def test_without_two_times_there_is_no_cost(run):
         for method in content["methods"][1:]:
             method["seconds_a_picture"] = None
 
-    assert "What a picture costs" not in page_of(change(run, untimed)).text
+    assert "What an image costs" not in page_of(change(run, untimed)).text
     assert "path" not in (run / "cost.svg").read_text("utf-8")
 
 

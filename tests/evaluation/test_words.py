@@ -12,7 +12,7 @@ import pytest
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import DataError
 from facecrafter.evaluation import report, words
-from facecrafter.perception.emotion import EMOTIONS, Emotion
+from facecrafter.faces.emotion import EMOTIONS, Emotion
 
 NAMES = [f"person {number}" for number in range(400)]
 OUT = [name for name, out in zip(NAMES, held_out(NAMES), strict=True) if out]
@@ -98,7 +98,7 @@ def test_words_that_change_nothing_are_a_guess() -> None:
 
 
 def test_an_auc_is_against_the_other_requests() -> None:
-    """Two people; pictures asked happy are at .6 and .3, the fourteen others at .5 (three of them) and .1."""
+    """Two people; images asked happy are at .6 and .3, the fourteen others at .5 (three of them) and .1."""
     read = np.full((2, 8, 8), 0.0)
     place = EMOTIONS.index("happy")
     read[:, :, place] = 0.1
@@ -111,7 +111,7 @@ def test_an_auc_is_against_the_other_requests() -> None:
     assert scores["read"] == {name: int(name in ("happy", "neutral")) for name in EMOTIONS}
 
 
-def test_pictures_without_a_face_are_left_out_and_counted() -> None:
+def test_images_without_a_face_are_left_out_and_counted() -> None:
     read = np.tile(np.eye(8), (4, 1, 1))
     read[1, 2] = np.nan
     read[:, 7] = np.nan

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from facecrafter.data import shards
-from facecrafter.model import zoo
-from facecrafter.training import config, loop
+from facecrafter.models import scales
+from facecrafter.training import config, trainer
 
 prepared, scale = pickle.loads(Path(sys.argv[1]).read_bytes())
 shards.load = lambda folder, recogniser: prepared
-zoo.SCALES["mini"] = scale
-loop.train(config.load(Path(sys.argv[2])), progress=False)
+scales.SCALES["mini"] = scale
+trainer.train(config.load(Path(sys.argv[2])), progress=False)

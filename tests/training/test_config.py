@@ -9,12 +9,12 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from facecrafter import config_file
+from facecrafter import config as config_file
 from facecrafter.baselines import TRAINED
-from facecrafter.config_file import Bearing
+from facecrafter.config import Bearing
 from facecrafter.errors import ConfigError
-from facecrafter.training.config import Mixture, Rival, TrainConfig, load
-from facecrafter.training.loop import schedule
+from facecrafter.training.config import Baseline, Mixture, TrainConfig, load
+from facecrafter.training.trainer import schedule
 
 GOOD = "stage: base\ndata: d\nrun: r\nstart: s\nsteps: 10\n"
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -34,7 +34,7 @@ def test_the_projects_own_configs_are_good(path: Path) -> None:
     config = load(path)
     folder = path.parent.name
     if folder == "rivals":
-        assert (config.scale, config.stage, config.rival) == (path.parents[1].name, "rival", path.stem)
+        assert (config.scale, config.stage, config.baseline) == (path.parents[1].name, "rival", path.stem)
         return
     if folder == "ablation":
         folder = path.parents[1].name
@@ -43,19 +43,19 @@ def test_the_projects_own_configs_are_good(path: Path) -> None:
     assert (config.scale, config.stage) == (scale, stage)
 
 
-@pytest.mark.parametrize("rival", get_args(Rival))
-def test_the_rivals_run_as_the_landmark_stage_does(rival: str) -> None:
+@pytest.mark.parametrize("baseline", get_args(Baseline))
+def test_the_baselines_run_as_the_landmark_stage_does(baseline: str) -> None:
     """Same base, same data, same steps: what may differ is the condition's name in the mixture."""
     ours = load(CONFIGS / "mini" / "ablation" / "landmark.yaml")
-    theirs = load(CONFIGS / "mini" / "rivals" / f"{rival}.yaml")
-    free = {"stage", "rival", "run", "mixture", "fresh_controls"}
+    theirs = load(CONFIGS / "mini" / "rivals" / f"{baseline}.yaml")
+    free = {"stage", "baseline", "run", "mixture", "fresh_controls"}
     assert ours.model_dump(exclude=free) == theirs.model_dump(exclude=free)
-    condition = "identity" if rival == "ip_adapter" else "landmark"
+    condition = "identity" if baseline == "ip_adapter" else "landmark"
     assert theirs.mixture == Mixture(**{condition: 1.0})
 
 
-def test_every_rival_of_the_config_can_be_trained() -> None:
-    assert set(get_args(Rival)) == set(TRAINED)
+def test_every_baseline_of_the_config_can_be_trained() -> None:
+    assert set(get_args(Baseline)) == set(TRAINED)
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
         (GOOD.replace("base", "joint") + "mixture: {both: 1}", "the joint stage mixes its four combinations evenly"),
         (GOOD.replace("base", "joint") + "joint: {groups: 5}\nbatch_size: 8", "is not a multiple of joint.groups 5"),
         (GOOD.replace("base", "joint") + "joint: {reading: both}", "joint.reading: Input should be 'sum' or 'branch'"),
-        (GOOD + "picture_loss: {identity: -1}", "picture_loss.identity: Input should be greater than or equal to 0"),
-        (GOOD + "batch_size: 4\npicture_loss: {lpips: 1}", "picture_loss.batch is at most batch_size"),
-        (GOOD + "accumulate: 8\npicture_loss: {colours: 1, batch: 6}", "a multiple of accumulate"),
-        (GOOD + "picture_loss: {colours: 1, learning: 9}", "picture_loss.learning is at most picture_loss.steps, 8"),
+        (GOOD + "image_loss: {identity: -1}", "image_loss.identity: Input should be greater than or equal to 0"),
+        (GOOD + "batch_size: 4\nimage_loss: {lpips: 1}", "image_loss.batch is at most batch_size"),
+        (GOOD + "accumulate: 8\nimage_loss: {colours: 1, batch: 6}", "a multiple of accumulate"),
+        (GOOD + "image_loss: {colours: 1, learning: 9}", "image_loss.learning is at most image_loss.steps, 8"),
         (
-            GOOD.replace("base", "emotion") + "mixture: {emotion: 1}\npicture_loss: {identity: 1}",
-            "picture_loss belongs to the base stage, not to emotion",
+            GOOD.replace("base", "emotion") + "mixture: {emotion: 1}\nimage_loss: {identity: 1}",
+            "image_loss belongs to the base stage, not to emotion",
         ),
         (
             GOOD.replace("base", "joints"),
@@ -138,20 +138,23 @@ def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
         (GOOD.replace("base", "emotion") + "mixture: {landmark: 0.5, emotion: 0.5}", "trains one module alone"),
         (
             GOOD.replace("base", "rival"),
-            "`rival`, one of controlnet, caphuman, ip_adapter, expression_adapter, belongs",
+            "`baseline`, one of controlnet, caphuman, ip_adapter, expression_adapter, belongs",
         ),
-        (GOOD + "rival: controlnet", "belongs to the rival stage, which trains it"),
-        (GOOD.replace("base", "rival") + "rival: controlnets", "rival: Input should be 'controlnet', 'caphuman'"),
-        (GOOD.replace("base", "rival") + "rival: controlnet", "the rival controlnet learns nothing from a mixture"),
+        (GOOD + "baseline: controlnet", "belongs to the baseline stage, which trains it"),
+        (GOOD.replace("base", "rival") + "baseline: controlnets", "baseline: Input should be 'controlnet', 'caphuman'"),
         (
-            GOOD.replace("base", "rival") + "rival: caphuman\nmixture: {landmark: 0.5, both: 0.5}",
-            "the rival caphuman has one condition, landmark; its mixture names another",
+            GOOD.replace("base", "rival") + "baseline: controlnet",
+            "the baseline controlnet learns nothing from a mixture",
         ),
         (
-            GOOD.replace("base", "rival") + "rival: ip_adapter\nmixture: {landmark: 1}",
-            "the rival ip_adapter has one condition, identity; its mixture names another",
+            GOOD.replace("base", "rival") + "baseline: caphuman\nmixture: {landmark: 0.5, both: 0.5}",
+            "the baseline caphuman has one condition, landmark; its mixture names another",
         ),
-        (GOOD.replace("base", "rival") + "rival: ip_adapter\nmixture: {none: 1}", "from a mixture without identity"),
+        (
+            GOOD.replace("base", "rival") + "baseline: ip_adapter\nmixture: {landmark: 1}",
+            "the baseline ip_adapter has one condition, identity; its mixture names another",
+        ),
+        (GOOD.replace("base", "rival") + "baseline: ip_adapter\nmixture: {none: 1}", "from a mixture without identity"),
         (GOOD.replace("base", "landmark"), "the landmark stage learns nothing from a mixture without landmark"),
         (GOOD.replace("base", "emotion") + "mixture: {identity: 1}", "the emotion stage learns nothing from a mixture"),
         ("", "holds no settings"),
@@ -177,7 +180,7 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="there is no config"):
         load(tmp_path)
     path = tmp_path / "picture.yaml"
-    path.write_bytes(b"\xff\xd8\xff\xe0 a picture")
+    path.write_bytes(b"\xff\xd8\xff\xe0 an image")
     with pytest.raises(ConfigError, match=r"picture\.yaml"):
         load(path)
 

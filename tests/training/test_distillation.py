@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from facecrafter.model.attention import AttentionInputs
-from facecrafter.model.checkpoint import FaceModel
-from facecrafter.model.controls import branches
-from facecrafter.model.student import student_of
+from facecrafter.models.attention import AttentionInputs
+from facecrafter.models.checkpoint import FaceModel
+from facecrafter.models.controls import branches
+from facecrafter.models.guidance_student import student_of
 from facecrafter.training.distillation import DistillationObjective
 
 SOURCE = torch.Generator().manual_seed(0)
@@ -38,7 +38,7 @@ def objective(small_model: FaceModel) -> DistillationObjective:
 
 @torch.no_grad()
 def predict(objective: DistillationObjective, row: int, *given: str) -> Tensor:
-    """One prediction for one sample, everything computed anew."""
+    """One prediction for one sample, everything computed again."""
     one = slice(row, row + 1)
     alpha_bar = objective.alpha_bars[BATCH["timesteps"][row]]
     noisy = alpha_bar.sqrt() * BATCH["latents"][one] + (1 - alpha_bar).sqrt() * BATCH["noise"][one]

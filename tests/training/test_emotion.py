@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from facecrafter.data.emotion_faces import EmotionFaces
+from facecrafter.data.fer2013 import EmotionFaces
 from facecrafter.errors import ConfigError
-from facecrafter.perception.emotion import EMOTIONS, features
-from facecrafter.perception.emotion_net import EmotionNet, PixelEmotion
+from facecrafter.estimators.emotion import EmotionNet, PixelEmotion
+from facecrafter.faces.emotion import EMOTIONS, features
 from facecrafter.training import emotion as module
-from facecrafter.training import loop
+from facecrafter.training import trainer
 from facecrafter.training.config import Estimator, TrainConfig
 from facecrafter.training.emotion import (
     EstimatorObjective,
@@ -56,7 +56,7 @@ def faces(count: int, shapes: bool) -> EmotionFaces:
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read_ferplus", lambda pictures, votes: faces(120, shapes=False))
+    monkeypatch.setattr(module, "read_ferplus", lambda images, votes: faces(120, shapes=False))
     monkeypatch.setattr(module, "read_photos", lambda folder, labels: faces(100, shapes=True))
 
 
@@ -69,7 +69,7 @@ def config_of(folder: Path, **settings: Any) -> TrainConfig:
 
 
 def test_two_steps_write_an_estimator(made_up: None, tmp_path: Path) -> None:
-    folder = loop.train(config_of(tmp_path), progress=False)
+    folder = trainer.train(config_of(tmp_path), progress=False)
     file = folder / "emotion.safetensors"
     estimator = PixelEmotion(file)
     assert estimator.network.config["widths"] == [8, 16]
@@ -81,7 +81,7 @@ def test_two_steps_write_an_estimator(made_up: None, tmp_path: Path) -> None:
 
 
 def test_it_learns(made_up: None, tmp_path: Path) -> None:
-    folder = loop.train(config_of(tmp_path, steps=30, learning_rate=3e-3), progress=False)
+    folder = trainer.train(config_of(tmp_path, steps=30, learning_rate=3e-3), progress=False)
     test = faces(120, shapes=False).part(test=True)
     shares = PixelEmotion(folder / "emotion.safetensors").probabilities(list(test.crops))
     assert (shares.argmax(1) == test.labels).mean() > 0.95
@@ -90,7 +90,7 @@ def test_it_learns(made_up: None, tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     made_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once = loop.train(config_of(tmp_path / "once", steps=4, schedule="constant"), progress=False)
+    once = trainer.train(config_of(tmp_path / "once", steps=4, schedule="constant"), progress=False)
     settings = config_of(tmp_path / "twice", steps=4, schedule="constant", save_every=2)
     batch = module.EstimatorStage.batch
 
@@ -101,9 +101,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
     monkeypatch.setattr(module.EstimatorStage, "batch", stopped)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(settings, progress=False)
+        trainer.train(settings, progress=False)
     monkeypatch.setattr(module.EstimatorStage, "batch", batch)
-    twice = loop.train(settings, resume=True, progress=False)
+    twice = trainer.train(settings, resume=True, progress=False)
     # Norms' running statistics are part of the checkpoint.
     one, other = (load_file(folder / "emotion.safetensors") for folder in (once, twice))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
@@ -204,7 +204,7 @@ def test_targets_are_votes_under_the_prior_of_an_epoch(monkeypatch: pytest.Monke
     grey = faces(120, shapes=False)
     shares = np.random.default_rng(0).dirichlet(np.ones(8), 120).astype(np.float32)
     voted = dataclasses.replace(grey, shares=shares, clear=grey.labels == 0)
-    monkeypatch.setattr(module, "read_ferplus", lambda pictures, votes: voted)
+    monkeypatch.setattr(module, "read_ferplus", lambda images, votes: voted)
     monkeypatch.setattr(module, "read_photos", lambda folder, labels: faces(100, shapes=True))
     stage = module.EstimatorStage(config_of(tmp_path, estimator={**ABOUT, "crop_evenness": 0.5}), torch.device("cpu"))
     batch = stage.batch(0, 0, 1, torch.device("cpu"))
@@ -285,7 +285,7 @@ def test_the_regression_on_blendshapes_is_at_its_minimum() -> None:
 
 
 def test_a_run_begins_with_what_an_earlier_one_ended_with(made_up: None, tmp_path: Path) -> None:
-    earlier = loop.train(config_of(tmp_path / "earlier", steps=3), progress=False)
+    earlier = trainer.train(config_of(tmp_path / "earlier", steps=3), progress=False)
     config = config_of(tmp_path / "later", start=earlier)
     stage = module.EstimatorStage(config, torch.device("cpu"))
     saved = load_file(earlier / "emotion.safetensors")

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
-from facecrafter.perception.expression_net import ExpressionNet, load
-from facecrafter.perception.face import BLENDSHAPES
-from facecrafter.training import loop
+from facecrafter.estimators.expression import ExpressionNet, load
+from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.training import trainer
 from facecrafter.training.config import Expression, TrainConfig
 from facecrafter.training.expression import (
     CHANCES,
@@ -51,7 +51,7 @@ def stage_of(prepared: Prepared, folder: Path, **settings: Any) -> ExpressionSta
 
 
 def test_two_steps_write_a_network_and_how_well_it_reads(tmp_path: Path) -> None:
-    folder = loop.train(config_of(tmp_path), progress=False)
+    folder = trainer.train(config_of(tmp_path), progress=False)
     network = load(folder / "expression.safetensors")
     assert network.config["widths"] == [32, 32]
     assert network(torch.zeros(1, 3, 128, 128)).points.shape == (1, 478, 2)
@@ -59,7 +59,7 @@ def test_two_steps_write_a_network_and_how_well_it_reads(tmp_path: Path) -> None
     assert [line["step"] for line in logged if "loss" in line] == [1, 2]
     assert all(line["validation_loss"] > 0 for line in logged if "validation_loss" in line)
     measured = json.loads((folder / "expression.json").read_text())
-    assert measured["pictures"] == 1  # Ida
+    assert measured["images"] == 1  # Ida
     assert measured.keys() >= {"blendshapes_rmse", "blendshapes_explained", "yaw_mae", "pitch_mae", "points_mae"}
     assert (tmp_path / "run" / "samples" / "0000002.png").is_file()
 
@@ -67,16 +67,16 @@ def test_two_steps_write_a_network_and_how_well_it_reads(tmp_path: Path) -> None
 def test_it_learns(prepared: Prepared, tmp_path: Path) -> None:
     plain = {**ABOUT, "light": 0, "blur": 0, "noise": 0, "erase": 0}
     config = config_of(tmp_path, steps=25, batch_size=8, learning_rate=3e-3, ema=0.0, expression=plain)
-    network = load(loop.train(config, progress=False) / "expression.safetensors")
+    network = load(trainer.train(config, progress=False) / "expression.safetensors")
     keep = np.flatnonzero(~shards.held_out(prepared.persons))
     asked = labels(prepared, keep).blendshapes[: len(keep)]
-    pictures = torch.from_numpy(prepared.images[keep]).permute(0, 3, 1, 2) / 127.5 - 1
-    wrong = (network(pictures).blendshapes - asked).square().mean()
+    images = torch.from_numpy(prepared.images[keep]).permute(0, 3, 1, 2) / 127.5 - 1
+    wrong = (network(images).blendshapes - asked).square().mean()
     assert wrong < 0.7 * (asked - asked.mean(0)).square().mean()
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    once = loop.train(config_of(tmp_path / "once", steps=4), progress=False)
+    once = trainer.train(config_of(tmp_path / "once", steps=4), progress=False)
     settings = config_of(tmp_path / "twice", steps=4, save_every=2)
     batch = ExpressionStage.batch
 
@@ -87,9 +87,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(ExpressionStage, "batch", stopped)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(settings, progress=False)
+        trainer.train(settings, progress=False)
     monkeypatch.setattr(ExpressionStage, "batch", batch)
-    twice = loop.train(settings, resume=True, progress=False)
+    twice = trainer.train(settings, resume=True, progress=False)
     one, other = (load_file(folder / "expression.safetensors") for folder in (once, twice))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
@@ -107,7 +107,7 @@ def test_parts_of_a_batch_are_the_batch(prepared: Prepared, tmp_path: Path) -> N
     halves = [stage.batch(1, index, 2, CPU) for index in (0, 1)]
     for name, value in whole.items():
         assert torch.equal(torch.cat([half[name] for half in halves]), value)
-    assert not torch.equal(whole["pictures"], stage.batch(2, 0, 1, CPU)["pictures"])
+    assert not torch.equal(whole["images"], stage.batch(2, 0, 1, CPU)["images"])
 
 
 def test_labels_of_the_mirror_image(prepared: Prepared) -> None:
@@ -122,17 +122,17 @@ def test_labels_of_the_mirror_image(prepared: Prepared) -> None:
     np.testing.assert_allclose(made.points[2:, 33, 1] * 128, prepared.points[rows, 263, 1], rtol=1e-4)
 
 
-def test_pictures_and_labels_are_of_one_sample(prepared: Prepared, tmp_path: Path) -> None:
+def test_images_and_labels_are_of_one_sample(prepared: Prepared, tmp_path: Path) -> None:
     still = {**ABOUT, "light": 0, "blur": 0, "noise": 0, "erase": 0}
     stage = stage_of(prepared, tmp_path, batch_size=16, expression=still)
     batch, keep = stage.batch(0, 0, 1, CPU), ~shards.held_out(prepared.persons)
-    pictures = torch.from_numpy(prepared.images[keep]).permute(0, 3, 1, 2) / 127.5 - 1
-    both = torch.cat([pictures, pictures.flip(3)])
+    images = torch.from_numpy(prepared.images[keep]).permute(0, 3, 1, 2) / 127.5 - 1
+    both = torch.cat([images, images.flip(3)])
     every = labels(prepared, np.flatnonzero(keep))
     seen = set()
     for row in range(16):
-        place = int((both - batch["pictures"][row]).abs().mean((1, 2, 3)).argmin())
-        torch.testing.assert_close(batch["pictures"][row], both[place], rtol=0, atol=1e-5)
+        place = int((both - batch["images"][row]).abs().mean((1, 2, 3)).argmin())
+        torch.testing.assert_close(batch["images"][row], both[place], rtol=0, atol=1e-5)
         for name, part in every._asdict().items():
             assert torch.equal(batch[name][row], part[place])
         seen.add(place)
@@ -143,11 +143,11 @@ def test_the_loss_written_out() -> None:
     torch.manual_seed(0)
     about = Expression(**ABOUT, **{"blendshapes": 2.0, "angles": 0.5, "points": 10.0})
     objective = ExpressionObjective(ExpressionNet(about.widths, about.blocks, about.hidden), about)
-    pictures, shapes, angles, points = (
+    images, shapes, angles, points = (
         torch.rand(3, 3, 128, 128), torch.rand(3, 52), torch.rand(3, 3), torch.rand(3, 478, 2),
     )  # fmt: skip
     with torch.no_grad():
-        loss, said = objective(pictures, shapes, angles, points), objective.network(pictures)
+        loss, said = objective(images, shapes, angles, points), objective.network(images)
 
     def huber(one: torch.Tensor, other: torch.Tensor, beta: float) -> float:
         wrong = (one - other).abs().double().numpy()
@@ -157,29 +157,29 @@ def test_the_loss_written_out() -> None:
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_pictures_are_varied_as_asked() -> None:
-    pictures = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) - 0.5
+def test_images_are_varied_as_asked() -> None:
+    images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) - 0.5
     fields, middle = noise_fields(128), torch.full((2, CHANCES), 0.5)
     assert 0.9 < fields[0].std() < 1.1
     assert 0.8 < fields[-1].std() < 1.2
     about = Expression(**{**ABOUT, "erase": 0})
-    torch.testing.assert_close(varied(pictures, middle, fields, about), pictures, rtol=0, atol=1e-6)
+    torch.testing.assert_close(varied(images, middle, fields, about), images, rtol=0, atol=1e-6)
 
     def changed(place: int, value: float, about: Expression = about) -> torch.Tensor:
         chance = middle.clone()
         chance[0, place] = value
-        made = varied(pictures, chance, fields, about)
-        torch.testing.assert_close(made[1], pictures[1], rtol=0, atol=1e-6)  # the other one has draws of its own
+        made = varied(images, chance, fields, about)
+        torch.testing.assert_close(made[1], images[1], rtol=0, atol=1e-6)  # the other one has draws of its own
         return made[0]
 
-    torch.testing.assert_close(changed(4, 1.0), pictures[0] * 1.3, rtol=0, atol=1e-5)
-    torch.testing.assert_close(changed(5, 1.0), pictures[0] + 0.3, rtol=0, atol=1e-5)
-    torch.testing.assert_close(changed(1, 0.0)[1], pictures[0, 1] * 0.85, rtol=0, atol=1e-5)
-    assert changed(6, 1.0).std() < 0.5 * pictures[0].std()
-    assert (changed(8, 1.0) - pictures[0]).std() == pytest.approx(0.15, rel=0.1)
-    covered = (changed(9, 0.0, Expression(**{**ABOUT, "erase": 1e-9})) - pictures[0]).abs().amax(0) > 1e-4
-    assert 0.03 < covered.float().mean() < 0.05  # 0.2 x 0.2 of the picture
-    assert varied(pictures, torch.rand(2, CHANCES), fields, Expression(**ABOUT)).abs().max() <= 1.2
+    torch.testing.assert_close(changed(4, 1.0), images[0] * 1.3, rtol=0, atol=1e-5)
+    torch.testing.assert_close(changed(5, 1.0), images[0] + 0.3, rtol=0, atol=1e-5)
+    torch.testing.assert_close(changed(1, 0.0)[1], images[0, 1] * 0.85, rtol=0, atol=1e-5)
+    assert changed(6, 1.0).std() < 0.5 * images[0].std()
+    assert (changed(8, 1.0) - images[0]).std() == pytest.approx(0.15, rel=0.1)
+    covered = (changed(9, 0.0, Expression(**{**ABOUT, "erase": 1e-9})) - images[0]).abs().amax(0) > 1e-4
+    assert 0.03 < covered.float().mean() < 0.05  # 0.2 x 0.2 of the image
+    assert varied(images, torch.rand(2, CHANCES), fields, Expression(**ABOUT)).abs().max() <= 1.2
 
 
 def test_a_wrong_config_is_refused(tmp_path: Path) -> None:

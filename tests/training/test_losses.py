@@ -50,7 +50,7 @@ def test_the_gradient_of_equation_4_is_that_of_its_square() -> None:
 
 
 @pytest.mark.parametrize("alpha_bar", [0.9991, 0.5, 0.0047])
-def test_targets_recover_the_clean_picture(alpha_bar: float) -> None:
+def test_targets_recover_the_clean_image(alpha_bar: float) -> None:
     clean, noise = random(2, 3, 2, 2, seed=1), random(2, 3, 2, 2, seed=2)
     a = torch.full((2,), alpha_bar, dtype=torch.float64)
     noisy = math.sqrt(alpha_bar) * clean + math.sqrt(1 - alpha_bar) * noise
@@ -73,8 +73,8 @@ def test_each_sample_has_its_own_noise_level() -> None:
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("gamma", [0.1, 1.0, 5.0, 1e9])
-def test_min_snr_weights_the_clean_pictures_error_by_at_most_gamma(kind: str, gamma: float) -> None:
-    """A prediction off by d in the clean picture costs min(SNR, gamma) d^2, whichever target the network has."""
+def test_min_snr_weights_the_clean_images_error_by_at_most_gamma(kind: str, gamma: float) -> None:
+    """A prediction off by d in the clean image costs min(SNR, gamma) d^2, whichever target the network has."""
     clean, off = random(4, 1, 2, 2, seed=1), random(4, 1, 2, 2, seed=2)
     a = torch.tensor([0.99, 0.7, 0.2, 0.01], dtype=torch.float64)
     alpha, weight = a.view(-1, 1, 1, 1), losses.snr_weight(kind, a, gamma)
@@ -82,7 +82,7 @@ def test_min_snr_weights_the_clean_pictures_error_by_at_most_gamma(kind: str, ga
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
 
     def said(x: Tensor) -> Tensor:
-        """What a network says that believes in the clean picture x."""
+        """What a network says that believes in the clean image x."""
         return losses.diffusion_target(kind, x, (noisy - alpha.sqrt() * x) / (1 - alpha).sqrt(), a)
 
     for row in range(4):
@@ -98,13 +98,13 @@ def test_without_gamma_equation_4_is_unweighted(kind: str) -> None:
 
 @pytest.mark.parametrize(("lpips", "prior"), [(0.3, 1e-3), (0.0, 0.0), (1.0, 2.0)])
 def test_the_autoencoders_loss_is_its_three_terms(lpips: float, prior: float) -> None:
-    reconstruction, picture = random(2, 3, 2, 2, seed=1), random(2, 3, 2, 2, seed=2)
+    reconstruction, image = random(2, 3, 2, 2, seed=1), random(2, 3, 2, 2, seed=2)
     mean, perceptual = random(2, 4, 1, 1, seed=3), random(2, seed=4).abs()
-    pairs = list(zip(reconstruction.flatten().tolist(), picture.flatten().tolist(), strict=True))
+    pairs = list(zip(reconstruction.flatten().tolist(), image.flatten().tolist(), strict=True))
     l1 = sum(abs(x - y) for x, y in pairs) / len(pairs)
     squares = [z * z for z in mean.flatten().tolist()]
     expected = l1 + lpips * sum(perceptual.tolist()) / 2 + prior * sum(squares) / len(squares)
-    got = losses.reconstruction_loss(reconstruction, picture, mean, perceptual, prior, lpips)
+    got = losses.reconstruction_loss(reconstruction, image, mean, perceptual, prior, lpips)
     assert float(got) == pytest.approx(expected, rel=1e-5)
 
 

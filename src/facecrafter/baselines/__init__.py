@@ -1,6 +1,6 @@
-"""The rivals of the tables, each behind :class:`facecrafter.evaluation.method.Method`.
+"""The baselines of the tables, each behind :class:`facecrafter.generator.Generator`.
 
-Torch and diffusers are imported when a rival is asked for, so that its name costs nothing.
+Torch and diffusers are imported when a baseline is asked for, so that its name costs nothing.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from facecrafter.errors import ConfigError
 
 if TYPE_CHECKING:
-    from facecrafter.baselines.rival import Rival
-    from facecrafter.evaluation.method import Method
-    from facecrafter.model.checkpoint import FaceModel
+    from facecrafter.baselines.base import Baseline
+    from facecrafter.generator import Generator
+    from facecrafter.models.checkpoint import FaceModel
 
 # Those that `facecrafter train` makes: the class by the kind, which is also its module's name.
 TRAINED = {
-    "controlnet": "ControlNetRival",
-    "caphuman": "CapHumanRival",
-    "ip_adapter": "IPAdapterRival",
-    "expression_adapter": "ExpressionAdapterRival",
+    "controlnet": "ControlNetBaseline",
+    "caphuman": "CapHumanBaseline",
+    "ip_adapter": "IPAdapterBaseline",
+    "expression_adapter": "ExpressionAdapterBaseline",
 }
 # Published ones that are read from their makers' files: module and class by the kind.
 PUBLISHED = {
-    "published_controlnet": ("published_controlnet", "PublishedControlNet"),
-    "published_ip_adapter_faceid": ("published_faceid", "PublishedFaceID"),
-    "published_ip_adapter_faceid_plus": ("published_faceid", "PublishedFaceIDPlus"),
-    "published_ip_adapter_faceid_plusv2": ("published_faceid", "PublishedFaceIDPlusV2"),
+    "published_controlnet": ("pretrained_controlnet", "PublishedControlNet"),
+    "published_ip_adapter_faceid": ("pretrained_faceid", "PublishedFaceID"),
+    "published_ip_adapter_faceid_plus": ("pretrained_faceid", "PublishedFaceIDPlus"),
+    "published_ip_adapter_faceid_plusv2": ("pretrained_faceid", "PublishedFaceIDPlusV2"),
 }
-# What rivals take by name that is no setting.
-_GIVEN = ("rival", "model", "base", "device")
-# Published ones that are not: what each expects. Their pictures come from their makers' code.
+# What baselines take by name that is no setting.
+_GIVEN = ("baseline", "model", "base", "device")
+# Published ones that are not: what each expects. Their images come from their makers' code.
 ELSEWHERE = {
     "published_instantid": "InstantID has a pipeline in its own repository and none in the diffusers package, and "
     "expects Stable Diffusion XL, an antelopev2 embedding and a drawing of five facial keypoints",
@@ -50,23 +50,23 @@ ELSEWHERE = {
 }
 
 
-def rival_class(kind: str) -> type[Rival]:
-    """The class of a rival that is trained here, by its kind."""
-    found: type[Rival] = getattr(importlib.import_module(f"facecrafter.baselines.{kind}"), TRAINED[kind])
+def baseline_class(kind: str) -> type[Baseline]:
+    """The class of a baseline that is trained here, by its kind."""
+    found: type[Baseline] = getattr(importlib.import_module(f"facecrafter.baselines.{kind}"), TRAINED[kind])
     return found
 
 
-def load(kind: str, model: Path, base: FaceModel | Path, device: str = "cpu", **settings: Any) -> Method:
-    """A rival, ready to make pictures.
+def load(kind: str, model: Path, base: FaceModel | Path, device: str = "cpu", **settings: Any) -> Generator:
+    """A baseline, ready to make images.
 
     Args:
         kind: one of :data:`TRAINED` or :data:`PUBLISHED`.
         model: what training wrote, ``rival.safetensors`` or its folder; of a published one, its file or folder.
         base: the base that it is for, a whole model or its folder; of ``published_ip_adapter_faceid`` and its Plus a
             folder of Stable Diffusion 1.5.
-        device: where to compute, as torch calls it; a base that is a whole model stays where it is, and the rival goes
-            there.
-        settings: the rest of what :class:`facecrafter.baselines.rival.RivalMethod`, or the published one's class,
+        device: where to compute, as torch calls it; a base that is a whole model stays where it is, and the baseline
+            goes there.
+        settings: the rest of what :class:`facecrafter.baselines.base.BaselineGenerator`, or the published one's class,
             takes by name.
 
     Raises:
@@ -76,17 +76,17 @@ def load(kind: str, model: Path, base: FaceModel | Path, device: str = "cpu", **
     check_settings(kind, settings)
     make = _maker(kind)
     if kind in TRAINED:
-        from facecrafter.baselines.rival import load_rival, whole_base
+        from facecrafter.baselines.base import load_baseline, whole_base
 
         whole = whole_base(base, device)
-        method: Method = make(load_rival(rival_class(kind), Path(model), whole), whole, **settings)
+        method: Generator = make(load_baseline(baseline_class(kind), Path(model), whole), whole, **settings)
     else:
         method = make(Path(model), base, device=device, **settings)
     return method
 
 
 def check_settings(kind: str, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that a rival does not take.
+    """Refuse settings that a baseline does not take.
 
     Args:
         kind: as for :func:`load`.
@@ -99,7 +99,7 @@ def check_settings(kind: str, settings: Mapping[str, Any]) -> None:
     known = [name for name in inspect.signature(make).parameters if name not in _GIVEN]
     for name in settings:
         if name not in known:
-            raise ConfigError(f"the rival {kind} has no setting '{name}'; there are {', '.join(known)}")
+            raise ConfigError(f"the baseline {kind} has no setting '{name}'; there are {', '.join(known)}")
     check_kinds(make, settings)
 
 
@@ -130,15 +130,15 @@ def _is(value: object, kind: Any) -> bool:
 
 
 def _maker(kind: str) -> Callable[..., Any]:
-    """The class of a rival's method."""
+    """The class of a baseline's method."""
     if kind in TRAINED:
-        from facecrafter.baselines.rival import RivalMethod
+        from facecrafter.baselines.base import BaselineGenerator
 
-        return RivalMethod
+        return BaselineGenerator
     if kind in PUBLISHED:
         module, name = PUBLISHED[kind]
         make: Callable[..., Any] = getattr(importlib.import_module(f"facecrafter.baselines.{module}"), name)
         return make
     if kind in ELSEWHERE:
-        raise ConfigError(f"{ELSEWHERE[kind]}; make its pictures with its own code, and give the folder they are in")
-    raise ConfigError(f"unknown rival '{kind}'; there are {', '.join([*TRAINED, *PUBLISHED])}")
+        raise ConfigError(f"{ELSEWHERE[kind]}; make its images with its own code, and give the folder they are in")
+    raise ConfigError(f"unknown baseline '{kind}'; there are {', '.join([*TRAINED, *PUBLISHED])}")

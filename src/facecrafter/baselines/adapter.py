@@ -10,10 +10,10 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from facecrafter.baselines.rival import Rival
-from facecrafter.model import attention
-from facecrafter.model.attention import AttentionInputs, Branch, KeyValue
-from facecrafter.model.checkpoint import FaceModel
+from facecrafter.baselines.base import Baseline
+from facecrafter.models import attention
+from facecrafter.models.attention import AttentionInputs, Branch, KeyValue
+from facecrafter.models.checkpoint import FaceModel
 
 
 class Tokens(nn.Module):
@@ -36,7 +36,7 @@ class Tokens(nn.Module):
         return self.norm(self.proj(vector).unflatten(-1, (-1, self.norm.normalized_shape[0])))
 
 
-class TokenAdapter(Rival, ModelMixin, ConfigMixin):
+class TokenAdapter(Baseline, ModelMixin, ConfigMixin):
     """Tokens and their K and V, summed with the base's attention as Eq. 1 has it. Values start at zero."""
 
     def _build(self, tokens: Tokens, block_widths: Sequence[int], width: int) -> None:
@@ -48,7 +48,7 @@ class TokenAdapter(Rival, ModelMixin, ConfigMixin):
         self.token_values = nn.ModuleList(values)
 
     def fits(self, base: FaceModel) -> bool:
-        """See :class:`Rival`."""
+        """See :class:`Baseline`."""
         own: Any = self.config
         return list(own.block_widths) == attention.cross_attention_widths(base.unet)
 
@@ -60,7 +60,7 @@ class TokenAdapter(Rival, ModelMixin, ConfigMixin):
     def predict(
         self, unet: nn.Module, noisy: Tensor, timesteps: Tensor, tokens: Tensor, prepared: Any, rows: Tensor
     ) -> Tensor:
-        """See :class:`Rival`."""
+        """See :class:`Baseline`."""
         branches = [Branch(prepared, rows, torch.ones(len(rows), device=rows.device))] if len(rows) else []
         conditions = AttentionInputs(branches)
         return unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample

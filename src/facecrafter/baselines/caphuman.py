@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from facecrafter.baselines import head
 from facecrafter.baselines.controlnet import EncoderCopy
-from facecrafter.evaluation.method import Subject
+from facecrafter.generator import Portrait
 
 
-class CapHumanRival(EncoderCopy):
+class CapHumanBaseline(EncoderCopy):
     """Conditioned on head maps."""
 
     kind = "caphuman"
@@ -25,6 +25,6 @@ class CapHumanRival(EncoderCopy):
     note = "Head maps from MediaPipe's points in place of a FLAME mesh; identity tokens in place of FaceNet and CLIP."
     channels = head.CHANNELS
 
-    def read(self, subject: Subject, size: int) -> NDArray[np.float32]:
+    def read(self, portrait: Portrait, size: int) -> NDArray[np.float32]:
         """Head maps ``(5, size, size)``; see :func:`facecrafter.baselines.head.draw`."""
-        return head.draw(subject.points, len(subject.image), size)
+        return head.draw(portrait.points, len(portrait.image), size)

@@ -14,24 +14,24 @@ from diffusers import ControlNetModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from facecrafter.baselines.rival import Rival
-from facecrafter.evaluation.method import Subject
-from facecrafter.model import attention
-from facecrafter.model.checkpoint import FaceModel
-from facecrafter.perception import landmarks
+from facecrafter.baselines.base import Baseline
+from facecrafter.faces import landmarks
+from facecrafter.generator import Portrait
+from facecrafter.models import attention
+from facecrafter.models.checkpoint import FaceModel
 
-# Channels of the condition's convolutions, by how many pixels of a picture's side share a place of the latents.
+# Channels of the condition's convolutions, by how many pixels of an image's side share a place of the latents.
 CONDITION_CHANNELS = {8: (16, 32, 96, 256), 16: (16, 32, 64, 96, 256)}
 
 
-class EncoderCopy(Rival, ControlNetModel):
+class EncoderCopy(Baseline, ControlNetModel):
     """A copy of the base's encoder that adds to the base's features, through convolutions that start at zero."""
 
     channels: ClassVar[int] = 3
 
     @classmethod
     def beside(cls, base: FaceModel) -> Self:
-        """See :class:`Rival`."""
+        """See :class:`Baseline`."""
         copy: Self = cls.from_unet(
             base.unet,
             conditioning_embedding_out_channels=CONDITION_CHANNELS[base.scale.size // base.unet.config.sample_size],
@@ -40,20 +40,20 @@ class EncoderCopy(Rival, ControlNetModel):
         return copy.train(base.unet.training)
 
     def fits(self, base: FaceModel) -> bool:
-        """See :class:`Rival`."""
+        """See :class:`Baseline`."""
         own: Any = self.config
         theirs: Any = base.unet.config
         names = ("in_channels", "down_block_types", "block_out_channels", "layers_per_block", "cross_attention_dim")
         return all(_plain(own[name]) == _plain(theirs[name]) for name in names)
 
     def install(self, plain: bool) -> None:
-        """See :class:`Rival`."""
+        """See :class:`Baseline`."""
         attention.install(self, plain)
 
     def predict(
         self, unet: nn.Module, noisy: Tensor, timesteps: Tensor, tokens: Tensor, prepared: Any, rows: Tensor
     ) -> Tensor:
-        """See :class:`Rival`."""
+        """See :class:`Baseline`."""
         if len(rows) == 0:
             return unet(noisy, timesteps, tokens).sample
         down, middle = self(noisy[rows], timesteps[rows], tokens[rows], prepared, return_dict=False)
@@ -70,15 +70,15 @@ class EncoderCopy(Rival, ControlNetModel):
         ).sample
 
 
-class ControlNetRival(EncoderCopy):
+class ControlNetBaseline(EncoderCopy):
     """Conditioned on the landmark image."""
 
     kind = "controlnet"
     title = "Arc2Face + ControlNet"
 
-    def read(self, subject: Subject, size: int) -> NDArray[np.float32]:
+    def read(self, portrait: Portrait, size: int) -> NDArray[np.float32]:
         """The landmark image ``(3, size, size)`` in [0, 1]."""
-        drawn = landmarks.draw(subject.points, len(subject.image), size)
+        drawn = landmarks.draw(portrait.points, len(portrait.image), size)
         return np.asarray(drawn.transpose(2, 0, 1) / 255, np.float32)
 
 

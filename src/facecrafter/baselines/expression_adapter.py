@@ -15,13 +15,13 @@ from diffusers.configuration_utils import register_to_config
 from numpy.typing import NDArray
 
 from facecrafter.baselines.adapter import TokenAdapter, Tokens
-from facecrafter.evaluation.method import Subject
-from facecrafter.model import attention
-from facecrafter.model.checkpoint import FaceModel
-from facecrafter.perception.face import BLENDSHAPES
+from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.generator import Portrait
+from facecrafter.models import attention
+from facecrafter.models.checkpoint import FaceModel
 
 
-class ExpressionAdapterRival(TokenAdapter):
+class ExpressionAdapterBaseline(TokenAdapter):
     """Conditioned on blendshapes.
 
     Args:
@@ -40,9 +40,9 @@ class ExpressionAdapterRival(TokenAdapter):
 
     @classmethod
     def beside(cls, base: FaceModel) -> Self:
-        """See :class:`facecrafter.baselines.rival.Rival`."""
+        """See :class:`facecrafter.baselines.base.Baseline`."""
         return cls(attention.cross_attention_widths(base.unet), base.unet.config.cross_attention_dim)
 
-    def read(self, subject: Subject, size: int) -> NDArray[np.float32]:
+    def read(self, portrait: Portrait, size: int) -> NDArray[np.float32]:
         """The blendshapes, ``(52,)`` in [0, 1]."""
-        return subject.blendshapes
+        return portrait.blendshapes

@@ -1,4 +1,4 @@
-"""Landmarks to pictures of a head in three dimensions: normals, depth and shading.
+"""Landmarks to images of a head in three dimensions: normals, depth and shading.
 
 CapHuman renders a FLAME mesh. FLAME is given to registered users only, so here MediaPipe's 478 points and its
 tessellation take the mesh's place: the face without skull, ears and neck, with open eyes and mouth.
@@ -18,7 +18,7 @@ LIGHT = np.array([0.0, 0.5, 1.0]) / np.hypot(0.5, 1.0)
 
 @lru_cache(maxsize=1)
 def triangles() -> NDArray[np.int64]:
-    """MediaPipe's tessellation, ``(852, 3)`` landmark numbers, counter-clockwise in a frontal face's picture."""
+    """MediaPipe's tessellation, ``(852, 3)`` landmark numbers, counter-clockwise in a frontal face's image."""
     from mediapipe.tasks.python.vision import FaceLandmarksConnections as Mesh
 
     # The edges of one triangle follow each other, each beginning where the one before ends.
@@ -29,12 +29,12 @@ def draw(points: NDArray[np.float32], source_size: float, size: int) -> NDArray[
     """A face's head maps.
 
     Args:
-        points: ``(478, 3)`` landmarks in pixels of an aligned picture: x right, y down, z away from the viewer.
-        source_size: side of that picture.
+        points: ``(478, 3)`` landmarks in pixels of an aligned image: x right, y down, z away from the viewer.
+        source_size: side of that image.
         size: side of the maps.
 
     Returns:
-        ``(5, size, size)``, zero where there is no face: the unit normal (to the picture's right, up, to the viewer),
+        ``(5, size, size)``, zero where there is no face: the unit normal (to the image's right, up, to the viewer),
         depth about the face's mean (larger is nearer, in quarters of the side), and Lambertian shading in [0, 1].
     """
     mesh = triangles()

@@ -15,12 +15,12 @@ from diffusers.configuration_utils import register_to_config
 from numpy.typing import NDArray
 
 from facecrafter.baselines.adapter import TokenAdapter, Tokens
-from facecrafter.evaluation.method import Subject
-from facecrafter.model import attention
-from facecrafter.model.checkpoint import FaceModel
+from facecrafter.generator import Portrait
+from facecrafter.models import attention
+from facecrafter.models.checkpoint import FaceModel
 
 
-class IPAdapterRival(TokenAdapter):
+class IPAdapterBaseline(TokenAdapter):
     """Conditioned on the identity embedding.
 
     Args:
@@ -42,15 +42,15 @@ class IPAdapterRival(TokenAdapter):
 
     @classmethod
     def beside(cls, base: FaceModel) -> Self:
-        """See :class:`facecrafter.baselines.rival.Rival`."""
+        """See :class:`facecrafter.baselines.base.Baseline`."""
         widths = attention.cross_attention_widths(base.unet)
         return cls(widths, base.unet.config.cross_attention_dim, base.scale.embedding)
 
     def fits(self, base: FaceModel) -> bool:
-        """See :class:`facecrafter.baselines.rival.Rival`."""
+        """See :class:`facecrafter.baselines.base.Baseline`."""
         own: Any = self.config
         return super().fits(base) and bool(own.embedding == base.scale.embedding)
 
-    def read(self, subject: Subject, size: int) -> NDArray[np.float32]:
+    def read(self, portrait: Portrait, size: int) -> NDArray[np.float32]:
         """The identity embedding, ``(D,)``."""
-        return subject.embedding
+        return portrait.embedding

@@ -1,4 +1,4 @@
-"""What IP-Adapter-FaceID-Plus makes of a face: tokens of its embedding that look at CLIP's features of its picture.
+"""What IP-Adapter-FaceID-Plus makes of a face: tokens of its embedding that look at CLIP's features of its image.
 
 Ye et al., "IP-Adapter", 2023, and its authors' FaceID-Plus models; Jaegle et al., "Perceiver", 2021. The modules bear
 the names of the published files.
@@ -82,7 +82,7 @@ class Perceiver(nn.Module):
 
 
 class FaceTokens(Tokens):
-    """A face's embedding and CLIP's features of its picture to tokens.
+    """A face's embedding and CLIP's features of its image to tokens.
 
     Args:
         inputs, hidden, tokens, width: see :class:`facecrafter.baselines.adapter.Tokens`.

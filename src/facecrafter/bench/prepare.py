@@ -45,7 +45,7 @@ def preparing(source: Path, photos: int = 400, workers: Sequence[int] = (1, 2), 
         WeightsError: an unknown recogniser.
     """
     from facecrafter.data.prepare import prepare
-    from facecrafter.perception.photo import find_photos
+    from facecrafter.faces.photo import find_photos
 
     found, _ = find_photos(source)
     if not found:
@@ -78,9 +78,10 @@ def lines(cost: Preparing) -> list[str]:
 def _alone(photos: Sequence[Path], recogniser: str) -> dict[str, float]:
     """Seconds a photo of each estimator, one photo at a time as preparation does it."""
     from facecrafter.data.prepare import MASK_SIZE, _single_thread
-    from facecrafter.perception import emotion, identity
-    from facecrafter.perception.face import ALIGNED_SIZE, FaceFinder, load_photo
-    from facecrafter.perception.mask import face_mask
+    from facecrafter.estimators import emotion_estimator, identity
+    from facecrafter.estimators.face_finder import FaceFinder
+    from facecrafter.faces.face import ALIGNED_SIZE, load_photo
+    from facecrafter.faces.segmentation import face_mask
 
     seconds: dict[str, float] = {}
 
@@ -91,7 +92,7 @@ def _alone(photos: Sequence[Path], recogniser: str) -> dict[str, float]:
         return made
 
     with _single_thread(), FaceFinder() as finder:
-        estimator, network = emotion.estimator(), identity.recogniser(recogniser)
+        estimator, network = emotion_estimator.estimator(), identity.recogniser(recogniser)
 
         def look(path: Path) -> None:
             with suppress(FaceCrafterError):  # no face in it

@@ -1,4 +1,4 @@
-"""A picture of ours beside what diffusers makes on the same base, in one process and in turn. Weights are random."""
+"""An image of ours beside what diffusers makes on the same base, in one process and in turn. Weights are random."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from facecrafter.bench.measure import MIB, Spread, held, matmul_limit, peak, wait
 from facecrafter.errors import ConfigError
-from facecrafter.model import attention, zoo
-from facecrafter.model.checkpoint import FaceModel
-from facecrafter.model.student import student_of
-from facecrafter.model.zoo import Scale
+from facecrafter.models import attention, scales
+from facecrafter.models.checkpoint import FaceModel
+from facecrafter.models.guidance_student import student_of
+from facecrafter.models.scales import Scale
+from facecrafter.pipelines.generate import usable_device
 from facecrafter.sampling.guidance import Guidance
-from facecrafter.sampling.pipeline import usable_device
+from facecrafter.sampling.plans import SPEEDS
 from facecrafter.sampling.sampler import Sampler, build_scheduler
-from facecrafter.sampling.speed import SPEEDS
 
 BASE = "Arc2Face + ControlNet"
-# Side of the picture that a ControlNet reads, per side of the latents.
+# Side of the image that a ControlNet reads, per side of the latents.
 PER_LATENT = 8
 # Tokens that an IP-Adapter adds.
 ADAPTER_TOKENS = 4
@@ -42,13 +42,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What a picture of one candidate costs.
+    """What an image of one candidate costs.
 
     Attributes:
         name: the candidate.
-        predictions: rows that the UNet computes a picture.
-        teraflops: floating-point operations a picture in units of 10^12, a multiplication and an addition being two.
-        seconds: a picture; None where nothing was run.
+        predictions: rows that the UNet computes an image.
+        teraflops: floating-point operations an image in units of 10^12, a multiplication and an addition being two.
+        seconds: an image; None where nothing was run.
         ratio: seconds as a share of :data:`BASE`'s in the same round.
         peak_mib: the candidate's weights, and the most memory that a batch held beside what was held before.
     """
@@ -63,19 +63,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to make a batch of pictures.
+    """One way to make a batch of images.
 
     Attributes:
         name: what it is called.
         modules: what it holds in memory.
         ready: puts the attention processors that it needs into the shared UNet.
-        pictures: makes the batch in so many steps.
+        images: makes the batch in so many steps.
     """
 
     name: str
     modules: list[nn.Module]
     ready: Callable[[], None]
-    pictures: Callable[[int], Tensor]
+    images: Callable[[int], Tensor]
 
 
 class Networks:
@@ -83,7 +83,7 @@ class Networks:
 
     Args:
         scale: the model scale.
-        batch: pictures at once.
+        batch: images at once.
         device: where; on ``meta`` nothing has memory or can be timed, and operations can be counted.
         dtype: what the networks compute in.
     """
@@ -95,11 +95,11 @@ class Networks:
         self.scale, self.batch, self.device = scale, batch, device
         torch.manual_seed(0)
         with torch.device("meta") if device.type == "meta" else nullcontext():
-            self.unet = zoo.build_unet(scale)
+            self.unet = scales.build_unet(scale)
             self.controlnet = ControlNetModel.from_unet(self.unet, load_weights_from_unet=device.type != "meta")
-            controls = zoo.build_controls(scale, self.unet)
+            controls = scales.build_controls(scale, self.unet)
             student = student_of(self.unet, 16, scale.name)
-            encoder, autoencoder = zoo.build_encoder(scale), zoo.build_autoencoder(scale)
+            encoder, autoencoder = scales.build_encoder(scale), scales.build_autoencoder(scale)
             widths = iter(attention.cross_attention_widths(self.unet))
             tokens = (ADAPTER_TOKENS, ADAPTER_TOKENS)
             self.adapters = {
@@ -126,7 +126,7 @@ class Networks:
         self.tokens = [torch.randn(2 * batch, ADAPTER_TOKENS, width, generator=source).to(device, dtype)] * 2
 
     def candidates(self) -> list[Candidate]:
-        """Ours in every speed, and the rivals, :data:`BASE` among them."""
+        """Ours in every speed, and the baselines, :data:`BASE` among them."""
         shared = [self.model.encoder, self.model.autoencoder]
         own = [*shared, self.unet, self.model.controls]
         adapters = [one for one in self.adapters.values() if isinstance(one, nn.Module)]
@@ -165,7 +165,7 @@ class Networks:
 
     @torch.no_grad()
     def _guided(self, predict: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int) -> Tensor:
-        """Two predictions a step in one call, and all pictures decoded at once, as diffusers' pipelines do it."""
+        """Two predictions a step in one call, and all images decoded at once, as diffusers' pipelines do it."""
         model, config = self.model, self.unet.config
         tokens = torch.cat([model.encoder.unconditional(self.batch), model.encoder(self.identity)])
         solver = build_scheduler(str(self.scale.sampling["scheduler"]), dict(self.scale.scheduler))
@@ -178,10 +178,8 @@ class Networks:
             without, given = predict(noisy, timestep, tokens).float().chunk(2)
             latents = solver.step(without + guidance * (given - without), timestep, latents).prev_sample
         autoencoder = model.autoencoder
-        pictures: Tensor = autoencoder.decode(
-            (latents / autoencoder.config.scaling_factor).to(autoencoder.dtype)
-        ).sample
-        return pictures
+        images: Tensor = autoencoder.decode((latents / autoencoder.config.scaling_factor).to(autoencoder.dtype)).sample
+        return images
 
     def _plain(self, noisy: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
         out: Tensor = self.unet(noisy, timestep, tokens).sample
@@ -208,11 +206,11 @@ def sampling(
     bfloat16: bool = False,
     only: Sequence[str] = (),
 ) -> tuple[list[Cost], dict[str, Any]]:
-    """Pictures of every candidate, in turn, round after round.
+    """Images of every candidate, in turn, round after round.
 
     Args:
         scale_name: ``mini`` or ``arc2face``.
-        batch: pictures at once.
+        batch: images at once.
         steps: denoising steps; the scale's own if None.
         rounds: how often every candidate is timed, after one step that is not.
         device_name: ``cpu``, ``cuda``, ``mps``, or ``meta`` to count operations and run nothing.
@@ -225,7 +223,7 @@ def sampling(
     Raises:
         ConfigError: no such device, or no candidate of a name.
     """
-    scale, device = zoo.SCALES[scale_name], torch.device(usable_device(device_name))
+    scale, device = scales.SCALES[scale_name], torch.device(usable_device(device_name))
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     steps = steps or int(scale.sampling["steps"])
     counted = Networks(scale, batch, torch.device("meta"), dtype)
@@ -257,9 +255,9 @@ def lines(batch: int, costs: Sequence[Cost], where: dict[str, Any]) -> list[str]
     """The result of :func:`sampling` in words."""
     told = [f"batch {batch}"]
     for cost in costs:
-        line = f"  {cost.name}: {cost.predictions:.0f} predictions, {cost.teraflops:.3g} TFLOP a picture"
+        line = f"  {cost.name}: {cost.predictions:.0f} predictions, {cost.teraflops:.3g} TFLOP an image"
         if cost.seconds and cost.ratio:
-            line += f", {cost.seconds} s a picture, {cost.ratio} of {BASE}, peak {cost.peak_mib:.0f} MiB"
+            line += f", {cost.seconds} s an image, {cost.ratio} of {BASE}, peak {cost.peak_mib:.0f} MiB"
         told.append(line)
     if where:
         shares = ", ".join(f"{kind} {share:.0%}" for kind, share in where["shares"].items())
@@ -271,12 +269,12 @@ def lines(batch: int, costs: Sequence[Cost], where: dict[str, Any]) -> list[str]
 
 
 def count(networks: Networks, candidate: Candidate, steps: int) -> tuple[float, float]:
-    """Rows of the UNet's output and teraflops a picture, counted on networks without memory."""
+    """Rows of the UNet's output and teraflops an image, counted on networks without memory."""
     rows: list[int] = []
     candidate.ready()
     hook = networks.unet.conv_out.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
     with FlopCounterMode(display=False) as counter:
-        candidate.pictures(steps)
+        candidate.images(steps)
     hook.remove()
     return sum(rows) / networks.batch, counter.get_total_flops() / networks.batch / 1e12
 
@@ -289,7 +287,7 @@ def _in_turn(
     peaks = dict.fromkeys(seconds, 0.0)
     for one in candidates:
         one.ready()
-        one.pictures(1)
+        one.images(1)
     for _ in range(rounds):
         for one in candidates:
             one.ready()
@@ -297,7 +295,7 @@ def _in_turn(
             with peak(device) as most:
                 wait(device)
                 start = time.perf_counter()
-                one.pictures(steps)
+                one.images(steps)
                 wait(device)
                 seconds[one.name].append(time.perf_counter() - start)
             peaks[one.name] = max(peaks[one.name], _weights(one) + most[0] - before)
@@ -331,11 +329,11 @@ def profile(
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     candidate.ready()
     start = time.perf_counter()
-    candidate.pictures(steps)
+    candidate.images(steps)
     wait(device)
     seconds = time.perf_counter() - start
     with recorded(activities=activities) as recording:
-        candidate.pictures(steps)
+        candidate.images(steps)
         wait(device)
     limit = matmul_limit(device, dtype) / 1e12
     return {

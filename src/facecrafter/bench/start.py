@@ -36,7 +36,7 @@ class Start:
 
 
 def starting(repeats: int = 3) -> list[Start]:
-    """A bare interpreter, the package's import, the help, and the first picture of the mini scale.
+    """A bare interpreter, the package's import, the help, and the first image of the mini scale.
 
     Raises:
         FaceCrafterError: one of them failed.
@@ -52,7 +52,7 @@ def starting(repeats: int = 3) -> list[Start]:
             "python": ["-c", "pass"],
             "import facecrafter": ["-c", "import facecrafter"],
             "facecrafter --help": ["-m", "facecrafter", "--help"],
-            "first picture": [*command, str(Path(folder) / "out")],
+            "first image": [*command, str(Path(folder) / "out")],
         }
         return [
             Start(name, Spread.of([_run(arguments)[0] for _ in range(repeats)]), _imports(arguments))

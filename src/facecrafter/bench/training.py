@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facecrafter.bench.measure import MIB, peak, wait
-from facecrafter.model import attention, zoo
-from facecrafter.model.checkpoint import FaceModel
-from facecrafter.model.zoo import Scale
+from facecrafter.models import attention, scales
+from facecrafter.models.checkpoint import FaceModel
+from facecrafter.models.scales import Scale
 from facecrafter.training import losses
 from facecrafter.training.config import TrainConfig
 from facecrafter.training.stages import DiffusionObjective
 
-# Side of the picture that a ControlNet reads, per side of the latents.
+# Side of the image that a ControlNet reads, per side of the latents.
 PER_LATENT = 8
 
 
@@ -80,7 +80,7 @@ def training(scale_name: str = "arc2face", batch: int = 1, steps: int = 3, preci
         steps: measured steps, after one that is not.
         precision: ``bf16`` for autocast, or ``no``.
     """
-    scale = zoo.SCALES[scale_name]
+    scale = scales.SCALES[scale_name]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     candidates: dict[str, Callable[[], tuple[nn.Module, list[nn.Module], dict[str, Tensor]]]] = {
         "landmark pre-training": lambda: _ours(scale, batch, "landmark", False, device),
@@ -109,12 +109,12 @@ def _ours(
     scale: Scale, batch: int, stage: str, checkpointed: bool, device: torch.device
 ) -> tuple[nn.Module, list[nn.Module], dict[str, Tensor]]:
     torch.manual_seed(0)
-    unet = zoo.build_unet(scale)
+    unet = scales.build_unet(scale)
     attention.install(unet, plain=device.type == "cpu")
     if checkpointed:
         unet.enable_gradient_checkpointing()
-    controls = zoo.build_controls(scale, unet)
-    model = FaceModel(scale, unet, zoo.build_encoder(scale), nn.Identity(), controls)  # type: ignore[arg-type]
+    controls = scales.build_controls(scale, unet)
+    model = FaceModel(scale, unet, scales.build_encoder(scale), nn.Identity(), controls)  # type: ignore[arg-type]
     settings: dict[str, Any] = {"stage": stage, "scale": scale.name, "steps": 1, "batch_size": batch}
     if stage != "joint":
         settings["mixture"] = {stage: 1.0}

@@ -1,4 +1,4 @@
-"""What the watermark costs and what it survives, measured on generated pictures, on photos, and on sheets."""
+"""What the watermark costs and what it survives, measured on generated images, on photos, and on sheets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.errors import DataError, FaceCrafterError
-from facecrafter.sampling import watermark
+from facecrafter.pipelines import watermark
 
 PHOTOS = (".jpg", ".jpeg", ".png")
 # Real images that come with scikit-image's package.
@@ -39,8 +39,8 @@ EXAMPLES = (
 SHEETS = 5  # of each kind
 EMOTIONS = ("happy", "sad", "surprise", "anger", "fear", "neutral")
 
-Picture = NDArray[np.uint8]
-Treatment = Callable[[Picture, np.random.Generator], Picture]
+Pixels = NDArray[np.uint8]
+Treatment = Callable[[Pixels, np.random.Generator], Pixels]
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Survival:
     Attributes:
         carriers: in what it was.
         treatment: what was done with it.
-        marked: how many pictures there were.
+        marked: how many images there were.
         found: in how many the mark was found.
-        shown: how many marked pictures there were in sheets; 0 for single pictures.
+        shown: how many marked images there were in sheets; 0 for single images.
         placed: how many of these were found.
     """
 
@@ -66,28 +66,28 @@ class Survival:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the mark does to pictures: PSNR in dB from the unmarked ones."""
+    """What the mark does to images: PSNR in dB from the unmarked ones."""
 
     carriers: str
-    pictures: int
+    images: int
     psnr_mean: float
     psnr_min: float
 
 
 @dataclass(frozen=True)
 class Alarms:
-    """Pictures without the mark.
+    """Images without the mark.
 
     Attributes:
-        pictures: which.
+        images: which.
         searched: how many.
         alarms: in how many the mark was found.
-        highest: the highest score; :data:`facecrafter.sampling.watermark.THRESHOLD` would be an alarm.
-        seconds: a picture, the median, on one thread.
+        highest: the highest score; :data:`facecrafter.pipelines.watermark.THRESHOLD` would be an alarm.
+        seconds: an image, the median, on one thread.
         slowest: seconds of the slowest.
     """
 
-    pictures: str
+    images: str
     searched: int
     alarms: int
     highest: float
@@ -104,66 +104,66 @@ class Watermarking:
     alarms: list[Alarms]
 
 
-# --- what pictures go through -----------------------------------------------------------------------------------------
+# --- what images go through -----------------------------------------------------------------------------------------
 
 
-def _encoded(picture: Picture, form: str, quality: int) -> Picture:
+def _encoded(image: Pixels, form: str, quality: int) -> Pixels:
     content = io.BytesIO()
-    Image.fromarray(picture).save(content, form, quality=quality)
+    Image.fromarray(image).save(content, form, quality=quality)
     return np.asarray(Image.open(content).convert("RGB"))
 
 
-def _resized(picture: Picture, scale: float) -> Picture:
-    height, width = picture.shape[:2]
+def _resized(image: Pixels, scale: float) -> Pixels:
+    height, width = image.shape[:2]
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def _cropped(picture: Picture, rng: np.random.Generator, share: float) -> Picture:
-    """A square anywhere in a square picture."""
-    side = round(len(picture) * share)
-    top, left = rng.integers(0, len(picture) - side + 1, 2)
-    return picture[top : top + side, left : left + side]
+def _cropped(image: Pixels, rng: np.random.Generator, share: float) -> Pixels:
+    """A square anywhere in a square image."""
+    side = round(len(image) * share)
+    top, left = rng.integers(0, len(image) - side + 1, 2)
+    return image[top : top + side, left : left + side]
 
 
-def _turned(picture: Picture, rng: np.random.Generator, degrees: float) -> Picture:
+def _turned(image: Pixels, rng: np.random.Generator, degrees: float) -> Pixels:
     """Turned either way; what comes in at the corners is black."""
     angle = degrees * float(rng.choice([-1, 1]))
-    return np.asarray(Image.fromarray(picture).rotate(angle, Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image).rotate(angle, Image.Resampling.BICUBIC))
 
 
-def _bordered(picture: Picture, level: int = 240) -> Picture:
-    return np.pad(picture, ((20, 20), (20, 20), (0, 0)), constant_values=level)
+def _bordered(image: Pixels, level: int = 240) -> Pixels:
+    return np.pad(image, ((20, 20), (20, 20), (0, 0)), constant_values=level)
 
 
-def _noisy(picture: Picture, rng: np.random.Generator) -> Picture:
-    return (picture + rng.normal(0, 10, picture.shape)).round().clip(0, 255).astype(np.uint8)
+def _noisy(image: Pixels, rng: np.random.Generator) -> Pixels:
+    return (image + rng.normal(0, 10, image.shape)).round().clip(0, 255).astype(np.uint8)
 
 
 TREATMENTS: dict[str, Treatment] = {
-    "none": lambda picture, rng: picture,
-    "JPEG 75": lambda picture, rng: _encoded(picture, "JPEG", 75),
-    "JPEG 50": lambda picture, rng: _encoded(picture, "JPEG", 50),
-    "WebP 50": lambda picture, rng: _encoded(picture, "WEBP", 50),
-    "resize 200 %": lambda picture, rng: _resized(picture, 2),
-    "resize 50 %": lambda picture, rng: _resized(picture, 0.5),
-    "resize 50 %, JPEG 75": lambda picture, rng: _encoded(_resized(picture, 0.5), "JPEG", 75),
+    "none": lambda image, rng: image,
+    "JPEG 75": lambda image, rng: _encoded(image, "JPEG", 75),
+    "JPEG 50": lambda image, rng: _encoded(image, "JPEG", 50),
+    "WebP 50": lambda image, rng: _encoded(image, "WEBP", 50),
+    "resize 200 %": lambda image, rng: _resized(image, 2),
+    "resize 50 %": lambda image, rng: _resized(image, 0.5),
+    "resize 50 %, JPEG 75": lambda image, rng: _encoded(_resized(image, 0.5), "JPEG", 75),
     "noise of 10 levels": _noisy,
-    "brightness x 0.8 + 20": lambda picture, rng: (picture * 0.8 + 20).round().astype(np.uint8),
-    "grey": lambda picture, rng: np.asarray(Image.fromarray(picture).convert("L").convert("RGB")),
-    "mirror": lambda picture, rng: picture[:, ::-1],
-    "crop to 80 %": lambda picture, rng: _cropped(picture, rng, 0.8),
-    "crop to 80 %, JPEG 75": lambda picture, rng: _encoded(_cropped(picture, rng, 0.8), "JPEG", 75),
-    "border of 20 px": lambda picture, rng: _bordered(picture),
-    "border of 20 px, JPEG 75": lambda picture, rng: _encoded(_bordered(picture), "JPEG", 75),
-    "rotation by 1 degree": lambda picture, rng: _turned(picture, rng, 1),
-    "rotation by 3 degrees": lambda picture, rng: _turned(picture, rng, 3),
-    "rotation by 3 degrees, JPEG 75": lambda picture, rng: _encoded(_turned(picture, rng, 3), "JPEG", 75),
+    "brightness x 0.8 + 20": lambda image, rng: (image * 0.8 + 20).round().astype(np.uint8),
+    "grey": lambda image, rng: np.asarray(Image.fromarray(image).convert("L").convert("RGB")),
+    "mirror": lambda image, rng: image[:, ::-1],
+    "crop to 80 %": lambda image, rng: _cropped(image, rng, 0.8),
+    "crop to 80 %, JPEG 75": lambda image, rng: _encoded(_cropped(image, rng, 0.8), "JPEG", 75),
+    "border of 20 px": lambda image, rng: _bordered(image),
+    "border of 20 px, JPEG 75": lambda image, rng: _encoded(_bordered(image), "JPEG", 75),
+    "rotation by 1 degree": lambda image, rng: _turned(image, rng, 1),
+    "rotation by 3 degrees": lambda image, rng: _turned(image, rng, 3),
+    "rotation by 3 degrees, JPEG 75": lambda image, rng: _encoded(_turned(image, rng, 3), "JPEG", 75),
     # beyond what is promised
-    "crop to 60 %": lambda picture, rng: _cropped(picture, rng, 0.6),
-    "rotation by 6 degrees": lambda picture, rng: _turned(picture, rng, 6),
-    "resize 25 %": lambda picture, rng: _resized(picture, 0.25),
-    "JPEG 20": lambda picture, rng: _encoded(picture, "JPEG", 20),
+    "crop to 60 %": lambda image, rng: _cropped(image, rng, 0.6),
+    "rotation by 6 degrees": lambda image, rng: _turned(image, rng, 6),
+    "resize 25 %": lambda image, rng: _resized(image, 0.25),
+    "JPEG 20": lambda image, rng: _encoded(image, "JPEG", 20),
 }
 SHEET_TREATMENTS = ("none", "JPEG 75", "resize 50 %")
 
@@ -179,12 +179,12 @@ def watermarking(
     workers: int = 1,
     progress: Callable[[str], object] = print,
 ) -> Watermarking:
-    """Mark pictures, treat them and search them for the mark; search photos for it as they are.
+    """Mark images, treat them and search them for the mark; search photos for it as they are.
 
     Args:
         source: a folder of photos of people, or of folders of photos; every so-manieth is taken.
         photos: how many are searched as they are, at most.
-        marked: how many pictures the mini model generates from them; a third as many photos are marked at each size.
+        marked: how many images the mini model generates from them; a third as many photos are marked at each size.
         sizes: of the marked photos, in pixels.
         workers: processes.
         progress: called with a line as each part begins.
@@ -205,21 +205,21 @@ def watermarking(
     # A process that is forked from one with threads may wait for ever, so each starts from nothing.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         run = partial(pool.map, chunksize=4)
-        progress("pictures without the mark")
+        progress("images without the mark")
         alarms = [_alarms("photos", run(_searched, map(str, chosen)))]
         alarms.append(_alarms("scikit-image's images", run(_searched, EXAMPLES)))
-        progress(f"{marked} generated pictures")
+        progress(f"{marked} generated images")
         carriers = {"generated, 128 px": generated(chosen, marked)}
         for size in sizes:
             carriers[f"photos, {size} px"] = [_square(path, size) for path in chosen[: max(1, marked // 3)]]
-        for name, pictures in carriers.items():
-            ours = [watermark.mark(picture) for picture in pictures]
-            costs.append(_cost(name, pictures, ours))
+        for name, images in carriers.items():
+            ours = [watermark.mark(image) for image in images]
+            costs.append(_cost(name, images, ours))
             for treatment in TREATMENTS:
                 progress(f"{name}: {treatment}")
                 results = list(run(_survives, ours, [treatment] * len(ours), range(len(ours))))
                 survival.append(Survival(name, treatment, len(results), sum(results)))
-        ours = [watermark.mark(picture) for picture in carriers["generated, 128 px"]]
+        ours = [watermark.mark(image) for image in carriers["generated, 128 px"]]
         for name, sheets in _sheets(ours, [_square(path, 128) for path in chosen]):
             for treatment in SHEET_TREATMENTS:
                 progress(f"{name}: {treatment}")
@@ -230,10 +230,10 @@ def watermarking(
     return Watermarking(costs, survival, alarms)
 
 
-def generated(photos: Sequence[Path], count: int) -> list[Picture]:
-    """Pictures of people in photos by the mini model, without the mark: by identity alone, with somebody else's pose,
+def generated(photos: Sequence[Path], count: int) -> list[Pixels]:
+    """Images of people in photos by the mini model, without the mark: by identity alone, with somebody else's pose,
     and with an emotion, in turn. Photos that show no face are passed over."""
-    from facecrafter.sampling.pipeline import Conditions, FaceCrafter, Settings
+    from facecrafter.pipelines.generate import Conditions, FaceCrafter, Settings
 
     crafter = FaceCrafter.from_pretrained("mini")
     asked: list[Conditions] = []
@@ -251,13 +251,13 @@ def generated(photos: Sequence[Path], count: int) -> list[Picture]:
             continue
         if len(asked) == count:
             break
-    pictures = dict(crafter.unmarked(asked, range(len(asked)), Settings(speed="refresh")))
-    return [pictures[index] for index in range(len(asked))]
+    images = dict(crafter.unmarked(asked, range(len(asked)), Settings(speed="refresh")))
+    return [images[index] for index in range(len(asked))]
 
 
-def _square(path: Path, size: int) -> Picture:
+def _square(path: Path, size: int) -> Pixels:
     """The middle of a photo, ``(size, size, 3)``."""
-    from facecrafter.perception.photo import load_photo
+    from facecrafter.faces.photo import load_photo
 
     photo = Image.fromarray(load_photo(path))
     side = min(photo.size)
@@ -266,17 +266,17 @@ def _square(path: Path, size: int) -> Picture:
     return np.asarray(photo.resize((size, size), Image.Resampling.LANCZOS, box))
 
 
-def _cost(name: str, before: Sequence[Picture], after: Sequence[Picture]) -> Cost:
+def _cost(name: str, before: Sequence[Pixels], after: Sequence[Pixels]) -> Cost:
     errors = [float(np.mean((one.astype(float) - other) ** 2)) for one, other in zip(before, after, strict=True)]
     decibels = [float(10 * np.log10(255**2 / error)) for error in errors]
     return Cost(name, len(decibels), statistics.mean(decibels), min(decibels))
 
 
-def _survives(picture: Picture, treatment: str, seed: int) -> bool:
-    return watermark.is_marked(TREATMENTS[treatment](picture, np.random.default_rng(seed)))
+def _survives(image: Pixels, treatment: str, seed: int) -> bool:
+    return watermark.is_marked(TREATMENTS[treatment](image, np.random.default_rng(seed)))
 
 
-def _counted(sheet: Picture, treatment: str) -> int:
+def _counted(sheet: Pixels, treatment: str) -> int:
     return len(watermark.detect(TREATMENTS[treatment](sheet, np.random.default_rng(0))).parts)
 
 
@@ -285,13 +285,13 @@ def _searched(name: str) -> tuple[float, float]:
     import cv2
     import skimage.data
 
-    from facecrafter.perception.photo import load_photo
+    from facecrafter.faces.photo import load_photo
 
     cv2.setNumThreads(1)
-    picture = getattr(skimage.data, name)() if name in EXAMPLES else load_photo(name)
-    picture = np.stack([picture] * 3, axis=-1) if picture.ndim == 2 else picture
+    image = getattr(skimage.data, name)() if name in EXAMPLES else load_photo(name)
+    image = np.stack([image] * 3, axis=-1) if image.ndim == 2 else image
     start = time.process_time()
-    score = watermark.score(picture)
+    score = watermark.score(image)
     return score, time.process_time() - start
 
 
@@ -301,19 +301,19 @@ def _alarms(name: str, results: Iterator[tuple[float, float]]) -> Alarms:
     return Alarms(name, len(scores), alarms, max(scores), statistics.median(seconds), max(seconds))
 
 
-def _sheets(marked: Sequence[Picture], photos: Sequence[Picture]) -> Iterator[tuple[str, list[tuple[Picture, int]]]]:
-    """Sheets as they are written, and one that is mostly photos; each with the number of marked pictures in it."""
+def _sheets(marked: Sequence[Pixels], photos: Sequence[Pixels]) -> Iterator[tuple[str, list[tuple[Pixels, int]]]]:
+    """Sheets as they are written, and one that is mostly photos; each with the number of marked images in it."""
     from skimage.data import astronaut
 
-    from facecrafter import demo
-    from facecrafter.sampling.output import contact_sheet
-    from facecrafter.sampling.pipeline import Conditions, described
+    from facecrafter.pipelines import demo
+    from facecrafter.pipelines.generate import Conditions, described
+    from facecrafter.pipelines.images import contact_sheet
 
-    def sheet(pictures: Sequence[Picture]) -> Picture:
-        return np.asarray(contact_sheet([described(Image.fromarray(picture), {}) for picture in pictures]))
+    def sheet(images: Sequence[Pixels]) -> Pixels:
+        return np.asarray(contact_sheet([described(Image.fromarray(image), {}) for image in images]))
 
-    def some(pictures: Sequence[Picture], count: int, number: int) -> list[Picture]:
-        return [pictures[(number * count + index) % len(pictures)] for index in range(count)]
+    def some(images: Sequence[Pixels], count: int, number: int) -> list[Pixels]:
+        return [images[(number * count + index) % len(images)] for index in range(count)]
 
     for count in (4, 16, 100):
         yield f"contact sheet of {count}", [(sheet(some(marked, count, number)), count) for number in range(SHEETS)]
@@ -321,18 +321,18 @@ def _sheets(marked: Sequence[Picture], photos: Sequence[Picture]) -> Iterator[tu
     rows = {name: [demo.Tile(name, nobody)] * demo.COLUMNS for name in ("one", "two", "three", "four")}
     posters = []
     for number in range(SHEETS):
-        pictures = [Image.fromarray(picture) for picture in some(marked, demo.PICTURES, number)]
-        posters.append((np.asarray(demo.compose(astronaut(), rows, pictures)), demo.PICTURES))
+        images = [Image.fromarray(image) for image in some(marked, demo.IMAGES, number)]
+        posters.append((np.asarray(demo.compose(astronaut(), rows, images)), demo.IMAGES))
     yield "the demo's labelled sheet", posters
     mixed = [some(photos, 29, number) + some(marked, 1, number) for number in range(SHEETS)]
-    yield "1 generated picture among 29 photos", [(sheet(pictures), 1) for pictures in mixed]
+    yield "1 generated image among 29 photos", [(sheet(images), 1) for images in mixed]
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------
 
 
 def table(result: Watermarking) -> str:
-    """The result in Markdown: cost, survival of single pictures, sheets, false alarms."""
+    """The result in Markdown: cost, survival of single images, sheets, false alarms."""
     single = [one for one in result.survival if not one.shown]
     carriers = list(dict.fromkeys(one.carriers for one in single))
     treatments = list(dict.fromkeys(one.treatment for one in single))
@@ -346,7 +346,7 @@ def table(result: Watermarking) -> str:
     ]
     alarm_rows = [
         [
-            one.pictures,
+            one.images,
             str(one.searched),
             str(one.alarms),
             f"{one.highest:.1f}",
@@ -358,7 +358,7 @@ def table(result: Watermarking) -> str:
     return "\n\n".join(
         [
             _grid(["Found after", *carriers], rows),
-            _grid(["Sheets", "then", "found marked", "marked pictures placed"], sheet_rows),
+            _grid(["Sheets", "then", "found marked", "marked images placed"], sheet_rows),
             _grid(["Without the mark", "searched", "alarms", "highest score", "seconds", "slowest"], alarm_rows),
         ]
     )

@@ -1,4 +1,4 @@
-"""Which pictures train a module together: an input, and the identity picture of the same person (Sec. 3.2).
+"""Which images train a module together: an input, and the identity image of the same person (Sec. 3.2).
 
 The landmark module sees pairs whose pose and expression differ, the emotion module pairs whose expression differs while
 the pose stays. The paper gives no bounds, so those of :class:`PairConfig` are ours. Inputs of rare poses and rare
@@ -19,36 +19,36 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from facecrafter.config_file import Strict
+from facecrafter.config import Strict
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import ConfigError, DataError, OutputError
-from facecrafter.files import whole
-from facecrafter.perception.emotion import EMOTIONS
+from facecrafter.faces.emotion import EMOTIONS
+from facecrafter.io import whole
 
 Kind = Literal["landmark", "emotion"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# Comparisons of two pictures that are made at once; each takes 52 numbers, a few times over.
+# Comparisons of two images that are made at once; each takes 52 numbers, a few times over.
 _AT_ONCE = 2**17
 
 
 class PairConfig(Strict):
-    """What makes a pair, and how rare pictures are favoured.
+    """What makes a pair, and how rare images are favoured.
 
     A turn is the larger difference of yaw and pitch in degrees. Roll does not count: alignment takes it out of the
-    picture. A blendshape distance is Euclidean over all 52 numbers; photos of one person are usually 0.6 to 1.8 apart.
+    image. A blendshape distance is Euclidean over all 52 numbers; photos of one person are usually 0.6 to 1.8 apart.
     """
 
-    landmark_turn: float = Field(default=10.0, ge=0)  # least turn between the pictures of a landmark pair
+    landmark_turn: float = Field(default=10.0, ge=0)  # least turn between the images of a landmark pair
     landmark_expression: float = Field(default=0.8, ge=0)  # and their least blendshape distance
-    emotion_turn: float = Field(default=8.0, ge=0)  # greatest turn between the pictures of an emotion pair
+    emotion_turn: float = Field(default=8.0, ge=0)  # greatest turn between the images of an emotion pair
     # The expression of an emotion pair differs by class, or at least by one of these:
     emotion_expression: float = Field(default=1.0, ge=0)  # blendshape distance
     emotion_feeling: float = Field(default=0.3, ge=0)  # distance of valence and arousal
     bin: float = Field(default=15.0, gt=0, le=180)  # side in degrees of the bins of yaw and pitch, one of them around 0
     pose_power: float = Field(default=0.5, ge=0, le=1)  # 0 draws poses as they come, 1 all bins equally often
     emotion_power: float = Field(default=0.5, ge=0, le=1)  # the same for the emotion classes
-    cap: float = Field(default=8.0, ge=1)  # a picture is drawn at most so many times as often as without weights
+    cap: float = Field(default=8.0, ge=1)  # an image is drawn at most so many times as often as without weights
 
 
 @dataclass(frozen=True)
@@ -57,36 +57,36 @@ class Partners:
 
     Attributes:
         people: people in the set.
-        paired_people: those with at least one pair of two pictures.
-        pictures: pictures in the set.
-        self_pairs: pictures that have no partner and pair with themselves.
+        paired_people: those with at least one pair of two images.
+        images: images in the set.
+        self_pairs: images that have no partner and pair with themselves.
     """
 
     people: int
     paired_people: int
-    pictures: int
+    images: int
     self_pairs: int
 
 
 class PairSampler:
     """Draws pairs of one kind. It has no state: a draw is a function of seed and step.
 
-    A picture without a partner pairs with itself.
+    An image without a partner pairs with itself.
 
     Args:
-        prepared: a prepared folder's content, of ``N`` pictures.
+        prepared: a prepared folder's content, of ``N`` images.
         kind: ``landmark`` or ``emotion``.
         config: the bounds and weights.
-        keep: ``(N,)`` bool, which pictures to use; None for all. Numbers count the kept pictures alone, as in
-            :class:`facecrafter.data.training_set.TrainingSet`.
+        keep: ``(N,)`` bool, which images to use; None for all. Numbers count the kept images alone, as in
+            :class:`facecrafter.data.dataset.TrainingSet`.
 
     Attributes:
-        count: pictures in use.
-        paired: ``(count,)`` bool, which pictures have a partner.
-        probabilities: ``(count,)``, how likely each picture is an input; they sum to 1.
+        count: images in use.
+        paired: ``(count,)`` bool, which images have a partner.
+        probabilities: ``(count,)``, how likely each image is an input; they sum to 1.
 
     Raises:
-        DataError: no picture is kept, or not one has a partner.
+        DataError: no image is kept, or not one has a partner.
         ConfigError: an unknown kind.
     """
 
@@ -118,7 +118,7 @@ class PairSampler:
         """The pairs of one step, or one process's even part of them.
 
         Inputs are spread evenly over the set, one from each of ``batch`` equally likely stretches of it, so a batch
-        seldom holds a picture twice. The identity picture is any partner, all equally likely.
+        seldom holds an image twice. The identity image is any partner, all equally likely.
 
         Args:
             seed, step: where in the run.
@@ -126,8 +126,8 @@ class PairSampler:
             part, parts: which of how many.
 
         Returns:
-            Numbers of the inputs and of their identity pictures, each ``(batch / parts,)`` int64 in [0, count). The
-            mirrored twin of a picture has its number plus ``count``.
+            Numbers of the inputs and of their identity images, each ``(batch / parts,)`` int64 in [0, count). The
+            mirrored twin of an image has its number plus ``count``.
         """
         source = np.random.default_rng([seed & 0xFFFFFFFF, KINDS.index(self.kind), step])
         places = (source.permutation(batch) + source.random(batch)) / batch
@@ -142,7 +142,7 @@ class PairSampler:
         return torch.from_numpy(inputs), torch.from_numpy(identities)
 
     def partners(self, index: int) -> NDArray[np.int64]:
-        """All pictures that may stand for the identity of picture ``index``, in order; itself if there is no other."""
+        """All images that may stand for the identity of image ``index``, in order; itself if there is no other."""
         if not self.paired[index]:
             return np.array([index])
         person = self._person[index]
@@ -150,12 +150,12 @@ class PairSampler:
         return members[self._fits(self.kind, np.array(index), members)]
 
     def counts(self, kind: Kind | None = None) -> Partners:
-        """How many people and pictures have partners, for this sampler's kind of pair or the other."""
+        """How many people and images have partners, for this sampler's kind of pair or the other."""
         paired = self.paired if kind in (None, self.kind) else self._find_paired(kind)
         return Partners(len(self._size), len(np.unique(self._person[paired])), self.count, int((~paired).sum()))
 
     def report(self, path: Path, overwrite: bool = False) -> None:
-        """Write a picture of what is drawn: yaw, pitch and emotion before and after weighting, and who has a partner.
+        """Write an image of what is drawn: yaw, pitch and emotion before and after weighting, and who has a partner.
 
         Args:
             path: a PNG; its folder is made if it is not there.
@@ -178,10 +178,10 @@ class PairSampler:
     # --- people and partners ------------------------------------------------------------------------------------------
 
     def _sort_by_person(self, persons: list[str]) -> None:
-        """Number the people, and list the pictures person by person.
+        """Number the people, and list the images person by person.
 
-        ``_order`` holds the pictures, those of person ``p`` from ``_start[p]`` on, ``_size[p]`` of them. ``_person``
-        and ``_place`` say where in it a picture is, and ``_stride`` how to walk through a person's pictures.
+        ``_order`` holds the images, those of person ``p`` from ``_start[p]`` on, ``_size[p]`` of them. ``_person``
+        and ``_place`` say where in it an image is, and ``_stride`` how to walk through a person's images.
         """
         numbers: dict[str, int] = {}
         self._person = np.array([numbers.setdefault(person, len(numbers)) for person in persons])
@@ -194,7 +194,7 @@ class PairSampler:
         self._stride = np.array([_stride(int(size)) for size in sizes])[which]
 
     def _fits(self, kind: Kind, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether pictures of the same people form pairs; the two sides broadcast."""
+        """Whether images of the same people form pairs; the two sides broadcast."""
         config = self.config
         turn = np.abs(self._angles[one] - self._angles[other]).max(-1)
         fits = (turn >= config.landmark_turn) if kind == "landmark" else (turn <= config.emotion_turn)
@@ -211,9 +211,9 @@ class PairSampler:
         return fits
 
     def _find_paired(self, kind: Kind) -> NDArray[np.bool_]:
-        """Which pictures have a partner, ``(count,)``.
+        """Which images have a partner, ``(count,)``.
 
-        All people are walked through at once: every picture is compared with its person's others, one after another,
+        All people are walked through at once: every image is compared with its person's others, one after another,
         until one fits. Most need a few steps, so this costs far less than all pairs. As fewer are left, each takes more
         steps at once.
         """
@@ -244,8 +244,8 @@ class PairSampler:
             )
             out = "raise emotion_turn, or lower emotion_expression or emotion_feeling"
         return (
-            f"among {self.count} pictures of {len(self._size)} people are no two of one person that make a {self.kind} "
-            f"pair ({bounds}); {out}, or prepare more pictures a person"
+            f"among {self.count} images of {len(self._size)} people are no two of one person that make a {self.kind} "
+            f"pair ({bounds}); {out}, or prepare more images a person"
         )
 
     # --- the report ---------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ class PairSampler:
         one = counts[self.kind]
         groups = {
             "people with\na partner": [count.paired_people for count in counts.values()],
-            "pictures with\na partner": [count.pictures - count.self_pairs for count in counts.values()],
+            "images with\na partner": [count.images - count.self_pairs for count in counts.values()],
             "self-pairs": [count.self_pairs for count in counts.values()],
         }
         for number, kind in enumerate(KINDS):
@@ -285,7 +285,7 @@ class PairSampler:
             bars = partners.bar(np.arange(len(groups)) + (number - 0.5) * 0.4, heights, 0.4, label=f"{kind} pairs")
             partners.bar_label(bars, fontsize=8)
         partners.set_xticks(np.arange(len(groups)), list(groups))
-        partners.set_title(f"of {one.people} people and {one.pictures} pictures")
+        partners.set_title(f"of {one.people} people and {one.images} images")
         partners.legend()
         alone = self.probabilities[~self.paired].sum()
         figure.suptitle(f"{self.kind} pairs: {alone:.1%} of the draws are self-pairs")
@@ -297,11 +297,11 @@ class PairSampler:
 def probabilities(
     angles: NDArray[np.float32], classes: NDArray[np.int64], config: PairConfig = PairConfig()
 ) -> NDArray[np.float64]:
-    """How likely each picture is drawn.
+    """How likely each image is drawn.
 
-    A picture weighs the inverse of how many share its bin of yaw and pitch, to a power, times the same for its emotion
-    class. With one power 1 and the other 0, all bins (or classes) that have pictures are equally likely; with both 1
-    that holds as far as pose and emotion are independent. No picture exceeds ``config.cap`` times its plain share; what
+    An image weighs the inverse of how many share its bin of yaw and pitch, to a power, times the same for its emotion
+    class. With one power 1 and the other 0, all bins (or classes) that have images are equally likely; with both 1
+    that holds as far as pose and emotion are independent. No image exceeds ``config.cap`` times its plain share; what
     is cut goes to the others in proportion.
 
     Args:

@@ -32,11 +32,13 @@ from facecrafter import weights
 from facecrafter.data import shards, video
 from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
 from facecrafter.errors import ConfigError, DataError, FaceCrafterError, reason_of
-from facecrafter.files import LOCK, alone, name_as_text
+from facecrafter.estimators import emotion_estimator, identity
+from facecrafter.estimators.face_finder import FaceFinder
+from facecrafter.faces import emotion
+from facecrafter.faces.face import ALIGNED_SIZE, Choice, load_photo
+from facecrafter.faces.segmentation import face_mask
 from facecrafter.interruption import stating, uninterrupted_start
-from facecrafter.perception import emotion, identity
-from facecrafter.perception.face import ALIGNED_SIZE, Choice, FaceFinder, load_photo
-from facecrafter.perception.mask import face_mask
+from facecrafter.io import LOCK, alone, name_as_text
 
 UNPACKED = "unpacked.partial"
 _KINDS_OF_FILES = (META, INDEX, REJECTED, "shard-*.tar", "shard-*.json", "begun-*.tar", "*.partial")
@@ -77,13 +79,13 @@ class _Photo:
     file: str  # inside the source
     person: str
     video: video.VideoSource | None = None
-    pictures: int = 1  # a video's frames, by its header
+    images: int = 1  # a video's frames, by its header
     seconds: float | None = None  # when a frame is shown
 
     def at(self, seconds: float) -> _Photo:
         """A frame of this video; its name is the video's with the time as a media fragment."""
         key, file = f"{self.key}-{round(seconds * 1000):08d}", f"{self.file}#t={seconds:.3f}"
-        return replace(self, key=key, file=file, pictures=1, seconds=seconds)
+        return replace(self, key=key, file=file, images=1, seconds=seconds)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Row:
-    """A prepared picture: its row of the index, less the shard."""
+    """A prepared image: its row of the index, less the shard."""
 
     key: str
     person: str
@@ -161,12 +163,12 @@ def prepare(
             A photo's person is the name of the folder it lies in; whose videos are whose is told in
             :func:`facecrafter.data.video.source`, which knows MEAD's folders.
         out: a new or empty folder, or one that the same command has begun.
-        size: side of the stored pictures in pixels, 32 to 1024.
+        size: side of the stored images in pixels, 32 to 1024.
         workers: processes, each with one thread; 0 for one a core, 1 for none beside this one.
         recognisers: whose embeddings to store: ``sface``, ``dlib``, ``arcface``.
         arcface: the path of ``arcface.onnx``, if that recogniser is asked for.
         choose: which of several faces is meant.
-        shard_size: pictures a shard. A video is never divided between two.
+        shard_size: images a shard. A video is never divided between two.
         progress: show a bar on the terminal.
         overwrite: clear what an earlier run has prepared in ``out``, instead of going on with it.
         interval: seconds from one frame of a video to the next that is taken.
@@ -197,19 +199,19 @@ def prepare(
 
 
 def _prepare_all(job: _Job, out: Path, parts: list[list[_Photo]], workers: int, progress: bool) -> int:
-    """Write every shard that is not there yet; how many pictures and rejections are new."""
+    """Write every shard that is not there yet; how many images and rejections are new."""
     todo = [number for number in range(len(parts)) if not _finished(out, number)]
     begun = {number: _read_begun(out, number, parts[number]) for number in todo}
     left = {number: parts[number][len(begun[number]) :] for number in todo}
-    pictures, open_pictures = sum(map(_count_pictures, parts)), sum(map(_count_pictures, left.values()))
+    images, open_images = sum(map(_count_images, parts)), sum(map(_count_images, left.values()))
     if todo:  # what training unpacked before is no longer all
-        (out / shards.PICTURES).unlink(missing_ok=True)
+        (out / shards.IMAGES).unlink(missing_ok=True)
     # A worker takes seconds to start, so a few photos do not pay for one.
-    count = workers or max(1, min(os.cpu_count() or 1, open_pictures // 32))
+    count = workers or max(1, min(os.cpu_count() or 1, open_images // 32))
     made = 0
     with (
-        _bar(progress, pictures, pictures - open_pictures) as advance,
-        _readers(job, count if open_pictures else 1) as read,
+        _bar(progress, images, images - open_images) as advance,
+        _readers(job, count if open_images else 1) as read,
     ):
         for number in todo:
             found = begun.pop(number)
@@ -222,9 +224,9 @@ def _prepare_all(job: _Job, out: Path, parts: list[list[_Photo]], workers: int, 
 
 
 def renew_emotions(folder: Path, emonet: Path | None = None, progress: bool = True) -> Report:
-    """Ask the emotion estimator anew about the faces of a prepared folder, and leave all else as it is.
+    """Ask the emotion estimator again about the faces of a prepared folder, and leave all else as it is.
 
-    It sees the pictures as they are stored. A killed run goes on where it stopped; until it is done, the folder counts
+    It sees the images as they are stored. A killed run goes on where it stopped; until it is done, the folder counts
     as unfinished.
 
     Args:
@@ -240,14 +242,14 @@ def renew_emotions(folder: Path, emonet: Path | None = None, progress: bool = Tr
     start, folder = time.monotonic(), Path(folder)
     shards.read_meta(folder)  # what is no prepared folder gets no lock
     with alone(folder, "preparation"):
-        estimator = emotion.estimator(emonet)
+        estimator = emotion_estimator.estimator(emonet)
         with stating(lambda: _renewed(folder, estimator)):
             prepared, rejected, made = _renew_all(folder, estimator, progress)
     return Report(folder, prepared, prepared, rejected, prepared - made, time.monotonic() - start)
 
 
-def _renew_all(folder: Path, estimator: emotion.EmotionEstimator, progress: bool) -> tuple[int, int, int]:
-    """Rewrite every shard's emotions; how many pictures and rejected files there are, and how many are new."""
+def _renew_all(folder: Path, estimator: emotion_estimator.EmotionEstimator, progress: bool) -> tuple[int, int, int]:
+    """Rewrite every shard's emotions; how many images and rejected files there are, and how many are new."""
     from tqdm import tqdm
 
     meta, asked = shards.read_meta(folder), _about_estimator(estimator)
@@ -275,7 +277,7 @@ def _renew_all(folder: Path, estimator: emotion.EmotionEstimator, progress: bool
     return prepared, rejected, made
 
 
-def _renewed(folder: Path, estimator: emotion.EmotionEstimator) -> str:
+def _renewed(folder: Path, estimator: emotion_estimator.EmotionEstimator) -> str:
     """How many shards have the estimator's emotions, for a run that was stopped."""
     asked, lists, done = _about_estimator(estimator), list(folder.glob("shard-*.json")), 0
     for path in lists:
@@ -284,7 +286,9 @@ def _renewed(folder: Path, estimator: emotion.EmotionEstimator) -> str:
     return f"the emotions of {done} of {len(lists)} shards in {folder} are new; {_GOES_ON}"
 
 
-def _renew_shard(folder: Path, number: int, estimator: emotion.EmotionEstimator) -> dict[str, emotion.Emotion]:
+def _renew_shard(
+    folder: Path, number: int, estimator: emotion_estimator.EmotionEstimator
+) -> dict[str, emotion.Emotion]:
     """Rewrite one shard's emotions; what they are now, by key."""
     path = shard_path(folder, number)
     try:
@@ -315,20 +319,20 @@ def _check(job: _Job, workers: int, shard_size: int) -> None:
     video.check_interval(job.interval)
 
 
-def _count_pictures(photos: Iterable[_Photo]) -> int:
-    return sum(photo.pictures for photo in photos)
+def _count_images(photos: Iterable[_Photo]) -> int:
+    return sum(photo.images for photo in photos)
 
 
 def _parts(photos: list[_Photo], shard_size: int) -> list[list[_Photo]]:
-    """The files of each shard, in order: as many as promise ``shard_size`` pictures, and always one."""
+    """The files of each shard, in order: as many as promise ``shard_size`` images, and always one."""
     parts: list[list[_Photo]] = []
     room = 0
     for photo in photos:
-        if not parts or photo.pictures > room:
+        if not parts or photo.images > room:
             parts.append([])
             room = shard_size
         parts[-1].append(photo)
-        room -= photo.pictures
+        room -= photo.images
     return parts
 
 
@@ -456,7 +460,7 @@ def _settings(job: _Job, shard_size: int, photos: list[_Photo]) -> dict[str, Any
         size = photo.path.stat().st_size if photo.path.exists() else -1  # a link to nothing
         names.update(f"{photo.file}\0{size}\0".encode())
         if photo.video is not None:  # which decides what the shards hold
-            names.update(f"{photo.pictures}\0".encode())
+            names.update(f"{photo.images}\0".encode())
     return {
         "format": FORMAT,
         "size": job.size,
@@ -474,7 +478,7 @@ def _settings(job: _Job, shard_size: int, photos: list[_Photo]) -> dict[str, Any
             for name in job.recognisers
         },
         "landmarks": {"name": "face_landmarker", "sha256": weights.WEIGHTS["face_landmarker"].sha256},
-        "emotion": _about_estimator(emotion.estimator(job.emonet)),
+        "emotion": _about_estimator(emotion_estimator.estimator(job.emonet)),
         "photos": {"count": len(photos), "sha256": names.hexdigest()},
     }
 
@@ -497,7 +501,7 @@ def _begin(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
             )
 
 
-def _about_estimator(estimator: emotion.EmotionEstimator) -> dict[str, Any]:
+def _about_estimator(estimator: emotion_estimator.EmotionEstimator) -> dict[str, Any]:
     return {"name": estimator.name, "sha256": weights.sha256(estimator.path)}
 
 
@@ -523,7 +527,7 @@ class _Reader:
         self._job = job
         self._finder = FaceFinder()
         self._recognisers = {name: identity.recogniser(name, job.arcface) for name in job.recognisers}
-        self._estimator = emotion.estimator(job.emonet)
+        self._estimator = emotion_estimator.estimator(job.emonet)
 
     def close(self) -> None:
         self._finder.close()
@@ -558,7 +562,7 @@ class _Reader:
         felt = self._estimator.estimate([face])[0]
         mask = np.round(face_mask(face, MASK_SIZE) * 255).astype(np.uint8)
         embeddings = {name: network.embed([face])[0] for name, network in self._recognisers.items()}
-        picture, arrays = shards.encode(stored, embeddings, felt.vector, mask)
+        png, arrays = shards.encode(stored, embeddings, felt.vector, mask)
         about = {"person": photo.person, "file": photo.file, "box": list(face.box), "others": face.others}
         if photo.video is not None:
             film = photo.video
@@ -566,7 +570,7 @@ class _Reader:
         row = _Row(
             photo.key, photo.person, photo.file, *face.angles, felt.valence, felt.arousal, felt.label, face.others
         )  # fmt: skip
-        return _Accepted(row, {"png": picture, "npz": arrays, "json": json.dumps(about).encode()})
+        return _Accepted(row, {"png": png, "npz": arrays, "json": json.dumps(about).encode()})
 
 
 def _guarded(photo: _Photo, read: Callable[[], _Accepted]) -> _Result:
@@ -591,7 +595,7 @@ def _rejected(photo: _Photo, error: Exception) -> _Rejected:
         if cause.errno in _EXHAUSTED or not its_own:
             raise _Halted(f"preparation stopped at {photo.file} ({cause.strerror}); {shards.GO_ON}") from None
     reason = str(error)
-    if not isinstance(error, FaceCrafterError):  # a library that chokes on one picture of thousands
+    if not isinstance(error, FaceCrafterError):  # a library that chokes on one image of thousands
         reason = f"{photo.path} cannot be used: {type(error).__name__}: {error}"
     return _Rejected(photo.file, reason.replace(str(photo.path), photo.file))
 
@@ -730,7 +734,7 @@ def _bar(show: bool, total: int, done: int) -> Iterator[Callable[[_Photo, list[_
         def advance(photo: _Photo, results: list[_Result]) -> list[_Result]:
             nonlocal rejected
             rejected += sum(isinstance(result, _Rejected) for result in results)
-            bar.update(task, advance=photo.pictures, note=f"{rejected} rejected" if rejected else "")
+            bar.update(task, advance=photo.images, note=f"{rejected} rejected" if rejected else "")
             return results
 
         yield advance

@@ -2,13 +2,13 @@
 
 A prepared folder holds
 
-- ``shard-00000.tar`` ...: WebDataset shards. A sample is ``KEY.png`` (the aligned picture, lossless), ``KEY.npz``
+- ``shard-00000.tar`` ...: WebDataset shards. A sample is ``KEY.png`` (the aligned image, lossless), ``KEY.npz``
   (arrays named in :func:`encode`) and ``KEY.json`` (person, file, box, others; of a video also the frame's time
   and what its folders say).
 - ``shard-00000.json`` ...: that shard's rows of the index and its rejected files, so that a killed run can go on.
 - ``begun-00002.tar``: only in a folder whose preparation was stopped: ``found.json`` lists what came of that shard's
   files so far, and the samples follow.
-- ``index.parquet``: a row a picture, in the order of the keys; see :data:`INDEX_COLUMNS`. It is written last.
+- ``index.parquet``: a row an image, in the order of the keys; see :data:`INDEX_COLUMNS`. It is written last.
 - ``rejected.csv``: ``file,reason`` of every photo that was left out.
 - ``meta.json``: the format, the settings and the estimators with the sha256 of their weights.
 - ``lock``: empty; held by a preparation that is going on.
@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.errors import DataError
-from facecrafter.files import whole
-from facecrafter.perception.face import Face
+from facecrafter.faces.face import Face
+from facecrafter.io import whole
 
 FORMAT = 1
 META = "meta.json"
@@ -47,9 +47,9 @@ INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 MASK_SIZE = 64
 GO_ON = "put that right and run the same command again, it goes on from there"
-PICTURES = "cache/pictures.npy"  # all of them decoded, in index order
+IMAGES = "cache/pictures.npy"  # all of them decoded, in index order
 MEMORY = 4 * 2**30  # where they take more bytes than this, they are not held in memory but mapped from that file
-HELD_OUT_SHARE = 20  # one person in so many is kept out of training
+HELD_OUT_SHARE = 20  # one person in so many is held out of training
 
 INDEX_COLUMNS = {
     "key": "string",
@@ -102,8 +102,8 @@ class Prepared:
         masks: ``(N, 64, 64)`` uint8, 0 to 255: the face's share of each place.
         persons: whose face it is.
         files: the photo's path inside the source folder; of a frame the video's, and ``#t=`` with the seconds.
-        digests: ``(N, 32)`` uint8, the sha256 of each picture's PNG; None for pictures that are in no folder.
-        estimator: the name of the estimator that gave ``emotion``; None for pictures that are in no folder.
+        digests: ``(N, 32)`` uint8, the sha256 of each image's PNG; None for images that are in no folder.
+        estimator: the name of the estimator that gave ``emotion``; None for images that are in no folder.
     """
 
     images: NDArray[np.uint8]
@@ -123,7 +123,7 @@ class Prepared:
 
 
 def held_out(persons: Sequence[str], share: int = HELD_OUT_SHARE) -> NDArray[np.bool_]:
-    """Which rows belong to people kept out of all training: ``(N,)``. Whole people, one in ``share``, by name."""
+    """Which rows belong to held-out people of all training: ``(N,)``. Whole people, one in ``share``, by name."""
     place = {person: int(hashlib.sha256(person.encode()).hexdigest()[:8], 16) % share for person in set(persons)}
     return np.array([place[person] == 0 for person in persons], np.bool_)
 
@@ -133,11 +133,11 @@ def encode(
 ) -> tuple[bytes, bytes]:
     """A face as the bytes of its PNG and of its arrays.
 
-    The arrays are ``points`` (478, 3) in pixels of the picture, ``blendshapes`` (52,), ``pose`` (4, 4),
+    The arrays are ``points`` (478, 3) in pixels of the image, ``blendshapes`` (52,), ``pose`` (4, 4),
     ``identity_NAME`` (D,) a recogniser, ``emotion`` (10,) and ``mask`` (64, 64) uint8.
     """
-    picture, packed = io.BytesIO(), io.BytesIO()
-    Image.fromarray(face.image).save(picture, "PNG", compress_level=3)
+    image, packed = io.BytesIO(), io.BytesIO()
+    Image.fromarray(face.image).save(image, "PNG", compress_level=3)
     arrays: dict[str, Any] = {f"identity_{name}": vector for name, vector in identity.items()}
     arrays |= {
         "points": face.points,
@@ -147,7 +147,7 @@ def encode(
         "mask": mask,
     }
     np.savez(packed, **arrays)
-    return picture.getvalue(), packed.getvalue()
+    return image.getvalue(), packed.getvalue()
 
 
 def decode(parts: Mapping[str, bytes]) -> Face:
@@ -157,8 +157,8 @@ def decode(parts: Mapping[str, bytes]) -> Face:
         DAMAGE: the sample is not what :func:`encode` wrote.
     """
     about = json.loads(parts["json"])
-    with Image.open(io.BytesIO(parts["png"]), formats=["PNG"]) as picture, np.load(io.BytesIO(parts["npz"])) as arrays:
-        image, box = np.asarray(picture), tuple(about["box"])
+    with Image.open(io.BytesIO(parts["png"]), formats=["PNG"]) as file, np.load(io.BytesIO(parts["npz"])) as arrays:
+        image, box = np.asarray(file), tuple(about["box"])
         return Face(image, arrays["points"], arrays["blendshapes"], arrays["pose"], box, about["others"])
 
 
@@ -272,7 +272,7 @@ def read_index(folder: Path) -> dict[str, list[Any]]:
 
 
 def load(folder: Path, recogniser: str | None = None) -> Prepared:
-    """Read a whole prepared folder into memory, about 55 kB a picture at 128 px. Where the pictures take more than
+    """Read a whole prepared folder into memory, about 55 kB an image at 128 px. Where the images take more than
     :data:`MEMORY`, they are decoded into one file in the folder's cache, which is mapped.
 
     Args:
@@ -313,7 +313,7 @@ def load(folder: Path, recogniser: str | None = None) -> Prepared:
 
     def keep(row: int, parts: Mapping[str, bytes]) -> None:
         if not isinstance(prepared.images, np.memmap):
-            _decode_picture(prepared.images, row, parts)
+            _decode_image(prepared.images, row, parts)
         digests[row] = np.frombuffer(hashlib.sha256(parts["png"]).digest(), np.uint8)
         with np.load(io.BytesIO(parts["npz"])) as arrays:
             prepared.points[row] = arrays["points"]
@@ -327,9 +327,9 @@ def load(folder: Path, recogniser: str | None = None) -> Prepared:
 
 
 def _unpacked(folder: Path, rows: Mapping[int, Mapping[str, int]], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """All pictures ``(N, S, S, 3)`` in one file, mapped into memory: every process of a run shares the pages, and no
+    """All images ``(N, S, S, 3)`` in one file, mapped into memory: every process of a run shares the pages, and no
     more of it is read than is asked for. It is made when it is first wanted."""
-    path = folder / PICTURES
+    path = folder / IMAGES
     if not path.is_file():
         try:
             path.parent.mkdir(exist_ok=True)
@@ -348,15 +348,15 @@ def _unpacked(folder: Path, rows: Mapping[int, Mapping[str, int]], shape: tuple[
 
 
 def _unpack(path: Path, folder: Path, rows: Mapping[int, Mapping[str, int]], shape: tuple[int, ...]) -> None:
-    """Decode all pictures into a file. It is no longer mapped when this returns: Windows moves no mapped file."""
-    pictures = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    _read_all(folder, rows, lambda row, parts: _decode_picture(pictures, row, parts))
-    pictures.flush()
+    """Decode all images into a file. It is no longer mapped when this returns: Windows moves no mapped file."""
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    _read_all(folder, rows, lambda row, parts: _decode_image(images, row, parts))
+    images.flush()
 
 
-def _decode_picture(pictures: NDArray[np.uint8], row: int, parts: Mapping[str, bytes]) -> None:
-    with Image.open(io.BytesIO(parts["png"]), formats=["PNG"]) as picture:
-        pictures[row] = np.asarray(picture)
+def _decode_image(images: NDArray[np.uint8], row: int, parts: Mapping[str, bytes]) -> None:
+    with Image.open(io.BytesIO(parts["png"]), formats=["PNG"]) as image:
+        images[row] = np.asarray(image)
 
 
 def _read_all(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.errors import ConfigError, DataError, PhotoError
-from facecrafter.perception.emotion import NAMES
+from facecrafter.faces.emotion import NAMES
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -53,7 +53,7 @@ class VideoSource:
     Attributes:
         path: the file.
         person: who is in it.
-        emotion: one of :data:`facecrafter.perception.emotion.EMOTIONS`, as asked of the person; None if not told.
+        emotion: one of :data:`facecrafter.faces.emotion.EMOTIONS`, as asked of the person; None if not told.
         level: how strong, in MEAD 1 to 3.
         view: the camera, one of :data:`VIEWS`.
     """
@@ -79,7 +79,7 @@ def frames(path: str | Path, interval: float = 1.0) -> Iterator[tuple[float, NDA
         interval: seconds, at least 0.01.
 
     Yields:
-        Seconds since the first frame, and the picture ``(H, W, 3)`` uint8 RGB, turned (and mirrored) as the file says
+        Seconds since the first frame, and the image ``(H, W, 3)`` uint8 RGB, turned (and mirrored) as the file says
         it should be shown.
 
     Raises:
@@ -102,7 +102,7 @@ def check_interval(interval: float) -> None:
 
 
 def expected_frames(path: Path, interval: float = 1.0) -> int:
-    """How many pictures :func:`frames` will give, by the file's header; 1 where that says nothing or cannot be read."""
+    """How many images :func:`frames` will give, by the file's header; 1 where that says nothing or cannot be read."""
     try:
         with _opened(path) as container:
             promised = _promised(container, _video_stream(container))
@@ -165,13 +165,13 @@ def _reason(error: Exception) -> str:
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
-    """The picture of a video. One thread decodes it, so that what damage leaves does not depend on the machine."""
+    """The image of a video. One thread decodes it, so that what damage leaves does not depend on the machine."""
     for stream in container.streams.video:
         if stream.codec_context is not None:
             stream.codec_context.thread_count = 1
             stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
             return stream
-    raise _Damage("it has no pictures")
+    raise _Damage("it has no images")
 
 
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:

@@ -1,1 +1,1 @@
-"""Judges the pictures, with other eyes than training had."""
+"""Judges the images, with other eyes than training had."""

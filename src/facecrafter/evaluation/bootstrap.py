@@ -1,6 +1,6 @@
 """How sure a number of a table is: percentile bootstrap over people (Efron, 1979).
 
-Pictures of one person are alike, so people are resampled, each with all of their pictures; resampling pictures would
+Images of one person are alike, so people are resampled, each with all of their images; resampling images would
 give intervals that are too narrow. Rows without a value (no face found) are left out by the caller, who counts them.
 """
 

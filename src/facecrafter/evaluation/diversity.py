@@ -1,6 +1,6 @@
-"""Table 2: how different the pictures of one person are, by identity alone, and whether they stay the person.
+"""Table 2: how different the images of one person are, by identity alone, and whether they stay the person.
 
-As in Arc2Face's evaluation: several pictures a person from different noise, no control module.
+As in Arc2Face's evaluation: several images a person from different noise, no control module.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.errors import DataError, NoFaceError, PhotoError
-from facecrafter.evaluation import metrics, sets
-from facecrafter.evaluation.eyes import Eyes
-from facecrafter.evaluation.looks import Seen
-from facecrafter.evaluation.method import Method, Request, Subject
+from facecrafter.estimators.emotion_estimator import estimator
+from facecrafter.estimators.face_finder import FaceFinder
+from facecrafter.estimators.identity import recogniser
+from facecrafter.evaluation import datasets, metrics
+from facecrafter.evaluation.config import DiversityConfig, MethodConfig
+from facecrafter.evaluation.judges import Judges
+from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.metrics import Column
-from facecrafter.evaluation.studio import Studio
-from facecrafter.evaluation.tables import DiversityConfig, MethodConfig
-from facecrafter.perception.emotion import estimator
-from facecrafter.perception.face import FaceFinder, load_photo
-from facecrafter.perception.identity import recogniser
+from facecrafter.evaluation.session import Session
+from facecrafter.faces.face import load_photo
+from facecrafter.generator import Generator, Portrait, Request
 
 Array = NDArray[np.float64]
 
@@ -31,14 +32,14 @@ COLUMNS = (
     Column(
         "lpips",
         "LPIPS",
-        "Mean LPIPS between a picture and the others of the same person.",
+        "Mean LPIPS between an image and the others of the same person.",
         "higher",
         "mean",
     ),
     Column(
         "expression_spread",
         "Expression spread",
-        "l2 norm of the standard deviations (ddof 1) of the estimator's expression numbers over a person's pictures "
+        "l2 norm of the standard deviations (ddof 1) of the estimator's expression numbers over a person's images "
         "(emoca: 50 FLAME coefficients; mediapipe: 52 blendshapes).",
         "higher",
         "mean",
@@ -46,7 +47,7 @@ COLUMNS = (
     Column(
         "pose_spread",
         "Pose spread",
-        "l2 norm of the standard deviations (ddof 1) of three numbers over a person's pictures (mediapipe: yaw, pitch, "
+        "l2 norm of the standard deviations (ddof 1) of three numbers over a person's images (mediapipe: yaw, pitch, "
         "roll; emoca: the global rotation as axis times angle, without the jaw).",
         "higher",
         "mean",
@@ -62,24 +63,24 @@ COLUMNS = (
     Column(
         "identity_similarity",
         "Identity similarity",
-        "Cosine of the judge's embeddings of the picture and of the identity's photo.",
+        "Cosine of the judge's embeddings of the image and of the identity's photo.",
         "higher",
         "mean",
     ),
 )
 
 
-def scores(seen: Seen, own: Array, place: NDArray[np.int64], apart: Array) -> dict[str, Array]:
-    """The scores of P pictures, ``(P,)`` a column of :data:`COLUMNS`; NaN where no face was found.
+def scores(seen: Measurements, own: Array, place: NDArray[np.int64], apart: Array) -> dict[str, Array]:
+    """The scores of P images, ``(P,)`` a column of :data:`COLUMNS`; NaN where no face was found.
 
-    What is said of a person's pictures together is the score of each of them, so that a mean over pictures is one over
+    What is said of a person's images together is the score of each of them, so that a mean over images is one over
     people, each counting as often as faces were found of it.
 
     Args:
-        seen: what the pictures show.
+        seen: what the images show.
         own: ``(I, D)`` embeddings of the people by the judge.
         place: ``(P,)``, which person each is of.
-        apart: ``(P,)``, the mean distance of each picture to the others of its person.
+        apart: ``(P,)``, the mean distance of each image to the others of its person.
     """
     made = {"lpips": apart, "identity_similarity": metrics.cosines(seen.identity, own[place])}
     for key, rows in (("expression_spread", seen.expression), ("pose_spread", seen.pose)):
@@ -90,42 +91,42 @@ def scores(seen: Seen, own: Array, place: NDArray[np.int64], apart: Array) -> di
     return made
 
 
-def distances_to_others(eyes: Eyes, pictures: Sequence[NDArray[np.uint8]]) -> Array:
-    """The mean LPIPS of each of n pictures to the others, ``(n,)``; NaN where there is no other."""
-    pairs = list(combinations(range(len(pictures)), 2))
+def distances_to_others(judges: Judges, images: Sequence[NDArray[np.uint8]]) -> Array:
+    """The mean LPIPS of each of n images to the others, ``(n,)``; NaN where there is no other."""
+    pairs = list(combinations(range(len(images)), 2))
     if not pairs:
-        return np.full(len(pictures), np.nan)
+        return np.full(len(images), np.nan)
     one, other = (np.array(side) for side in zip(*pairs, strict=True))
-    apart = eyes.lpips([pictures[index] for index in one.tolist()], [pictures[index] for index in other.tolist()])
-    total = np.bincount(one, apart, len(pictures)) + np.bincount(other, apart, len(pictures))
-    return np.asarray(total / (len(pictures) - 1))
+    apart = judges.lpips([images[index] for index in one.tolist()], [images[index] for index in other.tolist()])
+    total = np.bincount(one, apart, len(images)) + np.bincount(other, apart, len(images))
+    return np.asarray(total / (len(images) - 1))
 
 
 def measure(config: DiversityConfig, progress: bool = True) -> dict[str, Any]:
-    """Make the table and write its result folder; see :func:`facecrafter.evaluation.tables.run`."""
-    studio = Studio(config, progress)
-    people, own, left_out = choose_people(studio, config)
+    """Make the table and write its result folder; see :func:`facecrafter.evaluation.config.run`."""
+    session = Session(config, progress)
+    people, own, left_out = choose_people(session, config)
     place = np.repeat(np.arange(len(people)), config.samples)
     requests = [Request(people[who], None, None, config.seed + number) for number, who in enumerate(place.tolist())]
     names = [request.identity.name for request in requests]
-    real = studio.real()
+    real = session.real()
 
-    def row(entry: MethodConfig, method: Method) -> dict[str, Any]:
-        made = studio.make(method, requests)
-        seen = studio.look(made.paths)
-        apart = _apart(studio, seen, made.paths, place)
+    def row(entry: MethodConfig, method: Generator) -> dict[str, Any]:
+        made = session.make(method, requests)
+        seen = session.look(made.paths)
+        apart = _apart(session, seen, made.paths, place)
         scored = scores(seen, own, place, apart)
         values = metrics.values(COLUMNS, scored, names)
-        distance = metrics.frechet_distance(studio.features(made.paths), names, real, config.frechet_draws)
+        distance = metrics.frechet_distance(session.features(made.paths), names, real, config.frechet_draws)
         values["frechet"] = metrics.told(distance)
-        return {**studio.written(entry, made, requests, seen, COLUMNS, scored), "values": values}
+        return {**session.written(entry, made, requests, seen, COLUMNS, scored), "values": values}
 
-    rows = studio.rows(requests, False, row)
+    rows = session.rows(requests, False, row)
     told = {"people": len(people), "left_out": left_out, "methods": rows}
-    return studio.finish(COLUMNS, ("pose", "expression", "identity", "frechet", "lpips"), **told)
+    return session.finish(COLUMNS, ("pose", "expression", "identity", "frechet", "lpips"), **told)
 
 
-def choose_people(studio: Studio, config: DiversityConfig) -> tuple[list[Subject], Array, list[str]]:
+def choose_people(session: Session, config: DiversityConfig) -> tuple[list[Portrait], Array, list[str]]:
     """The people of the table, their embeddings ``(I, D)`` by the judge, and the photos that were left out because they
     are none, or the judges see no face in them.
 
@@ -133,15 +134,15 @@ def choose_people(studio: Studio, config: DiversityConfig) -> tuple[list[Subject
         DataError: fewer people than asked for, or fewer than two with a face.
     """
     layout, folder = config.people.layout, config.people.folder
-    people: list[Subject] = []
+    people: list[Portrait] = []
     left_out: list[str] = []
     if folder is None:
-        drawn = sets.of_prepared(studio.prepared, config.identities, config.seed)
-        people = [studio.subject(row) for _, row in drawn]
+        drawn = datasets.of_prepared(session.prepared, config.identities, config.seed)
+        people = [session.portrait(row) for _, row in drawn]
     else:
-        photos = sets.LAYOUTS[layout](folder, config.identities, config.seed)
-        people, left_out = read(photos, studio.prepared.images.shape[1], config, studio.progress)
-    own = studio.look([person.image for person in people]) if people else None
+        photos = datasets.LAYOUTS[layout](folder, config.identities, config.seed)
+        people, left_out = read(photos, session.prepared.images.shape[1], config, session.progress)
+    own = session.look([person.image for person in people]) if people else None
     found = [] if own is None else own.found.tolist()
     left_out += [person.file for person, seen in zip(people, found, strict=True) if not seen]
     if own is None or sum(found) < 2:
@@ -151,9 +152,9 @@ def choose_people(studio: Studio, config: DiversityConfig) -> tuple[list[Subject
 
 
 def read(
-    photos: Sequence[sets.Photo], size: int, config: DiversityConfig, progress: bool = True
-) -> tuple[list[Subject], list[str]]:
-    """Photos as subjects ``size`` pixels a side, and the files of those that show no face or are no pictures.
+    photos: Sequence[datasets.Photo], size: int, config: DiversityConfig, progress: bool = True
+) -> tuple[list[Portrait], list[str]]:
+    """Photos as subjects ``size`` pixels a side, and the files of those that show no face or are no images.
 
     Raises:
         WeightsError: a network that reads them cannot be loaded.
@@ -173,7 +174,7 @@ def read(
                 continue
             small = face.resized(size)
             people.append(
-                Subject(
+                Portrait(
                     name=photo.person,
                     file=file,
                     image=small.image,
@@ -187,12 +188,12 @@ def read(
     return people, left_out
 
 
-def _apart(studio: Studio, seen: Seen, paths: Sequence[Path], place: NDArray[np.int64]) -> Array:
-    """:func:`distances_to_others` over each person's pictures in which a face was found; NaN for the others."""
+def _apart(session: Session, seen: Measurements, paths: Sequence[Path], place: NDArray[np.int64]) -> Array:
+    """:func:`distances_to_others` over each person's images in which a face was found; NaN for the others."""
     from tqdm import tqdm
 
     apart = np.full(len(paths), np.nan)
-    for person in tqdm(np.unique(place), desc="LPIPS", disable=not studio.progress):
+    for person in tqdm(np.unique(place), desc="LPIPS", disable=not session.progress):
         here = np.flatnonzero((place == person) & seen.found)
-        apart[here] = distances_to_others(studio.eyes, [load_photo(paths[index]) for index in here.tolist()])
+        apart[here] = distances_to_others(session.judges, [load_photo(paths[index]) for index in here.tolist()])
     return apart

@@ -1,4 +1,4 @@
-"""How much a reading of emotion moves when the same face comes in another picture."""
+"""How much a reading of emotion moves when the same face comes in another image."""
 
 from __future__ import annotations
 
@@ -13,60 +13,61 @@ from PIL import Image
 
 from facecrafter.data import shards
 from facecrafter.errors import NoFaceError
-from facecrafter.perception.emotion_net import FRAME, MIDDLE, SIZE, PixelEmotion, tight_crop
-from facecrafter.perception.face import Face, FaceFinder, square_crop
+from facecrafter.estimators.emotion import FRAME, MIDDLE, SIZE, PixelEmotion, tight_crop
+from facecrafter.estimators.face_finder import FaceFinder
+from facecrafter.faces.face import Face, square_crop
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 
-def in_a_photo(picture: Picture) -> Picture:
-    """The picture at 1.4 times its size, in the lower right of one of twice that, whose rest repeats its edge."""
-    large = np.asarray(Image.fromarray(picture).resize((round(picture.shape[1] * 1.4), round(picture.shape[0] * 1.4))))
+def in_a_photo(image: Pixels) -> Pixels:
+    """The image at 1.4 times its size, in the lower right of one of twice that, whose rest repeats its edge."""
+    large = np.asarray(Image.fromarray(image).resize((round(image.shape[1] * 1.4), round(image.shape[0] * 1.4))))
     height, width = large.shape[:2]
     return np.pad(large, ((height * 2 // 3, height // 3), (width * 3 // 4, width // 4), (0, 0)), mode="edge")
 
 
-def lit(picture: Picture, factor: float) -> Picture:
+def lit(image: Pixels, factor: float) -> Pixels:
     """Every value times a factor, cut off at white."""
-    return np.clip(picture * factor, 0, 255).round().astype(np.uint8)
+    return np.clip(image * factor, 0, 255).round().astype(np.uint8)
 
 
-def grey(picture: Picture) -> Picture:
+def grey(image: Pixels) -> Pixels:
     """Without colours."""
-    return np.asarray(np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2), np.uint8)
+    return np.asarray(np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2), np.uint8)
 
 
-def equalised(picture: Picture) -> Picture:
+def equalised(image: Pixels) -> Pixels:
     """With an even histogram of its luma, its colours kept."""
-    parts = np.array(cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb))
+    parts = np.array(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb))
     parts[:, :, 0] = cv2.equalizeHist(np.ascontiguousarray(parts[:, :, 0]))
     return np.asarray(cv2.cvtColor(parts, cv2.COLOR_YCrCb2RGB), np.uint8)
 
 
-# What is done to a picture before the face in it is looked for again.
-VARIATIONS: dict[str, Callable[[Picture], Picture]] = {
+# What is done to an image before the face in it is looked for again.
+VARIATIONS: dict[str, Callable[[Pixels], Pixels]] = {
     "in a photo": in_a_photo,
-    "brighter": lambda picture: lit(picture, 1.4),
-    "darker": lambda picture: lit(picture, 0.5),
+    "brighter": lambda image: lit(image, 1.4),
+    "darker": lambda image: lit(image, 0.5),
     "grey": grey,
     "equalised": equalised,
 }
 
 
-def tight_colour_crop(face: Face, times: int = 4) -> Picture:
-    """What :func:`facecrafter.perception.emotion_net.tight_crop` frames, in colour and ``times`` its size."""
+def tight_colour_crop(face: Face, times: int = 4) -> Pixels:
+    """What :func:`facecrafter.estimators.emotion.tight_crop` frames, in colour and ``times`` its size."""
     low, high = face.points[:, :2].min(0).astype(np.float64), face.points[:, :2].max(0).astype(np.float64)
     side = float((high - low).mean()) / FRAME
     return square_crop(face.image, (low + high) / 2 - (0, (MIDDLE - 0.5) * side), side, times * SIZE)
 
 
 def vary(estimator: PixelEmotion, folder: Path, files: Sequence[str], count: int) -> dict[str, dict[str, Any]]:
-    """Read up to ``count`` of a prepared folder's pictures as they are, and again in every variation.
+    """Read up to ``count`` of a prepared folder's images as they are, and again in every variation.
 
     Args:
         estimator: the reader.
         folder: that ``data prepare`` wrote.
-        files: which of its pictures may be taken; those taken lie evenly among them.
+        files: which of its images may be taken; those taken lie evenly among them.
         count: how many.
 
     Returns:
@@ -77,19 +78,19 @@ def vary(estimator: PixelEmotion, folder: Path, files: Sequence[str], count: int
 
     Raises:
         DataError: the folder cannot be read.
-        NoFaceError: no face is found in any of its pictures.
+        NoFaceError: no face is found in any of its images.
     """
     prepared = shards.load(folder)
     wanted = set(files)
     rows = [row for row, file in enumerate(prepared.files) if file in wanted]
     with FaceFinder() as finder:
         taken = [prepared.images[row] for row in rows[:: max(1, len(rows) // count)][:count]]
-        seen = [(picture, face) for picture in taken if (face := _found(finder, picture)) is not None]
+        seen = [(image, face) for image in taken if (face := _found(finder, image)) is not None]
         if not seen:
-            raise NoFaceError(f"no face is found in any picture of {folder}; prepare it again")
-        pictures, first = [picture for picture, _ in seen], [face for _, face in seen]
+            raise NoFaceError(f"no face is found in any image of {folder}; prepare it again")
+        images, first = [image for image, _ in seen], [face for _, face in seen]
         told = {
-            name: _compared(estimator, first, [_found(finder, change(picture)) for picture in pictures])
+            name: _compared(estimator, first, [_found(finder, change(image)) for image in images])
             for name, change in VARIATIONS.items()
         }
     pixels = estimator.probabilities([tight_crop(face.image, face.points) for face in first])
@@ -97,9 +98,9 @@ def vary(estimator: PixelEmotion, folder: Path, files: Sequence[str], count: int
     return {"crop": {"found": 1.0, **_moved([pixels, np.array(crops)], "pixels_")}, **told}
 
 
-def _found(finder: FaceFinder, picture: Picture) -> Face | None:
+def _found(finder: FaceFinder, image: Pixels) -> Face | None:
     try:
-        return finder.find(picture)
+        return finder.find(image)
     except NoFaceError:
         return None
 

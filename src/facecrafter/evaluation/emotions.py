@@ -1,5 +1,5 @@
-"""How well the emotion estimator reads faces: FER2013's validation pictures by FER+'s votes, and colour photos of
-people kept out of training.
+"""How well the emotion estimator reads faces: FER2013's validation images by FER+'s votes, and colour photos of
+held-out people.
 
 Three readers are compared on the photos: the network on pixels, the regression on MediaPipe's blendshapes, which is the
 baseline, and the sum of their scores. All were trained without the people tested on.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +17,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from facecrafter.data.emotion_faces import EmotionFaces, read_ferplus, read_photos
+from facecrafter.data.fer2013 import EmotionFaces, read_ferplus, read_photos
 from facecrafter.errors import DataError
+from facecrafter.estimators.calibration import ENOUGH, Scores, fit_temperature, log_prior
+from facecrafter.estimators.emotion import PixelEmotion
 from facecrafter.evaluation.emotion_variations import vary
 from facecrafter.evaluation.results import RESULT, png
-from facecrafter.files import check_free, write_whole
-from facecrafter.perception.emotion import CENTRES, EMOTIONS, sharpness
-from facecrafter.perception.emotion_net import PixelEmotion
+from facecrafter.faces.emotion import CENTRES, EMOTIONS, sharpness
+from facecrafter.io import check_free, write_whole
 
-# Balanced accuracy is over the classes of which a set has this many faces, for training and test together.
-ENOUGH = 50
 BINS = 15
 WRONG = "wrong.png"
-RARE = 1e-3  # the share of a class that a set does not have
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a reader says of some faces.
-
-    Attributes:
-        scores: ``(N, 8)`` log-likelihoods up to a constant.
-        labels: ``(N,)`` what people said.
-        log_prior: ``(8,)``, how common the classes are where the faces come from.
-    """
-
-    scores: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    log_prior: NDArray[np.float64]
-
-    def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
-        """``(N, 8)`` under the prior."""
-        logits = self.scores / temperature + self.log_prior
-        odds = np.exp(logits - logits.max(1, keepdims=True))
-        return np.asarray(odds / odds.sum(1, keepdims=True))
-
-
-def log_prior(labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Logarithms of how common the classes are, ``(8,)``, among samples of some weights; see :func:`log_shares`."""
-    return log_shares(np.bincount(labels, weights, len(EMOTIONS)))
-
-
-def log_shares(amounts: NDArray[Any]) -> NDArray[np.float64]:
-    """Logarithms of the classes' shares ``(8,)`` of all amounts ``(8,)``. A class that a set does not have is not
-    impossible there: it has the share :data:`RARE`."""
-    shares = np.maximum(amounts / amounts.sum(), RARE)
-    return np.asarray(np.log(shares / shares.sum()))
-
-
-def fit_temperature(said: Scores) -> float:
-    """By what to divide the scores so that the labels are most likely; between 0.1 and 10."""
-    candidates = np.geomspace(0.1, 10, 201)
-    rows = np.arange(len(said.labels))
-    losses = [-np.log(said.probabilities(one)[rows, said.labels] + 1e-12).mean() for one in candidates]
-    return float(candidates[int(np.argmin(losses))])
 
 
 def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64], bins: int = BINS) -> float:
@@ -169,13 +125,13 @@ def evaluate(
 
     Args:
         data: prepared folder of the labelled photos.
-        fer2013: its pictures, a tar or a folder.
+        fer2013: its images, a tar or a folder.
         votes: FER+'s, a CSV.
         labels: CSV of image,emotion.
         out: the folder.
         path: the network; the project's own if None.
         wrong: how many of the surest mistakes to show of each set.
-        variations: on how many of the photos to measure how much the answer moves when only the picture changes.
+        variations: on how many of the photos to measure how much the answer moves when only the image changes.
         overwrite: replace the result that is in the folder.
 
     Raises:
@@ -183,7 +139,7 @@ def evaluate(
         WeightsError: a network that cannot be read.
         OutputError: the folder holds a result already, or cannot be written.
     """
-    from facecrafter.environment import environment
+    from facecrafter.provenance import environment
 
     check_free([out / RESULT, out / WRONG], overwrite)
     estimator = PixelEmotion(path) if path else PixelEmotion()

@@ -1,7 +1,7 @@
-"""The Frechet distance between two sets of pictures, as Gaussians of a network's features.
+"""The Frechet distance between two sets of images, as Gaussians of a network's features.
 
 Dowson & Landau (1982); with the features of Inception-v3 it is the FID of Heusel et al. (2017). Distances over
-different networks, or over other numbers of pictures, are not comparable.
+different networks, or over other numbers of images, are not comparable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Gaussian:
     Attributes:
         mean: ``(F,)`` float64.
         covariance: ``(F, F)`` float64, symmetric.
-        count: of how many pictures.
+        count: of how many images.
     """
 
     mean: Array
@@ -39,9 +39,9 @@ def statistics(features: NDArray[np.floating]) -> Gaussian:
     """
     rows = np.asarray(features, np.float64)
     if len(rows) < 2:
-        raise DataError(f"a Frechet distance needs two pictures or more on either side, not {len(rows)}")
+        raise DataError(f"a Frechet distance needs two images or more on either side, not {len(rows)}")
     if not np.isfinite(rows).all():
-        raise DataError("a Frechet distance needs features that are finite numbers; one of the pictures gave others")
+        raise DataError("a Frechet distance needs features that are finite numbers; one of the images gave others")
     mean = rows.mean(0)
     centred = rows - mean
     return Gaussian(mean, centred.T @ centred / (len(rows) - 1), len(rows))
@@ -52,7 +52,7 @@ def distance(one: Gaussian, other: Gaussian) -> float:
 
     The trace of the root is the sum of the roots of the eigenvalues of ``C1^(1/2) C2 C1^(1/2)``, which are the singular
     values of ``C1^(1/2) C2^(1/2)``: no root of a number near zero is taken, so it is exact also where there are fewer
-    pictures than features and both covariances are singular.
+    images than features and both covariances are singular.
 
     Raises:
         DataError: the two have other numbers of features.

@@ -19,20 +19,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.data import shards
-from facecrafter.environment import environment
 from facecrafter.errors import DataError, NoFaceError
+from facecrafter.estimators.emotion_estimator import EmotionEstimator, estimator, estimator_for
+from facecrafter.estimators.face_finder import FaceFinder
+from facecrafter.estimators.identity import Recogniser, recogniser
 from facecrafter.evaluation import bootstrap, words
-from facecrafter.evaluation.methods import check_emotions
+from facecrafter.evaluation.generators import check_emotions
 from facecrafter.evaluation.metrics import auc
 from facecrafter.evaluation.results import RESULT, png
-from facecrafter.files import check_free, write_whole
-from facecrafter.perception import landmarks
-from facecrafter.perception.emotion import EMOTIONS, EmotionEstimator, estimator, estimator_for
-from facecrafter.perception.face import ALIGNED_SIZE, Face, FaceFinder
-from facecrafter.perception.identity import Recogniser, recogniser
-from facecrafter.sampling.pipeline import Settings, usable_device
+from facecrafter.faces import landmarks
+from facecrafter.faces.emotion import EMOTIONS
+from facecrafter.faces.face import ALIGNED_SIZE, Face
+from facecrafter.io import check_free, write_whole
+from facecrafter.pipelines.generate import Settings, usable_device
+from facecrafter.pipelines.watermark import mark
+from facecrafter.provenance import environment
 from facecrafter.sampling.sampler import Sampler, pixels
-from facecrafter.sampling.watermark import mark
 from facecrafter.weights import sha256
 
 GRID, WORDS_GRID = "grid.png", "words.png"
@@ -57,7 +59,7 @@ class Protocol:
     Attributes:
         identities: how many people, one photo each.
         targets: photos of other people whose pose, expression and emotion each is asked to take.
-        sampling: how pictures are made.
+        sampling: how images are made.
         seed: chooses people and targets, and starts the pictures' seeds.
         bfloat16: let the networks compute in bfloat16, which is faster on most machines and not what `generate` does.
         settings: the conditions beside identity; the first is the one the others are compared with.
@@ -76,21 +78,21 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Rows of a prepared folder: whose identity, and whose pose, for each of the P pictures."""
+    """Rows of a prepared folder: whose identity, and whose pose, for each of the P images."""
 
     identity: NDArray[np.int64]
     target: NDArray[np.int64]
 
 
 def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
-    """People kept out of training, each with targets spread over yaw.
+    """People held out of training, each with targets spread over yaw.
 
-    Targets are photos of other people kept out, drawn evenly from the quantiles of yaw, so that turned heads are not
+    Targets are photos of other held-out people, drawn evenly from the quantiles of yaw, so that turned heads are not
     outnumbered by frontal ones. Within a quantile the person is drawn first and then the photo, so that nobody counts
     for more because there are more photos of them. Where a quantile holds only the person's own photos, all are taken.
 
     Raises:
-        DataError: fewer people kept out than asked for.
+        DataError: fewer held-out people than asked for.
     """
     random = np.random.default_rng(protocol.seed)
     rows = np.flatnonzero(shards.held_out(prepared.persons))
@@ -98,7 +100,7 @@ def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
     for row in rows.tolist():
         people.setdefault(prepared.persons[row], []).append(row)
     if len(people) < max(2, protocol.identities):
-        raise DataError(f"{protocol.identities} people kept out are asked for, and the folder has {len(people)}")
+        raise DataError(f"{protocol.identities} held-out people are asked for, and the folder has {len(people)}")
     chosen = random.permutation(sorted(people))[: protocol.identities]
     by_yaw = rows[np.argsort(prepared.angles[rows, 0], kind="stable")]
     strata = np.array_split(by_yaw, protocol.targets)
@@ -129,9 +131,9 @@ def generate(
     conditions: Sequence[str],
     progress: bool = True,
 ) -> tuple[NDArray[np.uint8], float]:
-    """One picture a pair under some of the conditions ``landmark`` and ``emotion``; also the seconds a picture took."""
+    """One image a pair under some of the conditions ``landmark`` and ``emotion``; also the seconds an image took."""
     start, count = time.monotonic(), len(pairs.identity)
-    pictures = _painted(
+    images = _painted(
         sampler,
         prepared,
         pairs.identity,
@@ -141,7 +143,7 @@ def generate(
         protocol,
         "+".join(["identity", *conditions]) if progress else None,
     )
-    return pictures, (time.monotonic() - start) / count
+    return images, (time.monotonic() - start) / count
 
 
 def _painted(
@@ -154,7 +156,7 @@ def _painted(
     protocol: Protocol,
     title: str | None,
 ) -> NDArray[np.uint8]:
-    """Pictures ``(P, S, S, 3)``, in batches.
+    """Images ``(P, S, S, 3)``, in batches.
 
     Args:
         sampler: makes them.
@@ -180,7 +182,7 @@ def _painted(
             points, size = list(prepared.points[target[part]]), prepared.images.shape[1]
             drawn = torch.from_numpy(landmarks.drawn(points, size, controls.config.landmark_size)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=protocol.bfloat16):
-            pictures = sampler.generate(
+            images = sampler.generate(
                 torch.from_numpy(prepared.identity[identity[part]]).to(device),
                 drawn,
                 torch.from_numpy(emotion[part]).to(device) if emotion is not None else None,
@@ -190,17 +192,17 @@ def _painted(
                 sampling.scheduler,
                 speed=sampling.speed,
             )
-        made.append(pixels(pictures))
+        made.append(pixels(images))
     return np.concatenate(made)
 
 
-def look(pictures: NDArray[np.uint8]) -> list[Face | None]:
-    """The face of each picture ``(P, S, S, 3)``, None where none is found."""
+def look(images: NDArray[np.uint8]) -> list[Face | None]:
+    """The face of each image ``(P, S, S, 3)``, None where none is found."""
     faces: list[Face | None] = []
     with FaceFinder() as finder:
-        for picture in pictures:
+        for image in images:
             try:
-                faces.append(finder.find(picture, ALIGNED_SIZE, "centre"))
+                faces.append(finder.find(image, ALIGNED_SIZE, "centre"))
             except NoFaceError:
                 faces.append(None)
     return faces
@@ -313,7 +315,7 @@ def evaluate(
 
     Args:
         model_folder: a model folder.
-        data: a prepared folder that holds people kept out of training.
+        data: a prepared folder that holds held-out people.
         out: where the result goes.
         protocol: what to generate.
         progress: show bars.
@@ -333,7 +335,7 @@ def evaluate(
         WeightsError: EmoNet's file cannot be used.
         OutputError: ``out`` holds a result already, or cannot be written.
     """
-    from facecrafter.model.published import load_folder
+    from facecrafter.models.pretrained import load_folder
 
     check_free([out / RESULT, out / GRID, out / WORDS_GRID], overwrite)
     device = usable_device(device)
@@ -361,17 +363,17 @@ def evaluate(
     }
     columns = [prepared.images[pairs.identity], prepared.images[pairs.target]]
     for conditions in protocol.settings if model.controls else ((),):
-        pictures, seconds = generate(sampler, prepared, pairs, protocol, conditions, progress)
-        faces = look(pictures)
+        images, seconds = generate(sampler, prepared, pairs, protocol, conditions, progress)
+        faces = look(images)
         result["settings"]["+".join(["identity", *conditions])] = {
-            "pictures": len(pictures),
+            "pictures": len(images),
             "face_found": float(np.mean([face is not None for face in faces])),
             "seconds_a_picture": seconds,
             **identity_scores(faces, sources, pairs, judge),
             **control_scores(faces, prepared, pairs, emotions),
             "emotion_by_class": emotion_by_class(faces, prepared, pairs, emotions),
         }
-        columns.append(pictures)
+        columns.append(images)
     sheet = None
     if asked is not None:
         result["words"], sheet = in_words(sampler, prepared, asked, protocol, progress, emotions)
@@ -394,14 +396,14 @@ def in_words(
     the given estimator, or the project's own.
 
     Returns:
-        The record for ``result.json``, and the columns of a grid: the photo, and the eight pictures of each setting.
+        The record for ``result.json``, and the columns of a grid: the photo, and the eight images of each setting.
     """
     network, count = emotions or estimator(), len(asked.identity)
     people = [prepared.persons[row] for row in asked.identity]
     record: dict[str, Any] = {"people": count, "estimator": _named(network), "settings": {}}
     columns = [prepared.images[asked.identity]]
     for name, target in ((words.WORDS_ONLY, None), (words.NEUTRAL_TARGET, asked.neutral)):
-        pictures = _painted(
+        images = _painted(
             sampler,
             prepared,
             np.repeat(asked.identity, len(EMOTIONS)),
@@ -411,13 +413,13 @@ def in_words(
             protocol,
             name if progress else None,
         )
-        faces = look(pictures)
+        faces = look(images)
         read = np.full((len(faces), len(EMOTIONS)), np.nan)
         found = [index for index, face in enumerate(faces) if face]
         if found:
             read[found] = [e.probabilities for e in network.estimate([face for face in faces if face])]
         record["settings"][name] = words.scores(read.reshape(count, len(EMOTIONS), -1), people)
-        columns += list(pictures.reshape(count, len(EMOTIONS), *pictures.shape[1:]).swapaxes(0, 1))
+        columns += list(images.reshape(count, len(EMOTIONS), *images.shape[1:]).swapaxes(0, 1))
     return record, columns
 
 
@@ -445,5 +447,5 @@ def _grid(columns: list[NDArray[np.uint8]], photos: int = 2, pairs: int = 64, ac
     return np.concatenate(lines)
 
 
-def _resized(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
+def _resized(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))

@@ -1,9 +1,9 @@
 """What moves when something else was asked to: leakage, control curves, and the shape that landmarks bring along.
 
-**The matrix.** A probe is a picture of a person in somebody's pose and expression and emotion, and the same picture,
+**The matrix.** A probe is an image of a person in somebody's pose and expression and emotion, and the same image,
 from the same noise, with one of the three changed: another person; the landmarks of another photo *of the same third
 person*, so that pose and expression change and the face's shape does not; the emotion of another photo. Between the
-first picture and each of the others the judges measure how far identity went (1 - cosine), pose (length of the
+first image and each of the others the judges measure how far identity went (1 - cosine), pose (length of the
 difference), expression (length), and emotion (root mean square over valence, arousal and the eight probabilities).
 
 A movement is divided by that between the *photos* which the change came from, averaged over the probes: two people's
@@ -17,7 +17,7 @@ what counts is how methods differ.
 **The curves.** One person at a time, with landmarks left free, is asked for a valence from -1 to 1 at arousal 0, and
 for an arousal at valence 0; the curve is the mean of what is perceived.
 
-**Shape.** How much more a picture resembles the person whose landmarks it was given than the same picture with
+**Shape.** How much more an image resembles the person whose landmarks it was given than the same image with
 landmarks left free does, by the judge's cosine. A pose in common makes faces alike too, a little, so it is seldom
 exactly 0.
 """
@@ -34,11 +34,11 @@ from numpy.typing import NDArray
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import DataError
 from facecrafter.evaluation import bootstrap
-from facecrafter.evaluation.looks import Seen
-from facecrafter.evaluation.method import Request, Subject
+from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.metrics import cosines, distances, known
-from facecrafter.evaluation.targets import standardised
-from facecrafter.perception.emotion import Emotion
+from facecrafter.evaluation.pairs import standardised
+from facecrafter.faces.emotion import Emotion
+from facecrafter.generator import Portrait, Request
 
 Array = NDArray[np.float64]
 
@@ -61,14 +61,14 @@ class Probe:
         posed, moved: two photos of a third person: landmarks, first and after the change. The first also gives the
             emotion.
         mood: whose emotion after the change.
-        seed: of all five pictures.
+        seed: of all five images.
     """
 
-    person: Subject
-    other: Subject
-    posed: Subject
-    moved: Subject
-    mood: Subject
+    person: Portrait
+    other: Portrait
+    posed: Portrait
+    moved: Portrait
+    mood: Portrait
     seed: int
 
     @property
@@ -84,7 +84,7 @@ class Probe:
         ]
 
     @property
-    def photos(self) -> list[Subject]:
+    def photos(self) -> list[Portrait]:
         """The five photos that it is made of, in the order of the attributes."""
         return [self.person, self.other, self.posed, self.moved, self.mood]
 
@@ -93,10 +93,10 @@ def choose_probes(prepared: Prepared, people: Sequence[int], count: int, seed: i
     """Probes of people of a prepared folder, drawn by a seed.
 
     Args:
-        prepared: with people kept out of training, some of them with two photos or more.
+        prepared: with held-out people, some of them with two photos or more.
         people: rows, one a person, each the next one's other.
         count: how many.
-        seed: of the draws, and of the first probe's pictures.
+        seed: of the draws, and of the first probe's images.
 
     Raises:
         DataError: nobody but the probe's own people has two photos.
@@ -115,20 +115,20 @@ def choose_probes(prepared: Prepared, people: Sequence[int], count: int, seed: i
         person, other = people[number % len(people)], people[(number + 1) % len(people)]
         thirds = [one for one in several if one not in (prepared.persons[person], prepared.persons[other])]
         if not thirds:
-            raise DataError("the leakage matrix needs a third person with two photos kept out; set leakage: 0")
+            raise DataError("the leakage matrix needs a third person with two photos held out; set leakage: 0")
         some = photos[thirds[int(random.integers(len(thirds)))]]
         posed = some[int(random.integers(len(some)))]
         moved = max((one for one in some if one != posed), key=lambda one: np.linalg.norm(apart[one] - apart[posed]))
         moods = random.choice(rows, min(DRAWN, len(rows)), replace=False)
         mood = moods[np.linalg.norm(prepared.emotion[moods] - prepared.emotion[posed], axis=1).argmax()]
         rows_of = {"person": person, "other": other, "posed": posed, "moved": moved, "mood": int(mood)}
-        subjects = {name: Subject.of(prepared, row) for name, row in rows_of.items()}
-        probes.append(Probe(**subjects, seed=seed + number))
+        portraits = {name: Portrait.of(prepared, row) for name, row in rows_of.items()}
+        probes.append(Probe(**portraits, seed=seed + number))
     return probes
 
 
-def movements(first: Seen, second: Seen) -> Array:
-    """``(Q, 4)``: how far identity, pose, expression and emotion are apart in Q pairs of pictures."""
+def movements(first: Measurements, second: Measurements) -> Array:
+    """``(Q, 4)``: how far identity, pose, expression and emotion are apart in Q pairs of images."""
     return np.stack(
         [
             1 - cosines(first.identity, second.identity),
@@ -157,21 +157,21 @@ def matrix(moved: Array, real: Array) -> Array:
     return np.stack([ratios[:, 0], ratios[:, 1:3].mean(1), ratios[:, 3]], axis=1)
 
 
-def real_movements(photos: Seen) -> Array:
+def real_movements(photos: Measurements) -> Array:
     """``(Q, 4)`` of the photos of Q probes, ``Q * 5`` in the order of :attr:`Probe.photos`; see :func:`matrix`."""
     person, other, posed, moved, mood = (photos.rows(slice(start, None, 5)) for start in range(5))
     people, poses, moods = movements(person, other), movements(posed, moved), movements(posed, mood)
     return np.stack([people[:, 0], poses[:, 1], poses[:, 2], moods[:, 3]], axis=1)
 
 
-def leakage(pictures: Seen, photos: Seen) -> dict[str, Any]:
+def leakage(images: Measurements, photos: Measurements) -> dict[str, Any]:
     """The matrix as ``result.json`` has it.
 
     Args:
-        pictures: of Q probes, ``Q * 5`` in the order of :attr:`Probe.requests`.
+        images: of Q probes, ``Q * 5`` in the order of :attr:`Probe.requests`.
         photos: of the same probes, ``Q * 5`` in the order of :attr:`Probe.photos`.
     """
-    first, *changed, _ = (pictures.rows(slice(start, None, 5)) for start in range(5))
+    first, *changed, _ = (images.rows(slice(start, None, 5)) for start in range(5))
     moved = np.stack([movements(first, one) for one in changed], axis=1)
     real = real_movements(photos)
     cells = [[known(cell) for cell in row] for row in matrix(moved, real).tolist()]
@@ -180,16 +180,16 @@ def leakage(pictures: Seen, photos: Seen) -> dict[str, Any]:
     return {**told, "probes": len(whole), "failures": int((~whole).sum())}
 
 
-def shape_leak(pictures: Seen, photos: Seen, people: Sequence[str]) -> bootstrap.Interval:
+def shape_leak(images: Measurements, photos: Measurements, people: Sequence[str]) -> bootstrap.Interval:
     """The shape that landmarks bring along, over Q probes of people, Q; see :func:`leakage` and this module."""
-    given, free = pictures.rows(slice(0, None, 5)), pictures.rows(slice(4, None, 5))
+    given, free = images.rows(slice(0, None, 5)), images.rows(slice(4, None, 5))
     target = photos.rows(slice(2, None, 5)).identity
     more = cosines(given.identity, target) - cosines(free.identity, target)
     seen = np.isfinite(more)
     return bootstrap.mean(more[seen], [person for person, one in zip(people, seen, strict=True) if one])
 
 
-def curve_requests(people: Sequence[Subject], seed: int) -> list[Request]:
+def curve_requests(people: Sequence[Portrait], seed: int) -> list[Request]:
     """For each axis, each person, and each of :data:`ASKED` along it: that emotion, landmarks free."""
     requests = []
     for axis in range(len(AXES)):
@@ -205,7 +205,7 @@ def curves(emotion: Array, people: Sequence[str]) -> dict[str, Any]:
     """The control curves as ``result.json`` has them.
 
     Args:
-        emotion: ``(2 * people * 9, 10)`` perceived in the pictures of :func:`curve_requests`.
+        emotion: ``(2 * people * 9, 10)`` perceived in the images of :func:`curve_requests`.
         people: the same people's names.
     """
     cells = emotion[:, :2].reshape(len(AXES), len(people), len(ASKED), 2)

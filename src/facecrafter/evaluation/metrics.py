@@ -1,6 +1,6 @@
-"""The numbers of both tables: what a column is, a score a picture, and the column's value over them.
+"""The numbers of both tables: what a column is, a score an image, and the column's value over them.
 
-A score is NaN for a picture in which no face was found. Such pictures are left out of every mean; the table counts and
+A score is NaN for an image in which no face was found. Such images are left out of every mean; the table counts and
 lists them.
 """
 
@@ -27,7 +27,7 @@ class Column:
         title: its name in tables.
         about: a sentence.
         better: which way is better.
-        way: the value is the ``mean`` or the root mean square (``rms``) of the pictures' scores; None where pictures
+        way: the value is the ``mean`` or the root mean square (``rms``) of the pictures' scores; None where images
             have no score of their own.
         unit: of the numbers.
     """
@@ -44,7 +44,7 @@ class Column:
         return {name: value for name, value in asdict(self).items() if name != "way"}
 
 
-# --- a score a picture ------------------------------------------------------------------------------------------------
+# --- a score an image ------------------------------------------------------------------------------------------------
 
 
 def distances(seen: Array, wanted: Array) -> Array:
@@ -79,16 +79,16 @@ def cosines(one: Array, other: Array) -> Array:
 
 
 def order(outputs: Array, people: Array, place: NDArray[np.int64]) -> Array:
-    """How surely a picture is told to be of its own person: ``(P,)`` in [0, 1], whose mean is the AUC.
+    """How surely an image is told to be of its own person: ``(P,)`` in [0, 1], whose mean is the AUC.
 
-    A picture's score is the share of all comparisons of pictures with other people that its own comparison lies above,
-    ties counting half. The mean is the chance that a picture's likeness to its own person is greater than some
-    picture's to some other person: the area under the curve of the judge as a verifier.
+    An image's score is the share of all comparisons of images with other people that its own comparison lies above,
+    ties counting half. The mean is the chance that an image's likeness to its own person is greater than some
+    image's to some other person: the area under the curve of the judge as a verifier.
 
     Args:
-        outputs: ``(P, D)`` unit embeddings of the pictures.
+        outputs: ``(P, D)`` unit embeddings of the images.
         people: ``(I, D)`` unit embeddings of the people.
-        place: ``(P,)``, which person a picture is of.
+        place: ``(P,)``, which person an image is of.
     """
     likeness = outputs @ people.T
     own = likeness[np.arange(len(place)), place]
@@ -99,8 +99,8 @@ def order(outputs: Array, people: Array, place: NDArray[np.int64]) -> Array:
 
 
 def spread(rows: Array) -> float:
-    """The l2 norm of the K standard deviations over a person's pictures ``(n, K)``, each variance divided by n - 1
-    (ddof 1), so that its expectation does not depend on n; NaN for fewer than two pictures."""
+    """The l2 norm of the K standard deviations over a person's images ``(n, K)``, each variance divided by n - 1
+    (ddof 1), so that its expectation does not depend on n; NaN for fewer than two images."""
     return float(np.linalg.norm(rows.std(0, ddof=1))) if len(rows) > 1 else float("nan")
 
 
@@ -116,7 +116,7 @@ def value(column: Column, scores: Array) -> float:
 
 
 def values(columns: Sequence[Column], scores: Mapping[str, Array], people: Sequence[str]) -> dict[str, Any]:
-    """The columns that have scores ``(P,)``, each with its 95 % interval over the people that the pictures are of."""
+    """The columns that have scores ``(P,)``, each with its 95 % interval over the people that the images are of."""
     made = {}
     for column in columns:
         if column.key in scores:
@@ -128,15 +128,15 @@ def values(columns: Sequence[Column], scores: Mapping[str, Array], people: Seque
 
 
 def frechet_distance(features: Array, people: Sequence[str], real: frechet.Gaussian, draws: int) -> bootstrap.Interval:
-    """The Frechet distance of pictures to real ones, with a 95 % interval.
+    """The Frechet distance of images to real ones, with a 95 % interval.
 
     A resampling holds some people twice and others not at all, which alone makes the distance larger. So the interval
     has the width of the resamplings' and the distance itself in its middle.
 
     Args:
         features: ``(P, F)``.
-        people: whose pictures they are, P.
-        real: of real pictures.
+        people: whose images they are, P.
+        real: of real images.
         draws: resamplings of the people; 0 for no interval.
     """
 

@@ -1,10 +1,10 @@
 """A table's result folder: what is in it, and how it is written.
 
 - ``result.json``: the table, how it was made, and by which estimators. It is written last.
-- ``requests.csv``: what every method is asked for, and what a folder of pictures made elsewhere must call them.
+- ``requests.csv``: what every method is asked for, and what a folder of images made elsewhere must call them.
 - ``subjects/``: the photos of identities and targets, aligned.
-- ``pictures/METHOD/00000.png``: the pictures of a method, in the order of the requests.
-- ``scores/METHOD.csv``: a row a picture.
+- ``pictures/METHOD/00000.png``: the images of a method, in the order of the requests.
+- ``scores/METHOD.csv``: a row an image.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.errors import OutputError
-from facecrafter.evaluation.method import Request, Subject
+from facecrafter.evaluation.images import portrait_name, request_name, write
 from facecrafter.evaluation.metrics import Column
-from facecrafter.evaluation.pictures import request_name, subject_name, write
+from facecrafter.generator import Portrait, Request
 
 RESULT = "result.json"
 REQUESTS = "requests.csv"
@@ -41,13 +41,13 @@ def write_requests(out: Path, requests: Sequence[Request]) -> None:
     """
     rows = [[request_name(one), _place(one.identity), _place(one.landmarks), one.seed] for one in requests]
     write(out / REQUESTS, _csv(["picture", "identity", "target", "seed"], rows))
-    subjects = {_place(one): one for request in requests for one in (request.identity, request.landmarks) if one}
-    for place, subject in subjects.items():
-        write(out / place, png(subject.image))
+    portraits = {_place(one): one for request in requests for one in (request.identity, request.landmarks) if one}
+    for place, portrait in portraits.items():
+        write(out / place, png(portrait.image))
 
 
-def write_pictures(out: Path, slug: str, made: Sequence[Path]) -> list[str]:
-    """Put a method's pictures where a report looks for them: linked from the cache where the disk can, else copied.
+def write_images(out: Path, slug: str, made: Sequence[Path]) -> list[str]:
+    """Put a method's images where a report looks for them: linked from the cache where the disk can, else copied.
 
     Returns:
         Their paths in the folder.
@@ -76,13 +76,13 @@ def write_pictures(out: Path, slug: str, made: Sequence[Path]) -> list[str]:
 def write_scores(
     out: Path,
     slug: str,
-    pictures: Sequence[str],
+    images: Sequence[str],
     requests: Sequence[Request],
     found: NDArray[np.bool_],
     columns: Sequence[Column],
     scores: Mapping[str, NDArray[np.float64]],
 ) -> None:
-    """Write a method's scores, a row a picture; cells are empty where no face was found.
+    """Write a method's scores, a row an image; cells are empty where no face was found.
 
     Raises:
         OutputError: the file cannot be written.
@@ -93,7 +93,7 @@ def write_scores(
         cells = [scores[key][number] for key in keys]
         shown = [f"{cell:.6g}" if found[number] and np.isfinite(cell) else "" for cell in cells]
         target = _place(request.landmarks)
-        rows.append([pictures[number], _place(request.identity), target, request.seed, int(found[number]), *shown])
+        rows.append([images[number], _place(request.identity), target, request.seed, int(found[number]), *shown])
     write(out / "scores" / f"{slug}.csv", _csv(["picture", "identity", "target", "seed", "found", *keys], rows))
 
 
@@ -106,16 +106,16 @@ def write_result(out: Path, result: Mapping[str, Any]) -> None:
     write(out / RESULT, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
 
 
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """A picture ``(H, W, 3)`` as the content of a PNG file."""
+def png(image: NDArray[np.uint8]) -> bytes:
+    """An image ``(H, W, 3)`` as the content of a PNG file."""
     content = io.BytesIO()
-    Image.fromarray(picture).save(content, "PNG")
+    Image.fromarray(image).save(content, "PNG")
     return content.getvalue()
 
 
-def _place(subject: Subject | None) -> str:
+def _place(portrait: Portrait | None) -> str:
     """A subject's photo in the folder; nothing of nobody."""
-    return f"subjects/{subject_name(subject)}.png" if subject else ""
+    return f"subjects/{portrait_name(portrait)}.png" if portrait else ""
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:

@@ -1,7 +1,7 @@
 """Emotion asked in words: each of the eight classes of the same held-out people, with and without a neutral target.
 
 A target's photo brings its expression along, so agreement with a target's emotion says little about what words do by
-themselves. Here nothing but the words differs between the eight pictures of a person: identity and seed are the same,
+themselves. Here nothing but the words differs between the eight images of a person: identity and seed are the same,
 and so, in the second setting, are the landmarks, which come from another person's photo of a neutral face.
 """
 
@@ -23,7 +23,7 @@ from facecrafter.evaluation import bootstrap
 from facecrafter.evaluation.bootstrap import Interval
 from facecrafter.evaluation.metrics import auc
 from facecrafter.evaluation.results import RESULT
-from facecrafter.perception.emotion import EMOTIONS, Emotion
+from facecrafter.faces.emotion import EMOTIONS, Emotion
 
 Array = NDArray[np.float64]
 
@@ -89,7 +89,7 @@ def _by_person(prepared: shards.Prepared, rows: NDArray[np.int64]) -> dict[str, 
 
 
 def scores(probabilities: Array, people: Sequence[str]) -> dict[str, Any]:
-    """What an estimator read in the pictures, class by class.
+    """What an estimator read in the images, class by class.
 
     Args:
         probabilities: ``(Q, 8, 8)``: of Q people asked for each class in turn, the probabilities read; a row is NaN
@@ -97,10 +97,10 @@ def scores(probabilities: Array, people: Sequence[str]) -> dict[str, Any]:
         people: Q names.
 
     Returns:
-        ``pictures`` and ``face_found``; ``classes``, for each the number of ``faces``, the share ``read_as_asked``,
-        the ``auc`` of the class's probability in pictures asked for it against all others, and how often each class
-        was ``read``; and ``mean``, over the eight classes. Shares and AUCs are over pictures with a face and have 95 %
-        bootstrap intervals over people; None where no picture has a face.
+        ``images`` and ``face_found``; ``classes``, for each the number of ``faces``, the share ``read_as_asked``,
+        the ``auc`` of the class's probability in images asked for it against all others, and how often each class
+        was ``read``; and ``mean``, over the eight classes. Shares and AUCs are over images with a face and have 95 %
+        bootstrap intervals over people; None where no image has a face.
     """
     count = len(EMOTIONS)
     asked = np.tile(np.arange(count), len(people))
@@ -175,7 +175,7 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     found = ", ".join(f"{100 * one['face_found']:.4g} % ({name})" for name, one in settings.items())
     about = (
-        f"{record['people']} held-out people, {len(EMOTIONS)} pictures each, read by {record['estimator']}; a guess is "
+        f"{record['people']} held-out people, {len(EMOTIONS)} images each, read by {record['estimator']}; a guess is "
         f"right in {100 * CHANCE:.4g} % and has an AUC of 0.5. In brackets the 95 % bootstrap interval over people. "
         f"A face was found in {found}; shares and AUCs are over these."
     )

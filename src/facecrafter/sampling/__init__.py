@@ -1,1 +1,1 @@
-"""Conditions and a model become pictures."""
+"""Conditions and a model become images."""

@@ -1,4 +1,4 @@
-"""Conditions to pictures: the reverse process under Eq. 6, batched, each condition's K and V computed once."""
+"""Conditions to images: the reverse process under Eq. 6, batched, each condition's K and V computed once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facecrafter.errors import ConfigError
-from facecrafter.model.attention import AttentionInputs, Branch, identity_keys_values
-from facecrafter.model.checkpoint import FaceModel
-from facecrafter.model.controls import CONDITIONS
-from facecrafter.model.prediction import predict
-from facecrafter.model.student import StudentInputs
-from facecrafter.model.zoo import TIMESTEPS
+from facecrafter.models.attention import AttentionInputs, Branch, identity_keys_values
+from facecrafter.models.checkpoint import FaceModel
+from facecrafter.models.controls import CONDITIONS
+from facecrafter.models.guidance_student import StudentInputs
+from facecrafter.models.prediction import predict
+from facecrafter.models.scales import TIMESTEPS
 from facecrafter.sampling.guidance import Guidance
-from facecrafter.sampling.speed import GIVEN, Step, plan, summed
+from facecrafter.sampling.plans import GIVEN, Step, plan, summed
 
 # The paper samples with DDPM. DPM-Solver++ in 25 steps is Arc2Face's default solver, there with timesteps spaced by
 # linspace and here trailing, as for all solvers.
@@ -31,12 +31,12 @@ SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
 }
 
-# What is decoded in one call: one picture of 512 px, or sixteen of 128.
+# What is decoded in one call: one image of 512 px, or sixteen of 128.
 PIXELS_AT_ONCE = 512 * 512
 
 
 class Sampler:
-    """Makes pictures with one model.
+    """Makes images with one model.
 
     Args:
         model: a whole model; its controls may be missing, then only identity can be asked for.
@@ -58,7 +58,7 @@ class Sampler:
         progress: Callable[[], object] | None = None,
         speed: str = "exact",
     ) -> Tensor:
-        """Sample ``B`` pictures.
+        """Sample ``B`` images.
 
         Args:
             identity: embeddings ``(B, D)``.
@@ -66,16 +66,16 @@ class Sampler:
             emotion: ``(B, 10)``, or None to leave emotion free.
             guidance: the scales of Eq. 6.
             steps: denoising steps.
-            seeds: one a picture; a picture depends on its own seed and not on its neighbours. 0, 1, ... if None.
+            seeds: one an image; an image depends on its own seed and not on its neighbours. 0, 1, ... if None.
             scheduler: one of :data:`SCHEDULERS`.
             progress: called after every step.
-            speed: one of :data:`facecrafter.sampling.speed.SPEEDS`.
+            speed: one of :data:`facecrafter.sampling.plans.SPEEDS`.
 
         Returns:
             ``(B, 3, S, S)`` float32 in [-1, 1].
 
         Raises:
-            ConfigError: unknown scheduler or speed, no steps, as many seeds as pictures are not given, or a condition
+            ConfigError: unknown scheduler or speed, no steps, as many seeds as images are not given, or a condition
                 or a speed is asked of a model that lacks the weights for it.
         """
         seeds = list(range(len(identity))) if seeds is None else list(seeds)
@@ -134,7 +134,7 @@ class Sampler:
     ) -> None:
         check_steps(steps, scheduler)
         if len(seeds) != len(identity):
-            raise ConfigError(f"{len(identity)} pictures need as many seeds, not {len(seeds)}")
+            raise ConfigError(f"{len(identity)} images need as many seeds, not {len(seeds)}")
         wanted = self.model.scale.embedding
         if identity.shape[1] != wanted:
             raise ConfigError(
@@ -150,7 +150,7 @@ class _Conditions:
     Args:
         model: the model.
         identity, landmark, emotion: see :meth:`Sampler.generate`.
-        predictions: the names of all predictions that will be made, of :data:`facecrafter.sampling.speed.GIVEN`.
+        predictions: the names of all predictions that will be made, of :data:`facecrafter.sampling.plans.GIVEN`.
         student: the distilled network's part in every prediction, and with it the weights of Eq. 1; None for the base
             alone and weights of 1.
     """
@@ -266,8 +266,8 @@ def denoise(
 
 @torch.no_grad()
 def decode(autoencoder: Any, latents: Tensor, size: int) -> Tensor:
-    """Latents ``(B, C, h, w)`` to pictures ``(B, 3, S, S)`` in [-1, 1], a few at once: a decoder takes more memory a
-    picture than all that comes before it.
+    """Latents ``(B, C, h, w)`` to images ``(B, 3, S, S)`` in [-1, 1], a few at once: a decoder takes more memory an
+    image than all that comes before it.
 
     Args:
         autoencoder: decodes.
@@ -279,9 +279,9 @@ def decode(autoencoder: Any, latents: Tensor, size: int) -> Tensor:
     return torch.cat([autoencoder.decode(part).sample.float().clamp(-1, 1) for part in parts])
 
 
-def pixels(pictures: Tensor) -> NDArray[np.uint8]:
-    """Pictures ``(B, 3, S, S)`` in [-1, 1] as ``(B, S, S, 3)`` uint8 RGB."""
-    values = ((pictures + 1) * 127.5).round().to(torch.uint8)
+def pixels(images: Tensor) -> NDArray[np.uint8]:
+    """Images ``(B, 3, S, S)`` in [-1, 1] as ``(B, S, S, 3)`` uint8 RGB."""
+    values = ((images + 1) * 127.5).round().to(torch.uint8)
     return np.asarray(values.permute(0, 2, 3, 1).cpu().numpy())
 
 

@@ -7,12 +7,12 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from facecrafter import config_file
-from facecrafter.config_file import Bearing, Strict
+from facecrafter import config
+from facecrafter.config import Bearing, Strict
 from facecrafter.data.pairs import PairConfig
 
 Stage = Literal["autoencoder", "base", "landmark", "emotion", "joint", "estimator", "rival", "distill", "expression"]
-Rival = Literal["controlnet", "caphuman", "ip_adapter", "expression_adapter"]
+Baseline = Literal["controlnet", "caphuman", "ip_adapter", "expression_adapter"]
 Share = Annotated[float, Field(ge=0, le=1)]
 # What has one of these may change when a run goes on; everything else is what the run is.
 ASIDE, PLACE = Bearing.ASIDE, Bearing.PLACE
@@ -46,15 +46,15 @@ class AutoencoderLoss(Strict):
     lpips: float = Field(0.3, ge=0)  # weight of LPIPS (AlexNet) beside L1
     prior: float = Field(1e-3, ge=0)  # weight of the latents' mean square, which bounds them under the fixed noise
     crop: int = Field(64, ge=32, multiple_of=16)  # side of the training crops in pixels
-    whole_from: Share = 0.75  # from this share of the run on, whole pictures, a third as many a step
+    whole_from: Share = 0.75  # from this share of the run on, whole images, a third as many a step
 
 
-class PictureLoss(Strict):
-    """Losses on finished pictures, beside Eq. 4; all zero for none. See docs/method.md for why they are there."""
+class ImageLoss(Strict):
+    """Losses on finished images, beside Eq. 4; all zero for none. See docs/method.md for why they are there."""
 
     identity: float = Field(0.0, ge=0)  # weight of `enough` - cosine, by the recogniser that gave the condition
-    # From this cosine on a picture is of the person. Two photos of one person have about 0.95 by dlib's network; where
-    # nothing else holds a picture, asking for more paints patterns on faces that please the recogniser.
+    # From this cosine on an image is of the person. Two photos of one person have about 0.95 by dlib's network; where
+    # nothing else holds an image, asking for more paints patterns on faces that please the recogniser.
     enough: Share = 1.0
     expression: float = Field(0.0, ge=0)  # weight of the difference from the photo in blendshapes and pose, where posed
     expression_net: Annotated[Path | None, PLACE] = None  # who reads these: what the expression stage trained
@@ -66,17 +66,19 @@ class PictureLoss(Strict):
     # What places away from the face count in `lpips` and `colours`. A background is nobody's condition, so held to the
     # photo's it becomes the average of all.
     background: Share = 1.0
-    adversary: float = Field(0.0, ge=0)  # how hard critics pull, who tell pictures from photos; 1 is as all the others
-    batch: int = Field(8, ge=1)  # pictures a step, over all processes and accumulated steps
-    steps: int = Field(8, ge=2)  # denoising steps from noise to the picture
+    adversary: float = Field(
+        0.0, ge=0
+    )  # how hard discriminators pull, who tell images from photos; 1 is as all the others
+    batch: int = Field(8, ge=1)  # images a step, over all processes and accumulated steps
+    steps: int = Field(8, ge=2)  # denoising steps from noise to the image
     learning: int = Field(4, ge=1)  # how many of these, drawn at random, the gradient goes into
-    blend: Share = 0.2  # share of the pictures whose identity lies between two people: nobody the set has
+    blend: Share = 0.2  # share of the images whose identity lies between two people: nobody the set has
     # Share of those that are asked for somebody else altogether, in the photo's pose: what users ask for, and what
     # nobody has a photo of.
     cross: Share = 0.0
 
     @model_validator(mode="after")
-    def _has_its_networks(self) -> PictureLoss:
+    def _has_its_networks(self) -> ImageLoss:
         if (self.expression > 0) != (self.expression_net is not None):
             raise ValueError("`expression` and `expression_net`, which the expression stage trains, go together")
         return self
@@ -108,7 +110,7 @@ class Joint(Strict):
 class Estimator(Strict):
     """The emotion estimator: what it learns from, and how."""
 
-    fer2013: Annotated[Path, PLACE]  # FER2013's pictures, a tar or a folder
+    fer2013: Annotated[Path, PLACE]  # FER2013's images, a tar or a folder
     votes: Annotated[Path, PLACE]  # FER+'s votes for them, a CSV
     labels: Annotated[Path, PLACE]  # CSV of image,emotion for photos of `data`
     widths: tuple[int, ...] = (64, 128, 256)  # channels a stage
@@ -147,7 +149,7 @@ class Estimator(Strict):
 
 
 class Expression(Strict):
-    """The expression network: its size, what counts how much, and how pictures are varied."""
+    """The expression network: its size, what counts how much, and how images are varied."""
 
     widths: tuple[int, ...] = (64, 128, 256)  # channels a stage
     blocks: tuple[int, ...] = (1, 1, 2)  # residual blocks of each stage
@@ -157,8 +159,8 @@ class Expression(Strict):
     points: float = Field(10.0, ge=0)  # of landmarks in shares of the side: a pixel of 128 is only 0.008
     light: float = Field(0.3, ge=0, lt=1)  # how much contrast, brightness and, half as much, each colour change
     blur: Share = 0.8  # at most this much of what is finer than four pixels is taken away
-    noise: float = Field(0.15, ge=0)  # largest deviation of added noise, pictures being in [-1, 1]
-    erase: Share = 0.25  # share of the pictures with a rectangle of one colour in them
+    noise: float = Field(0.15, ge=0)  # largest deviation of added noise, images being in [-1, 1]
+    erase: Share = 0.25  # share of the images with a rectangle of one colour in them
 
     @model_validator(mode="after")
     def _fits(self) -> Expression:
@@ -179,6 +181,8 @@ class Distill(Strict):
 class TrainConfig(Strict):
     """One training run."""
 
+    RENAMED = {"rival": "baseline", "picture_loss": "image_loss", "critic_rate": "discriminator_rate"}  # noqa: RUF012
+
     stage: Stage
     scale: Literal["mini", "arc2face"] = "mini"
     data: Annotated[Path, PLACE]  # a folder that `facecrafter data prepare` wrote
@@ -195,24 +199,24 @@ class TrainConfig(Strict):
     encoder_rate: float = Field(0.05, gt=0)  # the identity encoder
     identity_rate: float = Field(4.0, gt=0)  # the identity's K and V projections in the UNet
     scaffold_rate: float = Field(1.0, gt=0)  # the controls, where the base stage trains them along
-    critic_rate: float = Field(1.0, gt=0)  # the critics of picture_loss.adversary
+    discriminator_rate: float = Field(1.0, gt=0)  # the discriminators of image_loss.adversary
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
     ema: float = Field(0.999, ge=0, lt=1)
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     seed: int = 0
-    held_out: bool = True  # keep the people that evaluation uses out of training
+    held_out: bool = True  # hold out the people that evaluation uses
     log_every: Annotated[int, ASIDE] = Field(20, ge=1)
     save_every: Annotated[int, ASIDE] = Field(500, ge=1)
     sample_every: Annotated[int, ASIDE] = Field(1000, ge=1)
-    validate_every: Annotated[int, ASIDE] = Field(500, ge=1)  # the loss on people kept out, where some are
+    validate_every: Annotated[int, ASIDE] = Field(500, ge=1)  # the loss on held-out people, where some are
     # Two products and a softmax: on a CPU the fused kernel's backward is slow.
     plain_attention: Annotated[bool, ASIDE] = True
     mixture: Mixture = Mixture(none=0.1, identity=0.9)
     fresh_controls: bool = False  # begin with untrained control modules, whatever `start` holds
     scaffold: bool = False  # base stage: train the controls along, which steadies a short run (see docs/method.md)
-    # Pairs of an input and an identity picture by the paper's rules (Sec. 3.2), in the landmark, emotion, joint and
-    # rival stages; the last two take landmark pairs, which differ in pose and expression. null: see `pair`.
+    # Pairs of an input and an identity image by the paper's rules (Sec. 3.2), in the landmark, emotion, joint and
+    # baseline stages; the last two take landmark pairs, which differ in pose and expression. null: see `pair`.
     pairs: PairConfig | None = None
     # Without `pairs`: how often the identity comes from another photo of the same person, where there is one.
     pair: Share = 0.5
@@ -222,11 +226,11 @@ class TrainConfig(Strict):
     # after 64,000 samples.
     snr_gamma: float | None = Field(None, gt=0)
     loss: AutoencoderLoss = AutoencoderLoss()
-    picture_loss: PictureLoss = PictureLoss()
+    image_loss: ImageLoss = ImageLoss()
     joint: Joint = Joint()
-    # The rival stage: which network learns beside the frozen base (docs/method.md). In its mixture `landmark` is the
-    # rival's condition, whatever it reads; of ip_adapter, whose condition is the person, `identity` is.
-    rival: Rival | None = None
+    # The baseline stage: which network learns beside the frozen base (docs/method.md). In its mixture `landmark` is the
+    # baseline's condition, whatever it reads; of ip_adapter, whose condition is the person, `identity` is.
+    baseline: Baseline | None = None
     distill: Distill = Distill()
     estimator: Estimator | None = None  # the estimator stage, which has no use for what is said of diffusion
     expression: Expression | None = None  # the expression stage, likewise
@@ -243,14 +247,14 @@ class TrainConfig(Strict):
         if self.stage == "joint" and self.batch_size % self.joint.groups:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of joint.groups {self.joint.groups}")
         if self.pairs and self.stage not in ("landmark", "emotion", "joint", "rival"):
-            raise ValueError(f"pairs belong to the landmark, emotion, joint and rival stages, not to {self.stage}")
-        pictures = self.picture_loss
-        if pictures.on and self.stage != "base":
-            raise ValueError(f"picture_loss belongs to the base stage, not to {self.stage}")
-        if pictures.on and (pictures.batch > self.batch_size or pictures.batch % self.accumulate):
-            raise ValueError("picture_loss.batch is at most batch_size, and a multiple of accumulate")
-        if pictures.on and pictures.learning > pictures.steps:
-            raise ValueError(f"picture_loss.learning is at most picture_loss.steps, {pictures.steps}")
+            raise ValueError(f"pairs belong to the landmark, emotion, joint and baseline stages, not to {self.stage}")
+        images = self.image_loss
+        if images.on and self.stage != "base":
+            raise ValueError(f"image_loss belongs to the base stage, not to {self.stage}")
+        if images.on and (images.batch > self.batch_size or images.batch % self.accumulate):
+            raise ValueError("image_loss.batch is at most batch_size, and a multiple of accumulate")
+        if images.on and images.learning > images.steps:
+            raise ValueError(f"image_loss.learning is at most image_loss.steps, {images.steps}")
         if self.stage == "autoencoder" and self.scale != "mini":
             raise ValueError("the arc2face scale brings its own autoencoder; only mini trains one")
         if (self.stage == "estimator") != (self.estimator is not None):
@@ -269,22 +273,22 @@ class TrainConfig(Strict):
             raise ValueError("the distill stage gives every sample an identity; leave `none` out of its mixture")
         if self.stage == "distill" and self.gradient_checkpointing:
             raise ValueError("the distill stage cannot recompute its blocks; leave gradient_checkpointing out")
-        self._check_rival()
+        self._check_baseline()
         return self
 
-    def _check_rival(self) -> None:
-        if (self.stage == "rival") != (self.rival is not None):
+    def _check_baseline(self) -> None:
+        if (self.stage == "rival") != (self.baseline is not None):
             raise ValueError(
-                f"`rival`, one of {', '.join(get_args(Rival))}, belongs to the rival stage, which trains it"
+                f"`baseline`, one of {', '.join(get_args(Baseline))}, belongs to the baseline stage, which trains it"
             )
-        if self.rival is None:
+        if self.baseline is None:
             return
-        own = "identity" if self.rival == "ip_adapter" else "landmark"
+        own = "identity" if self.baseline == "ip_adapter" else "landmark"
         foreign = {"landmark", "emotion", "both"} - {own}
         if any(getattr(self.mixture, name) for name in foreign):
-            raise ValueError(f"the rival {self.rival} has one condition, {own}; its mixture names another")
+            raise ValueError(f"the baseline {self.baseline} has one condition, {own}; its mixture names another")
         if getattr(self.mixture, own) == 0:
-            raise ValueError(f"the rival {self.rival} learns nothing from a mixture without {own}")
+            raise ValueError(f"the baseline {self.baseline} learns nothing from a mixture without {own}")
 
 
 def load(path: Path, overrides: dict[str, object] | None = None) -> TrainConfig:
@@ -297,4 +301,4 @@ def load(path: Path, overrides: dict[str, object] | None = None) -> TrainConfig:
     Raises:
         ConfigError: no such file, not YAML, or a name or value that is not allowed; the message says which.
     """
-    return config_file.check(path, {**config_file.read(path), **(overrides or {})}, TrainConfig)
+    return config.check(path, {**config.read(path), **(overrides or {})}, TrainConfig)

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facecrafter.data.training_set import TrainingSet
-from facecrafter.model.attention import AttentionInputs, Branch
-from facecrafter.model.checkpoint import FaceModel
-from facecrafter.model.controls import CONDITIONS
-from facecrafter.model.prediction import predict
-from facecrafter.model.student import GuidanceStudent, student_of
+from facecrafter.data.dataset import TrainingSet
+from facecrafter.models.attention import AttentionInputs, Branch
+from facecrafter.models.checkpoint import FaceModel
+from facecrafter.models.controls import CONDITIONS
+from facecrafter.models.guidance_student import GuidanceStudent, student_of
+from facecrafter.models.prediction import predict
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.sampler import Sampler, build_scheduler
 from facecrafter.training import losses
-from facecrafter.training.draws import generator
+from facecrafter.training.batches import generator
 from facecrafter.training.stages import DiffusionStage
 
 
@@ -168,4 +168,4 @@ class DistillationStage(DiffusionStage):
             )
             for speed in ("exact", "distilled")
         ]
-        return torch.cat([pictures.cpu() for pictures in (data.pictures(people), data.pictures(targets), *made)])
+        return torch.cat([images.cpu() for images in (data.images(people), data.images(targets), *made)])

@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facecrafter.data.emotion_faces import EmotionFaces, read_ferplus, read_photos
+from facecrafter.data.fer2013 import EmotionFaces, read_ferplus, read_photos
 from facecrafter.errors import ConfigError
-from facecrafter.evaluation import emotions
-from facecrafter.perception import emotion_net
-from facecrafter.perception.emotion import EMOTIONS, features
-from facecrafter.perception.emotion_net import EmotionNet
+from facecrafter.estimators import calibration, emotion
+from facecrafter.estimators.emotion import EmotionNet
+from facecrafter.faces.emotion import EMOTIONS, features
+from facecrafter.training.augmentation import blurred, equalised, rectangles
+from facecrafter.training.batches import batch_indices, generator
 from facecrafter.training.config import Estimator, TrainConfig
-from facecrafter.training.draws import batch_indices, generator
-from facecrafter.training.variation import blurred, equalised, rectangles
 
 # The result, in the run's `model/`.
 FILE = "emotion.safetensors"
@@ -32,7 +31,7 @@ SHAPES_DECAY = 1e-3
 
 
 # The prior in use is how common the classes are where FER+'s voters agree, to this power: between how often they show
-# on the web's pictures, 1, and evenly, 0. At 1 hardly anybody is ever afraid, disgusted or contemptuous.
+# on the web's images, 1, and evenly, 0. At 1 hardly anybody is ever afraid, disgusted or contemptuous.
 PRIOR_POWER = 0.5
 # How many random numbers vary a crop.
 CHANCES = 16
@@ -40,7 +39,7 @@ CHANCES = 16
 
 def prior(labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> Tensor:
     """How common each class is: ``(8,)``."""
-    return torch.from_numpy(np.exp(emotions.log_prior(labels, weights))).float()
+    return torch.from_numpy(np.exp(calibration.log_prior(labels, weights))).float()
 
 
 def repeated(labels: NDArray[np.int64], evenness: float) -> NDArray[np.int64]:
@@ -146,7 +145,7 @@ class EstimatorStage:
         self.epoch = torch.from_numpy(repeated(self.grey.labels, self.about.crop_evenness))
         self.share_of = evened(self.photos.labels, self.about.evenness)
         votes = self.grey.shares[self.epoch.numpy()].sum(0)
-        log_priors = [emotions.log_shares(votes), emotions.log_prior(self.photos.labels, self.share_of)]
+        log_priors = [calibration.log_shares(votes), calibration.log_prior(self.photos.labels, self.share_of)]
         self.log_priors = torch.from_numpy(np.stack(log_priors)).float()
         # All of both sets, FER2013 first, lies where the network is: a batch is put together there.
         self.crops = torch.from_numpy(np.concatenate([self.grey.crops, self.photos.crops])).to(device)
@@ -154,7 +153,7 @@ class EstimatorStage:
 
     def _begin_with(self, file: Path) -> None:
         """Take up the weights that an earlier run ended with."""
-        earlier = emotion_net.load(file)
+        earlier = emotion.load(file)
         if earlier.config != self.model.config:
             raise ConfigError(f"{file} has {earlier.config}, and the config asks for {self.model.config}")
         self.model.load_state_dict(earlier.state_dict())
@@ -199,10 +198,10 @@ class EstimatorStage:
     @torch.no_grad()
     def validate(self) -> float | None:
         """See :class:`facecrafter.training.stages.Stage`: the cross-entropy against the votes for FER2013's validation
-        pictures, without smoothing, under the prior of training's pictures as they come."""
+        images, without smoothing, under the prior of training's images as they come."""
         faces = self.kept_out[0]
         scores = torch.cat([self.model(crops).float().cpu() for crops in self._tensors(faces)])
-        common = torch.from_numpy(emotions.log_shares(self.grey.shares.sum(0))).float()
+        common = torch.from_numpy(calibration.log_shares(self.grey.shares.sum(0))).float()
         return float(F.cross_entropy(scores + common, torch.from_numpy(faces.shares)))
 
     def _tensors(self, faces: EmotionFaces, size: int = 256) -> Iterator[Tensor]:
@@ -217,8 +216,8 @@ class EstimatorStage:
         return torch.cat([batch[:8], batch[-8:]]).expand(-1, 3, -1, -1) * 2 - 1
 
     def save(self, folder: Path) -> None:
-        """See :class:`facecrafter.training.stages.Stage`: the norms are measured anew for the averaged weights, the
-        blendshapes' regression and the temperatures are fitted, the latter on what was kept out; all in one file."""
+        """See :class:`facecrafter.training.stages.Stage`: the norms are measured again for the averaged weights, the
+        blendshapes' regression and the temperatures are fitted, the latter on what was held out; all in one file."""
         self._measure_norms()
         weight, bias = self.shapes
         with torch.no_grad():
@@ -227,10 +226,10 @@ class EstimatorStage:
         agreed, clear = self.grey.only(self.grey.clear), self.kept_out[0].only(self.kept_out[0].clear)
         self.model.prior.copy_(softened(prior(agreed.labels)))
         in_use = self.model.prior.log().double().cpu().numpy()
-        crops = emotions.Scores(self._read(clear).numpy(), clear.labels, in_use)
-        self.model.temperature.fill_(emotions.fit_temperature(crops))
+        crops = calibration.Scores(self._read(clear).numpy(), clear.labels, in_use)
+        self.model.temperature.fill_(calibration.fit_temperature(crops))
         self._combine(self.kept_out[1])
-        emotion_net.save(self.model, folder / FILE, torch.float16)
+        emotion.save(self.model, folder / FILE, torch.float16)
 
     @torch.no_grad()
     def _combine(self, photos: EmotionFaces) -> None:
@@ -239,14 +238,14 @@ class EstimatorStage:
         stages do not use."""
         assert photos.blendshapes is not None
         pixels, shapes = self._read(photos), self.model.shape_scores(photos.blendshapes).double().cpu()
-        common, prior = emotions.log_prior(self.photos.labels), self.model.prior.double().cpu()
+        common, prior = calibration.log_prior(self.photos.labels), self.model.prior.double().cpu()
         others = torch.from_numpy(np.flatnonzero(~photos.held_out))
-        classes = np.flatnonzero(np.bincount(self.photos.labels, minlength=len(EMOTIONS)) >= emotions.ENOUGH)
+        classes = np.flatnonzero(np.bincount(self.photos.labels, minlength=len(EMOTIONS)) >= calibration.ENOUGH)
         heard = heard_classes(pixels[others], shapes[others], photos.labels[~photos.held_out], common, prior, classes)
         self.model.shape_classes.copy_(heard)
-        both = emotion_net.combined(pixels, shapes, heard, prior)
-        said = emotions.Scores(both.numpy(), photos.labels, common)
-        self.model.joint_temperature.fill_(emotions.fit_temperature(said))
+        both = emotion.combined(pixels, shapes, heard, prior)
+        said = calibration.Scores(both.numpy(), photos.labels, common)
+        self.model.joint_temperature.fill_(calibration.fit_temperature(said))
 
     @torch.no_grad()
     def _read(self, faces: EmotionFaces) -> Tensor:
@@ -302,14 +301,14 @@ def heard_classes(
         classes: those that may be heard: of which there is enough to learn from.
     """
     counted = [one for one in classes.tolist() if (labels == one).any()]
-    even = emotions.log_prior(np.array(counted, np.int64)) if counted else log_prior
+    even = calibration.log_prior(np.array(counted, np.int64)) if counted else log_prior
     best, chosen = -math.inf, torch.zeros(len(EMOTIONS), dtype=torch.bool)
     for subset in product((False, True), repeat=len(counted)):
         heard = torch.zeros(len(EMOTIONS), dtype=torch.bool)
         heard[counted] = torch.tensor(subset, dtype=torch.bool)
-        scores = emotion_net.combined(pixels, shapes, heard, prior).numpy()
-        temperature = emotions.fit_temperature(emotions.Scores(scores, labels, log_prior))
-        shares = emotions.Scores(scores, labels, even).probabilities(temperature)
+        scores = emotion.combined(pixels, shapes, heard, prior).numpy()
+        temperature = calibration.fit_temperature(calibration.Scores(scores, labels, log_prior))
+        shares = calibration.Scores(scores, labels, even).probabilities(temperature)
         likelihood = float(np.mean([np.log(shares[labels == one, one] + 1e-12).mean() for one in counted] or [0.0]))
         if likelihood > best:
             best, chosen = likelihood, heard

@@ -1,4 +1,4 @@
-"""Training of the expression network: what MediaPipe said of the prepared pictures, from their pixels."""
+"""Training of the expression network: what MediaPipe said of the prepared images, from their pixels."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from facecrafter.data.dataset import TrainingSet
 from facecrafter.data.shards import Prepared
-from facecrafter.data.training_set import TrainingSet
 from facecrafter.errors import CheckpointError
-from facecrafter.files import whole
-from facecrafter.perception import expression_net, mirror
-from facecrafter.perception.expression_net import DEGREES, ExpressionNet, Reading
+from facecrafter.estimators import expression
+from facecrafter.estimators.expression import DEGREES, ExpressionNet, Reading
+from facecrafter.faces import symmetry
+from facecrafter.io import whole
+from facecrafter.training.augmentation import blurred, rectangles
+from facecrafter.training.batches import batch_indices, generator
 from facecrafter.training.config import Expression, TrainConfig
-from facecrafter.training.draws import batch_indices, generator
-from facecrafter.training.variation import blurred, rectangles
 
-# The result, in the run's `model/`, and how well it reads people kept out.
+# The result, in the run's `model/`, and how well it reads held-out people.
 FILE, MEASURED = "expression.safetensors", "expression.json"
-CHANCES = 17  # random numbers a picture, see :func:`varied`
+CHANCES = 17  # random numbers an image, see :func:`varied`
 FIELDS = 32  # fields of noise, half of them fine and half coarse; a GPU waits for a CPU that draws new ones each step
 
 
@@ -33,10 +34,10 @@ def labels(prepared: Prepared, rows: NDArray[np.int64]) -> Reading:
     side = prepared.images.shape[1]
     shapes, angles = prepared.blendshapes[rows], prepared.angles[rows] / np.float32(DEGREES)
     points = prepared.points[rows, :, :2] / np.float32(side)
-    turned = points[:, mirror.LANDMARKS] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
+    turned = points[:, symmetry.LANDMARKS] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
     parts = (
-        (shapes, mirror.blendshapes(shapes)),
-        (angles, angles * np.array(mirror.ANGLES, np.float32)),
+        (shapes, symmetry.blendshapes(shapes)),
+        (angles, angles * np.array(symmetry.ANGLES, np.float32)),
         (points, turned),
     )
     return Reading(*(torch.from_numpy(np.concatenate(both)) for both in parts))
@@ -51,13 +52,13 @@ def noise_fields(side: int) -> Tensor:
     return torch.cat([fine, smooth / smooth.std()])
 
 
-def varied(pictures: Tensor, chance: Tensor, fields: Tensor, config: Expression) -> Tensor:
-    """Pictures lit, coloured, blurred, noisy and partly covered at random: generated ones are slightly wrong too.
+def varied(images: Tensor, chance: Tensor, fields: Tensor, config: Expression) -> Tensor:
+    """Images lit, coloured, blurred, noisy and partly covered at random: generated ones are slightly wrong too.
 
     Nothing is moved, so that the labels hold.
 
     Args:
-        pictures: ``(B, 3, S, S)`` in [-1, 1].
+        images: ``(B, 3, S, S)`` in [-1, 1].
         chance: ``(B, CHANCES)`` in [0, 1): the colours' three gains, saturation, contrast, brightness, blur, which
             noise and how much, whether a rectangle is covered, its height and width, where it lies, and its colour.
         fields: see :func:`noise_fields`.
@@ -66,10 +67,10 @@ def varied(pictures: Tensor, chance: Tensor, fields: Tensor, config: Expression)
     Returns:
         ``(B, 3, S, S)``, about [-1, 1].
     """
-    side = pictures.shape[-1]
+    side = images.shape[-1]
     spread = (2 * chance - 1)[:, :, None, None, None]
     light = config.light
-    seen = pictures * (1 + light / 2 * spread[:, 0:3, 0])
+    seen = images * (1 + light / 2 * spread[:, 0:3, 0])
     grey = seen.mean(1, keepdim=True)
     seen = grey + (seen - grey) * (1 + 2 * light * spread[:, 3])
     seen = seen * (1 + light * spread[:, 4]) + light * spread[:, 5]
@@ -87,9 +88,9 @@ class ExpressionObjective(nn.Module):
         super().__init__()
         self.network, self.weights = network, config
 
-    def forward(self, pictures: Tensor, blendshapes: Tensor, angles: Tensor, points: Tensor) -> Tensor:
-        """Pictures ``(B, 3, S, S)`` and what should be read from them, see :class:`Reading`, to the loss."""
-        said, weights = self.network(pictures), self.weights
+    def forward(self, images: Tensor, blendshapes: Tensor, angles: Tensor, points: Tensor) -> Tensor:
+        """Images ``(B, 3, S, S)`` and what should be read from them, see :class:`Reading`, to the loss."""
+        said, weights = self.network(images), self.weights
         return (
             weights.blendshapes * F.smooth_l1_loss(said.blendshapes, blendshapes, beta=0.1)
             + weights.angles * F.smooth_l1_loss(said.angles, angles, beta=0.1)
@@ -103,8 +104,8 @@ class ExpressionStage:
     Args:
         config: the run.
         prepared: the folder's content.
-        keep: ``(N,)`` bool, which samples to learn from; the others are people kept out. None for all.
-        device: where pictures and labels are kept, if there is room.
+        keep: ``(N,)`` bool, which samples to learn from; the others are held-out people. None for all.
+        device: where images and labels are kept, if there is room.
     """
 
     def __init__(
@@ -139,9 +140,9 @@ class ExpressionStage:
         chosen = batch_indices(self.config.seed, step, self.config.batch_size, len(self.data))[own]
         source = generator(self.config.seed, 32, step)
         chance = torch.rand(self.config.batch_size, CHANCES, generator=source)[own]
-        pictures = self.data.pictures(chosen).to(device)
+        images = self.data.images(chosen).to(device)
         asked = Reading(*(part[chosen.to(part.device)] for part in self.labels))
-        return {"pictures": varied(pictures, chance.to(device), self.fields, self.about), **asked._asdict()}
+        return {"images": varied(images, chance.to(device), self.fields, self.about), **asked._asdict()}
 
     def validate(self) -> float | None:
         """See :class:`facecrafter.training.stages.Stage`: the root of the mean squared error of the blendshapes."""
@@ -149,23 +150,23 @@ class ExpressionStage:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """How well people kept out are read; empty where nobody is.
+        """How well held-out people are read; empty where nobody is.
 
         Of the blendshapes the root mean squared and the mean absolute error, and what share of their variance is
-        explained; of the angles the mean absolute error in degrees; of landmarks that in shares of the picture's side.
+        explained; of the angles the mean absolute error in degrees; of landmarks that in shares of the image's side.
         """
         if self.held is None or self.held_labels is None:
             return {}
         count = self.held.count
         device = next(self.model.parameters()).device
-        read = [self.model(self.held.pictures(part).to(device)) for part in torch.arange(count).split(128)]
+        read = [self.model(self.held.images(part).to(device)) for part in torch.arange(count).split(128)]
         said = Reading(*(torch.cat(parts).cpu() for parts in zip(*read, strict=True)))
         asked = Reading(*(part[:count] for part in self.held_labels))
         wrong = Reading(*((one - other).double() for one, other in zip(said, asked, strict=True)))
         spread = (asked.blendshapes - asked.blendshapes.mean(0)).double().square().mean()
         degrees = DEGREES * wrong.angles.abs().mean(0)
         return {
-            "pictures": float(count),
+            "images": float(count),
             "blendshapes_rmse": float(wrong.blendshapes.square().mean().sqrt()),
             "blendshapes_mae": float(wrong.blendshapes.abs().mean()),
             "blendshapes_explained": float(1 - wrong.blendshapes.square().mean() / spread.clamp(min=1e-9)),
@@ -175,22 +176,22 @@ class ExpressionStage:
 
     @torch.no_grad()
     def samples(self) -> Tensor:
-        """Pictures as the network sees them in training, and the same with the landmarks that it sees in them."""
+        """Images as the network sees them in training, and the same with the landmarks that it sees in them."""
         device = next(self.model.parameters()).device
         chosen = torch.arange(min(8, self.data.count))
         chance = torch.rand(len(chosen), CHANCES, generator=generator(0, 33)).to(device)
-        pictures = varied(self.data.pictures(chosen).to(device), chance, self.fields, self.about)
-        side = pictures.shape[-1]
-        points = (self.model(pictures).points * side).long().clamp(0, side - 1).cpu()
-        marked = pictures.cpu().clone()
+        images = varied(self.data.images(chosen).to(device), chance, self.fields, self.about)
+        side = images.shape[-1]
+        points = (self.model(images).points * side).long().clamp(0, side - 1).cpu()
+        marked = images.cpu().clone()
         green = torch.tensor([-1.0, 1.0, -1.0])[:, None]
-        for picture, places in zip(marked, points, strict=True):
-            picture[:, places[:, 1], places[:, 0]] = green
-        return torch.cat([pictures.cpu(), marked])
+        for image, places in zip(marked, points, strict=True):
+            image[:, places[:, 1], places[:, 0]] = green
+        return torch.cat([images.cpu(), marked])
 
     def save(self, folder: Path) -> None:
         """See :class:`facecrafter.training.stages.Stage`; with what :meth:`measure` finds beside it."""
-        expression_net.save(self.model, folder / FILE)
+        expression.save(self.model, folder / FILE)
         if measured := self.measure():
             content = json.dumps({name: round(value, 6) for name, value in measured.items()}, indent=2) + "\n"
             try:

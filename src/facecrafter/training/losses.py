@@ -33,7 +33,7 @@ def diffusion_target(kind: str, clean: Tensor, noise: Tensor, alpha_bar: Tensor)
 
 
 def snr_weight(kind: str, alpha_bar: Tensor, gamma: float | None) -> Tensor:
-    """Min-SNR weight of each sample, ``(B,)`` (Hang et al., 2023): min(SNR, gamma) on the scale of the clean picture.
+    """Min-SNR weight of each sample, ``(B,)`` (Hang et al., 2023): min(SNR, gamma) on the scale of the clean image.
 
     1 for every sample where gamma is None.
     """
@@ -124,15 +124,15 @@ def attention_disentanglement(features: list[Tensor], masks: Tensor, combination
 
 
 def reconstruction_loss(
-    reconstruction: Tensor, picture: Tensor, mean: Tensor, perceptual: Tensor, prior: float, lpips: float
+    reconstruction: Tensor, image: Tensor, mean: Tensor, perceptual: Tensor, prior: float, lpips: float
 ) -> Tensor:
     """The autoencoder's loss: L1 + lpips * LPIPS + prior * mean square of the latents.
 
     Args:
-        reconstruction, picture: ``(B, 3, H, W)`` in [-1, 1].
+        reconstruction, image: ``(B, 3, H, W)`` in [-1, 1].
         mean: the latents' mean, ``(B, C, h, w)``.
-        perceptual: LPIPS of each picture, ``(B,)``.
+        perceptual: LPIPS of each image, ``(B,)``.
         prior, lpips: weights.
     """
-    l1 = (reconstruction.float() - picture.float()).abs().mean()
+    l1 = (reconstruction.float() - image.float()).abs().mean()
     return l1 + lpips * perceptual.float().mean() + prior * mean.float().square().mean()

@@ -9,19 +9,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from facecrafter.data.training_set import TrainingSet
+from facecrafter.data.dataset import TrainingSet
 from facecrafter.errors import ConfigError
-from facecrafter.model import attention, checkpoint, zoo
-from facecrafter.model.controls import branches
-from facecrafter.model.published import is_published
-from facecrafter.model.published import load as load_published
-from facecrafter.perception import expression_net
-from facecrafter.perception.differentiable import ARCFACE_CROP, differentiable
+from facecrafter.estimators import expression
+from facecrafter.estimators.differentiable import ARCFACE_CROP, differentiable
+from facecrafter.models import attention, checkpoint, scales
+from facecrafter.models.controls import branches
+from facecrafter.models.pretrained import is_published
+from facecrafter.models.pretrained import load as load_published
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
+from facecrafter.training.batches import Draw, batch_indices, draw, draw_joint, generator
 from facecrafter.training.config import TrainConfig
-from facecrafter.training.draws import Draw, batch_indices, draw, draw_joint, generator
-from facecrafter.training.picture_loss import PictureLoss, Walk, walk_timesteps
+from facecrafter.training.image_loss import ImageLoss, Rollout, rollout_timesteps
 from facecrafter.weights import ASSETS
 
 # Validation draws the same batches whatever the run's own seed is, so that runs can be compared.
@@ -48,11 +48,11 @@ class Stage(Protocol):
         ...
 
     def validate(self) -> float | None:
-        """The loss on people kept out, always on the same draws; None where nobody is kept out."""
+        """The loss on held-out people, always on the same draws; None where nobody is held out."""
         ...
 
     def samples(self) -> Tensor:
-        """A grid of pictures ``(N, 3, S, S)`` in [-1, 1] that shows how far training is."""
+        """A grid of images ``(N, 3, S, S)`` in [-1, 1] that shows how far training is."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -68,29 +68,29 @@ class AutoencoderObjective(nn.Module):
         self.autoencoder: Any = autoencoder
         self.perceptual, self.weights = perceptual, config.loss
 
-    def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
-        """Pictures ``(B, 3, S, S)`` in [-1, 1] and normal noise of the latents' shape to the loss."""
-        posterior = self.autoencoder.encode(pictures).latent_dist
+    def forward(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Images ``(B, 3, S, S)`` in [-1, 1] and normal noise of the latents' shape to the loss."""
+        posterior = self.autoencoder.encode(images).latent_dist
         reconstruction = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
-        perceptual = self.perceptual(reconstruction, pictures)
+        perceptual = self.perceptual(reconstruction, images)
         weights = self.weights
         return losses.reconstruction_loss(
-            reconstruction, pictures, posterior.mean, perceptual, weights.prior, weights.lpips
+            reconstruction, images, posterior.mean, perceptual, weights.prior, weights.lpips
         )
 
 
 class AutoencoderStage:
-    """Pictures to latents and back (mini only; arc2face brings Stable Diffusion's)."""
+    """Images to latents and back (mini only; arc2face brings Stable Diffusion's)."""
 
     def __init__(
         self, config: TrainConfig, data: TrainingSet, device: torch.device, held: TrainingSet | None = None
     ) -> None:
         from facecrafter import weights
-        from facecrafter.perception.lpips import LPIPS
+        from facecrafter.estimators.lpips import LPIPS
 
         self.config, self.data, self.held = config, data, held
         torch.manual_seed(config.seed)
-        self.model = zoo.build_autoencoder(zoo.SCALES[config.scale])
+        self.model = scales.build_autoencoder(scales.SCALES[config.scale])
         perceptual = LPIPS(weights.locate("lpips_alexnet"))
         objective = AutoencoderObjective(self.model, perceptual, config)
         self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -104,9 +104,9 @@ class AutoencoderStage:
         return []
 
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Tensor]:
-        """Crops for the first part of the run, whole pictures after it: crops see more faces a second, and whole
-        pictures teach the borders."""
-        config, side = self.config, self.data.images.shape[1]
+        """Crops for the first part of the run, whole images after it: crops see more faces a second, and whole
+        images teach the borders."""
+        config, side = self.config, self.data.pixels.shape[1]
         whole = step >= config.loss.whole_from * config.steps
         crop = side if whole else config.loss.crop
         size = max(parts, config.batch_size // 3 if whole else config.batch_size) // parts
@@ -116,9 +116,9 @@ class AutoencoderStage:
         noise = torch.randn(
             size * parts, 4 * self.model.config.latent_channels, crop // 16, crop // 16, generator=source
         )
-        pictures = self.data.pictures(chosen)[:, :, top : top + crop, left : left + crop]
+        images = self.data.images(chosen)[:, :, top : top + crop, left : left + crop]
         return {
-            "pictures": pictures.to(device, memory_format=torch.channels_last),
+            "images": images.to(device, memory_format=torch.channels_last),
             "noise": noise[index * size : (index + 1) * size].to(device),
         }
 
@@ -129,17 +129,17 @@ class AutoencoderStage:
             return None
         device, losses_ = next(self.model.parameters()).device, []
         for chosen in torch.arange(min(64, self.held.count)).split(16):
-            pictures = self.held.pictures(chosen).to(device)
-            shape = (len(chosen), 4 * self.model.config.latent_channels, *(side // 16 for side in pictures.shape[2:]))
-            losses_.append(float(self.objective(pictures, torch.zeros(shape, device=device))) * len(chosen))
+            images = self.held.images(chosen).to(device)
+            shape = (len(chosen), 4 * self.model.config.latent_channels, *(side // 16 for side in images.shape[2:]))
+            losses_.append(float(self.objective(images, torch.zeros(shape, device=device))) * len(chosen))
         return sum(losses_) / min(64, self.held.count)
 
     @torch.no_grad()
     def samples(self) -> Tensor:
-        """Eight pictures above their reconstructions."""
+        """Eight images above their reconstructions."""
         device = next(self.model.parameters()).device
-        pictures = self.data.pictures(torch.arange(min(8, self.data.count))).to(device)
-        return torch.cat([pictures, self.model.decode(self.model.encode(pictures).latent_dist.mode()).sample]).cpu()
+        images = self.data.images(torch.arange(min(8, self.data.count))).to(device)
+        return torch.cat([images, self.model.decode(self.model.encode(images).latent_dist.mode()).sample]).cpu()
 
     @torch.no_grad()
     def save(self, folder: Path) -> None:
@@ -150,7 +150,7 @@ class AutoencoderStage:
         device = next(model.parameters()).device
         count = min(2048, self.data.count)
         rows = torch.linspace(0, self.data.count - 1, count).long().split(64)
-        latents = torch.cat([model.encoder(self.data.pictures(part).to(device)) for part in rows])
+        latents = torch.cat([model.encoder(self.data.images(part).to(device)) for part in rows])
         model.standardise(latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.save_part(model, folder / "autoencoder.safetensors", "autoencoder", self.config.scale)
@@ -169,7 +169,7 @@ class DiffusionObjective(nn.Module):
         schedule = build_scheduler("ddpm", model.scale.scheduler)
         self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
         self.joint = config.joint if config.stage == "joint" else None
-        self.picture_loss = _picture_loss(model, config, self.alpha_bars) if config.picture_loss.on else None
+        self.image_loss = _image_loss(model, config, self.alpha_bars) if config.image_loss.on else None
 
     def forward(
         self,
@@ -184,7 +184,7 @@ class DiffusionObjective(nn.Module):
         emotion_weight: Tensor,
         masks: Tensor | None = None,
         group: int = 0,
-        walk: Walk | None = None,
+        rollout: Rollout | None = None,
     ) -> Tensor:
         """The loss of a batch.
 
@@ -200,7 +200,7 @@ class DiffusionObjective(nn.Module):
             emotion_weight: ``(B,)``.
             masks: face masks ``(B, M, M)`` in [0, 1], in the joint stage.
             group: how many neighbouring samples are replicas of one data point, in the joint stage.
-            walk: what :class:`PictureLoss` needs, for the first rows of the batch.
+            walk: what :class:`ImageLoss` needs, for the first rows of the batch.
         """
         alpha_bar = self.alpha_bars[timesteps]
         noisy = losses.noised(latents, noise, alpha_bar)
@@ -221,12 +221,12 @@ class DiffusionObjective(nn.Module):
             combinations = losses.combination(dropped, landmark_weight, emotion_weight)
             # Eq. 5
             return loss + self.joint.weight * losses.attention_disentanglement(features, masks, combinations, group)
-        if walk is None or self.picture_loss is None:
+        if rollout is None or self.image_loss is None:
             return loss
-        first = len(walk.identity)
+        first = len(rollout.identity)
         drawn = landmark[: int(landmark_weight[:first].count_nonzero())]
         conditions = self._conditions(drawn, landmark_weight[:first], emotion[:first], emotion_weight[:first])
-        return loss + self.picture_loss(walk, self.encoder(walk.identity), conditions)
+        return loss + self.image_loss(rollout, self.encoder(rollout.identity), conditions)
 
     def _conditions(
         self, landmark: Tensor, landmark_weight: Tensor, emotion: Tensor, emotion_weight: Tensor
@@ -240,17 +240,17 @@ class DiffusionObjective(nn.Module):
         )
 
 
-def _picture_loss(model: checkpoint.FaceModel, config: TrainConfig, alpha_bars: Tensor) -> PictureLoss:
+def _image_loss(model: checkpoint.FaceModel, config: TrainConfig, alpha_bars: Tensor) -> ImageLoss:
     from facecrafter import weights
-    from facecrafter.perception.lpips import LPIPS
+    from facecrafter.estimators.lpips import LPIPS
 
     recogniser, crop = differentiable(model.scale.recogniser, config.arcface)
-    perceptual = LPIPS(weights.locate("lpips_alexnet")) if config.picture_loss.perceptual else None
-    eye = config.picture_loss.expression_net
+    perceptual = LPIPS(weights.locate("lpips_alexnet")) if config.image_loss.perceptual else None
+    eye = config.image_loss.expression_net
     kind = str(model.scale.scheduler["prediction_type"])
-    return PictureLoss(
-        model.unet, model.autoencoder, recogniser, crop, perceptual, alpha_bars, kind, config.picture_loss,
-        embedding=model.scale.embedding, expression=expression_net.load(eye) if eye else None,
+    return ImageLoss(
+        model.unet, model.autoencoder, recogniser, crop, perceptual, alpha_bars, kind, config.image_loss,
+        embedding=model.scale.embedding, expression=expression.load(eye) if eye else None,
     )  # fmt: skip
 
 
@@ -276,7 +276,7 @@ class DiffusionStage:
                 part.encode(self.model.autoencoder.to(device), config.data / "cache", device)
         data.place(device)
         self.objective = self._build_objective().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        looks = getattr(self.objective, "picture_loss", None)
+        looks = getattr(self.objective, "image_loss", None)
         # The face, and what the recogniser looks at, each with where it is when the pose is free.
         self.crops = [(crop, data.usual_crop_grid(crop)) for crop in (ARCFACE_CROP, looks.crop)] if looks else []
 
@@ -289,7 +289,7 @@ class DiffusionStage:
         model, config = self.model, self.config
         if config.stage == "base":
             scaffold = [model.controls] if config.scaffold and model.controls else []
-            return [model.unet, model.encoder, *scaffold, *self._critics]
+            return [model.unet, model.encoder, *scaffold, *self._discriminators]
         assert model.controls is not None
         if config.stage == "joint":
             projections = attention.identity_projections(model.unet) if config.joint.identity_projections else []
@@ -305,14 +305,17 @@ class DiffusionStage:
             (list(model.encoder.parameters()), config.encoder_rate),
             (projections, config.identity_rate),
             (scaffold, config.scaffold_rate),
-            ([parameter for critic in self._critics for parameter in critic.parameters()], config.critic_rate),
+            (
+                [parameter for discriminator in self._discriminators for parameter in discriminator.parameters()],
+                config.discriminator_rate,
+            ),
         ]
 
     @property
-    def _critics(self) -> list[nn.Module]:
+    def _discriminators(self) -> list[nn.Module]:
         """What learns along and is no part of the model."""
-        loss = self.objective.picture_loss
-        return [loss.critics] if loss is not None and loss.critics is not None else []
+        loss = self.objective.image_loss
+        return [loss.discriminators] if loss is not None and loss.discriminators is not None else []
 
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
         """See :class:`Stage`."""
@@ -350,9 +353,9 @@ class DiffusionStage:
         if config.stage == "joint":
             batch["masks"] = data.face_masks(chosen.indices)
         placed: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
-        if config.picture_loss.on and data is self.data:
-            walk = self._walk(step, index, chosen, identity, config.picture_loss.batch // parts)
-            placed["walk"] = walk.to(device)
+        if config.image_loss.on and data is self.data:
+            rollout = self._rollout(step, index, chosen, identity, config.image_loss.batch // parts)
+            placed["rollout"] = rollout.to(device)
         if config.stage == "joint":
             # A group that is cut into several parts of the batch is compared within each part.
             group = min(config.batch_size // config.joint.groups, len(chosen.indices))
@@ -365,7 +368,7 @@ class DiffusionStage:
         return placed
 
     def _paired(self, step: int, whole: Draw) -> tuple[Draw, Tensor]:
-        """The draw with inputs from pairs, half of them mirrored, and the numbers of their identity pictures."""
+        """The draw with inputs from pairs, half of them mirrored, and the numbers of their identity images."""
         config, data = self.config, self.data
         assert data.pairs is not None
         points = config.joint.groups if config.stage == "joint" else config.batch_size
@@ -374,10 +377,10 @@ class DiffusionStage:
         replicas = torch.arange(points).repeat_interleave(config.batch_size // points)
         return replace(whole, indices=(inputs + data.count * mirrored)[replicas]), sources[replicas]
 
-    def _walk(self, step: int, index: int, chosen: Draw, identity: Tensor, count: int) -> Walk:
+    def _rollout(self, step: int, index: int, chosen: Draw, identity: Tensor, count: int) -> Rollout:
         """Walks for the first ``count`` samples of a batch: some keep their person, some get one between two people or
         another one altogether."""
-        config, data = self.config.picture_loss, self.data
+        config, data = self.config.image_loss, self.data
         source = generator(self.config.seed, 3, step, index)
         other = data.identity[torch.randint(0, data.count, (count,), generator=source)]
         kind, between = torch.rand(2, count, 1, generator=source)
@@ -389,14 +392,14 @@ class DiffusionStage:
         )
         learns = torch.zeros(config.steps, dtype=torch.bool)
         learns[torch.randperm(config.steps, generator=source)[: config.learning]] = True
-        return Walk(
+        return Rollout(
             noise=torch.randn(count, *chosen.noise.shape[1:], generator=source),
-            timesteps=walk_timesteps(config.steps, torch.rand(config.steps - 1, generator=source)),
+            timesteps=rollout_timesteps(config.steps, torch.rand(config.steps - 1, generator=source)),
             learns=learns,
             identity=nn.functional.normalize((1 - share) * identity[:count] + share * other, dim=-1),
             own=~blended.squeeze(1),
             posed=posed,
-            photos=data.pictures(indices),
+            photos=data.images(indices),
             masks=data.face_masks(indices),
             grids=grids,
             views=views,
@@ -405,7 +408,7 @@ class DiffusionStage:
 
     @torch.no_grad()
     def validate(self) -> float | None:
-        """See :class:`Stage`: Eq. 4, or Eq. 5 in the joint stage, without the losses on finished pictures."""
+        """See :class:`Stage`: Eq. 4, or Eq. 5 in the joint stage, without the losses on finished images."""
         if self.held is None:
             return None
         device = next(self.model.unet.parameters()).device
@@ -415,7 +418,7 @@ class DiffusionStage:
     @torch.no_grad()
     def samples(self) -> Tensor:
         """Eight people: the photo, identity alone, and identity with each condition of the next person's photo."""
-        from facecrafter.sampling.pipeline import Settings
+        from facecrafter.pipelines.generate import Settings
         from facecrafter.sampling.sampler import Sampler
 
         settings = Settings().filled(self.model.scale)
@@ -424,7 +427,7 @@ class DiffusionStage:
         people = torch.arange(0, self.data.count, max(1, self.data.count // 8))[:8]
         targets = people.roll(-1)
         sampler = Sampler(self.model)
-        rows = [self.data.pictures(people).cpu(), self.data.pictures(targets).cpu()]
+        rows = [self.data.images(people).cpu(), self.data.images(targets).cpu()]
         for names in ((), ("landmark",), ("emotion",)) if self.model.controls else ((),):
             rows.append(
                 sampler.generate(
@@ -452,7 +455,7 @@ def start_folder(start: Path) -> Path:
 def _starting_model(config: TrainConfig) -> checkpoint.FaceModel:
     """The model a stage begins with: what `start` holds, and fresh parts where it holds none."""
     assert config.start is not None
-    scale = zoo.SCALES[config.scale]
+    scale = scales.SCALES[config.scale]
     start = start_folder(config.start)
     if config.scale == "arc2face" and is_published(start):
         model = load_published(start)
@@ -463,7 +466,7 @@ def _starting_model(config: TrainConfig) -> checkpoint.FaceModel:
     else:
         torch.manual_seed(config.seed)
         autoencoder = checkpoint.load_part(start / "autoencoder.safetensors", "autoencoder", scale.name)
-        model = checkpoint.FaceModel(scale, zoo.build_unet(scale), zoo.build_encoder(scale), autoencoder)
+        model = checkpoint.FaceModel(scale, scales.build_unet(scale), scales.build_encoder(scale), autoencoder)
     if config.fresh_controls:
         model.controls = None
     model.distilled = None  # it says what the model said that is trained further now
@@ -474,7 +477,7 @@ def _starting_model(config: TrainConfig) -> checkpoint.FaceModel:
         )
     if model.controls is None and (config.stage != "base" or config.scaffold):
         torch.manual_seed(config.seed)
-        model.controls = zoo.build_controls(scale, model.unet)
+        model.controls = scales.build_controls(scale, model.unet)
     if model.controls is None and sum(config.mixture.shares[2:]) > 0:
         raise ConfigError(f"the mixture names controls, and {config.start} has none; set scaffold: true, or drop them")
     return model

@@ -1,4 +1,4 @@
-"""Reports of the tables: Markdown, CSV, a picture of what time buys, and one page with charts and pictures."""
+"""Reports of the tables: Markdown, CSV, an image of what time buys, and one page with charts and images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from facecrafter.evaluation.report.differences import paired
 from facecrafter.evaluation.report.page import as_html
 from facecrafter.evaluation.report.result import Sheet, read
 from facecrafter.evaluation.report.tables import as_csv, as_markdown, as_section, differences_csv
-from facecrafter.files import check_free, write_whole
+from facecrafter.io import check_free, write_whole
 
 FILES = ("table.md", "table.csv", "differences.csv", "cost.svg", "report.html")
 
@@ -21,7 +21,7 @@ def write(run: Path, overwrite: bool = False) -> list[Path]:
     """Write :data:`FILES` of one result folder into it.
 
     Args:
-        run: a folder with ``result.json``, ``scores`` and pictures.
+        run: a folder with ``result.json``, ``scores`` and images.
         overwrite: replace files of those names.
 
     Returns:
@@ -40,7 +40,7 @@ def compare(runs: Sequence[Path], out: Path, overwrite: bool = False) -> list[Pa
     Differences are from the first method that has scores.
 
     Args:
-        runs: result folders of the same table, pairs, pictures and estimators.
+        runs: result folders of the same table, pairs, images and estimators.
         out: where the files go.
         overwrite: replace files of those names.
 

@@ -1,4 +1,4 @@
-"""Which pictures a report shows, and how they come to lie in its page."""
+"""Which images a report shows, and how they come to lie in its page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from facecrafter.errors import PhotoError
 from facecrafter.evaluation.report.result import Column, Row, Score, Sheet
-from facecrafter.perception.face import load_photo
+from facecrafter.faces.face import load_photo
 
 CASES = 2  # of each kind
 QUALITY = 82
@@ -28,7 +28,7 @@ def chooser(sheet: Sheet, column: Column) -> Row | None:
 
 
 def cases(row: Row, column: Column) -> list[tuple[str, Score]]:
-    """The best, the median and the worst pictures of a method by a metric, :data:`CASES` of each and no picture twice.
+    """The best, the median and the worst images of a method by a metric, :data:`CASES` of each and no image twice.
 
     Those of a kind show different people where there are so many. Equal scores keep the order of the file.
     """
@@ -57,10 +57,10 @@ def _distinct(scores: Iterable[Score], taken: set[str]) -> list[Score]:
 
 
 class Thumbnails:
-    """Pictures as data URIs of JPEGs that are at most ``side`` pixels long.
+    """Images as data URIs of JPEGs that are at most ``side`` pixels long.
 
     Attributes:
-        lacking: the pictures that were asked for and could not be read.
+        lacking: the images that were asked for and could not be read.
     """
 
     def __init__(self, side: int) -> None:
@@ -69,7 +69,7 @@ class Thumbnails:
         self._made: dict[Path, str | None] = {}
 
     def __call__(self, path: Path) -> str | None:
-        """One picture; None where it cannot be read."""
+        """One image; None where it cannot be read."""
         if path not in self._made:
             self._made[path] = self._make(path)
         return self._made[path]

@@ -7,10 +7,10 @@ from facecrafter.evaluation.report.markup import Markup, el, join
 from facecrafter.evaluation.report.result import Column, Sheet
 
 ABOUT = (
-    "A metric over the seconds that a picture took, on the hardware and in the batches named below; whiskers are 95 % "
-    "intervals. Seconds of pictures that came out of the cache are those of the run that made them."
+    "A metric over the seconds that an image took, on the hardware and in the batches named below; whiskers are 95 % "
+    "intervals. Seconds of images that came out of the cache are those of the run that made them."
 )
-ACROSS = "seconds a picture"
+ACROSS = "seconds an image"
 WIDTH, HEIGHT, GAP = 460, 320, 28  # of a chart, and above each for its heading
 COLUMNS = 2
 
@@ -31,7 +31,7 @@ def charts_of(sheet: Sheet) -> list[tuple[Column, Markup]]:
 
 
 def as_svg(sheet: Sheet) -> bytes:
-    """All of them as one picture that needs nothing beside it."""
+    """All of them as one image that needs nothing beside it."""
     plates = charts_of(sheet)
     lines = -(-len(plates) // COLUMNS)
     placed = []
@@ -44,7 +44,7 @@ def as_svg(sheet: Sheet) -> bytes:
     paper = el("rect", width=width, height=height, style="fill: var(--paper)")
     whole = el(
         "svg",
-        el("title", f"{sheet.title}: what a picture costs"),
+        el("title", f"{sheet.title}: what an image costs"),
         el("style", Markup(style.CHARTS)),
         paper,
         join(placed),

@@ -14,7 +14,7 @@ DRAWS = 2000
 SEED = 0
 
 Floats = NDArray[np.float64]
-# How a column can come from its pictures: what is summed over them, and what is made of the sum over their number.
+# How a column can come from its images: what is summed over them, and what is made of the sum over their number.
 WAYS: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats]]] = {
     "mean": (lambda cells: cells, lambda means: means),
     "root mean square": (np.square, np.sqrt),
@@ -23,7 +23,7 @@ WAYS: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats]]] =
 
 @dataclass(frozen=True)
 class Difference:
-    """A method's metric less the first method's, over ``pairs`` pictures of ``people`` identities.
+    """A method's metric less the first method's, over ``pairs`` images of ``people`` identities.
 
     ``low`` and ``high`` are the 95 % bootstrap interval over identities; None where there is one identity alone.
     """
@@ -51,7 +51,7 @@ def paired(sheet: Sheet) -> tuple[list[Difference], list[Column]]:
     """Differences of every method from the first one that has scores, and the columns that cannot be paired.
 
     A column is paired where its value in the table is the mean, or the root mean square, of its pictures' scores, which
-    is found out by making it anew. A Fréchet distance, say, is neither.
+    is found out by making it again. A Fréchet distance, say, is neither.
     """
     first = next((row for row in sheet.rows if any(score.values for score in (row.scores or {}).values())), None)
     if first is None or len(sheet.rows) < 2:
@@ -70,7 +70,7 @@ def paired(sheet: Sheet) -> tuple[list[Difference], list[Column]]:
 
 
 def way_of(sheet: Sheet, key: str) -> str | None:
-    """How the column comes from its pictures, one of :data:`WAYS`; None where it does not."""
+    """How the column comes from its images, one of :data:`WAYS`; None where it does not."""
     known = []
     for row in sheet.rows:
         cells = [score.values[key] for score in (row.scores or {}).values() if key in score.values]

@@ -1,4 +1,4 @@
-"""A sheet as one page of HTML that needs nothing beside it: charts inside, pictures inside, nothing from elsewhere."""
+"""A sheet as one page of HTML that needs nothing beside it: charts inside, images inside, nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from facecrafter.evaluation.report.markup import Child, Markup, el, join
 from facecrafter.evaluation.report.result import Column, Group, Leakage, Row, Run, Score, Sheet
 
 LARGEST = 8 * 2**20  # bytes that a page should have at most
-SIDES = (144, 112, 80, 48)  # of its pictures in pixels: the first that fits
-NAMED = 5  # of the pictures that are missing
+SIDES = (144, 112, 80, 48)  # of its images in pixels: the first that fits
+NAMED = 5  # of the images that are missing
 
 
 def as_html(sheet: Sheet, differences: Sequence[Difference], left: Sequence[Column]) -> bytes:
-    """The page, with pictures as large as :data:`LARGEST` lets them be."""
+    """The page, with images as large as :data:`LARGEST` lets them be."""
     content = b""
     for side in SIDES:
         content = _page(sheet, differences, left, Thumbnails(side)).encode("utf-8", "replace")
@@ -33,7 +33,7 @@ def _page(sheet: Sheet, differences: Sequence[Difference], left: Sequence[Column
     made = [
         ("table", "Table", _table(sheet)),
         ("metrics", "Metrics", _metrics(sheet)),
-        ("cost", "What a picture costs", _cost(sheet)),
+        ("cost", "What an image costs", _cost(sheet)),
         ("differences", "Differences", _differences(differences, left)),
         ("curves", "Control curves", _curves(sheet)),
         ("leakage", "Leakage", _leakage(sheet)),
@@ -74,15 +74,15 @@ def _head(title: str) -> Markup:
 def _notices(sheet: Sheet, thumbnails: Thumbnails) -> Markup:
     """What the reader of the page has to know is not in it."""
     told = [
-        f"{row.label} has no scores (scores/{row.method.slug}.csv is missing), so no pictures and no differences here."
+        f"{row.label} has no scores (scores/{row.method.slug}.csv is missing), so no images and no differences here."
         for row in sheet.rows
         if row.scores is None
     ]
-    told += [f"No face was found in any picture of {row.label}." for row in sheet.rows if _all_failed(row)]
+    told += [f"No face was found in any image of {row.label}." for row in sheet.rows if _all_failed(row)]
     lacking = thumbnails.lacking
     if lacking:
         names = ", ".join(map(str, lacking[:NAMED])) + (", …" if len(lacking) > NAMED else "")
-        told.append(f"Pictures that are missing or cannot be read: {len(lacking)} ({names}).")
+        told.append(f"Images that are missing or cannot be read: {len(lacking)} ({names}).")
     return join(el("p", one, class_="notice") for one in told)
 
 
@@ -254,7 +254,7 @@ def _cases(sheet: Sheet, thumbnails: Thumbnails) -> Markup | None:
     if not grids:
         return None
     about = (
-        "In a column all methods were asked the same: one person, one target, one seed. Pictures in which no face was "
+        "In a column all methods were asked the same: one person, one target, one seed. Images in which no face was "
         "found have no score and are not chosen."
     )
     return join([el("p", about), grids])
@@ -279,14 +279,14 @@ def _case_grid(sheet: Sheet, column: Column, by: Row, thumbnails: Thumbnails) ->
         rows.append(
             [_case(row, number, score, column, decimals, thumbnails) for number, (_, score) in enumerate(chosen, 1)]
         )
-    caption = f"{column.title}: best, median and worst pictures of {by.label}, and the same requests to the others"
+    caption = f"{column.title}: best, median and worst images of {by.label}, and the same requests to the others"
     return _grid(
         caption, ["", *(f"{number}, {kind}" for number, (kind, _) in enumerate(chosen, 1))], labels, rows, "cases"
     )
 
 
 def _case(row: Row, case: int, asked: Score, column: Column, decimals: int, thumbnails: Thumbnails) -> Markup:
-    """One method's picture of a request, with its score under it."""
+    """One method's image of a request, with its score under it."""
     score = (row.scores or {}).get(asked.request)
     if score is None:
         return el("td", el("span", "not made", class_="lacking"))
@@ -298,7 +298,7 @@ def _case(row: Row, case: int, asked: Score, column: Column, decimals: int, thum
 def _picture(folder: Path, name: str, alt: str, thumbnails: Thumbnails) -> Markup:
     source = thumbnails(folder / name) if name else None
     if source is None:
-        return el("span", "picture missing" if name else "none", class_="lacking")
+        return el("span", "image missing" if name else "none", class_="lacking")
     return el("img", src=source, alt=alt)
 
 

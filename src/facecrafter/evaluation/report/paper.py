@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 NOTE = (
-    "These numbers are the paper's own and were not measured here. Its estimators, its pictures and its scale are "
+    "These numbers are the paper's own and were not measured here. Its estimators, its images and its scale are "
     "others, and numbers of different estimators and scales cannot be compared: only methods within one table can."
 )
 
@@ -35,7 +35,7 @@ class PaperTable:
 CONTROL = PaperTable(
     "Table 1 of the paper",
     "2,000 pairs of an identity and a target from CelebA; expression and pose are FLAME parameters by EMOCA v2, "
-    "emotion is by EmoNet, identity by FaceNet, and FID is against 2,000 pictures of FFHQ. By their values, Exp-RMSE "
+    "emotion is by EmoNet, identity by FaceNet, and FID is against 2,000 images of FFHQ. By their values, Exp-RMSE "
     "and Dist-RMSE are means of l2 norms (docs/evaluation.md).",
     (
         ("Exp-RMSE", "lower"),
@@ -61,7 +61,7 @@ CONTROL = PaperTable(
 DIVERSITY = PaperTable(
     "Table 2 of the paper",
     "Identity alone, on Synth-500 and AgeDB-500; Exp. and Pose are the l2 norms of the standard deviations of FLAME "
-    "parameters over a person's pictures.",
+    "parameters over a person's images.",
     (
         ("LPIPS, Synth-500", "higher"),
         ("LPIPS, AgeDB-500", "higher"),

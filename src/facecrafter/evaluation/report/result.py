@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from facecrafter.errors import DataError, PhotoError
-from facecrafter.perception.face import load_photo
+from facecrafter.faces.face import load_photo
 
 AGAIN = "run the evaluation again"
 REQUEST = ("picture", "identity", "target", "seed", "found")
@@ -68,7 +68,7 @@ class Value(_Read):
 
 
 class Group(_Read):
-    """Pictures of one kind: how many, in how many of them no face was found, and the metrics over the others."""
+    """Images of one kind: how many, in how many of them no face was found, and the metrics over the others."""
 
     count: int
     failures: int | None = None
@@ -164,7 +164,7 @@ class Result(_Read):
 
 @dataclass(frozen=True)
 class Score:
-    """One picture: where it lies, what was asked, and its metrics, less those that are not known.
+    """One image: where it lies, what was asked, and its metrics, less those that are not known.
 
     Paths are relative to the run folder; ``target`` is empty where there was none.
     """
@@ -288,7 +288,7 @@ def _read_result(folder: Path) -> Result:
 
 
 def _read_scores(path: Path, columns: Sequence[Column]) -> dict[tuple[str, str, int], Score] | None:
-    """The pictures of one method by what was asked, or None where there is no such file."""
+    """The images of one method by what was asked, or None where there is no such file."""
     line = 0
     try:
         with open(path, encoding="utf-8", newline="") as file:
@@ -341,7 +341,7 @@ def _check_comparable(first: Run, other: Run) -> None:
         if apart:
             reasons.append(f"{apart} pairs of identity, target and seed are in one of them alone")
         elif moved := _other_pictures(first, other):
-            reasons.append(f"the data: {moved[0]} shows another picture in each ({len(moved)} of such)")
+            reasons.append(f"the data: {moved[0]} shows another image in each ({len(moved)} of such)")
     if reasons:
         raise DataError(
             f"{first.folder} and {other.folder} cannot stand in one table, for they differ: {'; '.join(reasons)}; "
@@ -363,7 +363,7 @@ def _differences_of_settings(first: Result, other: Result) -> list[str]:
         reasons.append(f"the columns {', '.join(columns)} are not the same")
     real = [result.config.get("real") for result in (first, other)]
     if real[0] != real[1]:
-        reasons.append(f"the Frechet distances are to {real[0]} and to {real[1]} real pictures")
+        reasons.append(f"the Frechet distances are to {real[0]} and to {real[1]} real images")
     digests = [result.real.get("digest") for result in (first, other)]
     if real[0] == real[1] and None not in digests and digests[0] != digests[1]:
         of = [result.real.get("of") for result in (first, other)]
@@ -374,7 +374,7 @@ def _differences_of_settings(first: Result, other: Result) -> list[str]:
 
 
 def _other_pictures(first: Run, other: Run) -> list[str]:
-    """People and targets that have one name and two pictures. What cannot be read is not compared."""
+    """People and targets that have one name and two images. What cannot be read is not compared."""
     names = sorted({name for identity, target, _ in first.requests for name in (identity, target) if name})
     return [name for name in names if not _same_picture(first.folder / name, other.folder / name)]
 

@@ -16,7 +16,7 @@ from facecrafter.evaluation.report.result import Column, Row, Run, Sheet, Value,
 
 UNKNOWN = "-"
 INTERVALS = "In brackets the 95 % bootstrap interval over identities; bold is the best of the column."
-FAILURES = "Failures are pictures in which no face was found; the metrics of faces are over the others."
+FAILURES = "Failures are images in which no face was found; the metrics of faces are over the others."
 PAIRED = (
     "Over the pairs that both methods made a face for; the interval is a paired bootstrap over identities, and where "
     "it holds 0 the two are not told apart."
@@ -63,7 +63,7 @@ def facts(sheet: Sheet) -> dict[str, str]:
     all_facts = {
         "extra_parameters": "Extra parameters ↓",
         "failures": "Failures",
-        "seconds_a_picture": "Seconds a picture",
+        "seconds_a_picture": "Seconds an image",
     }
     keys = {column.key for column in sheet.columns}
     return {key: heading for key, heading in all_facts.items() if key not in keys}
@@ -125,7 +125,7 @@ def settings(run: Run) -> str:
 def unpaired(left: Sequence[Column]) -> str:
     """A sentence on the columns that have no paired difference."""
     names = ", ".join(column.title for column in left)
-    return f"Without a paired difference, for they are no means over pictures: {names}." if left else ""
+    return f"Without a paired difference, for they are no means over images: {names}." if left else ""
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

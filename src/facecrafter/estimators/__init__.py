@@ -1,0 +1,1 @@
+"""Networks that read faces: who they are, how they look, what they express."""

@@ -1,0 +1,1 @@
+"""Values and geometry of faces; no networks."""

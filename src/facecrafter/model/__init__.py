@@ -1,1 +1,0 @@
-"""Conditions become attention; nothing here knows of photos."""

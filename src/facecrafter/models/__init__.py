@@ -1,0 +1,1 @@
+"""The networks that generate faces, and their files."""

@@ -1,0 +1,208 @@
+"""One builder for both scales. ``mini`` and ``arc2face`` are the same classes with other numbers.
+
+A whole model is a folder in diffusers' layout, which is Arc2Face's own:
+
+    unet/  encoder/  vae/  scheduler/  controls.safetensors  model.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from facecrafter.models import attention
+from facecrafter.models.autoencoder import FaceAutoencoder
+from facecrafter.models.controls import FaceControls
+from facecrafter.models.identity_encoder import CLIP_END, CLIP_LENGTH, CLIP_PROMPT, IdentityEncoder
+
+# mini's vocabulary: the words of Arc2Face's prompt and nothing else.
+MINI_PROMPT, MINI_END, MINI_LENGTH = (0, 1, 2, 3, 4, 5), 6, 8
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What differs between the scales.
+
+    Attributes:
+        name: ``mini`` or ``arc2face``.
+        size: side of an image in pixels.
+        recogniser: whose embeddings the identity encoder reads.
+        embedding: their length.
+        prompt, end, length, gain: see :class:`IdentityEncoder`.
+        unet, text, controls: arguments of the three networks.
+        scheduler: arguments of the noise schedule.
+        sampling: how images are made unless something else is asked for: the scales of Eq. 6 (``identity_scale``,
+            ``landmark_scale``, ``emotion_scale``), ``steps``, the solver (``scheduler``), and how Eq. 6 is computed
+            (``speed``).
+    """
+
+    name: str
+    size: int
+    recogniser: str
+    embedding: int
+    prompt: tuple[int, ...]
+    end: int
+    length: int
+    gain: float
+    unet: dict[str, object]
+    text: dict[str, object]
+    controls: dict[str, object]
+    scheduler: dict[str, object]
+    sampling: dict[str, float | int | str]
+
+
+TIMESTEPS = 1000  # of every scale's noise schedule
+
+# The noise schedule of Stable Diffusion 1.5.
+_SCHEDULE: dict[str, object] = {
+    "num_train_timesteps": TIMESTEPS,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+MINI = Scale(
+    name="mini",
+    size=128,
+    recogniser="dlib",
+    embedding=128,
+    prompt=MINI_PROMPT,
+    end=MINI_END,
+    length=MINI_LENGTH,
+    gain=16.0,
+    unet={
+        "sample_size": 8,
+        "in_channels": 32,
+        "out_channels": 32,
+        "block_out_channels": (256, 256),
+        "layers_per_block": 1,
+        # Four cross-attention blocks: three at 8x8 and the middle one at 4x4.
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 256,
+        "attention_head_dim": 4,  # diffusers reads this as the number of heads
+        "use_linear_projection": True,
+    },
+    text={
+        "vocab_size": 7,
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": MINI_LENGTH,
+        "bos_token_id": 0,
+        "eos_token_id": 6,
+        "pad_token_id": 6,
+    },
+    controls={
+        "context_width": 256,
+        "landmark_channels": (3, 32, 64, 128, 256, 256),
+        "landmark_strides": (2, 2, 2, 2, 1),
+        "landmark_size": 128,
+        "landmark_place_sigma": 0.12,
+        "emotion_hidden": 128,
+        "emotion_tokens": 4,
+        "scale": "mini",
+    },
+    # v-prediction (Salimans & Ho, 2022) trains steadily at every noise level, which a short training run needs.
+    scheduler={**_SCHEDULE, "prediction_type": "v_prediction"},
+    # Close to how its training made the images that it looked at (docs/results.md compares), and with Eq. 6 in every
+    # third step only, which no metric tells from all of it (docs/speed.md).
+    sampling={
+        "identity_scale": 1.5,
+        "landmark_scale": 1.2,
+        "emotion_scale": 2.5,
+        "steps": 8,
+        "scheduler": "ddim",
+        "speed": "refresh",
+    },
+)
+
+ARC2FACE = Scale(
+    name="arc2face",
+    size=512,
+    recogniser="arcface",
+    embedding=512,
+    prompt=CLIP_PROMPT,
+    end=CLIP_END,
+    length=CLIP_LENGTH,
+    gain=1.0,
+    unet={"sample_size": 64, "cross_attention_dim": 768},
+    text={
+        "vocab_size": 49408,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": CLIP_LENGTH,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    },
+    controls={"scale": "arc2face"},
+    scheduler={**_SCHEDULE, "prediction_type": "epsilon"},
+    # The paper's scales. It samples with DDPM; DPM-Solver++ in 25 steps is Arc2Face's default, but for its spacing of
+    # timesteps (see sampler.py).
+    sampling={
+        "identity_scale": 2.5,
+        "landmark_scale": 2.0,
+        "emotion_scale": 2.0,
+        "steps": 25,
+        "scheduler": "dpm",
+        "speed": "exact",
+    },
+)
+
+SCALES = {scale.name: scale for scale in (MINI, ARC2FACE)}
+
+
+def build_unet(scale: Scale) -> UNet2DConditionModel:
+    """A fresh UNet with our processors in it."""
+    unet = UNet2DConditionModel(**scale.unet)
+    attention.install(unet)
+    return unet
+
+
+def build_encoder(scale: Scale) -> IdentityEncoder:
+    """A fresh identity encoder."""
+    return wrap_encoder(scale, CLIPTextModel(CLIPTextConfig(**scale.text)))
+
+
+def wrap_encoder(scale: Scale, text_model: nn.Module) -> IdentityEncoder:
+    """An identity encoder around a CLIP text model."""
+    return IdentityEncoder(text_model, scale.prompt, scale.end, scale.length, scale.gain)
+
+
+def build_autoencoder(scale: Scale) -> FaceAutoencoder | AutoencoderKL:
+    """A fresh autoencoder."""
+    if scale.name == "mini":
+        return FaceAutoencoder()
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+    )
+
+
+def build_controls(scale: Scale, unet: nn.Module) -> FaceControls:
+    """Fresh controls for a base: they start by changing nothing."""
+    return FaceControls(block_widths=attention.cross_attention_widths(unet), **scale.controls)
+
+
+def on_meta(scale: Scale) -> tuple[nn.Module, FaceControls]:
+    """UNet and controls without memory behind them, for counting."""
+    with torch.device("meta"):
+        unet = build_unet(scale)
+        return unet, build_controls(scale, unet)

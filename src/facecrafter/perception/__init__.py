@@ -1,1 +1,0 @@
-"""A photo becomes conditions; nothing here knows of diffusion."""

@@ -1,0 +1,142 @@
+"""Requests to files: what is there is kept, what is missing is made, and a run that was stopped goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from facecrafter.errors import FaceCrafterError
+from facecrafter.pipelines.generate import KEPT_FACES, Conditions, FaceCrafter
+from facecrafter.pipelines.images import check_sheets, is_there, save, write_sheets
+from facecrafter.request import Request
+
+
+@dataclass
+class Job:
+    """A request, the file where its image belongs, and what became of it.
+
+    Attributes:
+        request: what is asked for.
+        key: of the image, see :meth:`facecrafter.pipelines.generate.FaceCrafter.key`.
+        path: the file.
+        done: whether the image is there, whole.
+        error: why it could not be made.
+    """
+
+    request: Request
+    key: str
+    path: Path
+    done: bool = False
+    error: FaceCrafterError | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did: images that it made, that were there already, and that failed."""
+
+    made: int
+    there: int
+    failed: int
+
+
+def make_missing(
+    crafter: FaceCrafter, jobs: Sequence[Job], progress: Callable[[float], object] | None = None
+) -> Iterator[list[Job]]:
+    """Make the images that are not there, in batches, each saved as soon as it is made.
+
+    Args:
+        crafter: the model.
+        jobs: of different keys; all have the same settings.
+        progress: called with the number of images' worth of work done.
+
+    Yields:
+        The jobs of each batch. What is wrong with the photos of one is its ``error``; the others go on.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+        OutputError: an image cannot be written.
+    """
+
+    @lru_cache(maxsize=KEPT_FACES)
+    def read(request: Request) -> Conditions | FaceCrafterError:
+        try:
+            return crafter.conditions_of(request)
+        except FaceCrafterError as error:
+            return error
+
+    missing = [job for job in jobs if not job.done]
+    batch_size = missing[0].request.settings.batch_size if missing else 1
+    for first in range(0, len(missing), batch_size):
+        batch = missing[first : first + batch_size]
+        able: list[tuple[Job, Conditions]] = []
+        for job in batch:
+            found = read(replace(job.request, seed=0))
+            if isinstance(found, FaceCrafterError):
+                job.error = found
+            else:
+                able.append((job, found))
+        if progress:
+            progress(len(batch) - len(able))
+        if able:
+            _render(crafter, able, progress)
+        yield batch
+
+
+def _render(
+    crafter: FaceCrafter,
+    able: Sequence[tuple[Job, Conditions]],
+    progress: Callable[[float], object] | None,
+) -> None:
+    """Make and save the images of one batch."""
+    jobs = [job for job, _ in able]
+    conditions, seeds = [asked for _, asked in able], [job.request.seed for job in jobs]
+    for index, image in crafter.render(conditions, seeds, jobs[0].request.settings, progress):
+        job = jobs[index]
+        image.info["facecrafter"] = {**image.info["facecrafter"], "key": job.key}
+        save(image, job.path, overwrite=True)
+        job.done = True
+
+
+def generate_many(
+    crafter: FaceCrafter,
+    request: Request,
+    count: int,
+    out: Path,
+    overwrite: bool = False,
+    progress: Callable[[float], object] | None = None,
+) -> Summary:
+    """Make images of one request with seeds that follow each other, and contact sheets of them all.
+
+    An image is called by its seed. One that is there already, whole and of the same request, is kept, so a run that was
+    stopped can be repeated, and a longer one adds what is new.
+
+    Args:
+        crafter: the model.
+        request: of the first image.
+        count: how many images, at least 1.
+        out: the folder for them.
+        overwrite: make images again that are there, and replace those of other requests.
+        progress: called with the number of images' worth of work done.
+
+    Raises:
+        OutputError: the folder holds images of another request, or cannot be written to.
+        PhotoError, NoFaceError: a photo cannot be read or shows no face.
+        ConfigError: a setting cannot be used.
+    """
+    requests = [replace(request, seed=request.seed + number) for number in range(count)]
+    jobs = [Job(one, crafter.key(one), out / f"{one.seed:05d}.png") for one in requests]
+    if not overwrite:
+        for job in jobs:
+            job.done = is_there(job.path, job.key)
+        check_sheets(out, [job.key for job in jobs])
+    there = sum(job.done for job in jobs)
+    if progress:
+        progress(there)
+    for batch in make_missing(crafter, jobs, progress):
+        for job in batch:
+            if job.error is not None:
+                raise job.error
+    write_sheets(out, [job.path for job in jobs])
+    return Summary(count - there, there, 0)

@@ -1,0 +1,167 @@
+"""Training of the baselines: the landmark stage's loss, pairs and draws, with another network on the frozen base."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from facecrafter.baselines import baseline_class, head
+from facecrafter.baselines.base import Baseline, BaselineGenerator, save_baseline
+from facecrafter.data.dataset import TrainingSet
+from facecrafter.data.pairs import PairSampler
+from facecrafter.data.shards import Prepared
+from facecrafter.faces import symmetry
+from facecrafter.models.checkpoint import FaceModel
+from facecrafter.sampling.sampler import build_scheduler
+from facecrafter.training import losses
+from facecrafter.training.stages import DiffusionStage
+
+
+class HeadSet(TrainingSet):
+    """A training set whose landmark images are head maps, which CapHuman's way reads."""
+
+    draws = False  # its maps are not bytes
+
+    def landmark_images(self, indices: Tensor) -> Tensor:
+        """Head maps ``(B, 5, L, L)``, mirrored with their images; see :func:`facecrafter.baselines.head.draw`."""
+        side = self.pixels.shape[1]
+        rows = (indices % self.count).tolist()
+        with ThreadPoolExecutor() as pool:
+            drawn = pool.map(lambda row: head.draw(self.points[row], side, self.landmark_size), rows)
+            maps = np.stack(list(drawn))
+        return torch.from_numpy(_twins(maps, head.mirrored(maps), indices >= self.count))
+
+
+class ExpressionSet(TrainingSet):
+    """A training set whose landmark images are blendshapes, which the expression adapter reads."""
+
+    draws = False
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        keep: NDArray[np.bool_] | None = None,
+        landmark_size: int = 128,
+        pairs: PairSampler | None = None,
+    ) -> None:
+        super().__init__(prepared, keep, landmark_size, pairs)
+        self.blendshapes = prepared.blendshapes[self.rows]
+
+    def landmark_images(self, indices: Tensor) -> Tensor:
+        """Blendshapes ``(B, 52)``, mirrored with their images."""
+        shapes = self.blendshapes[(indices % self.count).numpy()]
+        return torch.from_numpy(_twins(shapes, symmetry.blendshapes(shapes), indices >= self.count))
+
+
+def _twins(own: NDArray[np.float32], mirrored: NDArray[np.float32], twin: Tensor) -> NDArray[np.float32]:
+    """Rows of the first, and of the second where ``twin`` ``(B,)`` is true."""
+    return np.where(twin.numpy().reshape(-1, *[1] * (own.ndim - 1)), mirrored, own)
+
+
+def training_set(baseline: str) -> type[TrainingSet]:
+    """The training set that gives a baseline its conditions; the others read landmark images, or who it is."""
+    sets: dict[str, type[TrainingSet]] = {"caphuman": HeadSet, "expression_adapter": ExpressionSet}
+    return sets.get(baseline, TrainingSet)
+
+
+class BaselineObjective(nn.Module):
+    """Eq. 4 of a base's prediction under a baseline's condition."""
+
+    alpha_bars: Tensor
+
+    def __init__(self, model: FaceModel, baseline: Baseline, gamma: float | None) -> None:
+        super().__init__()
+        self.unet, self.encoder, self.baseline, self.gamma = model.unet, model.encoder, baseline, gamma
+        self.kind = str(model.scale.scheduler["prediction_type"])
+        schedule = build_scheduler("ddpm", model.scale.scheduler)
+        self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
+
+    def forward(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        identity: Tensor,
+        dropped: Tensor,
+        condition: Tensor,
+        given: Tensor,
+    ) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            latents: clean latents ``(B, C, h, w)``.
+            noise: standard normal, the same shape.
+            timesteps: ``(B,)``.
+            identity: embeddings ``(B, D)``.
+            dropped: ``(B,)`` bool, samples without identity tokens.
+            condition: ``(R, ...)``, what the baseline reads of the R samples that have its condition.
+            given: ``(B,)`` bool, which these are.
+        """
+        alpha_bar = self.alpha_bars[timesteps]
+        noisy = losses.noised(latents, noise, alpha_bar)
+        with torch.no_grad():
+            tokens = self.encoder.mixed(identity, dropped)
+        rows = given.nonzero().squeeze(1)
+        prepared = self.baseline.prepare(condition) if len(rows) else None
+        prediction = self.baseline.predict(self.unet, noisy, timesteps, tokens, prepared, rows)
+        target = losses.diffusion_target(self.kind, latents, noise, alpha_bar)
+        return losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
+
+
+class BaselineStage(DiffusionStage):
+    """See :class:`facecrafter.training.stages.Stage`: a baseline learns, the base is frozen, there are no controls."""
+
+    baseline: Baseline
+
+    def _build_objective(self) -> nn.Module:
+        config = self.config
+        assert config.baseline is not None
+        self.model.controls = None
+        torch.manual_seed(config.seed)
+        self.baseline = baseline_class(config.baseline).beside(self.model)
+        self.baseline.install(plain=config.plain_attention and self.device.type == "cpu")
+        if config.gradient_checkpointing and getattr(self.baseline, "_supports_gradient_checkpointing", False):
+            self.baseline.enable_gradient_checkpointing()  # type: ignore[operator]
+        return BaselineObjective(self.model, self.baseline, config.snr_gamma)
+
+    def trained(self) -> list[nn.Module]:
+        """See :class:`facecrafter.training.stages.Stage`."""
+        return [self.baseline]
+
+    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
+        """See :class:`facecrafter.training.stages.Stage`; all of it learns alike."""
+        return []
+
+    def _batch(
+        self, data: TrainingSet, seed: int, step: int, index: int, parts: int, device: torch.device
+    ) -> dict[str, Any]:
+        drawn = super()._batch(data, seed, step, index, parts, device)
+        batch = {name: drawn[name] for name in ("latents", "noise", "timesteps", "identity", "dropped")}
+        if not self.baseline.is_identity:
+            return {**batch, "condition": drawn["landmark"], "given": drawn["landmark_weight"] != 0}
+        given = ~drawn["dropped"]
+        return {**batch, "dropped": torch.ones_like(given), "condition": drawn["identity"][given], "given": given}
+
+    @torch.no_grad()
+    def samples(self) -> Tensor:
+        """Eight people: the photo, the next person's photo, identity alone, and with the condition of that photo."""
+        data = self.data
+        device = next(self.model.unet.parameters()).device
+        people = torch.arange(0, data.count, max(1, data.count // 8))[:8]
+        targets = people.roll(-1)
+        identity = data.identity[people].to(device)
+        condition = identity if self.baseline.is_identity else data.landmark_images(targets).to(device)
+        method = BaselineGenerator(self.baseline, self.model)
+        made = [method.sample(identity, shown, range(len(people))) for shown in (None, condition)]
+        rows = [torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1 for images in made]
+        return torch.cat([data.images(people).cpu(), data.images(targets).cpu(), *rows])
+
+    def save(self, folder: Path) -> None:
+        """See :class:`facecrafter.training.stages.Stage`: the baseline alone; the base is where it was."""
+        save_baseline(self.baseline, folder, self.config.scale)

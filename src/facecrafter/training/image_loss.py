@@ -1,0 +1,261 @@
+"""Losses on a finished image: make one with the model as it is, and look at it.
+
+Eq. 4 learns a person from single predictions under noise, which takes millions of photos. A recogniser has seen
+millions: where it says that the person made is not the person asked, its gradient says what to change. The image is
+made as sampling makes it, from pure noise by deterministic steps (DDIM; Song et al., 2021), and the gradient goes back
+through several of them (DRaFT; Clark et al., 2024). The recogniser is the condition's own; the judge of evaluation is
+another network.
+
+The model must not learn patterns that please the recogniser and are no likeness. When only one prediction of a rollout
+learned, at fixed timesteps, it did: predictions were recognised, and finished images were not. So steps from all
+of the walk learn, its timesteps are random, and what the recogniser sees is moved, blurred and lit at random. And
+where the image's pose is given, the photo that it came from is known: LPIPS and colours hold the image to that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facecrafter.estimators.differentiable import ARCFACE_CROP, Crop
+from facecrafter.models.attention import AttentionInputs
+from facecrafter.training.augmentation import blurred
+from facecrafter.training.config import ImageLoss as ImageLossConfig
+from facecrafter.training.discriminator import Discriminator, balance, pleasing_loss, telling_loss
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One batch of rollouts from noise to images.
+
+    Attributes:
+        noise: where they begin, ``(B, C, h, w)``.
+        timesteps: of their steps, ``(N,)`` falling; the last prediction is the image.
+        learns: ``(N,)`` bool, which steps the gradient goes into.
+        identity: the embeddings asked for, ``(B, D)``.
+        own: ``(B,)`` bool, whether that is the person on the photo.
+        posed: ``(B,)`` bool, whether landmarks say how the face is turned.
+        photos: where the conditions come from, ``(B, 3, S, S)`` in [-1, 1].
+        masks: where their faces are, ``(B, M, M)`` in [0, 1].
+        grids: where the faces are, ``(B, 2, 3)``, see :class:`facecrafter.estimators.differentiable.Crop`.
+        views: where the recogniser looks, likewise.
+        jitter: ``(B, 8)`` in [-1, 1], see :func:`jittered` and :func:`relit`; zeros for the crops as they are.
+    """
+
+    noise: Tensor
+    timesteps: Tensor
+    learns: Tensor
+    identity: Tensor
+    own: Tensor
+    posed: Tensor
+    photos: Tensor
+    masks: Tensor
+    grids: Tensor
+    views: Tensor
+    jitter: Tensor
+
+    def to(self, device: torch.device) -> Rollout:
+        """The same on another device."""
+        return Rollout(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def rollout_timesteps(steps: int, jitter: Tensor) -> Tensor:
+    """The timesteps of a rollout from pure noise, ``(steps,)`` int64: 999, then one in each of equal spans below.
+
+    Args:
+        steps: how many, at least 2.
+        jitter: ``(steps - 1,)`` in [0, 1), where in its span each of the others is.
+    """
+    spans = torch.arange(steps - 1, 0, -1) - jitter + 0.5
+    later = (spans * 1000 / steps).long().clamp(20, 998)
+    return torch.cat([torch.tensor([999]), later])
+
+
+def jittered(grids: Tensor, jitter: Tensor) -> Tensor:
+    """Crop grids ``(B, 2, 3)`` turned, scaled, shifted and mirrored at random.
+
+    Args:
+        grids: see :class:`facecrafter.estimators.differentiable.Crop`.
+        jitter: ``(B, 8)`` in [-1, 1], of which the first five are read: turn (up to 8 degrees), scale (8 %), shift in x
+            and y (5 % of the crop's side), and mirrored where negative.
+    """
+    angle, scale = jitter[:, 0] * math.radians(8), 1 + 0.08 * jitter[:, 1]
+    mirror = torch.where(jitter[:, 4] < 0, -1.0, 1.0)
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    move = torch.stack(
+        [
+            torch.stack([mirror * cosine, -sine, 0.1 * jitter[:, 2]], dim=1),
+            torch.stack([mirror * sine, cosine, 0.1 * jitter[:, 3]], dim=1),
+            torch.tensor([0.0, 0.0, 1.0]).to(jitter).expand(len(jitter), 3),
+        ],
+        dim=1,
+    )
+    return grids @ move
+
+
+def relit(crops: Tensor, jitter: Tensor) -> Tensor:
+    """Crops ``(B, 3, H, W)`` in 0-255 blurred and lit at random.
+
+    Args:
+        crops: the images.
+        jitter: ``(B, 8)`` in [-1, 1], of which the last three are read: blur (none below 0, over 4 pixels at 1),
+            contrast (20 %), brightness (20 of 255).
+    """
+    blur, contrast, brightness = (jitter[:, place].view(-1, 1, 1, 1) for place in (5, 6, 7))
+    crops = blurred(crops, blur.clamp(min=0))
+    return (crops - 127.5) * (1 + 0.2 * contrast) + 127.5 + 20 * brightness
+
+
+def clean_and_noise(kind: str, prediction: Tensor, noisy: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
+    """What a prediction says the clean latents and the noise are.
+
+    Args:
+        kind: ``epsilon`` or ``v_prediction``.
+        prediction, noisy: ``(B, C, h, w)``.
+        alpha_bar: a scalar in (0, 1).
+    """
+    signal, rest = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    if kind == "epsilon":
+        return (noisy - rest * prediction) / signal, prediction
+    return signal * noisy - rest * prediction, rest * noisy + signal * prediction
+
+
+def heads(masks: Tensor, background: float) -> Tensor:
+    """What a place of an image counts: 1 on the face and within a sixth of the side of it, where hair and chin are,
+    and ``background`` elsewhere.
+
+    Args:
+        masks: of the faces, ``(B, M, M)`` in [0, 1].
+        background: in [0, 1].
+    """
+    reach = masks.shape[-1] // 6
+    near = nn.functional.max_pool2d(masks[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0]
+    return background + (1 - background) * near
+
+
+def _grid_difference(a: Tensor, b: Tensor, cells: int, counts: Tensor | None = None) -> Tensor:
+    """The mean absolute difference of images ``(B, 3, S, S)`` on a grid of so many cells a side, ``(B,)``; places
+    count as the map ``counts`` ``(B, M, M)`` says."""
+    apart = nn.functional.avg_pool2d(a - b, a.shape[-1] // cells).abs()
+    if counts is not None:
+        apart = apart * nn.functional.adaptive_avg_pool2d(counts, cells)[:, None]
+    return apart.mean((1, 2, 3))
+
+
+class ImageLoss(nn.Module):
+    """What is wrong with the images that the model makes.
+
+    Args:
+        unet: the denoiser; its gradients are wanted.
+        autoencoder: frozen.
+        recogniser: frozen; the same network that gave the embeddings.
+        crop: what it looks at.
+        perceptual: LPIPS, or None to leave it out.
+        alpha_bars: ``(1000,)``.
+        kind: what the denoiser predicts.
+        weights: of the terms.
+        embedding: width of the identity embeddings.
+        expression: frozen; reads expression and pose, or None to leave them out.
+    """
+
+    alpha_bars: Tensor
+
+    def __init__(
+        self,
+        unet: Any,
+        autoencoder: Any,
+        recogniser: nn.Module,
+        crop: Crop,
+        perceptual: Any,
+        alpha_bars: Tensor,
+        kind: str,
+        weights: ImageLossConfig,
+        embedding: int = 128,
+        expression: Any = None,
+    ) -> None:
+        super().__init__()
+        self.unet: Any = unet
+        self.autoencoder: Any = autoencoder
+        self.perceptual: Any = perceptual
+        self.expression: Any = expression
+        self.recogniser = recogniser
+        self.register_buffer("alpha_bars", alpha_bars, persistent=False)
+        self.crop, self.kind, self.weights = crop, kind, weights
+        # One looks at whole images, one at faces.
+        self.discriminators = nn.ModuleList(Discriminator(embedding) for _ in range(2)) if weights.adversary else None
+
+    def forward(self, rollout: Rollout, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
+        """The weighted sum of the terms, each the mean over the batch.
+
+        Args:
+            walk: where it begins, and what should come out.
+            tokens: identity tokens ``(B, T, W)``.
+            conditions: the controls.
+        """
+        images = self.images(rollout, tokens, conditions)
+        crops = relit(self.crop.cut((images + 1) * 127.5, jittered(rollout.views, rollout.jitter)), rollout.jitter)
+        asked = nn.functional.normalize(rollout.identity.float(), dim=-1)
+        alike = (self.recogniser(crops) * asked).sum(-1)
+        loss = self.weights.identity * nn.functional.relu(self.weights.enough - alike).mean()
+        own, posed = rollout.own.float(), (rollout.own & rollout.posed).float()
+        faces, wanted = (ARCFACE_CROP.cut(whole, rollout.grids) for whole in (images, rollout.photos))
+        counts = heads(rollout.masks, self.weights.background)
+        # Where the pose is free only the face's colours are asked for, so that hair and background are free too.
+        coarse = torch.where(
+            rollout.posed, _grid_difference(images, rollout.photos, 8, counts), _grid_difference(faces, wanted, 4)
+        )
+        loss = loss + self.weights.colours * (own * coarse).mean()
+        loss = loss + self.weights.face * (posed * _grid_difference(faces, wanted, 28)).mean()
+        if self.expression is not None:
+            # Whoever is asked for, the face is to do what the photo's does.
+            seen = relit((images + 1) * 127.5, rollout.jitter) / 127.5 - 1
+            loss = loss + self.weights.expression * (rollout.posed * self._apart(seen, rollout.photos)).mean()
+        for weight, one, other, places in (
+            (self.weights.lpips, images, rollout.photos, counts),
+            (self.weights.face_lpips, faces, wanted, None),  # the face alone, larger, where the expression is
+        ):
+            if weight and self.perceptual is not None:
+                loss = loss + weight * (posed * self.perceptual(one, other, places).float()).mean()
+        if self.discriminators is not None and self.perceptual is not None:
+            pleasing, telling = loss.new_zeros(len(images)), loss.new_zeros(())
+            views = (images, rollout.photos, own), (faces, wanted, posed)
+            for discriminator, (made, photos, shown) in zip(self.discriminators, views, strict=True):
+                maps = self.perceptual.features(made)
+                pleasing = pleasing + pleasing_loss(discriminator, maps, asked)
+                telling = telling + telling_loss(discriminator, maps, self.perceptual.features(photos), asked, shown)
+            pull = balance(loss, pleasing.mean(), images)
+            loss = loss + self.weights.adversary * (pull * pleasing).mean() + telling
+        return loss
+
+    def _apart(self, images: Tensor, photos: Tensor) -> Tensor:
+        """How far the faces' expressions and poses are apart, ``(B,)``: the root mean square of the blendshapes'
+        differences, as the tables have it, and the mean of yaw's and pitch's. Aligned faces hardly roll."""
+        with torch.no_grad():
+            shown = self.expression(photos)
+        made = self.expression(images)
+        shapes = ((made.blendshapes - shown.blendshapes).float().square().mean(1) + 1e-6).sqrt()
+        return shapes + 0.5 * (made.angles - shown.angles)[:, :2].float().abs().mean(1)
+
+    def images(self, rollout: Rollout, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
+        """Walk from noise to images ``(B, 3, S, S)``, about [-1, 1]."""
+        noisy, steps = rollout.noise, rollout.timesteps.tolist()
+        for timestep, following, learns in zip(steps, [*steps[1:], None], rollout.learns.tolist(), strict=True):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+                prediction = self._predict(noisy, timestep, tokens, conditions)
+            # Autocast keeps the first copy it makes of a weight. It was made with gradients, by Eq. 4's prediction.
+            # A step that does not learn passes the gradient straight on, its prediction taken as given.
+            clean, rest = clean_and_noise(self.kind, prediction, noisy, self.alpha_bars[timestep])
+            if following is not None:
+                alpha_bar = self.alpha_bars[following]
+                noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * rest
+        decoded: Tensor = self.autoencoder.decode(clean / self.autoencoder.config.scaling_factor).sample.float()
+        return decoded
+
+    def _predict(self, noisy: Tensor, timestep: int, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
+        timesteps = torch.full((len(noisy),), timestep, device=noisy.device)
+        said: Tensor = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
+        return said.float()

@@ -1,0 +1,161 @@
+"""Everything random is a pure function of seed and step."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from facecrafter.training.batches import Draw, batch_indices, draw, draw_joint, generator
+from facecrafter.training.config import Mixture
+
+LATENT = torch.Size((2, 3, 3))
+MIXTURE = Mixture(none=0.1, identity=0.2, landmark=0.3, emotion=0.15, both=0.25)
+
+
+def drawn(seed: int = 0, step: int = 0, batch: int = 12, mixture: Mixture = MIXTURE, pair: float = 0.5) -> Draw:
+    return draw(seed, step, batch, 50, LATENT, 7, mixture, pair)
+
+
+def same(a: Draw, b: Draw) -> list[bool]:
+    return [torch.equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True)]
+
+
+def test_a_draw_depends_on_seed_and_step_alone() -> None:
+    first = drawn(3, 5)
+    torch.manual_seed(99)
+    torch.rand(10)
+    assert all(same(drawn(3, 5), first))
+    for other in (drawn(4, 5), drawn(3, 6)):
+        assert not torch.equal(other.noise, first.noise)
+        assert not torch.equal(other.timesteps, first.timesteps)
+        assert not torch.equal(other.indices, first.indices)
+    state = torch.get_rng_state()
+    drawn()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 12])
+def test_the_parts_of_a_draw_are_the_whole(parts: int) -> None:
+    whole = drawn()
+    pieces = [whole.part(index, parts) for index in range(parts)]
+    assert all(len(piece.indices) == 12 // parts for piece in pieces)
+    joined = Draw(**{name: torch.cat([getattr(piece, name) for piece in pieces]) for name in vars(whole)})
+    assert all(same(joined, whole))
+
+
+def test_shapes_and_ranges() -> None:
+    one = drawn(batch=64)
+    assert one.noise.shape == (64, 2, 3, 3)
+    assert one.identity_noise.shape == (64, 7)
+    assert one.timesteps.dtype == torch.int64
+    assert one.timesteps.min() >= 0
+    assert one.timesteps.max() < 1000
+    assert one.dropped.dtype == one.swap.dtype == torch.bool
+    assert set(one.landmark.tolist()) | set(one.emotion.tolist()) == {0.0, 1.0}
+    assert one.pick.min() >= 0
+    assert one.pick.max() < 1
+    assert not (one.dropped & ((one.landmark > 0) | (one.emotion > 0))).any()
+
+
+@pytest.mark.parametrize(("count", "batch"), [(10, 5), (10, 4), (7, 3), (5, 12), (1, 3)])
+def test_every_epoch_visits_each_sample_once(count: int, batch: int) -> None:
+    epochs = 4
+    steps = -(-epochs * count // batch)
+    visits = torch.cat([batch_indices(1, step, batch, count) for step in range(steps)]).tolist()
+    orders = [visits[epoch * count : (epoch + 1) * count] for epoch in range(epochs)]
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    if count > 5:
+        assert len({tuple(order) for order in orders}) == epochs
+
+
+@pytest.mark.parametrize(("count", "batch"), [(10, 4), (7, 3), (5, 12), (1, 3)])
+def test_the_indices_are_those_of_the_epochs_orders_looked_up_sample_by_sample(count: int, batch: int) -> None:
+    for step in range(7):
+        expected = []
+        for place in range(step * batch, (step + 1) * batch):
+            order = torch.randperm(count, generator=generator(3, 0, place // count))
+            expected.append(int(order[place % count]))
+        assert batch_indices(3, step, batch, count).tolist() == expected
+
+
+def test_mixture_shares_are_met() -> None:
+    kinds: Counter[tuple[bool, bool, bool]] = Counter()
+    for step in range(40):
+        one = drawn(step=step, batch=250)
+        kinds.update(zip(one.dropped.tolist(), (one.landmark > 0).tolist(), (one.emotion > 0).tolist(), strict=True))
+    names = [
+        (True, False, False),
+        (False, False, False),
+        (False, True, False),
+        (False, False, True),
+        (False, True, True),
+    ]
+    assert set(kinds) == set(names)
+    for name, share in zip(names, MIXTURE.shares, strict=True):
+        assert kinds[name] / 10_000 == pytest.approx(share, abs=0.02)  # four standard deviations
+
+
+@pytest.mark.parametrize("name", ["none", "identity", "landmark", "emotion", "both"])
+def test_a_share_of_one_is_always_met(name: str) -> None:
+    one = drawn(batch=100, mixture=Mixture(**{name: 1.0}))
+    assert one.dropped.tolist() == [name == "none"] * 100
+    assert one.landmark.tolist() == [float(name in ("landmark", "both"))] * 100
+    assert one.emotion.tolist() == [float(name in ("emotion", "both"))] * 100
+
+
+@pytest.mark.parametrize("pair", [0.0, 0.3, 1.0])
+def test_the_chance_of_another_photo_is_met(pair: float) -> None:
+    assert float(drawn(batch=5000, pair=pair).swap.float().mean()) == pytest.approx(
+        pair, abs=0.03 if 0 < pair < 1 else 0
+    )
+
+
+def test_timesteps_are_one_a_stratum_and_in_random_order() -> None:
+    one = drawn(batch=100).timesteps
+    assert (one.sort().values // 10).tolist() == list(range(100))
+    assert one.tolist() != sorted(one.tolist())
+
+
+def test_noise_is_standard_normal() -> None:
+    noise = torch.cat([drawn(step=step, batch=200).noise.flatten() for step in range(5)])
+    assert abs(float(noise.mean())) < 0.04
+    assert abs(float(noise.std()) - 1) < 0.03
+
+
+def test_neighbouring_places_of_a_run_are_unrelated() -> None:
+    places = [(seed, kind, step) for seed in (0, 1, 2**31, -1) for kind in (0, 1, 2) for step in (0, 1, 2, 1000)]
+    numbers = torch.stack([torch.randn(500, generator=generator(seed, kind, step)) for seed, kind, step in places])
+    correlations = torch.corrcoef(numbers) - torch.eye(len(places))
+    assert correlations.abs().max() < 0.25
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6, 12])
+def test_a_joint_batch_replicates_its_data_points(groups: int) -> None:
+    made = draw_joint(3, 5, 12, 50, LATENT, 7, groups, 0.0, 0.5)
+    size = 12 // groups
+    for name in ("indices", "swap", "pick", "identity_noise"):
+        value = getattr(made, name).unflatten(0, (groups, size))
+        assert torch.equal(value, value[:, :1].expand_as(value)), name
+    assert len(made.indices.unique()) == groups
+    assert len(made.timesteps.unique()) > 6  # each replica has its own
+    assert not torch.equal(made.noise[0], made.noise[1])
+    again = draw_joint(3, 5, 12, 50, LATENT, 7, groups, 0.0, 0.5)
+    assert all(same(made, again))
+
+
+def test_joint_batches_go_through_all_data_points() -> None:
+    seen = torch.cat([draw_joint(0, step, 8, 10, LATENT, 7, 2, 0.0, 0.5).indices[::4] for step in range(5)])
+    assert sorted(seen.tolist()) == list(range(10))
+
+
+def test_the_four_combinations_are_equally_likely() -> None:
+    made = [draw_joint(1, step, 40, 50, LATENT, 7, 1, 0.2, 0.5) for step in range(100)]
+    kinds = Counter(
+        (bool(d), int(a), int(b))
+        for one in made
+        for d, a, b in zip(one.dropped, one.landmark, one.emotion, strict=True)
+    )
+    assert set(kinds) == {(True, 0, 0), *((False, a, b) for a in (0, 1) for b in (0, 1))}
+    assert all(700 < count < 900 for count in kinds.values())
