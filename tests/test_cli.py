@@ -57,7 +57,7 @@ def test_version_is_the_packages() -> None:
 
 
 def test_help_tells_the_scales_own_defaults() -> None:
-    from facecrafter.cli import DEFAULTS
+    from facecrafter.cli.options import DEFAULTS
     from facecrafter.models.scales import ARC2FACE, MINI
 
     assert {name: (MINI.sampling[name], ARC2FACE.sampling[name]) for name in MINI.sampling} == DEFAULTS

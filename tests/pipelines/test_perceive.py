@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from facecrafter.cli import MANY, app
+from facecrafter.cli import app
+from facecrafter.cli.printing import MANY
 from facecrafter.estimators.emotion_estimator import estimator
 from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.faces.emotion import EMOTIONS
@@ -116,7 +117,7 @@ STOPS = [
     ("SIGINT", "facecrafter.pipelines.perceive:_csv_row", 3, 130, 3),
     ("SIGINT", READING, 1, 130, 0),
     ("SIGINT", READING, 6, 130, 5),
-    ("SIGINT; facecrafter.cli:_say_skipped 1 SIGTERM", READING, 3, 143, 2),
+    ("SIGINT; facecrafter.cli.perceive:say_skipped 1 SIGTERM", READING, 3, 143, 2),
 ]
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from facecrafter.cli import Speed, app
+from facecrafter.cli import app
+from facecrafter.cli.options import Speed
 from facecrafter.errors import ConfigError
 from facecrafter.pipelines.images import inspect
 from facecrafter.sampling.guidance import Guidance

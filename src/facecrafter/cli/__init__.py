@@ -1,0 +1,16 @@
+"""The command line: parse, call one function of the package, print. Heavy modules are imported by the commands."""
+
+from facecrafter.cli import bench, data, evaluate, generate, perceive, train, weights  # noqa: F401 - add their commands
+from facecrafter.cli.application import app
+from facecrafter.interruption import heed_sigterm, ignore
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """The entry point."""
+    heed_sigterm()
+    try:
+        app(prog_name="facecrafter")
+    finally:
+        ignore()

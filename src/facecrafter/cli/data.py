@@ -1,0 +1,66 @@
+"""`data prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facecrafter.cli.application import data_app
+from facecrafter.cli.options import Choose, EmoNet, Only
+from facecrafter.cli.printing import refuse_given
+
+
+@data_app.command("prepare")
+def data_prepare(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="Folder of people (Name/photo.jpg or .mp4) or of photos, or its tar.")],
+    out: Annotated[Path | None, typer.Argument(help="Folder for the shards.")] = None,
+    size: Annotated[int, typer.Option(help="Side of the stored images in pixels.")] = 128,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
+    recogniser: Annotated[
+        list[str], typer.Option(help="Whose embeddings to store: dlib, sface, arcface; may be repeated.")
+    ] = ["dlib"],  # noqa: B006
+    arcface: Annotated[Path | None, typer.Option(help="arcface.onnx, for that recogniser.")] = None,
+    choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.centre,
+    interval: Annotated[float, typer.Option(help="Seconds between the frames that are taken of a video.")] = 1.0,
+    emonet: EmoNet = None,
+    only: Annotated[
+        Only | None, typer.Option(help="Renew this in a prepared folder, which SOURCE then is, and nothing else.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again instead of going on.")] = False,
+) -> None:
+    """Find, align and describe every face of a folder. A stopped run goes on where it was.
+
+    \b
+    facecrafter data prepare lfw.tar.gz data/lfw
+    facecrafter data prepare data/lfw --only emotion                        # after the estimator has changed
+    facecrafter data prepare data/lfw --only emotion --emonet emonet_8.pth
+    """
+    if (out is None) != (only is not None):
+        raise typer.BadParameter("give SOURCE and OUT, or with --only the prepared folder alone")
+    if arcface and "arcface" not in recogniser:
+        raise typer.BadParameter("--arcface has no effect without --recogniser arcface")
+    refuse_given(ctx, ("size", "workers", "recogniser", "choose", "interval", "overwrite") if only else (), "--only")
+    from facecrafter.data.prepare import prepare, renew_emotions
+
+    if out is None:
+        renewed = renew_emotions(source, emonet)
+        typer.echo(f"the emotions of {renewed.prepared} images in {renewed.folder} are new ({renewed.seconds:.0f} s)")
+        return
+    done = prepare(
+        source,
+        out,
+        size=size,
+        workers=workers,
+        recognisers=recogniser,
+        arcface=arcface,
+        choose=choose.value,
+        interval=interval,
+        emonet=emonet,
+        overwrite=overwrite,
+    )
+    typer.echo(f"{done.prepared} of {done.photos} images are in {done.folder} ({done.seconds:.0f} s)")
+    if done.rejected:
+        typer.echo(f"{done.rejected} were left out; {done.folder / 'rejected.csv'} says why")

@@ -1,0 +1,170 @@
+"""`evaluate`: models and methods on held-out people, and the tables of the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facecrafter.cli.application import evaluate_app
+from facecrafter.cli.options import (
+    EmoNet,
+    EmotionScale,
+    IdentityScale,
+    LandmarkScale,
+    Overwrite,
+    Scheduler,
+    SpeedOption,
+    Steps,
+    TableConfig,
+    Weights,
+)
+from facecrafter.errors import ConfigError
+from facecrafter.interruption import stating
+from facecrafter.io import written
+
+
+@evaluate_app.command("model")
+def evaluate_model(
+    data: Annotated[Path, typer.Argument(help="Folder that `data prepare` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for result.json and grids.", file_okay=False)],
+    model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
+    weights: Weights = None,
+    identities: Annotated[int, typer.Option(min=2, help="People held out of training.")] = 100,
+    targets: Annotated[int, typer.Option(min=1, help="Target photos for each.")] = 5,
+    words: Annotated[
+        int, typer.Option(min=0, help="People asked for each emotion in words, at most; 0 leaves it out.")
+    ] = 60,
+    steps: Steps = None,
+    scheduler: Scheduler = None,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses people and targets.")] = 0,
+    identity_scale: IdentityScale = None,
+    landmark_scale: LandmarkScale = None,
+    emotion_scale: EmotionScale = None,
+    speed: SpeedOption = None,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Faster, and a little less exact.")] = False,
+    controls: Annotated[Path | None, typer.Option(help="Controls file in place of the model's own.")] = None,
+    emonet: EmoNet = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure a model on held-out people: identity, pose, expression, emotion, and emotion asked in words alone."""
+    from facecrafter.evaluation import words as by_words
+    from facecrafter.evaluation.heldout import Protocol
+    from facecrafter.evaluation.heldout import evaluate as measure
+    from facecrafter.models.pretrained import folder_of
+    from facecrafter.pipelines.generate import Settings
+
+    folder = folder_of(model, weights)
+    sampling = Settings(
+        identity_scale, landmark_scale, emotion_scale, steps, scheduler, 16, speed.value if speed else None
+    )
+    protocol = Protocol(identities, targets, sampling, seed, bfloat16, words=words)
+    result = measure(folder, data, out, protocol, controls=controls, device=device, overwrite=overwrite, emonet=emonet)
+    for setting, scores in result["settings"].items():
+        typer.echo(setting)
+        by_class = scores.pop("emotion_by_class", {})
+        for name, value in scores.items():
+            typer.echo(f"  {name}: {'none' if value is None else f'{value:.3f}'}")
+        for name, one in by_class.items():
+            typer.echo(f"  emotion_agreement, {name} targets: {one['agreement']['value']:.3f} of {one['faces']}")
+    if "words" in result:
+        typer.echo("\n" + by_words.as_markdown(result["words"]) + "\n")
+    typer.echo(f"{out / 'result.json'} has the estimators; {out / 'grid.png'} shows the images")
+
+
+@evaluate_app.command("emotion")
+def evaluate_emotion(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled photos that `data prepare` wrote.")],
+    labels: Annotated[Path, typer.Option(metavar="CSV", help="Labels of these photos: image,emotion.")],
+    fer2013: Annotated[Path, typer.Option(help="FER2013's images, a tar or a folder.")],
+    votes: Annotated[Path, typer.Option(metavar="CSV", help="FER+'s votes for them.")],
+    out: Annotated[Path, typer.Option(help="Folder for result.json and wrong.png.", file_okay=False)],
+    estimator: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What the estimator stage of training wrote.")
+    ] = None,
+    variations: Annotated[
+        int, typer.Option(min=0, help="Photos to change in light, size and place, and to read again.")
+    ] = 200,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure the emotion estimator on FER2013's validation images and on photos of held-out people.
+
+    For every set and reader: accuracy, calibration, recall of each class, and the confusion matrix (rows are what
+    people say). Then how far the answer moves, as the mean total variation distance, when the same face is given in
+    another image.
+    """
+    from facecrafter.evaluation.emotions import evaluate as measure
+    from facecrafter.evaluation.emotions import report
+
+    result = measure(data, fer2013, votes, labels, out, estimator, variations=variations, overwrite=overwrite)
+    for line in report(result):
+        typer.echo(line)
+    typer.echo(f"{result['faces_a_second']:.0f} faces a second; {out} has the confusion matrices and the mistakes")
+
+
+@evaluate_app.command("control")
+def evaluate_control(config: TableConfig, overwrite: Overwrite = False) -> None:
+    """Table 1: people by targets. Control errors, identity and leakage of every method in the config.
+
+    Images, and what was measured on them, are kept: a run that was stopped goes on, and another metric generates nothing
+    again.
+    """
+    _make_table(config, "control", overwrite)
+
+
+@evaluate_app.command("diversity")
+def evaluate_diversity(config: TableConfig, overwrite: Overwrite = False) -> None:
+    """Table 2: several images a person by identity alone. How much they differ, and how close to photos they are."""
+    _make_table(config, "diversity", overwrite)
+
+
+@evaluate_app.command("compare")
+def evaluate_compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `evaluate control` or `evaluate diversity` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the comparison.", file_okay=False)],
+    overwrite: Overwrite = False,
+) -> None:
+    """Set the methods of several runs beside each other, with differences over the pairs that they share."""
+    from facecrafter.evaluation.report import compare
+
+    for path in compare(runs, out, overwrite):
+        typer.echo(path)
+
+
+@evaluate_app.command("publish")
+def evaluate_publish(
+    document: Annotated[Path, typer.Argument(help="Markdown file with a place for each table.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `evaluate control` or `evaluate diversity` wrote.")],
+    paper: Annotated[bool, typer.Option(help="Show the paper's own table below the first of each kind.")] = True,
+) -> None:
+    """Put tables into a document, each between its lines <!-- table NAME --> and <!-- end of table -->.
+
+    \b
+    facecrafter evaluate publish docs/results.md out/evaluation/control out/evaluation/diversity
+    facecrafter evaluate publish docs/results.md out/evaluation/model       # emotions asked in words
+    """
+    from facecrafter.evaluation.report import publish
+
+    publish(runs, document, paper)
+    typer.echo(f"{document} has {len(runs)} tables")
+
+
+def _make_table(config: Path, table: str, overwrite: bool) -> None:
+    from facecrafter.evaluation import config as tables
+    from facecrafter.evaluation import report
+
+    settings = tables.load(config)
+    if settings.table != table:
+        raise ConfigError(f"{config} is of the other table; run: facecrafter evaluate {settings.table} {config}")
+    with stating(lambda: _cached(settings.cache_folder)):
+        tables.run(settings, overwrite=overwrite)
+    for path in report.write(settings.out, overwrite):
+        typer.echo(path)
+
+
+def _cached(cache: Path) -> str:
+    """What of a table that was stopped is there already."""
+    made = len(written(cache))
+    return f"{made} new files are kept in {cache}; run the same command again, it goes on from there"

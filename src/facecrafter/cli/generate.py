@@ -1,0 +1,160 @@
+"""`generate`, `inspect` and `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facecrafter.cli.application import app
+from facecrafter.cli.options import (
+    Choose,
+    EmoNet,
+    EmotionScale,
+    IdentityScale,
+    LandmarkScale,
+    Scheduler,
+    SpeedOption,
+    Steps,
+    Weights,
+)
+from facecrafter.cli.printing import bar, complain, picked, refuse_given
+from facecrafter.errors import FaceCrafterError
+from facecrafter.io import check_free, name_as_text, printable
+
+
+@app.command()
+def generate(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder for the images.", file_okay=False)],
+    identity: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PHOTO", help="Photo of the person, or a folder of photos; several are averaged."),
+    ] = None,
+    target: Annotated[Path | None, typer.Option(help="Photo whose pose, expression and emotion to take.")] = None,
+    landmarks_from: Annotated[Path | None, typer.Option(help="Photo whose pose and expression to take.")] = None,
+    emotion_from: Annotated[Path | None, typer.Option(help="Photo whose emotion to take.")] = None,
+    emotion: Annotated[str | None, typer.Option(help="In words: happy, angry, or happy:0.8,surprise:0.2.")] = None,
+    valence: Annotated[float | None, typer.Option(help="Unpleasant -1 to pleasant 1; with --arousal.")] = None,
+    arousal: Annotated[float | None, typer.Option(help="Calm -1 to excited 1; with --valence.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV of identity,target[,emotion,valence,arousal,seed].")] = None,
+    identity_scale: IdentityScale = None,
+    landmark_scale: LandmarkScale = None,
+    emotion_scale: EmotionScale = None,
+    steps: Steps = None,
+    scheduler: Scheduler = None,
+    count: Annotated[int | None, typer.Option("-n", min=1, help="How many images. [default: 4]")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the first; the others follow it. With --pairs: draws other seeds.")
+    ] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images made at once.")] = 8,
+    speed: SpeedOption = None,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Faster, and a little less exact.")] = False,
+    model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
+    weights: Weights = None,
+    controls: Annotated[Path | None, typer.Option(help="Controls file in place of the model's own.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.largest,
+    face: Annotated[
+        int | None, typer.Option(min=1, help="Which face of the identity's photo; 1 is the largest.")
+    ] = None,
+    face_at: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="The same by a point in the face, in pixels of the photo.")
+    ] = None,
+    target_face: Annotated[
+        int | None, typer.Option(min=1, help="Which face of the target, or of the photo given in its place.")
+    ] = None,
+    target_face_at: Annotated[str | None, typer.Option(metavar="X,Y", help="The same by a point in the face.")] = None,
+    emonet: EmoNet = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace images that are there.")] = False,
+) -> None:
+    """Make images of a person: N of one, or one for each row of a table.
+
+    The same command again keeps what is there and makes what is missing. An image whose photos, settings or model have
+    changed since is not there: with --identity its name is taken, which is refused without --overwrite; with --pairs it
+    is made under another name.
+    """
+    asked = (target, landmarks_from, emotion_from, emotion, valence, arousal)
+    if bool(identity) == bool(pairs):
+        raise typer.BadParameter("give either --identity or --pairs")
+    if pairs and any(value is not None for value in asked):
+        raise typer.BadParameter("with --pairs the conditions come from the table")
+    if pairs and count is not None:
+        raise typer.BadParameter("with --pairs there is one image a row; leave -n out")
+    if emonet and not (pairs or target or emotion_from):
+        raise typer.BadParameter("--emonet has no effect without a photo whose emotion to take")
+    person_face, other_face = picked(face, face_at, "--face"), picked(target_face, target_face_at, "--target-face")
+    if pairs and (person_face or other_face):
+        raise typer.BadParameter("with --pairs faces are picked by --choose; crop a photo to pick another one")
+    if person_face and (other_face or not (target or landmarks_from or emotion_from)):
+        refuse_given(ctx, ["choose"], "the face that is picked")
+    count = 4 if count is None else count
+
+    from facecrafter.pipelines.batch import generate_pairs, read_pairs
+    from facecrafter.pipelines.generate import FaceCrafter, Settings, check_seeds, emotion_of
+    from facecrafter.pipelines.images import SHEET
+    from facecrafter.pipelines.missing import generate_many
+    from facecrafter.request import PhotoFile, read_person
+
+    settings = Settings(
+        identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size, speed.value if speed else None
+    )
+    if pairs:
+        rows = len(read_pairs(pairs))
+        crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
+        with bar(rows, "pairs") as progress:
+            done = generate_pairs(crafter, pairs, out, seed, settings, overwrite, progress)
+        typer.echo(f"{done.made} made, {done.there} already there, {done.failed} failed: {out / 'results.csv'}")
+        if done.failed:
+            raise FaceCrafterError(f"{done.failed} of {rows} rows failed; {out / 'results.csv'} says why")
+        return
+    # What needs no model is checked before one is loaded.
+    emotion_of(emotion, valence, arousal)
+    check_seeds(seed, count)
+    people = read_person(identity or [])
+    others = (target, landmarks_from, emotion_from)
+    whole, shape, mood = (None if path is None else PhotoFile.read(path) for path in others)
+    crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
+    request = crafter.request(
+        people, whole, shape, mood, emotion, valence, arousal, seed, settings, person_face, other_face
+    )
+    with bar(count, "images") as progress:
+        done = generate_many(crafter, request, count, out, overwrite, progress)
+    typer.echo(f"{done.made} made, {done.there} already there: {out / SHEET}")
+
+
+@app.command()
+def inspect(files: Annotated[list[Path], typer.Argument(help="Pictures.")]) -> None:
+    """Show how images were made: the words in the file, and the watermark in the pixels."""
+    from facecrafter.pipelines.images import inspect as inspect_file
+
+    failed = False
+    for path in files:
+        try:
+            found = inspect_file(path)
+        except FaceCrafterError as error:
+            complain(error)
+            failed = True
+            continue
+        typer.echo(f"{printable(name_as_text(path))}\n  watermark: {found.watermark}")
+        for name, value in {**found.text, **found.made}.items():
+            typer.echo(f"  {printable(name)}: {printable(value)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The image to write.", dir_okay=False)] = Path("out/demo.png"),
+    model: Annotated[str, typer.Option(help="mini, or a model folder.")] = "mini",
+    steps: Steps = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the image if it is there.")] = False,
+) -> None:
+    """A real photo beside faces generated from it, each labelled with what was asked."""
+    from facecrafter.pipelines.demo import IMAGES, make_demo
+
+    check_free([out], overwrite)
+    with bar(IMAGES, "demo") as progress:
+        make_demo(out, model, steps, overwrite, progress)
+    typer.echo(f"see {out}")
