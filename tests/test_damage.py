@@ -23,7 +23,7 @@ from PIL import Image
 
 from facecrafter import config as config_file
 from facecrafter.data import fer2013, shards, video
-from facecrafter.data.prepare import _photos_of
+from facecrafter.data.prepare.source import photos_of
 from facecrafter.errors import FaceCrafterError
 from facecrafter.estimators import weights_file
 from facecrafter.evaluation.config import DiversityConfig
@@ -299,7 +299,7 @@ def test_archives_of_photos(tmp_path: Path, ending: str) -> None:
     path = Path(shutil.make_archive(str(tmp_path / "archive"), kind, tmp_path / "photos"))
 
     def read(path: Path) -> object:
-        with _photos_of(path, tmp_path / "out", 1.0) as photos:
+        with photos_of(path, tmp_path / "out", 1.0) as photos:
             return photos
 
     assert survive(path, read, 11)[1]

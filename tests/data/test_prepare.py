@@ -27,9 +27,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from facecrafter.data import prepare as module
 from facecrafter.data import shards, video
-from facecrafter.data.prepare import Report, prepare
+from facecrafter.data.prepare import Report, prepare, renew_emotions, stopping, workers
+from facecrafter.data.prepare import folder as folders
+from facecrafter.data.prepare import reader as readers
+from facecrafter.data.prepare import run as runs
+from facecrafter.data.prepare import source as sources
 from facecrafter.errors import ConfigError, DataError, FaceCrafterError, PhotoError, WeightsError
 from facecrafter.estimators import emotion_estimator, face_finder, identity
 from facecrafter.faces import emotion, face, photo, segmentation
@@ -200,7 +203,7 @@ def test_of_a_tar_only_files_are_written_and_links_are_copies(tmp_path: Path) ->
         ("people/Ann/pipe.jpg", tarfile.FIFOTYPE, ""),
     ]
     with _tar(tmp_path / "people.tar", *members) as archive:
-        module._extract(archive, tmp_path / "to")
+        sources._extract(archive, tmp_path / "to")
     written = {path.relative_to(tmp_path / "to" / "people").as_posix(): path for path in (tmp_path / "to").rglob("*.*")}
     assert {name: path.read_text() for name, path in written.items()} == {
         "Ann/1.jpg": "one",
@@ -230,11 +233,11 @@ def test_a_photo_can_be_given_both_recognisers(people: Path, tmp_path: Path) -> 
     assert abs(float(ours.identity[0] @ judge.identity[0])) < 0.5
 
 
-@pytest.mark.parametrize("stage", ["_write_index", "_write_shard"])
+@pytest.mark.parametrize("stage", ["write_index", "write_shard"])
 def test_an_interrupted_run_goes_on_where_it_stopped(
     people: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    real = getattr(module, stage)
+    real = getattr(runs, stage)
 
     def interrupted(out: Path, number: int, *rest: object) -> object:
         if number:
@@ -242,32 +245,32 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         return real(out, number, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, stage, interrupted)
+        patch.setattr(runs, stage, interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(people, tmp_path / "out")
     with pytest.raises(DataError, match="is not finished"):
         shards.load(tmp_path / "out")
     report = run(people, tmp_path / "out")
-    assert report.resumed == {"_write_shard": 4, "_write_index": 8}[stage]
+    assert report.resumed == {"write_shard": 4, "write_index": 8}[stage]
     assert content(tmp_path / "out") == content(prepared)
 
 
 # What happens at which moment, the exit code, how many of the eight files, all of one shard, are said to be kept, and
 # what the folder holds beside meta.json and its lock.
 STOPS = {
-    "Ctrl-C": ("facecrafter.data.prepare:_Reader.read 6 SIGINT", 130, 5, ["begun-00000.tar"]),
-    "SIGTERM": ("facecrafter.data.prepare:_Reader.read 6 SIGTERM", 143, 5, ["begun-00000.tar"]),
-    "while the shard is packed": ("facecrafter.data.prepare:_write_shard 1 SIGINT", 130, 8, ["begun-00000.tar"]),
+    "Ctrl-C": ("facecrafter.data.prepare.reader:Reader.read 6 SIGINT", 130, 5, ["begun-00000.tar"]),
+    "SIGTERM": ("facecrafter.data.prepare.reader:Reader.read 6 SIGTERM", 143, 5, ["begun-00000.tar"]),
+    "while the shard is packed": ("facecrafter.data.prepare.run:write_shard 1 SIGINT", 130, 8, ["begun-00000.tar"]),
     # It is the third file to take its place, and takes it.
     "while the shard is written": ("pathlib:Path.replace 3 SIGINT", 130, 8, ["shard-00000.json", "shard-00000.tar"]),
     "twice": (
-        "facecrafter.data.prepare:_Reader.read 6 SIGINT; facecrafter.data.prepare:_pack_begun 1 SIGINT",
+        "facecrafter.data.prepare.reader:Reader.read 6 SIGINT; facecrafter.data.prepare.folder:_pack_begun 1 SIGINT",
         130,
         0,
         [],
     ),
     "kill -9 while what was begun is written": (
-        "facecrafter.data.prepare:_Reader.read 6 SIGINT; pathlib:Path.replace 2 SIGKILL",
+        "facecrafter.data.prepare.reader:Reader.read 6 SIGINT; pathlib:Path.replace 2 SIGKILL",
         -9,
         0,
         ["begun-00000.tar.partial"],
@@ -301,8 +304,8 @@ def test_a_shard_that_was_begun_is_kept_and_goes_on(
     said = f"stopped: {kept} of 8 files are done and kept in {out}; run the same command again, it goes on from there"
     assert code < 0 or done.stderr.splitlines()[-1] == said
     assert "Traceback" not in done.stderr
-    read, real = [], module._Reader.read
-    monkeypatch.setattr(module._Reader, "read", lambda reader, photo: read.append(photo) or real(reader, photo))
+    read, real = [], readers.Reader.read
+    monkeypatch.setattr(readers.Reader, "read", lambda reader, photo: read.append(photo) or real(reader, photo))
     report = run(people, out, shard_size=512)
     assert len(read) == 8 - kept
     assert (report.photos, report.prepared, report.resumed) == (8, 4, kept)
@@ -313,7 +316,7 @@ def test_what_was_begun_earlier_outlives_a_second_stop(
     people: Path, one_shard: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After five files and a stop, three more are read, and then nothing more can be written."""
-    real, left = module._Reader.read, iter(range(5))
+    real, left = readers.Reader.read, iter(range(5))
 
     def read(reader: Any, photo: Any) -> Any:
         if next(left, None) is None:
@@ -325,12 +328,12 @@ def test_what_was_begun_earlier_outlives_a_second_stop(
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(module._Reader, "read", read)
+        patch.setattr(readers.Reader, "read", read)
         with pytest.raises(KeyboardInterrupt) as caught:
             run(people, out, shard_size=512)
         assert caught.value.__notes__[-1].startswith("5 of 8 files are done")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_whole", full)
+        patch.setattr(folders, "write_whole", full)
         with pytest.raises(DataError, match="no space left"):
             run(people, out, shard_size=512)
     begun = out / "begun-00000.tar"
@@ -413,8 +416,8 @@ def group_lives(group: int) -> bool:
 
 
 def send_much(connection: Any) -> None:
-    signal.signal(signal.SIGTERM, module._leave)
-    module._LAST_SECONDS = 1.0
+    signal.signal(signal.SIGTERM, stopping.leave)
+    stopping.LAST_SECONDS = 1.0
     connection.send_bytes(bytes(5_000_000))
     time.sleep(60)
 
@@ -437,12 +440,12 @@ def test_a_worker_that_is_ended_sends_its_result_to_the_end() -> None:
 
 
 def test_a_worker_that_is_ended_alone_drops_no_photo(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_reader", module._Reader(module._Job(64, "centre", ("sface",), None)))
-    photo = module._Photo("0", people / "Bob" / "Bob.jpg", "Bob.jpg", "Bob")
-    assert len(module._read(photo)) == 1
-    monkeypatch.setattr(module, "_leaving", True)
+    monkeypatch.setattr(workers, "_reader", readers.Reader(readers.Job(64, "centre", ("sface",), None)))
+    photo = sources.Photo("0", people / "Bob" / "Bob.jpg", "Bob.jpg", "Bob")
+    assert len(workers._read(photo)) == 1
+    monkeypatch.setattr(stopping, "_leaving", True)
     with pytest.raises(DataError, match="a worker process was ended; put that right and run the same command again"):
-        module._read(photo)
+        workers._read(photo)
 
 
 class Deadly:
@@ -455,7 +458,7 @@ class Deadly:
 def test_a_worker_that_dies_is_one_sentence() -> None:
     with (
         pytest.raises(DataError, match="a worker process died"),
-        module._readers(module._Job(64, "centre", ("sface",), None), 2) as read,
+        workers.readers(readers.Job(64, "centre", ("sface",), None), 2) as read,
     ):
         list(read([Deadly()]))  # type: ignore[list-item]
 
@@ -466,7 +469,7 @@ def test_an_error_nobody_thought_of_rejects_one_photo_only(
     def load(path: Path) -> np.ndarray:
         return face.load_photo(path) if path.name != "Ann_0001.jpg" else 1 // 0  # type: ignore[return-value]
 
-    monkeypatch.setattr(module, "load_photo", load)
+    monkeypatch.setattr(readers, "load_photo", load)
     report = run(people, tmp_path / "out")
     assert (report.prepared, report.rejected) == (3, 5)
     assert "Ann/Ann_0001.jpg cannot be used: ZeroDivisionError" in (tmp_path / "out" / "rejected.csv").read_text()
@@ -475,7 +478,7 @@ def test_an_error_nobody_thought_of_rejects_one_photo_only(
 @contextmanager
 def failing(place: str, error: BaseException) -> Iterator[None]:
     """The machine fails at a file, while it is read or looked at."""
-    real, (owner, name) = photo._decoder, {"reading": (photo, "_decoder"), "looking": (module, "face_mask")}[place]
+    real, (owner, name) = photo._decoder, {"reading": (photo, "_decoder"), "looking": (readers, "face_mask")}[place]
 
     def fail(*arguments: Any) -> Any:
         if place == "looking" or Path(arguments[1]).name == "Ann_0001.jpg":
@@ -543,17 +546,17 @@ def test_a_second_preparation_is_refused_and_costs_the_first_nothing(
     visible = tmp_path / "visible"
     shutil.copytree(people, visible / "people", ignore=shutil.ignore_patterns(".*"))
     archive = Path(shutil.make_archive(str(tmp_path / "archive"), "tar", visible, "people"))
-    write, refused = module._write_shard, []
+    write, refused = runs.write_shard, []
 
     def meanwhile(out: Path, *rest: Any) -> None:
-        for second in (lambda: run(archive, out), lambda: module.renew_emotions(out)):
+        for second in (lambda: run(archive, out), lambda: renew_emotions(out)):
             with pytest.MonkeyPatch.context() as patch, pytest.raises(ConfigError, match=GOING_ON):
-                patch.setattr(module, "_write_shard", write)
+                patch.setattr(runs, "write_shard", write)
                 second()
             refused.append(second)
         write(out, *rest)
 
-    monkeypatch.setattr(module, "_write_shard", meanwhile)
+    monkeypatch.setattr(runs, "write_shard", meanwhile)
     run(archive, tmp_path / "out")
     assert len(refused) == 2 * 4
     assert content(tmp_path / "out") == content(prepared)
@@ -843,7 +846,7 @@ def test_videos_go_on_where_they_stopped_and_spread_over_workers(films: Path, fi
 
 
 @pytest.mark.parametrize("error", [MemoryError(), av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")])
-@pytest.mark.parametrize(("owner", "name"), [(module, "face_mask"), (video, "_upright")])
+@pytest.mark.parametrize(("owner", "name"), [(readers, "face_mask"), (video, "_upright")])
 def test_memory_that_runs_out_in_a_video_rejects_nothing(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception
 ) -> None:
@@ -889,8 +892,8 @@ def test_an_archive_of_one_persons_videos_keeps_the_person(films: Path, tmp_path
 def test_shards_are_filled_by_images_and_divide_no_video(
     sizes: list[int], shard_size: int, expected: list[list[int]]
 ) -> None:
-    photos = [module._Photo(str(key), Path(), "", "", images=size) for key, size in enumerate(sizes)]
-    parts = module._parts(photos, shard_size)
+    photos = [sources.Photo(str(key), Path(), "", "", images=size) for key, size in enumerate(sizes)]
+    parts = runs._parts(photos, shard_size)
     assert [photo for part in parts for photo in part] == photos
     assert [[photo.images for photo in part] for part in parts] == expected
 
@@ -920,7 +923,7 @@ def test_only_the_emotions_are_renewed(prepared: Path, tmp_path: Path, monkeypat
     (tmp_path / "weights").write_bytes(b"moody")
     monkeypatch.setattr(emotion_estimator, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
     before = shards.load(folder)
-    report = module.renew_emotions(folder, progress=False)
+    report = renew_emotions(folder, progress=False)
     assert (report.prepared, report.resumed) == (4, 0)
     after = shards.load(folder)
     for name in ("images", "points", "blendshapes", "angles", "identity", "masks"):
@@ -944,27 +947,27 @@ def test_a_renewal_that_was_stopped_goes_on(prepared: Path, tmp_path: Path, monk
     shutil.copytree(prepared, folder)
     (tmp_path / "weights").write_bytes(b"moody")
     monkeypatch.setattr(emotion_estimator, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
-    module.renew_emotions(whole, progress=False)
+    renew_emotions(whole, progress=False)
     monkeypatch.setattr(emotion_estimator, "estimator", lambda emonet=None: Moody(tmp_path / "weights", stop_after=1))
     with pytest.raises(KeyboardInterrupt):
-        module.renew_emotions(folder, progress=False)
+        renew_emotions(folder, progress=False)
     with pytest.raises(DataError, match="not finished"):
         shards.load(folder)
     monkeypatch.setattr(emotion_estimator, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
-    assert module.renew_emotions(folder, progress=False).resumed == 2
+    assert renew_emotions(folder, progress=False).resumed == 2
     assert content(folder) == content(whole)
 
 
 def test_only_a_finished_folder_is_renewed(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a prepared folder"):
-        module.renew_emotions(tmp_path)
+        renew_emotions(tmp_path)
     folder = tmp_path / "folder"
     shutil.copytree(prepared, folder)
     (folder / "index.parquet").unlink()
     with pytest.raises(DataError, match="not finished"):
-        module.renew_emotions(folder)
+        renew_emotions(folder)
     with pytest.raises(WeightsError, match="no EmoNet file"):
-        module.renew_emotions(prepared, tmp_path / "none.pth")
+        renew_emotions(prepared, tmp_path / "none.pth")
 
 
 def test_files_that_are_not_what_they_say_are_rejected_and_heic_is_read(astronaut: Image.Image, tmp_path: Path) -> None:
@@ -1004,4 +1007,4 @@ def test_a_damaged_list_beside_a_shard_is_named(prepared: Path, tmp_path: Path) 
     for content in ("{", '{"rows": [], "rejected": [{"file": 1}]}', '{"rows": [{}], "rejected": []}', "[" * 100_000):
         (folder / "shard-00000.json").write_text(content)
         with pytest.raises(DataError, match=r"shard-00000\.json is damaged; delete it"):
-            module._write_index(folder, 1)
+            folders.write_index(folder, 1)

@@ -77,7 +77,8 @@ def lines(cost: Preparing) -> list[str]:
 
 def _alone(photos: Sequence[Path], recogniser: str) -> dict[str, float]:
     """Seconds a photo of each estimator, one photo at a time as preparation does it."""
-    from facecrafter.data.prepare import MASK_SIZE, _single_thread
+    from facecrafter.data.prepare.workers import single_thread
+    from facecrafter.data.shards import MASK_SIZE
     from facecrafter.estimators import emotion_estimator, identity
     from facecrafter.estimators.face_finder import FaceFinder
     from facecrafter.faces.face import ALIGNED_SIZE, load_photo
@@ -91,7 +92,7 @@ def _alone(photos: Sequence[Path], recogniser: str) -> dict[str, float]:
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
         return made
 
-    with _single_thread(), FaceFinder() as finder:
+    with single_thread(), FaceFinder() as finder:
         estimator, network = emotion_estimator.estimator(), identity.recogniser(recogniser)
 
         def look(path: Path) -> None:

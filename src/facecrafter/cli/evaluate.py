@@ -108,7 +108,7 @@ def evaluate_emotion(
 def evaluate_control(config: TableConfig, overwrite: Overwrite = False) -> None:
     """Table 1: people by targets. Control errors, identity and leakage of every method in the config.
 
-    Images, and what was measured on them, are kept: a run that was stopped goes on, and another metric generates nothing
+    Images, and what was measured on them, are kept: a stopped run goes on, and another metric generates nothing
     again.
     """
     _make_table(config, "control", overwrite)
