@@ -29,6 +29,7 @@ from facecrafter.errors import CheckpointError, ConfigError
 from facecrafter.models import pretrained, scales
 from facecrafter.models.attention import ConditionedAttention
 from facecrafter.models.checkpoint import FaceModel, load_model, save_part
+from facecrafter.models.pretrained import checking
 from facecrafter.models.scales import Scale
 from facecrafter.sampling.sampler import Sampler
 from facecrafter.training import trainer
@@ -142,7 +143,7 @@ def whole(built: FaceModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def known(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The made-up recogniser is the published one."""
     digest = hashlib.sha256((whole / "arcface.onnx").read_bytes()).hexdigest()
-    monkeypatch.setattr(pretrained, "RECOGNISER_SHA256", digest)
+    monkeypatch.setattr(checking, "RECOGNISER_SHA256", digest)
 
 
 @pytest.fixture
@@ -504,9 +505,9 @@ def test_a_wrong_recogniser_is_refused(case: str, folder: Path, monkeypatch: pyt
     path = folder / "arcface.onnx"
     spoil(path)
     if case == "glintr100 renamed":
-        name = next(iter(pretrained.OTHER_RECOGNISERS.values()))
+        name = next(iter(checking.OTHER_RECOGNISERS.values()))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        monkeypatch.setattr(pretrained, "OTHER_RECOGNISERS", {digest: name})
+        monkeypatch.setattr(checking, "OTHER_RECOGNISERS", {digest: name})
     (wrong,) = [finding for finding in pretrained.check(folder) if not finding.ok]
     assert wrong.path == path and words in wrong.sentence
     with pytest.raises(CheckpointError) as caught:
@@ -518,7 +519,7 @@ def test_a_wrong_recogniser_is_refused(case: str, folder: Path, monkeypatch: pyt
 def test_an_unknown_recogniser_is_used_and_that_is_said(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pretrained, "RECOGNISER_SHA256", "0" * 64)
+    monkeypatch.setattr(checking, "RECOGNISER_SHA256", "0" * 64)
     finding = pretrained.check(folder)[-1]
     assert (finding.ok, finding.state) == (True, "note")
     with caplog.at_level("WARNING", "facecrafter"):
