@@ -5,22 +5,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from facecrafter.evaluation import words
+from facecrafter.evaluation.result import HeldoutResult, Setting, read_file
 
 ROOT = Path(__file__).resolve().parents[1]
 README, RESULTS, SPEED = "README.md", "docs/results.md", "docs/speed.md"
-RECORD: dict[str, Any] = json.loads((ROOT / "docs" / "results" / "mini.json").read_text(encoding="utf-8"))
-SETTINGS = tuple(RECORD["settings"].values())
+RECORD = read_file(ROOT / "docs" / "results" / "mini.json")
+assert isinstance(RECORD, HeldoutResult) and RECORD.words is not None
+SETTINGS = tuple(RECORD.settings.values())
 ALONE, POSED, WHOLE = SETTINGS
 DEGREES = (("error", 1), ("correlation", 2))
-WORDED = RECORD["words"]["settings"][words.WORDS_ONLY]
+WORDED = RECORD.words.settings[words.WORDS_ONLY]
 
 # Figures that nothing measured: names, versions, and what is asked for rather than found.
 PLAIN = ("128 px", "Python 3.11", "(Eq. 6)", "(Eq. 2-5)")
@@ -31,10 +31,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _by_class(scores: dict[str, Any]) -> str:
+def _by_class(scores: Setting) -> str:
     """Every class of the targets, the most frequent first."""
-    rows = sorted(scores["emotion_by_class"].items(), key=lambda row: -row[1]["faces"])
-    return ", ".join(f"{name} {_percent(one['agreement']['value'])} of {one['faces']}" for name, one in rows)
+    rows = sorted(scores.emotion_by_class.items(), key=lambda row: -row[1].faces)
+    return ", ".join(f"{name} {_percent(one.agreement.value or 0)} of {one.faces}" for name, one in rows)
 
 
 def _time(speed: str) -> str:
@@ -46,29 +46,33 @@ def _time(speed: str) -> str:
 
 def _row(name: str, form: str, *keys: str) -> tuple[str, str, list[str]]:
     """A row of the first table of docs/results.md: the settings' cells, the keys within one in the cell's form."""
-    cells = [f"{setting[key]:{form}}" for setting in (ALONE, POSED, WHOLE) for key in keys]
+    cells = [f"{getattr(setting, key):{form}}" for setting in (ALONE, POSED, WHOLE) for key in keys]
     return RESULTS, name, cells
 
 
 def _figures() -> list[tuple[str, str, list[str]]]:
     """A document, a piece of one of its lines with ``{}`` for each figure, and the figures by the records."""
-    share = [f"{one['blendshape_rmse'] / ALONE['blendshape_rmse']:.2f}" for one in (POSED, WHOLE)]
-    errors = [f"{one['blendshape_rmse']:.3f}" for one in (ALONE, POSED, WHOLE)]
-    followed = [n for n, one in WORDED["classes"].items() if one["read_as_asked"]["value"] > 0.5]
-    people, targets = RECORD["protocol"]["identities"], RECORD["protocol"]["targets"]
+    share = [f"{one.blendshape_rmse / ALONE.blendshape_rmse:.2f}" for one in (POSED, WHOLE)]
+    errors = [f"{one.blendshape_rmse:.3f}" for one in (ALONE, POSED, WHOLE)]
+    followed = [n for n, one in WORDED.classes.items() if one.read_as_asked.value > 0.5]
+    people, targets = RECORD.config["identities"], RECORD.config["targets"]
     return [
         (README, "on {} held-out people, {} target photos each", [f"{people}", f"{targets}"]),
-        (README, "AUC {} with identity alone, {} with a target", [f"{one['auc']:.3f}" for one in (ALONE, WHOLE)]),
-        (README, "yaw {}° off on average (correlation {})", [f"{WHOLE[f'yaw_{k}']:.{n}f}" for k, n in DEGREES]),
-        (README, "pitch {}° (correlation {})", [f"{WHOLE[f'pitch_{k}']:.{n}f}" for k, n in DEGREES]),
+        (README, "AUC {} with identity alone, {} with a target", [f"{one.auc:.3f}" for one in (ALONE, WHOLE)]),
+        (
+            README,
+            "yaw {}° off on average (correlation {})",
+            [f"{getattr(WHOLE, f'yaw_{k}'):.{n}f}" for k, n in DEGREES],
+        ),
+        (README, "pitch {}° (correlation {})", [f"{getattr(WHOLE, f'pitch_{k}'):.{n}f}" for k, n in DEGREES]),
         (README, "blendshape RMSE {}, {} of that", [errors[2], share[1]]),
-        (README, "target's class in {}: {} |", [_percent(WHOLE["emotion_agreement"]), _by_class(WHOLE)]),
+        (README, "target's class in {}: {} |", [_percent(WHOLE.emotion_agreement), _by_class(WHOLE)]),
         (README, "from the {} others", [f"{people - 1}"]),
-        (README, "landmarks alone bring {} of", [_percent(POSED["emotion_agreement"])]),
+        (README, "landmarks alone bring {} of", [_percent(POSED.emotion_agreement)]),
         (
             README,
             "read as asked in {} (a guess: {})",
-            [_percent(WORDED["mean"]["read_as_asked"]["value"]), f"{100 * words.CHANCE:.3g} %"],
+            [_percent(WORDED.mean.read_as_asked.value), f"{100 * words.CHANCE:.3g} %"],
         ),
         (README, "more than half of the images for {} only", [" and ".join(followed)]),
         (README, "at {} of its time by", [_time("refresh")]),
@@ -76,7 +80,7 @@ def _figures() -> list[tuple[str, str, list[str]]]:
         (
             RESULTS,
             "| images in which a face is found | {} | {} | {} |",
-            [_percent(s["face_found"]) for s in SETTINGS],
+            [_percent(s.face_found) for s in SETTINGS],
         ),
         _row("| identity cosine, own person / other people | {} / {} | {} / {} | {} / {} |", ".3f", "same", "other"),
         _row("| identity AUC | **{}** | **{}** | **{}** |", ".3f", "auc"),
@@ -90,7 +94,7 @@ def _figures() -> list[tuple[str, str, list[str]]]:
         (
             RESULTS,
             "| emotion class as the target's | {} | {} | {} |",
-            [_percent(s["emotion_agreement"]) for s in SETTINGS],
+            [_percent(s.emotion_agreement) for s in SETTINGS],
         ),
         _row("| valence / arousal RMSE | {} / {} | {} / {} | {} / {} |", ".2f", "valence_rmse", "arousal_rmse"),
         (RESULTS, "by landmarks alone: {}.", [_by_class(POSED)]),
@@ -99,7 +103,7 @@ def _figures() -> list[tuple[str, str, list[str]]]:
 
 
 def _angles(axis: str) -> list[str]:
-    return [f"{one[f'{axis}_{key}']:.{places}f}" for one in SETTINGS for key, places in DEGREES]
+    return [f"{getattr(one, f'{axis}_{key}'):.{places}f}" for one in SETTINGS for key, places in DEGREES]
 
 
 FIGURES = _figures()
@@ -121,7 +125,7 @@ def test_a_figure_is_the_records(document: str, piece: str, figures: list[str]) 
 def test_the_table_of_words_is_the_records(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     table = text.partition("<!-- table model -->\n\n")[2].partition("\n\n<!-- end of table -->")[0]
-    assert table == words.as_markdown(RECORD["words"])
+    assert table == words.as_markdown(RECORD.words)
 
 
 def test_the_readme_has_no_figure_beside_these() -> None:

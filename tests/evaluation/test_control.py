@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import pytest
 
 from facecrafter.errors import DataError, OutputError
 from facecrafter.evaluation import config as tables
-from facecrafter.evaluation import control, frechet, leakage, metrics, pairs, results, session
+from facecrafter.evaluation import control, frechet, leakage, metrics, pairs, result, results, session
 from facecrafter.evaluation.measurements import Measurements, load_photo
 from facecrafter.evaluation.report import paper
-from facecrafter.evaluation.report import result as report
+from facecrafter.evaluation.report import sheet as report
 
 CONTROL = {"targets": 3, "pool": 20, "leakage": 6, "curve": 3}
 
@@ -84,24 +83,24 @@ def test_a_table_is_by_the_definition_its_config_names(stubbed, stub_method):
     for distance, key, factor in (("l2", "expression_distance", 12**0.5), ("rmse", "expression_rmse", 1)):
         config = table(stubbed, stub_method(paint=shifts), distance=distance, leakage=0, curve=0)
         told = tables.run(config, progress=False, overwrite=True)
-        assert told["methods"][0]["values"][key]["value"] == pytest.approx(5 / 255 * factor)
-        assert [column["key"] for column in told["columns"]].count(key) == 1
+        assert told.methods[0].values[key].value == pytest.approx(5 / 255 * factor)
+        assert [column.key for column in told.columns].count(key) == 1
         assert key in (config.out / "scores/stub.csv").read_text().splitlines()[0].split(",")
 
 
 def test_a_perfect_method_has_no_error(stubbed, stub_method):
     told = tables.run(table(stubbed, stub_method()), progress=False)
-    row = told["methods"][0]
+    row = told.methods[0]
     errors = ("expression_distance", "pose_rmse", "valence_rmse", "arousal_rmse", "distribution_distance")
     for key in errors:
-        assert row["values"][key]["value"] == pytest.approx(0, abs=0.004), key
+        assert row.values[key].value == pytest.approx(0, abs=0.004), key
     for key in ("class_accuracy", "identity_similarity", "identity_auc"):
-        assert row["values"][key]["value"] == pytest.approx(1), key
-    assert (row["pictures"], row["failures"], row["extra_parameters"]) == (24, 0, 12)
-    assert np.array(row["leakage"]["values"]) == pytest.approx(np.eye(3), abs=0.01)
-    assert row["values"]["shape_leak"]["value"] == pytest.approx(0)
-    assert row["values"]["frechet"]["low"] < row["values"]["frechet"]["value"] < row["values"]["frechet"]["high"]
-    assert sum(group["count"] for group in row["groups"]["yaw"].values()) == 24
+        assert row.values[key].value == pytest.approx(1), key
+    assert (row.images, row.failures, row.extra_parameters) == (24, 0, 12)
+    assert np.array(row.leakage.values) == pytest.approx(np.eye(3), abs=0.01)
+    assert row.values["shape_leak"].value == pytest.approx(0)
+    assert row.values["frechet"].low < row.values["frechet"].value < row.values["frechet"].high
+    assert sum(group.count for group in row.groups["yaw"].values()) == 24
 
 
 def test_a_known_error_is_measured_and_faces_not_found_are_counted(stubbed, stub_method):
@@ -110,10 +109,10 @@ def test_a_known_error_is_measured_and_faces_not_found_are_counted(stubbed, stub
         image[-1, -1] = 7 if request.seed == 5 else 100
 
     config = table(stubbed, stub_method(paint=bends))
-    row = tables.run(config, progress=False)["methods"][0]
-    assert row["values"]["pose_rmse"]["value"] == pytest.approx(0.1, abs=1e-6)
-    assert (row["pictures"], row["failures"]) == (24, 1)
-    assert row["without_face"] == ["pictures/stub/00005.png"]
+    row = tables.run(config, progress=False).methods[0]
+    assert row.values["pose_rmse"].value == pytest.approx(0.1, abs=1e-6)
+    assert (row.images, row.failures) == (24, 1)
+    assert row.without_face == ["images/stub/00005.png"]
     scores = list(csv.DictReader((config.out / "scores/stub.csv").open()))
     assert [line["found"] for line in scores].count("0") == 1
     assert scores[5]["pose_rmse"] == "" and float(scores[4]["pose_rmse"]) == pytest.approx(0.1, abs=1e-6)
@@ -127,16 +126,16 @@ def test_the_folder_is_what_a_report_reads(stubbed, stub_method):
     for row in sheet.rows:
         assert row.scores is not None and len(row.scores) == 24
         for score in row.scores.values():
-            assert (config.out / score.picture).is_file() and (config.out / score.identity).is_file()
+            assert (config.out / score.image).is_file() and (config.out / score.identity).is_file()
             assert (config.out / score.target).is_file()
         for column in control.COLUMNS:
             if column.way:
                 cells = np.array([score.values[column.key] for score in row.scores.values()])
                 assert row.value(column.key).value == pytest.approx(metrics.value(column, cells), rel=1e-4, abs=1e-6)
-    assert told == json.loads((config.out / "result.json").read_text())
-    assert told["estimators"]["identity"] == "stub identity" and told["conditions"]["identity"] == "dlib"
+    assert told == result.read(config.out)
+    assert told.estimators["identity"] == "stub identity" and told.conditions["identity"] == "dlib"
     asked = list(csv.DictReader((config.out / results.REQUESTS).open()))
-    assert len({line["picture"] for line in asked}) == 24
+    assert len({line["image"] for line in asked}) == 24
     assert not list(config.out.rglob("*.partial"))
 
 
@@ -150,14 +149,14 @@ def test_a_second_run_makes_and_looks_at_nothing_again(stubbed, stub_method, stu
         tables.run(config, progress=False)
     again = tables.run(config, progress=False, overwrite=True)
     assert (method.made, judges.shown) == (made, shown)
-    assert again["methods"] == first["methods"]
+    assert again.methods == first.methods
 
 
 def test_fewer_requests_leave_no_stale_images(stubbed, stub_method):
     tables.run(table(stubbed, stub_method()), progress=False)
     config = table(stubbed, stub_method(), identities=4)
     tables.run(config, progress=False, overwrite=True)
-    assert len(list((config.out / "pictures/stub").iterdir())) == 12
+    assert len(list((config.out / "images/stub").iterdir())) == 12
 
 
 def test_photos_that_the_judges_cannot_see_are_left_out(stubbed, stub_method, world):
@@ -165,10 +164,10 @@ def test_photos_that_the_judges_cannot_see_are_left_out(stubbed, stub_method, wo
     blind = np.arange(0, len(world), 3)
     world.images[blind, -1, -1] = 7
     told = tables.run(config, progress=False)
-    assert told["methods"][0]["failures"] == 0
-    assert told["left_out"] and set(told["left_out"]) <= {world.files[row] for row in blind}
-    assert told["methods"][0]["values"]["pose_rmse"]["value"] is not None
-    assert "leakage" not in told["methods"][0]
+    assert told.methods[0].failures == 0
+    assert told.left_out and set(told.left_out) <= {world.files[row] for row in blind}
+    assert told.methods[0].values["pose_rmse"].value is not None
+    assert told.methods[0].leakage is None
 
 
 @pytest.mark.parametrize(
@@ -192,16 +191,16 @@ def test_the_frechet_distance_is_to_the_set_that_the_config_names(stubbed, stub_
         made = config.model_copy(update={"real_data": None if name is None else Path(name)})
         told[name] = tables.run(made, progress=False, overwrite=True)
     own, apart = told[None], told["apart"]
-    assert own["real"]["of"] == str(config.data) and apart["real"]["of"] == "apart"
-    assert own["real"]["images"] == apart["real"]["images"] == 60
-    assert own["real"]["digest"] != apart["real"]["digest"]
+    assert own.real.of == str(config.data) and apart.real.of == "apart"
+    assert own.real.images == apart.real.images == 60
+    assert own.real.digest != apart.real.digest
     rows = np.sort(np.random.default_rng([config.seed, 2]).choice(len(other), 60, replace=False))
     real = frechet.statistics(other.images[rows][:, 4, :5, 0])
-    images = [load_photo(path) for path in sorted((config.out / "pictures/stub").iterdir())]
+    images = [load_photo(path) for path in sorted((config.out / "images/stub").iterdir())]
     made = frechet.statistics(np.array([image[4, :5, 0] for image in images], np.float64))
-    values = [result["methods"][0]["values"] for result in (own, apart)]
-    assert values[1]["frechet"]["value"] == pytest.approx(frechet.distance(made, real))
-    assert values[0]["frechet"]["value"] != pytest.approx(values[1]["frechet"]["value"])
+    values = [one.methods[0].values for one in (own, apart)]
+    assert values[1]["frechet"].value == pytest.approx(frechet.distance(made, real))
+    assert values[0]["frechet"].value != pytest.approx(values[1]["frechet"].value)
     assert {**values[0], "frechet": None} == {**values[1], "frechet": None}
 
 
@@ -228,11 +227,11 @@ def test_real_judges_on_real_photos(lfw, tmp_path, monkeypatch, model_folder):
         methods=[{"name": "Ours", "model": model_folder, "settings": {"steps": 1}}],
         judges={"identity": "sface"},
     )
-    row = tables.run(config, progress=False)["methods"][0]
-    assert row["pictures"] == 6 and row["seconds_a_picture"] > 0
-    assert row["values"]["frechet"]["value"] > 0
+    row = tables.run(config, progress=False).methods[0]
+    assert row.images == 6 and row.seconds_an_image > 0
+    assert row.values["frechet"].value > 0
     # Random weights make no faces; where one is seen anyway it has scores, and where none is it has none.
-    assert (row["values"]["pose_rmse"]["value"] is None) == (row["failures"] == 6)
+    assert (row.values["pose_rmse"].value is None) == (row.failures == 6)
 
     def copies(entry, requests, *_):
         class Copies:
@@ -246,10 +245,10 @@ def test_real_judges_on_real_photos(lfw, tmp_path, monkeypatch, model_folder):
     from facecrafter.evaluation import generators as methods
 
     monkeypatch.setattr(methods, "open_generator", copies)
-    row = tables.run(config, progress=False, overwrite=True)["methods"][0]
-    assert row["failures"] == 0
+    row = tables.run(config, progress=False, overwrite=True).methods[0]
+    assert row.failures == 0
     for key in ("expression_distance", "pose_rmse", "valence_rmse", "distribution_distance"):
-        assert row["values"][key]["value"] == 0, key
-    assert row["values"]["class_accuracy"]["value"] == 1
-    assert row["values"]["identity_similarity"]["value"] < 0.6
-    assert load_photo(config.out / "pictures/ours/00000.png").shape == (128, 128, 3)
+        assert row.values[key].value == 0, key
+    assert row.values["class_accuracy"].value == 1
+    assert row.values["identity_similarity"].value < 0.6
+    assert load_photo(config.out / "images/ours/00000.png").shape == (128, 128, 3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ from facecrafter.errors import DataError, OutputError
 from facecrafter.estimators.calibration import Scores, fit_temperature, log_prior
 from facecrafter.evaluation import emotions
 from facecrafter.evaluation.emotions import calibration_error, confusion, figures
+from facecrafter.evaluation.result import read
 from facecrafter.faces.emotion import CENTRES
 
 RANDOM = np.random.default_rng(0)
@@ -75,19 +75,19 @@ def test_balanced_accuracy_counts_classes_alike_and_knows_no_other() -> None:
     scores[:, 7] = 3.0  # of which there are too few to count
     scores[95:, 1] = 1.0  # half of the rare class, which its prior then hides
     got = figures(said(scores, labels), [0, 1])
-    assert got["accuracy"] == pytest.approx(0.9)
-    assert got["balanced_accuracy"] == pytest.approx(0.75)
-    assert got["balanced_accuracy_own_prior"] == pytest.approx(0.5)
-    assert got["recall"] == {"neutral": 1.0, "happy": 0.5}
-    assert got["recall_own_prior"] == {"neutral": 1.0, "happy": 0.0}
-    assert np.sum(got["confusion"]) == 100
+    assert got.accuracy == pytest.approx(0.9)
+    assert got.balanced_accuracy == pytest.approx(0.75)
+    assert got.balanced_accuracy_own_prior == pytest.approx(0.5)
+    assert got.recall == {"neutral": 1.0, "happy": 0.5}
+    assert got.recall_own_prior == {"neutral": 1.0, "happy": 0.0}
+    assert np.sum(got.confusion) == 100
     assert "in_use" not in got
     even = np.log([0.5, 0.5] + [1e-9] * 6)
-    in_use = figures(said(scores, labels), [0, 1], even)["in_use"]
-    assert in_use["accuracy"] == pytest.approx(0.95)
-    assert in_use["recall"] == {"neutral": 1.0, "happy": 0.5}
-    assert in_use["balanced_accuracy"] == pytest.approx(0.75)
-    assert in_use["confusion"][1][:2] == [5, 5]
+    in_use = figures(said(scores, labels), [0, 1], even).in_use
+    assert in_use.accuracy == pytest.approx(0.95)
+    assert in_use.recall == {"neutral": 1.0, "happy": 0.5}
+    assert in_use.balanced_accuracy == pytest.approx(0.75)
+    assert in_use.confusion[1][:2] == [5, 5]
 
 
 class Reader:
@@ -127,9 +127,9 @@ def sets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_result_is_written_whole_and_not_overwritten_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing, out = tmp_path / "none", tmp_path / "out"
     result = emotions.evaluate(nothing, nothing, nothing, nothing, out)
-    assert json.loads((out / "result.json").read_text()) == result
-    assert result["sets"]["photos"]["both"]["accuracy"] == pytest.approx(0.9)
-    counts = {name: readers["pixels"]["faces"] for name, readers in result["sets"].items()}
+    assert read(out) == result
+    assert result.sets["photos"]["both"].accuracy == pytest.approx(0.9)
+    counts = {name: readers["pixels"].faces for name, readers in result.sets.items()}
     assert counts == {
         "fer2013": 45,
         "fer2013_held_out": 22,
@@ -137,7 +137,7 @@ def test_a_result_is_written_whole_and_not_overwritten_unasked(tmp_path: Path, m
         "photos": 60,
         "photos_held_out": 30,
     }
-    assert result["variations"] == {"grey": {"found": 1.0, "distance": 0.25}}
+    assert result.variations == {"grey": {"found": 1.0, "distance": 0.25}}
     with Image.open(out / "wrong.png") as wrong:
         assert wrong.size == (1440, 360)
     before = (out / "result.json").read_bytes()
@@ -162,12 +162,12 @@ def test_a_result_is_written_whole_and_not_overwritten_unasked(tmp_path: Path, m
 def test_the_report_names_recall_confusion_circumplex_and_variations(tmp_path: Path) -> None:
     nothing = tmp_path / "none"
     result = emotions.evaluate(nothing, nothing, nothing, nothing, tmp_path / "out", variations=0)
-    assert "variations" not in result
-    lines = emotions.report({**result, "variations": {"grey": {"found": 1.0, "pixels_distance": 0.25}}})
+    assert result.variations == {}
+    lines = emotions.report(result.model_copy(update={"variations": {"grey": {"found": 1.0, "pixels_distance": 0.25}}}))
     assert "photos, both: 90.0% of 60 right, 90.0% balanced; calibration error" in "\n".join(lines)
     assert "  recall: neutral 80.0%, happy 100.0%" in lines
     row = next(line.split() for line in lines if line.split()[0] == "neutral" and "happy" not in line)
-    assert [int(count) for count in row[1:]] == result["sets"]["fer2013"]["pixels"]["confusion"][0]
+    assert [int(count) for count in row[1:]] == result.sets["fer2013"]["pixels"].confusion[0]
     assert any(line.startswith("valence and arousal of happy: centre +0.81 +0.51; derived") for line in lines)
     assert lines[-1] == "grey: found 1.000, pixels distance 0.250"
 

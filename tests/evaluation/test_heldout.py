@@ -17,6 +17,7 @@ from PIL import Image
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import ConfigError, DataError, NoFaceError, OutputError
 from facecrafter.evaluation import heldout, words
+from facecrafter.evaluation.result import read
 from facecrafter.faces.emotion import EMOTIONS, Emotion
 from facecrafter.faces.face import Face, head_angles
 from facecrafter.pipelines import watermark
@@ -153,8 +154,8 @@ def test_agreement_is_counted_by_the_targets_class(prepared):
     found = heldout.emotion_by_class(faces, prepared, pairs)
     assert list(found) == [name for place, name in enumerate(EMOTIONS) if place in labels[:-1]]
     for name, one in found.items():
-        assert one["faces"] == (labels[:-1] == EMOTIONS.index(name)).sum()
-        assert one["agreement"]["value"] == (name != EMOTIONS[spoilt])
+        assert one.faces == (labels[:-1] == EMOTIONS.index(name)).sum()
+        assert one.agreement.value == (name != EMOTIONS[spoilt])
     assert heldout.emotion_by_class([None] * 18, prepared, pairs) == {}
 
 
@@ -215,14 +216,14 @@ def strict(path):
 def test_a_model_is_measured_into_files(measured, tmp_path, pairs, lines, size):
     """With fewer pairs than the grid is wide, and with data of another size than the model's."""
     result = measured(pairs=pairs, size=size, device="cpu")
-    assert json.loads(json.dumps(result)) == strict(tmp_path / "out" / "result.json")
-    assert result["environment"]["device"].startswith("CPU") and result["controls"] is None
-    assert result["protocol"]["sampling"]["speed"] == "exact"
-    assert list(result["settings"]) == ["identity", "identity+landmark+emotion"]
-    for scores in result["settings"].values():
-        assert scores["pictures"] == pairs[0] * pairs[1]
-        assert scores.keys() > {*heldout.IDENTITY_SCORES, *heldout.CONTROL_SCORES}
-        assert None not in scores.values()
+    assert strict(tmp_path / "out" / "result.json") == result.model_dump()
+    assert read(tmp_path / "out") == result
+    assert result.environment["device"].startswith("CPU") and result.controls is None
+    assert result.config["sampling"]["speed"] == "exact"
+    assert list(result.settings) == ["identity", "identity+landmark+emotion"]
+    for scores in result.settings.values():
+        assert scores.images == pairs[0] * pairs[1]
+        assert None not in scores.model_dump().values()
     with Image.open(tmp_path / "out" / "grid.png") as file:
         grid = np.asarray(file)
     assert grid.shape == (lines * 128, 4 * 4 * 128, 3)
@@ -236,14 +237,14 @@ def test_a_model_is_measured_into_files(measured, tmp_path, pairs, lines, size):
 def test_emotions_asked_in_words_are_measured_into_files(measured, tmp_path):
     """Three photos and two settings of three images come first; no face is found in one of the images by words."""
     result = measured(lambda number: number != 9 + 5, asked=2)
-    record = strict(tmp_path / "out" / "result.json")["words"]
-    assert record == result["words"] and result["protocol"]["words"] == 2
-    assert record["people"] == 2 and record["estimator"] == result["estimators"]["emotion"]
-    assert record["estimator"] == f"moved ({heldout.sha256(Moved.path)[:8]})"
-    assert list(record["settings"]) == [words.WORDS_ONLY, words.NEUTRAL_TARGET]
-    first, second = record["settings"].values()
-    assert (first["pictures"], first["face_found"], second["face_found"]) == (16, 15 / 16, 1)
-    assert [first["classes"][name]["faces"] for name in EMOTIONS] == [2, 2, 2, 2, 2, 1, 2, 2]
+    record = read(tmp_path / "out").words
+    assert record == result.words and result.config["words"] == 2
+    assert record.people == 2 and record.estimator == result.estimators["emotion"]
+    assert record.estimator == f"moved ({heldout.sha256(Moved.path)[:8]})"
+    assert list(record.settings) == [words.WORDS_ONLY, words.NEUTRAL_TARGET]
+    first, second = record.settings.values()
+    assert (first.images, first.face_found, second.face_found) == (16, 15 / 16, 1)
+    assert [first.classes[name].faces for name in EMOTIONS] == [2, 2, 2, 2, 2, 1, 2, 2]
     with Image.open(tmp_path / "out" / "words.png") as file:
         assert file.size == ((1 + 2 * 8) * 128, 2 * 128)
         tiles = [np.asarray(file)[:128, left : left + 128] for left in range(0, file.width, 128)]
@@ -251,7 +252,7 @@ def test_emotions_asked_in_words_are_measured_into_files(measured, tmp_path):
 
 
 def test_without_people_asked_in_words_there_is_no_record(measured, tmp_path):
-    assert "words" not in measured()
+    assert measured().words is None
     assert not (tmp_path / "out" / "words.png").exists()
 
 
@@ -270,7 +271,7 @@ def test_only_the_words_differ_between_the_images_of_a_person(prepared, small_mo
     asked = words.choose(data, 3, seed=0)
     protocol = dataclasses.replace(PROTOCOL, seed=4)
     record, _ = heldout.in_words(SimpleNamespace(model=small_model, generate=paint), data, asked, protocol, False)
-    assert record["settings"][words.WORDS_ONLY]["mean"]["auc"]["value"] is None  # no face anywhere
+    assert record.settings[words.WORDS_ONLY].mean.auc.value is None  # no face anywhere
     assert len(given) == 2 * 3 * 8
     size = small_model.controls.config.landmark_size
     for number, row in enumerate(asked.identity):
@@ -288,14 +289,14 @@ def test_only_the_words_differ_between_the_images_of_a_person(prepared, small_mo
 def test_metrics_over_too_few_faces_are_null(measured, tmp_path, there):
     """Three photos of people, then three images a setting."""
     result = measured(lambda number: number < 3 + there)
-    first, second = result["settings"].values()
-    assert strict(tmp_path / "out" / "result.json")["settings"] == result["settings"]
+    first, second = result.settings.values()
+    assert read(tmp_path / "out").settings == result.settings
     assert (tmp_path / "out" / "grid.png").is_file()
     names = {*heldout.IDENTITY_SCORES, *heldout.CONTROL_SCORES}
-    assert {name for name in names if second[name] is None} == names
-    assert (first["face_found"], second["face_found"]) == (pytest.approx(there / 3), 0)
+    assert {name for name in names if getattr(second, name) is None} == names
+    assert (first.face_found, second.face_found) == (pytest.approx(there / 3), 0)
     of_one = {"same", *(name for name in heldout.CONTROL_SCORES if "correlation" not in name)}
-    assert {name for name in names if first[name] is not None} == (of_one if there else set())
+    assert {name for name in names if getattr(first, name) is not None} == (of_one if there else set())
 
 
 def test_a_result_is_not_overwritten_unasked(measured, tmp_path, monkeypatch):
@@ -307,7 +308,7 @@ def test_a_result_is_not_overwritten_unasked(measured, tmp_path, monkeypatch):
         measured()
     assert (tmp_path / "out" / "grid.png").read_text() == "mine"
     again = measured(overwrite=True)
-    assert again["settings"].keys() == first["settings"].keys()
+    assert again.settings.keys() == first.settings.keys()
     Image.open(tmp_path / "out" / "grid.png").close()
 
 
@@ -327,7 +328,7 @@ def test_a_device_that_is_not_there_is_told_first(measured, monkeypatch):
 def test_the_record_is_of_the_device_that_computed(measured, monkeypatch):
     monkeypatch.setattr(heldout, "usable_device", lambda name: {"auto": "cpu"}[name])
     monkeypatch.setattr(heldout, "environment", lambda device: {"device": f"of {device}"})
-    assert measured()["environment"]["device"] == "of cpu"
+    assert measured().environment["device"] == "of cpu"
 
 
 def test_conditions_go_where_the_model_is(prepared, small_model, monkeypatch):

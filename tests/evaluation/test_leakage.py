@@ -68,8 +68,8 @@ def test_without_a_third_person_the_way_out_is_told(world):
 def test_a_method_that_does_what_is_asked_has_the_unit_matrix(probes, stub_method, stub_judges):
     images, photos = measured(stub_method(), stub_judges(), probes)
     told = leakage.leakage(images, photos)
-    assert np.array(told["values"]) == pytest.approx(np.eye(3), abs=0.01)
-    assert (told["changed"], told["probes"], told["failures"]) == (["identity", "pose", "emotion"], 14, 0)
+    assert np.array(told.values) == pytest.approx(np.eye(3), abs=0.01)
+    assert (told.changed, told.probes, told.failures) == (["identity", "pose", "emotion"], 14, 0)
     assert leakage.shape_leak(images, photos, [probe.person.name for probe in probes]).value == pytest.approx(0)
 
 
@@ -79,7 +79,7 @@ def test_a_method_that_copies_the_target_leaks_its_shape(probes, stub_method, st
             image[2] = request.landmarks.image[2]
 
     images, photos = measured(stub_method(paint=copies), stub_judges(), probes)
-    matrix = np.array(leakage.leakage(images, photos)["values"])
+    matrix = np.array(leakage.leakage(images, photos).values)
     assert matrix[0, 0] == pytest.approx(0, abs=1e-6)
     given, free = images.rows(slice(0, None, 5)), images.rows(slice(4, None, 5))
     target = photos.rows(slice(2, None, 5))
@@ -97,7 +97,7 @@ def test_a_method_that_ignores_emotion_moves_nothing_by_it(probes, stub_method, 
         image[3] = request.identity.image[3]
 
     images, photos = measured(stub_method(paint=calm), stub_judges(), probes)
-    matrix = np.array(leakage.leakage(images, photos)["values"])
+    matrix = np.array(leakage.leakage(images, photos).values)
     assert matrix[2] == pytest.approx([0, 0, 0], abs=1e-9)
     assert matrix[0, 2] > 0.5  # the person's own mood comes along
 
@@ -135,8 +135,8 @@ def test_a_face_that_is_not_found_takes_its_probe_along(probes, stub_method, stu
 
     images, photos = measured(stub_method(paint=hides), stub_judges(), probes)
     told = leakage.leakage(images, photos)
-    assert (told["probes"], told["failures"]) == (14, 1)
-    assert np.array(told["values"]) == pytest.approx(np.eye(3), abs=0.01)
+    assert (told.probes, told.failures) == (14, 1)
+    assert np.array(told.values) == pytest.approx(np.eye(3), abs=0.01)
 
 
 def test_curves_of_a_method_that_follows(probes, stub_method, stub_judges):
@@ -147,9 +147,9 @@ def test_curves_of_a_method_that_follows(probes, stub_method, stub_judges):
     looks = stub_judges().look(stub_method().generate(requests))
     told = leakage.curves(looks.emotion, [person.name for person in people])
     for name in ("valence", "arousal"):
-        assert told[name]["asked"] == np.linspace(-1, 1, 9).tolist()
-        assert told[name]["perceived"] == pytest.approx(told[name]["asked"], abs=0.005)
-        assert told[name]["low"] == pytest.approx(told[name]["high"])
+        assert told[name].asked == np.linspace(-1, 1, 9).tolist()
+        assert told[name].perceived == pytest.approx(told[name].asked, abs=0.005)
+        assert told[name].low == pytest.approx(told[name].high)
 
 
 def test_curves_of_a_method_that_does_not(probes, stub_method, stub_judges):
@@ -162,5 +162,5 @@ def test_curves_of_a_method_that_does_not(probes, stub_method, stub_judges):
     looks.emotion[:9] = np.nan  # the first person's valence
     told = leakage.curves(looks.emotion, [person.name for person in people])
     own = [float(person.emotion[0]) for person in people]
-    assert told["valence"]["perceived"] == pytest.approx([np.mean(own[1:])] * 9)
-    assert told["valence"]["low"][0] < told["valence"]["perceived"][0] < told["valence"]["high"][0]
+    assert told["valence"].perceived == pytest.approx([np.mean(own[1:])] * 9)
+    assert told["valence"].low[0] < told["valence"].perceived[0] < told["valence"].high[0]

@@ -19,10 +19,10 @@ from PIL import Image
 
 from facecrafter.errors import DataError, FaceCrafterError, OutputError
 from facecrafter.evaluation import report
+from facecrafter.evaluation.differences import DRAWS
 from facecrafter.evaluation.report import charts, markup, page, paper, style, tables
 from facecrafter.evaluation.report.cases import CASES, cases
-from facecrafter.evaluation.report.differences import DRAWS, SEED, paired
-from facecrafter.evaluation.report.result import read
+from facecrafter.evaluation.report.sheet import read
 from facecrafter.evaluation.report.tables import places
 
 EVIL = '<script>alert("1")</script> & | *x*'
@@ -30,10 +30,24 @@ NAMES = ("FaceCrafter", "Control|Net <b>", EVIL)
 SLUGS = ("facecrafter", "control-net-b-", "-script-alert-1-script-x-")
 PEOPLE, TARGETS = 4, 3
 COLUMNS = [
-    {"key": "expression_rmse", "title": "Expression RMSE", "unit": "", "better": "lower", "about": "Of <blendshapes>."},
-    {"key": "similarity", "title": "Identity", "unit": "", "better": "higher", "about": "Cosine."},
-    {"key": "frechet", "title": "Frechet", "unit": "", "better": "lower", "about": "Against 2,000 images."},
-    {"key": "age", "title": "Age", "unit": "years", "better": None, "about": ""},
+    {
+        "key": "expression_rmse",
+        "title": "Expression RMSE",
+        "unit": "",
+        "better": "lower",
+        "about": "Of <blendshapes>.",
+        "way": "rms",
+    },
+    {"key": "similarity", "title": "Identity", "unit": "", "better": "higher", "about": "Cosine.", "way": "mean"},
+    {
+        "key": "frechet",
+        "title": "Frechet",
+        "unit": "",
+        "better": "lower",
+        "about": "Against 2,000 images.",
+        "way": None,
+    },
+    {"key": "age", "title": "Age", "unit": "years", "better": None, "about": "", "way": None},
 ]
 VOID = {"meta", "img", "br"}
 
@@ -52,7 +66,7 @@ def scores_of(method: int) -> list[dict[str, object]]:
         values = random.random(2) + 0.1 * method
         rows.append(
             {
-                "picture": f"pictures/{SLUGS[method]}/{number:05}.png",
+                "image": f"images/{SLUGS[method]}/{number:05}.png",
                 "identity": f"subjects/i{number // TARGETS}.png",
                 "target": f"subjects/t{number % TARGETS}.png",
                 "seed": number,
@@ -90,9 +104,9 @@ def method_of(number: int, rows: list[dict[str, object]]) -> dict:
         "name": NAMES[number],
         "kind": "rival",
         "extra_parameters": (2_200_000, 361_000_000, 0)[number],
-        "pictures": len(rows),
+        "images": len(rows),
         "failures": sum(not row["found"] for row in rows),
-        "seconds_a_picture": 0.125,
+        "seconds_an_image": 0.125,
         "key": f"k{number}",
         "values": values_of(rows, number),
         "groups": {
@@ -121,7 +135,8 @@ def method_of(number: int, rows: list[dict[str, object]]) -> dict:
 def make(folder: Path, methods: tuple[int, ...] = (0, 1, 2)) -> Path:
     """A result folder by the schema."""
     result = {
-        "table": "control",
+        "version": 2,
+        "kind": "control",
         "environment": {"commit": "abc1234-dirty", "device": "CPU, 2 cores", "versions": {"torch": "2.6"}},
         "config": {"identities": PEOPLE, "real": 2000, "data": "faces </pre><i>"},
         "seed": 7,
@@ -140,7 +155,7 @@ def make(folder: Path, methods: tuple[int, ...] = (0, 1, 2)) -> Path:
     for method in methods:
         rows = scores_of(method)
         for number, row in enumerate(rows):
-            draw(folder / str(row["picture"]), (20 * number, 100, 80 * method))
+            draw(folder / str(row["image"]), (20 * number, 100, 80 * method))
         write_scores(folder, SLUGS[method], rows)
         result["methods"].append(method_of(method, rows))
     (folder / "result.json").write_text(json.dumps(result))
@@ -241,7 +256,7 @@ def test_csv_holds_every_number(run):
             line = told.pop((method["name"], key))
             for end in ("value", "low", "high"):
                 assert line[end] == ("" if value[end] is None else repr(value[end]))
-        for key in ("extra_parameters", "failures", "seconds_a_picture", "pictures"):
+        for key in ("extra_parameters", "failures", "seconds_an_image", "images"):
             assert told.pop((method["name"], key))["value"] == repr(method[key])
     assert told == {}
 
@@ -337,7 +352,7 @@ def test_cases_are_the_best_median_and_worst(run):
     ordered = sorted(score.values["expression_rmse"] for score in row.scores.values())
     value = [score.values["expression_rmse"] for _, score in found]
     assert value[0] == ordered[0] and value[2 * CASES] == ordered[-1] and value[CASES] in ordered[5:7]
-    assert len({score.picture for _, score in found}) == len(found)
+    assert len({score.image for _, score in found}) == len(found)
     for kind in ("best", "median", "worst"):
         assert len({score.identity for name, score in found if name == kind}) == CASES
 
@@ -352,7 +367,7 @@ def test_cases_show_the_same_request_to_all_methods(run):
     ]
     wanted = [score.identity for _, score in chosen] + [score.target for _, score in chosen]
     for row in sheet.rows:
-        wanted += [row.scores[score.request].picture for _, score in chosen]
+        wanted += [row.scores[score.request].image for _, score in chosen]
     for picture, name in zip(shown, wanted, strict=False):
         assert np.abs(picture[16, 16].astype(int) - np.asarray(Image.open(run / name))[16, 16]).max() < 6
 
@@ -371,7 +386,7 @@ def test_paired_differences(run):
         sides = [np.array([before(row[key]) for row in rows]) for rows in (ours, theirs)]
         person = np.array([row["identity"] for row in ours])
         people = sorted(set(person))
-        drawn = np.random.default_rng(SEED).multinomial(4, [0.25] * 4, DRAWS)
+        drawn = np.random.default_rng(0).multinomial(4, [0.25] * 4, DRAWS)
         found = []
         for counts in drawn:
             rows = [
@@ -404,8 +419,8 @@ def test_verdict(run, shift, better, verdict):
         content["columns"][1]["better"] = better
         content["methods"][1]["values"] = values_of(rows, 1)
 
-    differences, _ = paired(read([change(run, edit)]))
-    told = next(one for one in differences if one.label == NAMES[1] and one.column.key == "similarity")
+    differences = read([change(run, edit)]).differences
+    told = next(one for one in differences if one.method == NAMES[1] and one.metric == "similarity")
     assert told.verdict == verdict
     assert told.value == pytest.approx(shift)
 
@@ -414,14 +429,10 @@ def test_one_identity_has_no_interval(run):
     for slug, method in zip(SLUGS, range(3), strict=True):
         write_scores(run, slug, scores_of(method)[:TARGETS])
 
-    def edit(content):
-        for number, method in enumerate(content["methods"]):
-            method["values"]["expression_rmse"] = values_of(scores_of(number)[:TARGETS], number)["expression_rmse"]
-
-    differences, _ = paired(read([change(run, edit)]))
-    assert [(one.low, one.high, one.people, one.verdict) for one in differences] == [
+    differences = read([run]).differences
+    assert [(one.low, one.high, one.identities, one.verdict) for one in differences] == [
         (None, None, 1, "not told apart")
-    ] * 2
+    ] * 4
 
 
 # --- what the tables write --------------------------------------------------------------------------------------------
@@ -448,12 +459,11 @@ def test_results_as_they_are_made(table, stubbed, stub_method):
     columns = {"control": control, "diversity": diversity}[table].COLUMNS
     told = csv_of(config.out / "differences.csv")
     assert [line["metric"] for line in told] == [column.key for column in columns if column.way]
-    assert {line["pairs"] for line in told} <= {str(one["pictures"] - one["failures"]) for one in result["methods"]}
-    values = result["methods"][1]["values"]
+    assert {line["pairs"] for line in told} <= {str(one.images - one.failures) for one in result.methods}
+    half = result.methods[1]
     assert {line["metric"]: line["value"] for line in csv_of(config.out / "table.csv") if line["method"] == "Half"} == {
-        **{key: "" if one["value"] is None else repr(one["value"]) for key, one in values.items()},
-        **{key: repr(result["methods"][1][key]) for key in ("extra_parameters", "failures", "pictures")},
-        "seconds_a_picture": repr(result["methods"][1]["seconds_a_picture"]),
+        **{key: "" if one.value is None else repr(one.value) for key, one in half.values.items()},
+        **{key: repr(getattr(half, key)) for key in ("extra_parameters", "failures", "images", "seconds_an_image")},
     }
     read_page = Reader((config.out / "report.html").read_text("utf-8"))
     assert read_page.of("img") and "image missing" not in " ".join(read_page.text)
@@ -533,7 +543,7 @@ def rewrite(folder: Path, edit) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda b: change(b, lambda c: c.update(table="diversity")), "one is of control, the other of diversity"),
+        (lambda b: change(b, lambda c: c.update(kind="diversity")), "one is of control, the other of diversity"),
         (
             lambda b: change(b, lambda c: c["estimators"].update(identity="FaceNet")),
             "identity is estimated by dlib and by FaceNet",
@@ -589,7 +599,7 @@ def test_runs_are_named_once(run, names, tmp_path):
     [
         (lambda c: c.update(methods=[]), "methods: List should have at least 1 item"),
         (lambda c: c.pop("seed"), "seed: Field required"),
-        (lambda c: c.update(table="other"), "table: Input should be 'control' or 'diversity'"),
+        (lambda c: c.update(kind="other"), "kind: it is 'other', not one of control, diversity"),
         (
             lambda c: c["methods"][0]["values"]["similarity"].update(value="high"),
             r"methods\.0\.values\.similarity\.value: ",
@@ -624,13 +634,13 @@ def test_folders_without_result(run, name):
         report.write(run.parent / name)
 
 
-HEADER = "picture,identity,target,seed,found,identity_score"
+HEADER = "image,identity,target,seed,found,identity_score"
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "line 1: there is no column 'picture'"),
+        ("", "line 1: there is no column 'image'"),
         ("picture,identity,target,seed\n", "line 1: there is no column 'found'"),
         (f"{HEADER}\na,b,c,0,1\n", "line 2: it has more or fewer cells"),
         (f"{HEADER}\na,b,c,0,1,0,0\n", "line 2: it has more or fewer cells"),
@@ -638,7 +648,7 @@ HEADER = "picture,identity,target,seed,found,identity_score"
         (f"{HEADER}\na,b,c,0,yes,0\n", "line 2: found is 'yes', not 0 or 1"),
         (f"{HEADER}\na,b,c,0,1,0\n/etc/a,b,c,0,1,0\n", "line 3: '/etc/a' leads out of the result folder"),
         (f"{HEADER}\na,../../b,c,0,1,0\n", "line 2: '../../b' leads out"),
-        ("picture,identity,target,seed,found,age\na,b,c,0,1,old\n", "line 2: could not convert string to float"),
+        ("image,identity,target,seed,found,age\na,b,c,0,1,old\n", "line 2: could not convert string to float"),
         (f'{HEADER}\n"a,b,c,0,1,0\n', "line 1: unexpected end of data"),
         (b"\xff\xfe\x00", "line 1: "),
     ],
@@ -652,7 +662,7 @@ def test_damaged_scores(run, content, reason):
 
 def test_missing_and_damaged_pictures_cost_themselves(run):
     whole = len(page_of(run).of("img"))
-    shutil.rmtree(run / "pictures" / SLUGS[1])
+    shutil.rmtree(run / "images" / SLUGS[1])
     (run / "subjects" / "i0.png").write_bytes(b"no image")
     read_page = page_of(run)
     words = " ".join(read_page.text)
@@ -740,7 +750,7 @@ def test_very_long_and_broken_names(run):
 def test_diversity_without_targets(run):
     for method, slug in enumerate(SLUGS):
         write_scores(run, slug, [{**row, "target": ""} for row in scores_of(method)])
-    read_page = page_of(change(run, lambda content: content.update(table="diversity")))
+    read_page = page_of(change(run, lambda content: content.update(kind="diversity")))
     words = [cell.strip() for table in read_page.tables for line in table for cell in line]
     assert "Identity" in words and "Target" not in words
     assert [tuple(cell.strip() for cell in line) for line in read_page.tables[-1][1:]] == list(paper.DIVERSITY.rows)
@@ -748,7 +758,7 @@ def test_diversity_without_targets(run):
 
 def test_pictures_are_smaller_where_the_page_would_be_too_large(run, monkeypatch):
     random = np.random.default_rng(0)
-    for picture in (run / "pictures").rglob("*.png"):
+    for picture in (run / "images").rglob("*.png"):
         Image.fromarray(random.integers(0, 256, (256, 256, 3), np.uint8)).save(picture)
     report.write(run)
     size = (run / "report.html").stat().st_size
@@ -813,7 +823,7 @@ def test_marks_of_the_cost_stand_where_their_numbers_say(run):
 
     def timed(content):
         for method, took in zip(content["methods"], seconds, strict=True):
-            method["seconds_a_picture"] = took
+            method["seconds_an_image"] = took
 
     report.write(change(run, timed))
     picture = ElementTree.fromstring((run / "cost.svg").read_text("utf-8"))
@@ -835,7 +845,7 @@ def test_marks_of_the_cost_stand_where_their_numbers_say(run):
 def test_without_two_times_there_is_no_cost(run):
     def untimed(content):
         for method in content["methods"][1:]:
-            method["seconds_a_picture"] = None
+            method["seconds_an_image"] = None
 
     assert "What an image costs" not in page_of(change(run, untimed)).text
     assert "path" not in (run / "cost.svg").read_text("utf-8")

@@ -9,7 +9,7 @@ import pytest
 from skimage.color import lab2rgb
 
 from facecrafter.evaluation import subgroups
-from facecrafter.evaluation.metrics import Column
+from facecrafter.evaluation.result import Column, Group
 from facecrafter.faces.face import Face
 
 
@@ -78,5 +78,6 @@ def test_metrics_apart() -> None:
     scores = {"a": np.array([1.0, 2, np.nan, 4]), "b": np.array([3.0, 4, np.nan, 1])}
     made = subgroups.split(columns, scores, ["x", "x", "y", "z"], ("z", "y", "x", "w"))
     assert list(made) == ["z", "y", "x"]
-    assert made["x"] == {"count": 2, "failures": 0, "values": {"a": 1.5, "b": pytest.approx(math.sqrt(12.5))}}
-    assert made["y"] == {"count": 1, "failures": 1, "values": {"a": None, "b": None}}
+    assert (made["x"].count, made["x"].failures) == (2, 0)
+    assert made["x"].values == {"a": 1.5, "b": pytest.approx(math.sqrt(12.5))}
+    assert made["y"] == Group(count=1, failures=1, values={"a": None, "b": None})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import DataError
 from facecrafter.evaluation import report, words
+from facecrafter.evaluation.result import HeldoutResult, Interval, WordMean, WordsResult
 from facecrafter.faces.emotion import EMOTIONS, Emotion
 
 NAMES = [f"person {number}" for number in range(400)]
@@ -78,23 +78,23 @@ def test_the_words_are_those_of_the_command_line() -> None:
 
 def test_obeyed_words_are_read_as_asked() -> None:
     scores = words.scores(np.tile(np.eye(8), (5, 1, 1)), OUT[:5])
-    sure = {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert (scores["pictures"], scores["face_found"]) == (40, 1)
-    assert scores["mean"] == {"read_as_asked": sure, "auc": sure}
+    sure = Interval(1.0, 1.0, 1.0)
+    assert (scores.images, scores.face_found) == (40, 1)
+    assert scores.mean == WordMean(read_as_asked=sure, auc=sure)
     for name in EMOTIONS:
-        row = scores["classes"][name]
-        assert (row["faces"], row["read_as_asked"], row["auc"]) == (5, sure, sure)
-        assert row["read"] == {other: 5 * (other == name) for other in EMOTIONS}
+        row = scores.classes[name]
+        assert (row.faces, row.read_as_asked, row.auc) == (5, sure, sure)
+        assert row.read == {other: 5 * (other == name) for other in EMOTIONS}
 
 
 def test_words_that_change_nothing_are_a_guess() -> None:
     """Whatever is asked, one person is read as happy and the other as sad."""
     happy, sad = np.eye(8)[EMOTIONS.index("happy")], np.eye(8)[EMOTIONS.index("sad")]
     scores = words.scores(np.stack([np.tile(happy, (8, 1)), np.tile(sad, (8, 1))]), OUT[:2])
-    assert scores["mean"]["read_as_asked"]["value"] == pytest.approx(1 / 8)
-    assert [scores["classes"][name]["auc"]["value"] for name in EMOTIONS] == [0.5] * 8
-    row = scores["classes"]["happy"]["read_as_asked"]
-    assert (row["value"], row["low"], row["high"]) == (0.5, 0, 1)  # people are drawn, whole
+    assert scores.mean.read_as_asked.value == pytest.approx(1 / 8)
+    assert [scores.classes[name].auc.value for name in EMOTIONS] == [0.5] * 8
+    row = scores.classes["happy"].read_as_asked
+    assert (row.value, row.low, row.high) == (0.5, 0, 1)  # people are drawn, whole
 
 
 def test_an_auc_is_against_the_other_requests() -> None:
@@ -105,10 +105,10 @@ def test_an_auc_is_against_the_other_requests() -> None:
     read[0, place, place], read[1, place, place] = 0.6, 0.3
     read[0, [0, 2, 3], place] = 0.5
     read[:, :, 0] = 0.4
-    scores = words.scores(read, OUT[:2])["classes"]["happy"]
-    assert scores["auc"]["value"] == pytest.approx((14 + 11) / 28)
-    assert scores["read_as_asked"]["value"] == 0.5
-    assert scores["read"] == {name: int(name in ("happy", "neutral")) for name in EMOTIONS}
+    scores = words.scores(read, OUT[:2]).classes["happy"]
+    assert scores.auc.value == pytest.approx((14 + 11) / 28)
+    assert scores.read_as_asked.value == 0.5
+    assert scores.read == {name: int(name in ("happy", "neutral")) for name in EMOTIONS}
 
 
 def test_images_without_a_face_are_left_out_and_counted() -> None:
@@ -116,52 +116,57 @@ def test_images_without_a_face_are_left_out_and_counted() -> None:
     read[1, 2] = np.nan
     read[:, 7] = np.nan
     scores = words.scores(read, OUT[:4])
-    assert scores["face_found"] == pytest.approx(27 / 32)
-    sad, contempt = scores["classes"]["sad"], scores["classes"]["contempt"]
-    assert (sad["faces"], sad["read_as_asked"]["value"]) == (3, 1)
-    nothing = {"value": None, "low": None, "high": None}
-    assert (contempt["faces"], contempt["read_as_asked"], contempt["auc"]) == (0, nothing, nothing)
-    assert scores["mean"]["auc"] == nothing
-    json.dumps(scores, allow_nan=False)
+    assert scores.face_found == pytest.approx(27 / 32)
+    sad, contempt = scores.classes["sad"], scores.classes["contempt"]
+    assert (sad.faces, sad.read_as_asked.value) == (3, 1)
+    nothing = Interval()
+    assert (contempt.faces, contempt.read_as_asked, contempt.auc) == (0, nothing, nothing)
+    assert scores.mean.auc == nothing
+    json.dumps(scores.model_dump(), allow_nan=False)
 
 
 @pytest.fixture
-def record() -> dict[str, Any]:
+def record() -> WordsResult:
     read = np.tile(np.eye(8), (4, 1, 1))
     read[0, 1] = np.eye(8)[0]
     both = {name: words.scores(read, OUT[:4]) for name in (words.WORDS_ONLY, words.NEUTRAL_TARGET)}
-    return {"people": 4, "estimator": "stub (12345678)", "settings": both}
+    return WordsResult(people=4, estimator="stub (12345678)", settings=both)
 
 
-def test_the_table_has_a_row_a_class_and_names_its_estimator(record: dict[str, Any]) -> None:
+def test_the_table_has_a_row_a_class_and_names_its_estimator(record: WordsResult) -> None:
     lines = words.as_markdown(record).splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:11]] == [*EMOTIONS, "mean of the eight"]
     assert all(line.count("|") == 6 for line in lines[:11])
-    row = record["settings"][words.WORDS_ONLY]["classes"]["happy"]
-    area = row["auc"]
-    assert row["read_as_asked"]["value"] == 0.75
-    bounds = f"{100 * row['read_as_asked']['low']:.0f}, {100 * row['read_as_asked']['high']:.0f}"
-    assert f"| 75 % [{bounds}] | {area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}] |" in lines[3]
+    row = record.settings[words.WORDS_ONLY].classes["happy"]
+    area = row.auc
+    assert row.read_as_asked.value == 0.75
+    bounds = f"{100 * row.read_as_asked.low:.0f}, {100 * row.read_as_asked.high:.0f}"
+    assert f"| 75 % [{bounds}] | {area.value:.2f} [{area.low:.2f}, {area.high:.2f}] |" in lines[3]
     assert "read by stub (12345678); a guess is right in 12.5 %" in lines[-1]
     assert "100 % (words only)" in lines[-1]
 
 
-def test_nothing_known_is_none_in_the_table(record: dict[str, Any]) -> None:
+def test_nothing_known_is_none_in_the_table(record: WordsResult) -> None:
     settings = {words.WORDS_ONLY: words.scores(np.full((2, 8, 8), np.nan), OUT[:2])}
-    assert words.as_markdown({**record, "settings": settings}).splitlines()[2] == "| neutral | none | none |"
+    assert (
+        words.as_markdown(record.model_copy(update={"settings": settings})).splitlines()[2]
+        == "| neutral | none | none |"
+    )
 
 
-def test_publish_puts_the_table_into_a_document(record: dict[str, Any], tmp_path: Path) -> None:
+def test_publish_puts_the_table_into_a_document(record: WordsResult, tmp_path: Path) -> None:
     run, document = tmp_path / "model", tmp_path / "README.md"
-    run.mkdir()
-    (run / "result.json").write_text(json.dumps({"settings": {}, "words": record}))
+    HeldoutResult(environment={}, model="mini", estimators={}, settings={}, words=record).write(run)
     document.write_text("before\n<!-- table model -->\nold\n<!-- end of table -->\nafter\n")
     report.publish([run], document)
     table = words.as_markdown(record)
     assert document.read_text() == f"before\n<!-- table model -->\n\n{table}\n\n<!-- end of table -->\nafter\n"
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"words": 3}'])
+WITHOUT = HeldoutResult(environment={}, model="mini", estimators={}, settings={})
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"words": 3}', WITHOUT.model_dump_json()])
 def test_publishing_what_has_no_such_table_is_one_error(content: str | None, tmp_path: Path) -> None:
     document = tmp_path / "README.md"
     document.write_text(f"<!-- table {tmp_path.name} -->\n<!-- end of table -->\n")

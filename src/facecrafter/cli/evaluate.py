@@ -62,15 +62,14 @@ def evaluate_model(
     )
     protocol = Protocol(identities, targets, sampling, seed, bfloat16, words=words)
     result = measure(folder, data, out, protocol, controls=controls, device=device, overwrite=overwrite, emonet=emonet)
-    for setting, scores in result["settings"].items():
+    for setting, scores in result.settings.items():
         typer.echo(setting)
-        by_class = scores.pop("emotion_by_class", {})
-        for name, value in scores.items():
+        for name, value in scores.model_dump(exclude={"emotion_by_class"}).items():
             typer.echo(f"  {name}: {'none' if value is None else f'{value:.3f}'}")
-        for name, one in by_class.items():
-            typer.echo(f"  emotion_agreement, {name} targets: {one['agreement']['value']:.3f} of {one['faces']}")
-    if "words" in result:
-        typer.echo("\n" + by_words.as_markdown(result["words"]) + "\n")
+        for name, one in scores.emotion_by_class.items():
+            typer.echo(f"  emotion_agreement, {name} targets: {one.agreement.value:.3f} of {one.faces}")
+    if result.words is not None:
+        typer.echo("\n" + by_words.as_markdown(result.words) + "\n")
     typer.echo(f"{out / 'result.json'} has the estimators; {out / 'grid.png'} shows the images")
 
 
@@ -101,7 +100,7 @@ def evaluate_emotion(
     result = measure(data, fer2013, votes, labels, out, estimator, variations=variations, overwrite=overwrite)
     for line in report(result):
         typer.echo(line)
-    typer.echo(f"{result['faces_a_second']:.0f} faces a second; {out} has the confusion matrices and the mistakes")
+    typer.echo(f"{result.faces_a_second:.0f} faces a second; {out} has the confusion matrices and the mistakes")
 
 
 @evaluate_app.command("control")

@@ -7,29 +7,16 @@ give intervals that are too narrow. Rows without a value (no face found) are lef
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from facecrafter.evaluation.result import Interval
 
 Array = NDArray[np.float64]
 
 DRAWS = 1000
 LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A number with its 95 % interval.
-
-    Attributes:
-        value: over all rows; NaN where there are none.
-        low, high: None where there are fewer than two people.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
 
 
 def mean(values: NDArray[np.generic], people: Sequence[str], draws: int = DRAWS, seed: int = 0) -> Interval:
@@ -48,7 +35,16 @@ def rmse(errors: NDArray[np.generic], people: Sequence[str], draws: int = DRAWS,
     """The root of the mean square of errors ``(P,)`` or ``(P, K)``, over rows and columns; see :func:`mean`."""
     squares = np.square(np.asarray(errors, np.float64))
     value, drawn = _means(squares.mean(1) if squares.ndim == 2 else squares, people, draws, seed)
-    return _interval(float(np.sqrt(value)), np.sqrt(drawn))
+    return _interval(np.sqrt(value), np.sqrt(drawn))
+
+
+def of_means(
+    rows: Array, people: Sequence[str], function: Callable[[Array], Array], draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """A number by a function of the means over rows ``(P, K)``: of ``(K,)``, or of ``(D, K)`` to ``(D,)``; see
+    :func:`mean`."""
+    value, drawn = _means(rows, people, draws, seed)
+    return _interval(float(function(value)), function(drawn))
 
 
 def statistic(
@@ -65,14 +61,17 @@ def statistic(
     return _interval(float(function(np.arange(len(groups)))), np.array(drawn, np.float64))
 
 
-def _means(values: Array, people: Sequence[str], draws: int, seed: int) -> tuple[float, Array]:
-    """The mean over all rows, and over those of each draw."""
+def _means(values: Array, people: Sequence[str], draws: int, seed: int) -> tuple[Array, Array]:
+    """The mean over all rows ``(P,)`` or ``(P, K)``, and over those of each draw."""
     if len(values) == 0:
-        return float("nan"), np.zeros(0)
+        return np.full(values.shape[1:], np.nan), np.zeros(0)
     groups = _groups(people)
-    sums, counts = np.bincount(groups, values), np.bincount(groups)
+    counts = np.bincount(groups)
+    sums = np.zeros((len(counts), *values.shape[1:]))
+    np.add.at(sums, groups, values)
     copies = _copies(groups, draws, seed)
-    return float(values.mean()), (copies @ sums) / (copies @ counts)
+    rows = (copies @ counts).reshape(-1, *[1] * (values.ndim - 1))
+    return np.asarray(values.mean(0)), (copies @ sums) / rows
 
 
 def _groups(people: Sequence[str]) -> NDArray[np.int64]:
@@ -88,8 +87,8 @@ def _copies(groups: NDArray[np.int64], draws: int, seed: int) -> NDArray[np.int6
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
 
 
-def _interval(value: float, drawn: Array) -> Interval:
+def _interval(value: float | Array, drawn: Array) -> Interval:
     if len(drawn) == 0:
-        return Interval(value, None, None)
+        return Interval(float(value), None, None)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high))
+    return Interval(float(value), float(low), float(high))

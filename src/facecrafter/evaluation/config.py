@@ -16,6 +16,7 @@ from facecrafter import config as config_file
 from facecrafter.config import Strict
 from facecrafter.errors import ConfigError
 from facecrafter.evaluation.judges import JudgesConfig
+from facecrafter.evaluation.result import RESULT, TableResult
 from facecrafter.io import check_free
 from facecrafter.pipelines.generate import Settings
 
@@ -173,7 +174,7 @@ def load(path: Path) -> TableConfig:
     return config_file.check(path, content, _KINDS_OF_TABLE[content["table"]])
 
 
-def run(config: str | Path | TableConfig, progress: bool = True, overwrite: bool = False) -> dict[str, Any]:
+def run(config: str | Path | TableConfig, progress: bool = True, overwrite: bool = False) -> TableResult:
     """Make a table: generate what is missing, measure, and write the result folder.
 
     Images, and what was seen in them, are kept in the cache: a run that was stopped goes on, and one with other
@@ -193,11 +194,11 @@ def run(config: str | Path | TableConfig, progress: bool = True, overwrite: bool
         CheckpointError, WeightsError: a model or an estimator cannot be loaded.
         OutputError: the folder holds a result already, or cannot be written.
     """
-    from facecrafter.evaluation import control, diversity, results
+    from facecrafter.evaluation import control, diversity
 
     if not isinstance(config, _Table):
         config = load(Path(config))
-    check_free([config.out / results.RESULT], overwrite)
+    check_free([config.out / RESULT], overwrite)
     if isinstance(config, ControlConfig):
         return control.measure(config, progress)
     return diversity.measure(config, progress)

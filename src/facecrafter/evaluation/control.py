@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from facecrafter.evaluation import frechet, leakage, metrics, subgroups
 from facecrafter.evaluation.config import FOLDER, ControlConfig, Distance, MethodConfig
 from facecrafter.evaluation.measurements import Measurements
-from facecrafter.evaluation.metrics import Column
 from facecrafter.evaluation.pairs import Pairs, choose
+from facecrafter.evaluation.result import Column, Interval, MethodResult, TableResult
 from facecrafter.evaluation.session import Session
 from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.generator import Generator, Portrait, Request
@@ -175,13 +175,13 @@ def scores(
     }
 
 
-def measure(config: ControlConfig, progress: bool = True) -> dict[str, Any]:
+def measure(config: ControlConfig, progress: bool = True) -> TableResult:
     """Make the table and write its result folder; see :func:`facecrafter.evaluation.config.run`."""
     session = Session(config, progress)
     pairs, left_out = choose_pairs(session, config)
     cast = _cast(session, config, pairs)
 
-    def row(entry: MethodConfig, method: Generator) -> dict[str, Any]:
+    def row(entry: MethodConfig, method: Generator) -> MethodResult:
         return _row(session, config, cast, entry, method)
 
     rows = session.rows(cast.requests, True, row)
@@ -243,7 +243,7 @@ def _labels(requests: list[Request]) -> dict[str, tuple[list[str], tuple[str, ..
     }
 
 
-def _row(session: Session, config: ControlConfig, cast: Cast, entry: MethodConfig, method: Generator) -> dict[str, Any]:
+def _row(session: Session, config: ControlConfig, cast: Cast, entry: MethodConfig, method: Generator) -> MethodResult:
     """Make and measure one method."""
     made = session.make(method, cast.requests)
     seen = session.look(made.paths)
@@ -252,27 +252,27 @@ def _row(session: Session, config: ControlConfig, cast: Cast, entry: MethodConfi
     values = metrics.values(columns, scored, cast.people)
     features = session.features(made.paths)
     distance = metrics.frechet_distance(features, cast.people, cast.real, config.frechet_draws)
-    values["frechet"] = metrics.told(distance)
-    row = session.written(entry, made, cast.requests, seen, columns, scored)
-    row["groups"] = {name: subgroups.split(columns, scored, *labels) for name, labels in cast.labels.items()}
-    if entry.kind != FOLDER:  # of images made elsewhere there are those of the table alone
-        row |= _beyond(session, config, cast, method, values)
-    return {**row, "values": values}
+    values["frechet"] = distance
+    groups = {name: subgroups.split(columns, scored, *labels) for name, labels in cast.labels.items()}
+    # Of images made elsewhere there are those of the table alone.
+    beyond = {} if entry.kind == FOLDER else _beyond(session, config, cast, method, values)
+    counts = session.written(entry, method, made, cast.requests, seen, columns, scored)
+    return MethodResult(**counts, values=values, groups=groups, **beyond)
 
 
 def _beyond(
-    session: Session, config: ControlConfig, cast: Cast, method: Generator, values: dict[str, Any]
+    session: Session, config: ControlConfig, cast: Cast, method: Generator, values: dict[str, Interval]
 ) -> dict[str, Any]:
     """Leakage and control curves; the shape leak goes into the values."""
-    told: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if cast.photos is not None:
         requests = [request for probe in cast.probes for request in probe.requests]
         seen = session.look(session.make(method, requests).paths)
-        told["leakage"] = leakage.leakage(seen, cast.photos)
+        found["leakage"] = leakage.leakage(seen, cast.photos)
         names = [probe.person.name for probe in cast.probes]
-        values["shape_leak"] = metrics.told(leakage.shape_leak(seen, cast.photos, names))
+        values["shape_leak"] = leakage.shape_leak(seen, cast.photos, names)
     if cast.curve:
         requests = leakage.curve_requests(cast.curve, config.seed)
         emotion = session.look(session.make(method, requests).paths).emotion
-        told["curves"] = leakage.curves(emotion, [person.name for person in cast.curve])
-    return told
+        found["curves"] = leakage.curves(emotion, [person.name for person in cast.curve])
+    return found

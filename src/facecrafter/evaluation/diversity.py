@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from facecrafter.evaluation import datasets, metrics
 from facecrafter.evaluation.config import DiversityConfig, MethodConfig
 from facecrafter.evaluation.judges import Judges
 from facecrafter.evaluation.measurements import Measurements
-from facecrafter.evaluation.metrics import Column
+from facecrafter.evaluation.result import Column, MethodResult, TableResult
 from facecrafter.evaluation.session import Session
 from facecrafter.faces.face import load_photo
 from facecrafter.generator import Generator, Portrait, Request
@@ -102,7 +101,7 @@ def distances_to_others(judges: Judges, images: Sequence[NDArray[np.uint8]]) -> 
     return np.asarray(total / (len(images) - 1))
 
 
-def measure(config: DiversityConfig, progress: bool = True) -> dict[str, Any]:
+def measure(config: DiversityConfig, progress: bool = True) -> TableResult:
     """Make the table and write its result folder; see :func:`facecrafter.evaluation.config.run`."""
     session = Session(config, progress)
     people, own, left_out = choose_people(session, config)
@@ -111,19 +110,19 @@ def measure(config: DiversityConfig, progress: bool = True) -> dict[str, Any]:
     names = [request.identity.name for request in requests]
     real = session.real()
 
-    def row(entry: MethodConfig, method: Generator) -> dict[str, Any]:
+    def row(entry: MethodConfig, method: Generator) -> MethodResult:
         made = session.make(method, requests)
         seen = session.look(made.paths)
         apart = _apart(session, seen, made.paths, place)
         scored = scores(seen, own, place, apart)
         values = metrics.values(COLUMNS, scored, names)
         distance = metrics.frechet_distance(session.features(made.paths), names, real, config.frechet_draws)
-        values["frechet"] = metrics.told(distance)
-        return {**session.written(entry, made, requests, seen, COLUMNS, scored), "values": values}
+        values["frechet"] = distance
+        return MethodResult(**session.written(entry, method, made, requests, seen, COLUMNS, scored), values=values)
 
     rows = session.rows(requests, False, row)
-    told = {"people": len(people), "left_out": left_out, "methods": rows}
-    return session.finish(COLUMNS, ("pose", "expression", "identity", "frechet", "lpips"), **told)
+    roles = ("pose", "expression", "identity", "frechet", "lpips")
+    return session.finish(COLUMNS, roles, people=len(people), left_out=left_out, methods=rows)
 
 
 def choose_people(session: Session, config: DiversityConfig) -> tuple[list[Portrait], Array, list[str]]:

@@ -7,10 +7,8 @@ baseline, and the sum of their scores. All were trained without the people teste
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +20,8 @@ from facecrafter.errors import DataError
 from facecrafter.estimators.calibration import ENOUGH, Scores, fit_temperature, log_prior
 from facecrafter.estimators.emotion import PixelEmotion
 from facecrafter.evaluation.emotion_variations import vary
-from facecrafter.evaluation.results import RESULT, png
+from facecrafter.evaluation.result import RESULT, EmotionResult, Reading, ReadingInUse
+from facecrafter.evaluation.results import png
 from facecrafter.faces.emotion import CENTRES, EMOTIONS, sharpness
 from facecrafter.io import check_free, write_whole
 
@@ -59,7 +58,7 @@ def confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArra
     return matrix
 
 
-def figures(said: Scores, classes: list[int], in_use: NDArray[np.float64] | None = None) -> dict[str, Any]:
+def figures(said: Scores, classes: list[int], in_use: NDArray[np.float64] | None = None) -> Reading:
     """Accuracy, balanced accuracy over some classes (each class's share read rightly, averaged), calibration error and
     confusion matrix.
 
@@ -71,32 +70,32 @@ def figures(said: Scores, classes: list[int], in_use: NDArray[np.float64] | None
     likely, even = said.probabilities(), Scores(said.scores, said.labels, prior).probabilities()
     recall = [float((even[said.labels == one].argmax(1) == one).mean()) for one in classes]
     own = [float((likely[said.labels == one].argmax(1) == one).mean()) for one in classes]
-    return {
-        "faces": len(said.labels),
-        "accuracy": float((likely.argmax(1) == said.labels).mean()),
-        "balanced_accuracy": float(np.mean(recall)),
-        "balanced_accuracy_own_prior": float(np.mean(own)),
-        "classes": [EMOTIONS[one] for one in classes],
-        "recall": {EMOTIONS[one]: value for one, value in zip(classes, recall, strict=True)},
-        "recall_own_prior": {EMOTIONS[one]: value for one, value in zip(classes, own, strict=True)},
-        "calibration_error": halves_calibration_error(said),
-        "confusion": confusion(likely.argmax(1), said.labels).tolist(),
-        "confusion_even_prior": confusion(even.argmax(1), said.labels).tolist(),
-        **({} if in_use is None else {"in_use": _in_use(Scores(said.scores, said.labels, in_use), classes)}),
-    }
+    return Reading(
+        faces=len(said.labels),
+        accuracy=float((likely.argmax(1) == said.labels).mean()),
+        balanced_accuracy=float(np.mean(recall)),
+        balanced_accuracy_own_prior=float(np.mean(own)),
+        classes=[EMOTIONS[one] for one in classes],
+        recall={EMOTIONS[one]: value for one, value in zip(classes, recall, strict=True)},
+        recall_own_prior={EMOTIONS[one]: value for one, value in zip(classes, own, strict=True)},
+        calibration_error=halves_calibration_error(said),
+        confusion=confusion(likely.argmax(1), said.labels).tolist(),
+        confusion_even_prior=confusion(even.argmax(1), said.labels).tolist(),
+        in_use=None if in_use is None else _in_use(Scores(said.scores, said.labels, in_use), classes),
+    )
 
 
-def _in_use(said: Scores, classes: list[int]) -> dict[str, Any]:
+def _in_use(said: Scores, classes: list[int]) -> ReadingInUse:
     """Accuracy, recall, calibration error and confusion matrix under the prior that scores come with."""
     predicted = said.probabilities().argmax(1)
     recall = {EMOTIONS[one]: float((predicted[said.labels == one] == one).mean()) for one in classes}
-    return {
-        "accuracy": float((predicted == said.labels).mean()),
-        "balanced_accuracy": float(np.mean(list(recall.values()))),
-        "recall": recall,
-        "calibration_error": halves_calibration_error(said),
-        "confusion": confusion(predicted, said.labels).tolist(),
-    }
+    return ReadingInUse(
+        accuracy=float((predicted == said.labels).mean()),
+        balanced_accuracy=float(np.mean(list(recall.values()))),
+        recall=recall,
+        calibration_error=halves_calibration_error(said),
+        confusion=confusion(predicted, said.labels).tolist(),
+    )
 
 
 def read_all(estimator: PixelEmotion, faces: EmotionFaces) -> dict[str, NDArray[np.float64]]:
@@ -120,7 +119,7 @@ def evaluate(
     wrong: int = 10,
     variations: int = 200,
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> EmotionResult:
     """Measure the estimator; writes ``result.json`` and ``wrong.png`` into a folder.
 
     Args:
@@ -144,7 +143,7 @@ def evaluate(
     check_free([out / RESULT, out / WRONG], overwrite)
     estimator = PixelEmotion(path) if path else PixelEmotion()
     network = str(path) if path else "pixels"
-    result: dict[str, Any] = {"environment": environment("cpu"), "estimator": network, "sets": {}}
+    made_with, sets = environment("cpu"), {}
     grey, photos = read_ferplus(fer2013, votes), read_photos(data, labels)
     clear = grey.only(grey.clear)
     rows = []
@@ -161,14 +160,20 @@ def evaluate(
             continue
         prior = log_prior(common.part(test=False).labels)
         readers = {reader: Scores(scores, test.labels, prior) for reader, scores in read_all(estimator, test).items()}
-        result["sets"][name] = {reader: figures(said, _counted(whole), in_use) for reader, said in readers.items()}
+        sets[name] = {reader: figures(said, _counted(whole), in_use) for reader, said in readers.items()}
         if whole is common:
             rows.append(_wrong(test, readers.get("both", readers["pixels"]).probabilities(), wrong))
-    result["circumplex"] = circumplex(estimator, clear.part(test=True))
-    if variations:
-        result["variations"] = vary(estimator, data, photos.part(test=True).files, variations)
-    result["faces_a_second"] = speed(estimator, photos.part(test=True))
-    write_whole(out / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+    test = photos.part(test=True)
+    result = EmotionResult(
+        environment=made_with,
+        config={"data": data, "fer2013": fer2013, "votes": votes, "labels": labels, "variations": variations},
+        estimator=network,
+        sets=sets,
+        circumplex=circumplex(estimator, clear.part(test=True)),
+        variations=vary(estimator, data, test.files, variations) if variations else {},
+        faces_a_second=speed(estimator, test),
+    )
+    result.write(out)
     write_whole(out / WRONG, png(np.concatenate(rows)))
     return result
 
@@ -198,25 +203,30 @@ def circumplex(estimator: PixelEmotion, faces: EmotionFaces) -> dict[str, dict[s
     }
 
 
-def report(result: dict[str, Any]) -> list[str]:
+def report(result: EmotionResult) -> list[str]:
     """What :func:`evaluate` found, in lines for a terminal."""
     lines = []
-    for name, readers in result["sets"].items():
-        for reader, told in readers.items():
+    for name, readers in result.sets.items():
+        last = None
+        for reader, one in readers.items():
             lines += [
-                f"{name}, {reader}: {told['accuracy']:.1%} of {told['faces']} right, {told['balanced_accuracy']:.1%} "
-                f"balanced; calibration error {told['calibration_error']:.3f}",
-                f"  recall: {_percentages(told['recall_own_prior'])}",
-                f"  with the prior in use: {told['in_use']['accuracy']:.1%} right, "
-                f"{told['in_use']['balanced_accuracy']:.1%} balanced; calibration error "
-                f"{told['in_use']['calibration_error']:.3f}; recall: {_percentages(told['in_use']['recall'])}",
+                f"{name}, {reader}: {one.accuracy:.1%} of {one.faces} right, {one.balanced_accuracy:.1%} balanced; "
+                f"calibration error {one.calibration_error:.3f}",
+                f"  recall: {_percentages(one.recall_own_prior)}",
             ]
-        lines += _matrix(told["in_use"]["confusion"])
-    for one, places in result["circumplex"].items():
+            last = one.in_use
+            if last:
+                lines.append(
+                    f"  with the prior in use: {last.accuracy:.1%} right, {last.balanced_accuracy:.1%} balanced; "
+                    f"calibration error {last.calibration_error:.3f}; recall: {_percentages(last.recall)}"
+                )
+        if last:
+            lines += _matrix(last.confusion)
+    for emotion, places in result.circumplex.items():
         points = "; ".join(f"{kind} {value[0]:+.2f} {value[1]:+.2f}" for kind, value in places.items())
-        lines.append(f"valence and arousal of {one}: {points}")
-    for name, told in result.get("variations", {}).items():
-        moved = ", ".join(f"{kind.replace('_', ' ')} {value:.3f}" for kind, value in told.items())
+        lines.append(f"valence and arousal of {emotion}: {points}")
+    for name, shares in result.variations.items():
+        moved = ", ".join(f"{kind.replace('_', ' ')} {value:.3f}" for kind, value in shares.items())
         lines.append(f"{name}: {moved}")
     return lines
 

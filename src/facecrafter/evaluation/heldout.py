@@ -6,7 +6,6 @@ named in the result.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from facecrafter.estimators.identity import Recogniser, recogniser
 from facecrafter.evaluation import bootstrap, words
 from facecrafter.evaluation.generators import check_emotions
 from facecrafter.evaluation.metrics import auc
-from facecrafter.evaluation.results import RESULT, png
+from facecrafter.evaluation.result import RESULT, ClassAgreement, HeldoutResult, Setting, WordsResult
+from facecrafter.evaluation.results import png
 from facecrafter.faces import landmarks
 from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.faces.face import ALIGNED_SIZE, Face
@@ -273,12 +273,11 @@ def control_scores(
 
 def emotion_by_class(
     faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs, emotions: EmotionEstimator | None = None
-) -> dict[str, Any]:
+) -> dict[str, ClassAgreement]:
     """The share of ``emotion_agreement`` for each class of the targets, since most photos are neutral or happy.
 
     Returns:
-        For each class that a target has: ``faces``, how many, and ``agreement``, with its 95 % bootstrap interval over
-        the people asked.
+        Each class that a target has; the interval is a bootstrap over the people asked.
     """
     rows = [index for index, face in enumerate(faces) if face]
     asked = prepared.emotion[pairs.target[rows], 2:].argmax(1)
@@ -287,10 +286,10 @@ def emotion_by_class(
     agree = asked == np.array(read, np.int64)
     people = np.array([prepared.persons[row] for row in pairs.identity[rows]], dtype=str)
     return {
-        EMOTIONS[label]: {
-            "faces": int((asked == label).sum()),
-            "agreement": vars(bootstrap.mean(agree[asked == label], people[asked == label].tolist())),
-        }
+        EMOTIONS[label]: ClassAgreement(
+            faces=int((asked == label).sum()),
+            agreement=bootstrap.mean(agree[asked == label], people[asked == label].tolist()),
+        )
         for label in np.unique(asked).tolist()
     }
 
@@ -310,7 +309,7 @@ def evaluate(
     device: str = "auto",
     overwrite: bool = False,
     emonet: Path | None = None,
-) -> dict[str, Any]:
+) -> HeldoutResult:
     """Measure a model on held-out people and write ``result.json``, ``grid.png`` and ``words.png`` into ``out``.
 
     Args:
@@ -348,36 +347,39 @@ def evaluate(
     sampler = Sampler(model)
     judge = recogniser("dlib" if model.scale.recogniser != "dlib" else "sface")
     sources = look(prepared.images[pairs.identity])
-    result: dict[str, Any] = {
-        "environment": environment(device),
-        "model": model_folder.name,
-        "controls": str(controls) if controls else None,
-        "protocol": {**vars(protocol), "sampling": vars(protocol.sampling.filled(model.scale))},
-        "estimators": {
+    made_with = environment(device)
+    settings: dict[str, Setting] = {}
+    columns = [prepared.images[pairs.identity], prepared.images[pairs.target]]
+    for conditions in protocol.settings if model.controls else ((),):
+        images, seconds = generate(sampler, prepared, pairs, protocol, conditions, progress)
+        faces = look(images)
+        settings["+".join(["identity", *conditions])] = Setting(
+            images=len(images),
+            face_found=float(np.mean([face is not None for face in faces])),
+            seconds_an_image=seconds,
+            **identity_scores(faces, sources, pairs, judge),
+            **control_scores(faces, prepared, pairs, emotions),
+            emotion_by_class=emotion_by_class(faces, prepared, pairs, emotions),
+        )
+        columns.append(images)
+    by_words = sheet = None
+    if asked is not None:
+        by_words, sheet = in_words(sampler, prepared, asked, protocol, progress, emotions)
+    result = HeldoutResult(
+        environment=made_with,
+        config={"data": data, **vars(protocol), "sampling": vars(protocol.sampling.filled(model.scale))},
+        model=model_folder.name,
+        controls=str(controls) if controls else None,
+        estimators={
             "condition": model.scale.recogniser,
             "judge": judge.name,
             "pose and expression": "MediaPipe face landmarker",
             "emotion": _named(emotions or estimator()),
         },
-        "settings": {},
-    }
-    columns = [prepared.images[pairs.identity], prepared.images[pairs.target]]
-    for conditions in protocol.settings if model.controls else ((),):
-        images, seconds = generate(sampler, prepared, pairs, protocol, conditions, progress)
-        faces = look(images)
-        result["settings"]["+".join(["identity", *conditions])] = {
-            "pictures": len(images),
-            "face_found": float(np.mean([face is not None for face in faces])),
-            "seconds_a_picture": seconds,
-            **identity_scores(faces, sources, pairs, judge),
-            **control_scores(faces, prepared, pairs, emotions),
-            "emotion_by_class": emotion_by_class(faces, prepared, pairs, emotions),
-        }
-        columns.append(images)
-    sheet = None
-    if asked is not None:
-        result["words"], sheet = in_words(sampler, prepared, asked, protocol, progress, emotions)
-    write_whole(out / RESULT, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+        settings=settings,
+        words=by_words,
+    )
+    result.write(out)
     write_whole(out / GRID, png(_grid(columns)))
     if sheet is not None:
         write_whole(out / WORDS_GRID, png(_grid(sheet, photos=1, pairs=WORDS_SHOWN, across=1)))
@@ -391,16 +393,16 @@ def in_words(
     protocol: Protocol,
     progress: bool = True,
     emotions: EmotionEstimator | None = None,
-) -> tuple[dict[str, Any], list[NDArray[np.uint8]]]:
+) -> tuple[WordsResult, list[NDArray[np.uint8]]]:
     """Each of the eight emotions asked of people in words, without and with the landmarks of a neutral photo; read with
     the given estimator, or the project's own.
 
     Returns:
-        The record for ``result.json``, and the columns of a grid: the photo, and the eight images of each setting.
+        What was measured, and the columns of a grid: the photo, and the eight images of each setting.
     """
     network, count = emotions or estimator(), len(asked.identity)
     people = [prepared.persons[row] for row in asked.identity]
-    record: dict[str, Any] = {"people": count, "estimator": _named(network), "settings": {}}
+    settings = {}
     columns = [prepared.images[asked.identity]]
     for name, target in ((words.WORDS_ONLY, None), (words.NEUTRAL_TARGET, asked.neutral)):
         images = _painted(
@@ -418,9 +420,9 @@ def in_words(
         found = [index for index, face in enumerate(faces) if face]
         if found:
             read[found] = [e.probabilities for e in network.estimate([face for face in faces if face])]
-        record["settings"][name] = words.scores(read.reshape(count, len(EMOTIONS), -1), people)
+        settings[name] = words.scores(read.reshape(count, len(EMOTIONS), -1), people)
         columns += list(images.reshape(count, len(EMOTIONS), *images.shape[1:]).swapaxes(0, 1))
-    return record, columns
+    return WordsResult(people=count, estimator=_named(network), settings=settings), columns
 
 
 def _named(network: EmotionEstimator) -> str:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +34,9 @@ from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import DataError
 from facecrafter.evaluation import bootstrap
 from facecrafter.evaluation.measurements import Measurements
-from facecrafter.evaluation.metrics import cosines, distances, known
+from facecrafter.evaluation.metrics import cosines, distances
 from facecrafter.evaluation.pairs import standardised
+from facecrafter.evaluation.result import Curve, Interval, Leakage
 from facecrafter.faces.emotion import Emotion
 from facecrafter.generator import Portrait, Request
 
@@ -164,8 +164,8 @@ def real_movements(photos: Measurements) -> Array:
     return np.stack([people[:, 0], poses[:, 1], poses[:, 2], moods[:, 3]], axis=1)
 
 
-def leakage(images: Measurements, photos: Measurements) -> dict[str, Any]:
-    """The matrix as ``result.json`` has it.
+def leakage(images: Measurements, photos: Measurements) -> Leakage:
+    """The matrix, as the result has it.
 
     Args:
         images: of Q probes, ``Q * 5`` in the order of :attr:`Probe.requests`.
@@ -174,13 +174,18 @@ def leakage(images: Measurements, photos: Measurements) -> dict[str, Any]:
     first, *changed, _ = (images.rows(slice(start, None, 5)) for start in range(5))
     moved = np.stack([movements(first, one) for one in changed], axis=1)
     real = real_movements(photos)
-    cells = [[known(cell) for cell in row] for row in matrix(moved, real).tolist()]
     whole = np.asarray(np.isfinite(moved).all((1, 2)) & np.isfinite(real).all(1))
-    told = {"changed": list(KINDS), "moved": list(KINDS), "values": cells, "about": ABOUT}
-    return {**told, "probes": len(whole), "failures": int((~whole).sum())}
+    return Leakage(
+        changed=list(KINDS),
+        moved=list(KINDS),
+        values=matrix(moved, real).tolist(),
+        about=ABOUT,
+        probes=len(whole),
+        failures=int((~whole).sum()),
+    )
 
 
-def shape_leak(images: Measurements, photos: Measurements, people: Sequence[str]) -> bootstrap.Interval:
+def shape_leak(images: Measurements, photos: Measurements, people: Sequence[str]) -> Interval:
     """The shape that landmarks bring along, over Q probes of people, Q; see :func:`leakage` and this module."""
     given, free = images.rows(slice(0, None, 5)), images.rows(slice(4, None, 5))
     target = photos.rows(slice(2, None, 5)).identity
@@ -201,22 +206,26 @@ def curve_requests(people: Sequence[Portrait], seed: int) -> list[Request]:
     return requests
 
 
-def curves(emotion: Array, people: Sequence[str]) -> dict[str, Any]:
-    """The control curves as ``result.json`` has them.
+def curves(emotion: Array, people: Sequence[str]) -> dict[str, Curve]:
+    """The control curves by axis.
 
     Args:
         emotion: ``(2 * people * 9, 10)`` perceived in the images of :func:`curve_requests`.
         people: the same people's names.
     """
     cells = emotion[:, :2].reshape(len(AXES), len(people), len(ASKED), 2)
-    told = {}
+    found = {}
     for axis, name in enumerate(AXES):
         points = [_point(cells[axis, :, place, axis], people) for place in range(len(ASKED))]
-        ends = {end: [known(getattr(point, end)) for point in points] for end in ("low", "high")}
-        told[name] = {"asked": ASKED.tolist(), "perceived": [known(point.value) for point in points], **ends}
-    return told
+        found[name] = Curve(
+            asked=ASKED.tolist(),
+            perceived=[point.value for point in points],
+            low=[point.low for point in points],
+            high=[point.high for point in points],
+        )
+    return found
 
 
-def _point(perceived: Array, people: Sequence[str]) -> bootstrap.Interval:
+def _point(perceived: Array, people: Sequence[str]) -> Interval:
     seen = np.isfinite(perceived)
     return bootstrap.mean(perceived[seen], [person for person, one in zip(people, seen, strict=True) if one])

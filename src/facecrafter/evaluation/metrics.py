@@ -1,4 +1,4 @@
-"""The numbers of both tables: what a column is, a score an image, and the column's value over them.
+"""The numbers of both tables: a score an image, and a column's value over them.
 
 A score is NaN for an image in which no face was found. Such images are left out of every mean; the table counts and
 lists them.
@@ -7,41 +7,14 @@ lists them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.evaluation import bootstrap, frechet
+from facecrafter.evaluation.result import Column, Interval
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A metric of a table.
-
-    Attributes:
-        key: its name in files.
-        title: its name in tables.
-        about: a sentence.
-        better: which way is better.
-        way: the value is the ``mean`` or the root mean square (``rms``) of the pictures' scores; None where images
-            have no score of their own.
-        unit: of the numbers.
-    """
-
-    key: str
-    title: str
-    about: str
-    better: Literal["lower", "higher"]
-    way: Literal["mean", "rms"] | None
-    unit: str = ""
-
-    def told(self) -> dict[str, str]:
-        """As ``result.json`` has it."""
-        return {name: value for name, value in asdict(self).items() if name != "way"}
 
 
 # --- a score an image ------------------------------------------------------------------------------------------------
@@ -115,7 +88,7 @@ def value(column: Column, scores: Array) -> float:
     return float(there.mean() if column.way == "mean" else np.sqrt(np.square(there).mean()))
 
 
-def values(columns: Sequence[Column], scores: Mapping[str, Array], people: Sequence[str]) -> dict[str, Any]:
+def values(columns: Sequence[Column], scores: Mapping[str, Array], people: Sequence[str]) -> dict[str, Interval]:
     """The columns that have scores ``(P,)``, each with its 95 % interval over the people that the images are of."""
     made = {}
     for column in columns:
@@ -123,11 +96,11 @@ def values(columns: Sequence[Column], scores: Mapping[str, Array], people: Seque
             there = np.isfinite(scores[column.key])
             ours = [person for person, one in zip(people, there, strict=True) if one]
             of = bootstrap.mean if column.way == "mean" else bootstrap.rmse
-            made[column.key] = told(of(scores[column.key][there], ours))
+            made[column.key] = of(scores[column.key][there], ours)
     return made
 
 
-def frechet_distance(features: Array, people: Sequence[str], real: frechet.Gaussian, draws: int) -> bootstrap.Interval:
+def frechet_distance(features: Array, people: Sequence[str], real: frechet.Gaussian, draws: int) -> Interval:
     """The Frechet distance of images to real ones, with a 95 % interval.
 
     A resampling holds some people twice and others not at all, which alone makes the distance larger. So the interval
@@ -144,17 +117,7 @@ def frechet_distance(features: Array, people: Sequence[str], real: frechet.Gauss
         return frechet.distance(frechet.statistics(features[rows]), real)
 
     drawn = bootstrap.statistic(over, people, draws)
-    if drawn.low is None or drawn.high is None:
+    if drawn.value is None or drawn.low is None or drawn.high is None:
         return drawn
     half = (drawn.high - drawn.low) / 2
-    return bootstrap.Interval(drawn.value, max(0.0, drawn.value - half), drawn.value + half)
-
-
-def told(interval: bootstrap.Interval) -> dict[str, float | None]:
-    """An interval as ``result.json`` has it: numbers that nobody knows are null."""
-    return {name: known(getattr(interval, name)) for name in ("value", "low", "high")}
-
-
-def known(number: float | None) -> float | None:
-    """A number, or None for NaN and infinities, which JSON does not have."""
-    return float(number) if number is not None and np.isfinite(number) else None
+    return Interval(drawn.value, max(0.0, drawn.value - half), drawn.value + half)

@@ -3,7 +3,7 @@
 - ``result.json``: the table, how it was made, and by which estimators. It is written last.
 - ``requests.csv``: what every method is asked for, and what a folder of images made elsewhere must call them.
 - ``subjects/``: the photos of identities and targets, aligned.
-- ``pictures/METHOD/00000.png``: the images of a method, in the order of the requests.
+- ``images/METHOD/00000.png``: the images of a method, in the order of the requests.
 - ``scores/METHOD.csv``: a row an image.
 """
 
@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facecrafter.errors import OutputError
+from facecrafter.errors import DataError, OutputError
 from facecrafter.evaluation.images import portrait_name, request_name, write
-from facecrafter.evaluation.metrics import Column
+from facecrafter.evaluation.result import AGAIN, REQUEST, Column
 from facecrafter.generator import Portrait, Request
 
-RESULT = "result.json"
 REQUESTS = "requests.csv"
 NUMBERED = re.compile(r"\d{5,}\.png")
 
@@ -40,7 +39,7 @@ def write_requests(out: Path, requests: Sequence[Request]) -> None:
         OutputError: a file cannot be written.
     """
     rows = [[request_name(one), _place(one.identity), _place(one.landmarks), one.seed] for one in requests]
-    write(out / REQUESTS, _csv(["picture", "identity", "target", "seed"], rows))
+    write(out / REQUESTS, _csv(["image", "identity", "target", "seed"], rows))
     portraits = {_place(one): one for request in requests for one in (request.identity, request.landmarks) if one}
     for place, portrait in portraits.items():
         write(out / place, png(portrait.image))
@@ -55,7 +54,7 @@ def write_images(out: Path, slug: str, made: Sequence[Path]) -> list[str]:
     Raises:
         OutputError: they cannot be written.
     """
-    folder = out / "pictures" / slug
+    folder = out / "images" / slug
     places = [folder / f"{number:05d}.png" for number in range(len(made))]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,16 +93,79 @@ def write_scores(
         shown = [f"{cell:.6g}" if found[number] and np.isfinite(cell) else "" for cell in cells]
         target = _place(request.landmarks)
         rows.append([images[number], _place(request.identity), target, request.seed, int(found[number]), *shown])
-    write(out / "scores" / f"{slug}.csv", _csv(["picture", "identity", "target", "seed", "found", *keys], rows))
+    write(scores_file(out, slug), _csv([*REQUEST, *keys], rows))
 
 
-def write_result(out: Path, result: Mapping[str, Any]) -> None:
-    """Write ``result.json``, and with it finish the folder.
+@dataclass(frozen=True)
+class Score:
+    """One image: where it lies, what was asked, and its metrics, less those that are not known.
+
+    Paths are relative to the result folder; ``target`` is empty where there was none.
+    """
+
+    image: str
+    identity: str
+    target: str
+    seed: int
+    found: bool
+    values: dict[str, float]
+
+    @property
+    def request(self) -> tuple[str, str, int]:
+        """What methods are paired by."""
+        return self.identity, self.target, self.seed
+
+
+Scores = dict[tuple[str, str, int], Score]
+
+
+def read_scores(out: Path, slug: str, columns: Iterable[Column]) -> Scores | None:
+    """The images of one method by what was asked, or None where there is no such file.
 
     Raises:
-        OutputError: it cannot be written.
+        DataError: the file is damaged.
     """
-    write(out / RESULT, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    path, line = scores_file(out, slug), 0
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            line = 1
+            # The first column was called "picture" before version 2 of the result.
+            reader.fieldnames = ["image" if name == "picture" else name for name in reader.fieldnames or ()]
+            missing = [name for name in REQUEST if name not in reader.fieldnames]
+            if missing:
+                raise ValueError(f"there is no column {missing[0]!r}")
+            keys = [column.key for column in columns if column.key in reader.fieldnames]
+            scores: Scores = {}
+            for cells in reader:
+                line = reader.line_num
+                score = _read_score(cells, keys)
+                scores.setdefault(score.request, score)
+            return scores
+    except OSError:
+        return None
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path} is damaged: line {line}: {error}; {AGAIN}") from None
+
+
+def _read_score(cells: dict[Any, Any], keys: Sequence[str]) -> Score:
+    if None in cells or None in cells.values():
+        raise ValueError("it has more or fewer cells than the first line")
+    for name in ("image", "identity", "target"):
+        place = PurePosixPath(cells[name])
+        if place.is_absolute() or ".." in place.parts:
+            raise ValueError(f"{cells[name]!r} leads out of the result folder")
+    if cells["found"] not in ("0", "1"):
+        raise ValueError(f"found is {cells['found']!r}, not 0 or 1")
+    found = cells["found"] == "1"
+    values = {key: float(cells[key]) for key in keys if cells[key]} if found else {}
+    known = {key: value for key, value in values.items() if np.isfinite(value)}
+    return Score(cells["image"], cells["identity"], cells["target"], int(cells["seed"]), found, known)
+
+
+def scores_file(out: Path, slug: str) -> Path:
+    """Where a method's scores are."""
+    return out / "scores" / f"{slug}.csv"
 
 
 def png(image: NDArray[np.uint8]) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,12 +12,12 @@ from numpy.typing import NDArray
 
 from facecrafter.data import shards
 from facecrafter.errors import DataError
-from facecrafter.evaluation import frechet, generators, results
+from facecrafter.evaluation import differences, frechet, generators, results
 from facecrafter.evaluation.config import FOLDER, MethodConfig, TableConfig
 from facecrafter.evaluation.images import Made, make
 from facecrafter.evaluation.judges import Judges
 from facecrafter.evaluation.measurements import Images, Measurements, features, look
-from facecrafter.evaluation.metrics import Column
+from facecrafter.evaluation.result import Column, MethodResult, RealImages, TableResult
 from facecrafter.generator import Generator, Portrait, Request
 
 
@@ -45,7 +44,7 @@ class Session:
             generators.check_settings(entry)
         self.prepared = shards.load(config.data, recogniser=config.condition)
         self.judges = Judges(config.judges)
-        self._real: dict[str, Any] = {}
+        self._real: RealImages | None = None
 
     def portrait(self, row: int) -> Portrait:
         """An image of the data set."""
@@ -78,18 +77,18 @@ class Session:
         rows = np.sort(np.random.default_rng([self.config.seed, 2]).choice(len(prepared), count, replace=False))
         images = prepared.images[rows]
         digest = hashlib.sha256(images.data).hexdigest()[:8]
-        self._real = {"images": count, "of": str(folder), "digest": digest}
+        self._real = RealImages(images=count, of=str(folder), digest=digest)
         return frechet.statistics(self.features(images))
 
     def rows(
-        self, requests: Sequence[Request], controls: bool, measure: Callable[[MethodConfig, Generator], dict[str, Any]]
-    ) -> list[dict[str, Any]]:
+        self, requests: Sequence[Request], controls: bool, measure: Callable[[MethodConfig, Generator], MethodResult]
+    ) -> list[MethodResult]:
         """The table's methods one after another, so that only one is in memory.
 
         Args:
             requests: what the table asks of each.
             controls: whether that is more than identity.
-            measure: a row of the table but for what is known of every method.
+            measure: a row of the table.
         """
         config = self.config
         results.write_requests(config.out, requests)
@@ -101,57 +100,68 @@ class Session:
         for entry in config.methods:
             if entry.kind == FOLDER:
                 opened(entry)  # what is missing there is told before hours go by
-        rows = []
-        for entry in config.methods:
-            method = opened(entry)
-            about = {"name": entry.name, "kind": entry.kind, "extra_parameters": method.extra_parameters}
-            rows.append({**about, "key": method.key, **measure(entry, method), "note": generators.note(entry, method)})
-        return rows
+        return [measure(entry, opened(entry)) for entry in config.methods]
 
     def written(
         self,
         entry: MethodConfig,
+        method: Generator,
         made: Made,
         requests: Sequence[Request],
         seen: Measurements,
         columns: Sequence[Column],
         scores: dict[str, NDArray[np.float64]],
     ) -> dict[str, Any]:
-        """Write a method's images and scores; what its row says of them."""
+        """Write a method's images and scores; what its row says of it and of them."""
         out = self.config.out
         places = results.write_images(out, entry.slug, made.paths)
         results.write_scores(out, entry.slug, places, requests, seen.found, columns, scores)
         lost = [place for place, found in zip(places, seen.found, strict=True) if not found]
-        counts = {"pictures": len(places), "failures": len(lost), "without_face": lost}
-        return {**counts, "seconds_a_picture": None if entry.kind == FOLDER else made.seconds}
+        return {
+            "name": entry.name,
+            "kind": entry.kind,
+            "key": method.key,
+            "extra_parameters": method.extra_parameters,
+            "images": len(places),
+            "failures": len(lost),
+            "without_face": lost,
+            "seconds_an_image": None if entry.kind == FOLDER else made.seconds,
+            "note": generators.note(entry, method),
+        }
 
-    def finish(self, columns: Sequence[Column], roles: Sequence[str], **told: Any) -> dict[str, Any]:
+    def finish(
+        self, columns: Sequence[Column], roles: Sequence[str], methods: Sequence[MethodResult], **measured: Any
+    ) -> TableResult:
         """Write ``result.json`` and give it back.
 
         Args:
             columns: of the table.
-            roles: the eyes that were used.
-            told: what else it says.
+            roles: the judges that were used.
+            methods: its rows, whose scores are written.
+            measured: what else it says.
         """
         from facecrafter.provenance import environment
 
         config = self.config
         meta = shards.read_meta(config.data)
-        result = {
-            "table": config.table,
-            "environment": environment(),
-            "config": json.loads(config.model_dump_json()),
-            "seed": config.seed,
-            "seconds": time.monotonic() - self._start,
-            "estimators": {role: self.judges.names[role] for role in roles},
-            "real": self._real,
-            "conditions": {
+        scores = {one.name: results.read_scores(config.out, one.slug, columns) for one in methods}
+        result = TableResult(
+            kind=config.table,
+            environment=environment(),
+            config=config.model_dump(mode="json"),
+            seed=config.seed,
+            seconds=time.monotonic() - self._start,
+            estimators={role: self.judges.names[role] for role in roles},
+            real=self._real,
+            conditions={
                 "identity": config.condition,
                 "landmarks": meta["landmarks"]["name"],
                 "emotion": meta["emotion"]["name"],
             },
-            "columns": [column.told() for column in columns],
-            **told,
-        }
-        results.write_result(config.out, result)
+            columns=list(columns),
+            methods=list(methods),
+            differences=differences.paired(scores, columns),
+            **measured,
+        )
+        result.write(config.out)
         return result

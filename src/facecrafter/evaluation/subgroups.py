@@ -9,12 +9,12 @@ the photo and not what it is. A photo without colour has no angle.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facecrafter.evaluation.metrics import Column, known, value
+from facecrafter.evaluation.metrics import value
+from facecrafter.evaluation.result import Column, Group
 
 Array = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def yaw_band(degrees: float) -> str:
 
 def split(
     columns: Sequence[Column], scores: Mapping[str, Array], labels: Sequence[str], names: Sequence[str]
-) -> dict[str, Any]:
+) -> dict[str, Group]:
     """The columns over the images of each label.
 
     A Frechet distance is not among them: over few images it tells how many they are.
@@ -77,17 +77,13 @@ def split(
         names: the labels in the order that a table has them; those that no image has are left out.
 
     Returns:
-        By label: ``count`` of images, ``failures`` among them, in which no face was found, and the ``values``.
+        By label; failures are images in which no face was found.
     """
-    groups: dict[str, Any] = {}
+    groups: dict[str, Group] = {}
     for name in names:
         here = np.array([label == name for label in labels])
         if here.any():
             ours = {column.key: value(column, scores[column.key][here]) for column in columns if column.key in scores}
             seen = np.any([np.isfinite(scores[key][here]) for key in ours], axis=0)
-            groups[name] = {
-                "count": int(here.sum()),
-                "failures": int((~seen).sum()),
-                "values": {key: known(number) for key, number in ours.items()},
-            }
+            groups[name] = Group(count=int(here.sum()), failures=int((~seen).sum()), values=ours)
     return groups

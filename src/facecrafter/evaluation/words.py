@@ -7,12 +7,9 @@ and so, in the second setting, are the landmarks, which come from another person
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +17,8 @@ from numpy.typing import NDArray
 from facecrafter.data import shards
 from facecrafter.errors import DataError
 from facecrafter.evaluation import bootstrap
-from facecrafter.evaluation.bootstrap import Interval
 from facecrafter.evaluation.metrics import auc
-from facecrafter.evaluation.results import RESULT
+from facecrafter.evaluation.result import Interval, WordClass, WordMean, WordScores, WordsResult
 from facecrafter.faces.emotion import EMOTIONS, Emotion
 
 Array = NDArray[np.float64]
@@ -88,7 +84,7 @@ def _by_person(prepared: shards.Prepared, rows: NDArray[np.int64]) -> dict[str, 
     return found
 
 
-def scores(probabilities: Array, people: Sequence[str]) -> dict[str, Any]:
+def scores(probabilities: Array, people: Sequence[str]) -> WordScores:
     """What an estimator read in the images, class by class.
 
     Args:
@@ -97,10 +93,8 @@ def scores(probabilities: Array, people: Sequence[str]) -> dict[str, Any]:
         people: Q names.
 
     Returns:
-        ``images`` and ``face_found``; ``classes``, for each the number of ``faces``, the share ``read_as_asked``,
-        the ``auc`` of the class's probability in images asked for it against all others, and how often each class
-        was ``read``; and ``mean``, over the eight classes. Shares and AUCs are over images with a face and have 95 %
-        bootstrap intervals over people; None where no image has a face.
+        An AUC is of the class's probability in images asked for it against all others. Shares and AUCs are over
+        images with a face and have 95 % bootstrap intervals over people; None where no image has a face.
     """
     count = len(EMOTIONS)
     asked = np.tile(np.arange(count), len(people))
@@ -119,78 +113,55 @@ def scores(probabilities: Array, people: Sequence[str]) -> dict[str, Any]:
         likely = rows[chosen, label]
         return auc(likely[mine], likely[~mine]) if mine.any() and not mine.all() else math.nan
 
-    def interval(function: Any, labels: Sequence[int]) -> dict[str, float | None]:
+    def interval(function: Callable[[int, NDArray[np.int64]], float], labels: Sequence[int]) -> Interval:
         def over(chosen: NDArray[np.int64]) -> float:
             return float(np.mean([function(label, chosen) for label in labels]))
 
-        return _known(bootstrap.statistic(over, whose.tolist()))
-
-    def both(labels: Sequence[int]) -> dict[str, Any]:
-        return {"read_as_asked": interval(share, labels), "auc": interval(area, labels)}
+        return bootstrap.statistic(over, whose.tolist())
 
     classes = {
-        name: {
-            "faces": int((asked == label).sum()),
-            **both([label]),
-            "read": {other: int((read[asked == label] == place).sum()) for place, other in enumerate(EMOTIONS)},
-        }
+        name: WordClass(
+            faces=int((asked == label).sum()),
+            read_as_asked=interval(share, [label]),
+            auc=interval(area, [label]),
+            read={other: int((read[asked == label] == place).sum()) for place, other in enumerate(EMOTIONS)},
+        )
         for label, name in enumerate(EMOTIONS)
     }
-    return {
-        "pictures": int(found.size),
-        "face_found": float(found.mean()),
-        "classes": classes,
-        "mean": both(range(count)),
-    }
-
-
-def _known(interval: Interval) -> dict[str, float | None]:
-    """An interval for JSON, which has no NaN."""
-    return {
-        key: value if value is not None and math.isfinite(value) else None for key, value in asdict(interval).items()
-    }
+    mean = WordMean(read_as_asked=interval(share, range(count)), auc=interval(area, range(count)))
+    return WordScores(images=int(found.size), face_found=float(found.mean()), classes=classes, mean=mean)
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
-def read(run: Path) -> dict[str, Any] | None:
-    """The record in the ``result.json`` of a folder; None where there is no such file, or none of this kind."""
-    try:
-        result = json.loads((run / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    record = result.get("words") if isinstance(result, dict) else None
-    return record if isinstance(record, dict) else None
-
-
-def as_markdown(record: Mapping[str, Any]) -> str:
-    """A record of ``result.json``'s ``words`` as a Markdown table: a row a class, two columns a setting."""
-    settings: Mapping[str, Any] = record["settings"]
+def as_markdown(result: WordsResult) -> str:
+    """A Markdown table: a row a class, two columns a setting."""
+    settings = result.settings
     headings = ["asked in words", *(f"{name}: {what}" for name in settings for what in ("read as asked", "AUC"))]
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
     for word in EMOTIONS:
-        lines.append([word, *(cell for one in settings.values() for cell in _cells(one["classes"][word]))])
-    lines.append(["mean of the eight", *(cell for one in settings.values() for cell in _cells(one["mean"]))])
+        lines.append([word, *(cell for one in settings.values() for cell in _cells(one.classes[word]))])
+    lines.append(["mean of the eight", *(cell for one in settings.values() for cell in _cells(one.mean))])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    found = ", ".join(f"{100 * one['face_found']:.4g} % ({name})" for name, one in settings.items())
+    found = ", ".join(f"{100 * one.face_found:.4g} % ({name})" for name, one in settings.items())
     about = (
-        f"{record['people']} held-out people, {len(EMOTIONS)} images each, read by {record['estimator']}; a guess is "
+        f"{result.people} held-out people, {len(EMOTIONS)} images each, read by {result.estimator}; a guess is "
         f"right in {100 * CHANCE:.4g} % and has an AUC of 0.5. In brackets the 95 % bootstrap interval over people. "
         f"A face was found in {found}; shares and AUCs are over these."
     )
     return f"{table}\n\n{about}"
 
 
-def _cells(scores: Mapping[str, Any]) -> list[str]:
-    """The share and the AUC, each with its interval."""
-    percent = {key: None if value is None else 100 * value for key, value in scores["read_as_asked"].items()}
-    return [_cell(percent, ".0f", " %"), _cell(scores["auc"], ".2f")]
+def _cells(scores: WordMean) -> list[str]:
+    """The share in percent and the AUC, each with its interval."""
+    return [_cell(scores.read_as_asked, ".0f", 100, " %"), _cell(scores.auc, ".2f")]
 
 
-def _cell(interval: Mapping[str, float | None], form: str, unit: str = "") -> str:
-    value, low, high = (interval[key] for key in ("value", "low", "high"))
-    if value is None:
+def _cell(interval: Interval, form: str, factor: float = 1, unit: str = "") -> str:
+    if interval.value is None:
         return "none"
-    bounds = "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
-    return f"{value:{form}}{unit}{bounds}"
+    bounds = ""
+    if interval.low is not None and interval.high is not None:
+        bounds = f" [{factor * interval.low:{form}}, {factor * interval.high:{form}}]"
+    return f"{factor * interval.value:{form}}{unit}{bounds}"

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facecrafter.document import read_document, with_table
-from facecrafter.evaluation import words
+from facecrafter.errors import DataError
+from facecrafter.evaluation import result, words
 from facecrafter.evaluation.report.cost import as_svg
-from facecrafter.evaluation.report.differences import paired
 from facecrafter.evaluation.report.page import as_html
-from facecrafter.evaluation.report.result import Sheet, read
+from facecrafter.evaluation.report.sheet import read
 from facecrafter.evaluation.report.tables import as_csv, as_markdown, as_section, differences_csv
 from facecrafter.io import check_free, write_whole
 
@@ -76,25 +76,23 @@ def publish(runs: Sequence[Path], document: Path, printed: bool = True) -> None:
 
 def _section(run: Path, shown: set[str]) -> str:
     """What a document gets of a run; the kind of table joins those whose table in the paper was shown."""
-    in_words = words.read(run)
-    if in_words is not None:
-        return words.as_markdown(in_words)
-    sheet = read([run])
-    kind = sheet.runs[0].result.table
-    section = as_section(sheet, kind not in shown)
-    shown.add(kind)
-    return section
+    found = result.read(run)
+    if isinstance(found, result.TableResult):
+        section = as_section(read([run]), found.kind not in shown)
+        shown.add(found.kind)
+        return section
+    if isinstance(found, result.HeldoutResult) and found.words is not None:
+        return words.as_markdown(found.words)
+    raise DataError(f"{run} holds no table: neither `evaluate control` or `diversity` wrote it, nor emotions in words")
 
 
 def _write(runs: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:
     """Make everything, and only then write anything."""
     paths = [out / name for name in FILES]
     check_free(paths, overwrite)
-    sheet: Sheet = read(runs)
-    differences, left = paired(sheet)
-    texts = (as_markdown(sheet, differences, left), as_csv(sheet), differences_csv(differences))
-    encoded = [text.encode("utf-8", "replace") for text in texts]
-    contents = [*encoded, as_svg(sheet), as_html(sheet, differences, left)]
+    sheet = read(runs)
+    encoded = [text.encode("utf-8", "replace") for text in (as_markdown(sheet), as_csv(sheet), differences_csv(sheet))]
+    contents = [*encoded, as_svg(sheet), as_html(sheet)]
     for path, content in zip(paths, contents, strict=True):
         write_whole(path, content)
     return paths

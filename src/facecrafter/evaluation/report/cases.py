@@ -10,7 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from facecrafter.errors import PhotoError
-from facecrafter.evaluation.report.result import Column, Row, Score, Sheet
+from facecrafter.evaluation.report.sheet import Row, Sheet
+from facecrafter.evaluation.result import Column
+from facecrafter.evaluation.results import Score
 from facecrafter.faces.face import load_photo
 
 CASES = 2  # of each kind
@@ -45,14 +47,14 @@ def cases(row: Row, column: Column) -> list[tuple[str, Score]]:
 
 def _distinct(scores: Iterable[Score], taken: set[str]) -> list[Score]:
     """The first few that are not taken, of different people first."""
-    free = [score for score in scores if score.picture not in taken]
+    free = [score for score in scores if score.image not in taken]
     people: set[str] = set()
     again = []
     for score in free:
         again.append(score.identity in people)
         people.add(score.identity)
     chosen = [score for _, score in sorted(zip(again, free, strict=True), key=lambda pair: pair[0])][:CASES]
-    taken.update(score.picture for score in chosen)
+    taken.update(score.image for score in chosen)
     return chosen
 
 

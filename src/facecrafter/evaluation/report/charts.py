@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from facecrafter.evaluation.report.markup import Markup, el
-from facecrafter.evaluation.report.result import Curve, Value
 from facecrafter.evaluation.report.tables import interval, places, shown
+from facecrafter.evaluation.result import Curve, Interval
 
 COLOURS = 8  # of the page's style: c0 to c7
 DASHES = ("none", "6 3", "2 3", "8 3 2 3")
@@ -75,7 +75,7 @@ def legend(labels: Sequence[str]) -> Markup:
     return el("ul", items, class_="legend")
 
 
-def bars(name: str, entries: Sequence[tuple[str, Value]], best: set[str]) -> Markup:
+def bars(name: str, entries: Sequence[tuple[str, Interval]], best: set[str]) -> Markup:
     """A bar a method from 0, with its interval as a whisker, and the number beside it."""
     left, right, width, pitch, top = 210, 170, 640, 26, 6
     numbers = [end for _, value in entries for end in (value.value, value.low, value.high) if end is not None]
@@ -132,7 +132,7 @@ def curves(name: str, series: Sequence[tuple[int, str, Curve]]) -> Markup:
     )
 
 
-def scatter(name: str, points: Sequence[tuple[int, str, float, Value]], across: str, up: str) -> Markup:
+def scatter(name: str, points: Sequence[tuple[int, str, float, Interval]], across: str, up: str) -> Markup:
     """A mark a method where two of its numbers meet, named, with its interval as a whisker.
 
     Args:

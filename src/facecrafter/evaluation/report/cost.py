@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from facecrafter.evaluation.report import charts, style
 from facecrafter.evaluation.report.markup import Markup, el, join
-from facecrafter.evaluation.report.result import Column, Sheet
+from facecrafter.evaluation.report.sheet import Sheet
+from facecrafter.evaluation.result import Column
 
 ABOUT = (
     "A metric over the seconds that an image took, on the hardware and in the batches named below; whiskers are 95 % "
@@ -17,7 +18,7 @@ COLUMNS = 2
 
 def charts_of(sheet: Sheet) -> list[tuple[Column, Markup]]:
     """A chart for each metric that two methods or more have, of those whose time is known."""
-    timed = [(number, row, row.method.seconds_a_picture) for number, row in enumerate(sheet.rows)]
+    timed = [(number, row, row.method.seconds_an_image) for number, row in enumerate(sheet.rows)]
     made = []
     for column in sheet.columns:
         points = [

@@ -9,32 +9,33 @@ from pathlib import Path
 
 from facecrafter.evaluation.report import charts, cost, paper, style, tables
 from facecrafter.evaluation.report.cases import Thumbnails, cases, chooser
-from facecrafter.evaluation.report.differences import Difference
 from facecrafter.evaluation.report.markup import Child, Markup, el, join
-from facecrafter.evaluation.report.result import Column, Group, Leakage, Row, Run, Score, Sheet
+from facecrafter.evaluation.report.sheet import Row, Run, Sheet
+from facecrafter.evaluation.result import Column, Difference, Group, Leakage
+from facecrafter.evaluation.results import Score
 
 LARGEST = 8 * 2**20  # bytes that a page should have at most
 SIDES = (144, 112, 80, 48)  # of its images in pixels: the first that fits
 NAMED = 5  # of the images that are missing
 
 
-def as_html(sheet: Sheet, differences: Sequence[Difference], left: Sequence[Column]) -> bytes:
+def as_html(sheet: Sheet) -> bytes:
     """The page, with images as large as :data:`LARGEST` lets them be."""
     content = b""
     for side in SIDES:
-        content = _page(sheet, differences, left, Thumbnails(side)).encode("utf-8", "replace")
+        content = _page(sheet, Thumbnails(side)).encode("utf-8", "replace")
         if len(content) <= LARGEST:
             break
     return content
 
 
-def _page(sheet: Sheet, differences: Sequence[Difference], left: Sequence[Column], thumbnails: Thumbnails) -> str:
-    printed = paper.TABLES[sheet.runs[0].result.table]
+def _page(sheet: Sheet, thumbnails: Thumbnails) -> str:
+    printed = paper.TABLES[sheet.runs[0].result.kind]
     made = [
         ("table", "Table", _table(sheet)),
         ("metrics", "Metrics", _metrics(sheet)),
         ("cost", "What an image costs", _cost(sheet)),
-        ("differences", "Differences", _differences(differences, left)),
+        ("differences", "Differences", _differences(sheet)),
         ("curves", "Control curves", _curves(sheet)),
         ("leakage", "Leakage", _leakage(sheet)),
         ("groups", "Groups", _groups(sheet)),
@@ -87,7 +88,7 @@ def _notices(sheet: Sheet, thumbnails: Thumbnails) -> Markup:
 
 
 def _all_failed(row: Row) -> bool:
-    return row.method.failures == row.method.pictures > 0
+    return row.method.failures == row.method.images > 0
 
 
 # --- sections ---------------------------------------------------------------------------------------------------------
@@ -135,25 +136,26 @@ def _cost(sheet: Sheet) -> Markup | None:
     return join([el("p", cost.ABOUT), el("div", plates, class_="plates")]) if plates else None
 
 
-def _differences(differences: Sequence[Difference], left: Sequence[Column]) -> Markup | None:
+def _differences(sheet: Sheet) -> Markup | None:
+    differences, titles = sheet.differences, {column.key: column.heading for column in sheet.columns}
     if not differences:
         return None
     against = differences[0].against
     rows = [
         [
-            el("td", one.column.heading),
+            el("td", titles[one.metric]),
             *(el("td", word, data_value=_sortable(number)) for word, number in _numbers(one)),
             el("td", one.verdict, class_=one.verdict if one.verdict in ("better", "worse") else None),
         ]
         for one in differences
     ]
     headings = ["Method", "Metric", f"Less {against}", "95 % interval", "Pairs", "Identities", "Verdict"]
-    grid = _grid(f"Every method less {against}", headings, [one.label for one in differences], rows, "sortable")
-    return join([grid, el("p", tables.PAIRED, class_="quiet"), el("p", tables.unpaired(left), class_="quiet")])
+    grid = _grid(f"Every method less {against}", headings, [one.method for one in differences], rows, "sortable")
+    return join([grid, el("p", tables.PAIRED, class_="quiet"), el("p", tables.unpaired(sheet), class_="quiet")])
 
 
 def _numbers(one: Difference) -> Iterable[tuple[str, float | None]]:
-    return zip(tables.cells(one)[:4], (one.value, one.low, one.pairs, one.people), strict=True)
+    return zip(tables.cells(one)[:4], (one.value, one.low, one.pairs, one.identities), strict=True)
 
 
 def _curves(sheet: Sheet) -> Markup | None:
@@ -240,7 +242,7 @@ def _split(sheet: Sheet, split: str) -> Markup:
                 el("td", lost, data_value=_sortable(one.failures)),
             ]
             rows.append([el("td", row.label, class_="name"), *counts, *cells])
-    headings = [split.capitalize(), "Method", "Pictures", "Failures", *(column.heading for column in sheet.columns)]
+    headings = [split.capitalize(), "Method", "Images", "Failures", *(column.heading for column in sheet.columns)]
     grid = _grid(f"Metrics by {split}", headings, labels, rows, "sortable")
     return join([el("div", plates, class_="plates"), grid])
 
@@ -292,7 +294,7 @@ def _case(row: Row, case: int, asked: Score, column: Column, decimals: int, thum
         return el("td", el("span", "not made", class_="lacking"))
     number = tables.shown(score.values.get(column.key), decimals) if score.found else "no face found"
     alt = f"{row.label}, case {case}, seed {asked.seed}, {column.title}: {number}"
-    return el("td", _picture(row.folder, score.picture, alt, thumbnails), el("small", number))
+    return el("td", _picture(row.folder, score.image, alt, thumbnails), el("small", number))
 
 
 def _picture(folder: Path, name: str, alt: str, thumbnails: Thumbnails) -> Markup:

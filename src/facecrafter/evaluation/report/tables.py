@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from facecrafter.evaluation.report import paper
-from facecrafter.evaluation.report.differences import Difference
-from facecrafter.evaluation.report.result import Column, Row, Run, Sheet, Value, clean
+from facecrafter.evaluation.report.sheet import Row, Run, Sheet
+from facecrafter.evaluation.result import Column, Difference, Interval, clean
 
 UNKNOWN = "-"
 INTERVALS = "In brackets the 95 % bootstrap interval over identities; bold is the best of the column."
@@ -37,7 +37,7 @@ def shown(number: float | None, decimals: int) -> str:
     return UNKNOWN if number is None else f"{number:.{decimals}f}"
 
 
-def interval(value: Value, decimals: int) -> str:
+def interval(value: Interval, decimals: int) -> str:
     """The interval in brackets, or nothing."""
     if value.low is None or value.high is None:
         return ""
@@ -63,7 +63,7 @@ def facts(sheet: Sheet) -> dict[str, str]:
     all_facts = {
         "extra_parameters": "Extra parameters ↓",
         "failures": "Failures",
-        "seconds_a_picture": "Seconds an image",
+        "seconds_an_image": "Seconds an image",
     }
     keys = {column.key for column in sheet.columns}
     return {key: heading for key, heading in all_facts.items() if key not in keys}
@@ -73,10 +73,10 @@ def fact(row: Row, key: str) -> str:
     """One of :func:`facts` for people."""
     method = row.method
     if key == "failures":
-        return f"{method.failures:,} of {method.pictures:,}"
+        return f"{method.failures:,} of {method.images:,}"
     if key == "extra_parameters":
         return _parameters(method.extra_parameters)
-    return UNKNOWN if method.seconds_a_picture is None else f"{method.seconds_a_picture:.3g}"
+    return UNKNOWN if method.seconds_an_image is None else f"{method.seconds_an_image:.3g}"
 
 
 def _parameters(count: float | None) -> str:
@@ -94,7 +94,7 @@ def how(run: Run) -> dict[str, str]:
         words["Conditions by"] = _flat(run.result.conditions)
     if run.result.real:
         real = run.result.real
-        words["Real images"] = str(clean(f"{real.get('images')} of {real.get('of')} ({real.get('digest')})"))
+        words["Real images"] = f"{real.images} of {real.of} ({real.digest})"
     if run.result.left_out:
         words["Photos left out"] = f"{len(run.result.left_out)}, in which no face was found"
     return words
@@ -122,28 +122,28 @@ def settings(run: Run) -> str:
     return yaml.safe_dump(run.result.config, sort_keys=False, allow_unicode=True).rstrip()
 
 
-def unpaired(left: Sequence[Column]) -> str:
+def unpaired(sheet: Sheet) -> str:
     """A sentence on the columns that have no paired difference."""
-    names = ", ".join(column.title for column in left)
-    return f"Without a paired difference, for they are no means over images: {names}." if left else ""
+    names = ", ".join(column.title for column in sheet.unpaired)
+    return f"Without a paired difference, for they are no means over images: {names}." if names else ""
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
-def as_markdown(sheet: Sheet, differences: Sequence[Difference], left: Sequence[Column]) -> str:
+def as_markdown(sheet: Sheet) -> str:
     """The table, what its columns are, differences, how it was measured, and the paper's own table."""
     parts = [f"# {_md(sheet.title)}", _main(sheet), f"{INTERVALS} {FAILURES}", _about(sheet)]
     parts += [f"{_md(row.label)}: {_md(row.method.note)}" for row in sheet.rows if row.method.note]
-    if differences:
-        parts += [f"## Differences from {_md(differences[0].against)}", _differences(differences)]
-        parts += [PAIRED, _md(unpaired(left))]
+    if sheet.differences:
+        parts += [f"## Differences from {_md(sheet.differences[0].against)}", _differences(sheet)]
+        parts += [PAIRED, _md(unpaired(sheet))]
     estimators = sheet.runs[0].result.estimators
     parts += ["## How it was measured", "\n".join(f"- {_md(of)}: {_md(name)}" for of, name in estimators.items())]
     for run in sheet.runs:
         parts += [f"### {_md(run.name)}", "\n".join(f"- {_md(key)}: {_md(value)}" for key, value in how(run).items())]
         parts += ["\n".join(f"    {line}" for line in settings(run).splitlines())]
-    return "\n\n".join(part for part in [*parts, _paper(paper.TABLES[sheet.runs[0].result.table])] if part) + "\n"
+    return "\n\n".join(part for part in [*parts, _paper(paper.TABLES[sheet.runs[0].result.kind])] if part) + "\n"
 
 
 def as_section(sheet: Sheet, printed: bool = True) -> str:
@@ -158,7 +158,7 @@ def as_section(sheet: Sheet, printed: bool = True) -> str:
         kept = {key: told[key] for key in ("Commit", "Device", "Seed", "Time", "Real images") if key in told}
         parts += [_md(f"{run.name}: {', '.join(f'{key.lower()} {value}' for key, value in kept.items())}; {judges}.")]
     if printed:
-        parts += [_paper(paper.TABLES[sheet.runs[0].result.table])]
+        parts += [_paper(paper.TABLES[sheet.runs[0].result.kind])]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -212,9 +212,10 @@ def _about(sheet: Sheet) -> str:
     return "\n".join(f"- {_md(column.title)}: {_md(column.about)}" for column in sheet.columns if column.about)
 
 
-def _differences(differences: Sequence[Difference]) -> str:
+def _differences(sheet: Sheet) -> str:
+    titles = {column.key: _md(column.heading) for column in sheet.columns}
     headings = ["Method", "Metric", "Difference", "95 % interval", "Pairs", "Identities", "Verdict"]
-    return _grid(headings, [[_md(one.label), _md(one.column.heading), *cells(one)] for one in differences])
+    return _grid(headings, [[_md(one.method), titles[one.metric], *cells(one)] for one in sheet.differences])
 
 
 def cells(one: Difference) -> list[str]:
@@ -223,7 +224,7 @@ def cells(one: Difference) -> list[str]:
     low_high = (
         UNKNOWN if one.low is None or one.high is None else f"[{one.low:+.{decimals}f}, {one.high:+.{decimals}f}]"
     )
-    return [f"{one.value:+.{decimals}f}", low_high, f"{one.pairs:,}", f"{one.people:,}", one.verdict]
+    return [f"{one.value:+.{decimals}f}", low_high, f"{one.pairs:,}", f"{one.identities:,}", one.verdict]
 
 
 def _paper(table: paper.PaperTable) -> str:
@@ -246,17 +247,17 @@ def as_csv(sheet: Sheet) -> str:
     for row in sheet.rows:
         values = [(column.key, row.value(column.key)) for column in sheet.columns]
         lines.extend((row.label, key, value.value, value.low, value.high) for key, value in values)
-        extra = {key: getattr(row.method, key) for key in (*facts(sheet), "pictures") if key not in keys}
+        extra = {key: getattr(row.method, key) for key in (*facts(sheet), "images") if key not in keys}
         lines.extend((row.label, key, number, None, None) for key, number in extra.items())
     return _csv(lines)
 
 
-def differences_csv(differences: Sequence[Difference]) -> str:
+def differences_csv(sheet: Sheet) -> str:
     """A line a difference: ``method,against,metric,difference,low,high,pairs,identities``."""
     heading = ("method", "against", "metric", "difference", "low", "high", "pairs", "identities")
     lines = [
-        (one.label, one.against, one.column.key, one.value, one.low, one.high, one.pairs, one.people)
-        for one in differences
+        (one.method, one.against, one.metric, one.value, one.low, one.high, one.pairs, one.identities)
+        for one in sheet.differences
     ]
     return _csv([heading, *lines])
 
