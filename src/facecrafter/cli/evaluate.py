@@ -141,7 +141,7 @@ def evaluate_publish(
     """Put tables into a document, each between its lines <!-- table NAME --> and <!-- end of table -->.
 
     \b
-    facecrafter evaluate publish docs/results.md out/evaluation/control out/evaluation/diversity
+    facecrafter evaluate publish docs/tables.md out/evaluation/control out/evaluation/diversity
     facecrafter evaluate publish docs/results.md out/evaluation/model       # emotions asked in words
     """
     from facecrafter.evaluation.report import publish

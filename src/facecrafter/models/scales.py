@@ -113,7 +113,7 @@ MINI = Scale(
     },
     # v-prediction (Salimans & Ho, 2022) trains steadily at every noise level, which a short training run needs.
     scheduler={**_SCHEDULE, "prediction_type": "v_prediction"},
-    # Close to how its training made the images that it looked at (docs/results.md compares), and with Eq. 6 in every
+    # Close to how its training made the images that it judged (docs/history.md compares), and with Eq. 6 in every
     # third step only, which no metric tells from all of it (docs/speed.md).
     sampling={
         "identity_scale": 1.5,
