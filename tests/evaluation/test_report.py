@@ -20,10 +20,12 @@ from PIL import Image
 from facecrafter.errors import DataError, FaceCrafterError, OutputError
 from facecrafter.evaluation import report
 from facecrafter.evaluation.differences import DRAWS
-from facecrafter.evaluation.report import charts, markup, page, paper, style, tables
+from facecrafter.evaluation.record import Interval
+from facecrafter.evaluation.report import charts, page, paper, tables
 from facecrafter.evaluation.report.cases import CASES, cases
 from facecrafter.evaluation.report.sheet import read
 from facecrafter.evaluation.report.tables import places
+from facecrafter.evaluation.report.text import escaped
 
 EVIL = '<script>alert("1")</script> & | *x*'
 NAMES = ("FaceCrafter", "Control|Net <b>", EVIL)
@@ -221,6 +223,17 @@ def page_of(run: Path) -> Reader:
     return Reader((run / "report.html").read_text("utf-8"))
 
 
+def photos(read_page: Reader) -> list[dict[str, str | None]]:
+    """The images that are no charts."""
+    return [one for one in read_page.of("img") if one.get("class") != "chart"]
+
+
+def charts_of(read_page: Reader) -> list[str]:
+    """The SVG of every chart."""
+    found = [one["src"].partition(",")[2] for one in read_page.of("img") if one.get("class") == "chart"]
+    return [base64.b64decode(one).decode() for one in found]
+
+
 def csv_of(path: Path) -> list[dict[str, str]]:
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -300,15 +313,17 @@ def test_markdown_table(run):
 def test_page_is_whole_and_alone(run):
     read_page = page_of(run)
     text = (run / "report.html").read_text("utf-8")
-    assert read_page.of("img") and all(picture["alt"] for picture in read_page.of("img"))
-    assert all(picture["src"].startswith("data:image/jpeg;base64,") for picture in read_page.of("img"))
+    assert photos(read_page) and all(image["alt"] for image in read_page.of("img"))
+    kinds = {image["src"].partition(",")[0] for image in read_page.of("img")}
+    assert kinds == {"data:image/jpeg;base64", "data:image/svg+xml;base64"}
+    for chart in charts_of(read_page):
+        assert not re.search(r"<script|<image|@import|href=\"[^#]|url\([^#]", chart)
     assert not re.search(r"https?:|url\(|@import|<link|<iframe", text)
     links = [attributes[name] for _, attributes in read_page.elements for name in ("src", "href") if name in attributes]
     ids = {attributes["id"] for _, attributes in read_page.elements if "id" in attributes}
     assert all(link.startswith("data:") or link.removeprefix("#") in ids for link in links)
     assert [attributes.get("src") for attributes in read_page.of("script")] == [None]
     assert not any(name.startswith("on") for _, attributes in read_page.elements for name in attributes)
-    assert all(chart.get("aria-label") or chart.get("aria-hidden") for chart in read_page.of("svg"))
     assert len(text) < page.LARGEST
 
 
@@ -363,7 +378,7 @@ def test_cases_show_the_same_request_to_all_methods(run):
     sheet = read([run])
     chosen = cases(sheet.rows[0], sheet.columns[0])
     shown = [
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(i["src"].partition(",")[2])))) for i in read_page.of("img")
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(i["src"].partition(",")[2])))) for i in photos(read_page)
     ]
     wanted = [score.identity for _, score in chosen] + [score.target for _, score in chosen]
     for row in sheet.rows:
@@ -466,7 +481,7 @@ def test_results_as_they_are_made(table, stubbed, stub_method):
         **{key: repr(getattr(half, key)) for key in ("extra_parameters", "failures", "images", "seconds_an_image")},
     }
     read_page = Reader((config.out / "report.html").read_text("utf-8"))
-    assert read_page.of("img") and "image missing" not in " ".join(read_page.text)
+    assert photos(read_page) and "image missing" not in " ".join(read_page.text)
     shown = {attributes["id"] for _, attributes in read_page.elements if "id" in attributes}
     assert shown >= {"table", "metrics", "differences", "cases", "how", "paper"}
     assert ({"leakage", "curves", "groups"} <= shown) == (table == "control")
@@ -503,9 +518,9 @@ def test_publish_fills_a_documents_places(run, tmp_path):
     assert "whatever" not in text
     first, second = text.split("Between.")
     for number, name in enumerate(NAMES):
-        row = next(line for line in first.splitlines() if line.startswith(f"| {tables._md(name)} |"))
+        row = next(line for line in first.splitlines() if line.startswith(f"| {escaped(name)} |"))
         assert tables.shown(values_of(scores_of(number), number)["similarity"]["value"], 3) in row
-        assert (f"| {tables._md(name)} |" in second) == (number == 0)
+        assert (f"| {escaped(name)} |" in second) == (number == 0)
     assert "| 0.50 | 0.10 | 0.20 | 0.03 | 12.50 | 0.04 | 0.02 | 1.50 | 0.75 |" in first  # the leakage matrix
     assert "abc1234-dirty" in first and "seed 7" in first and "real images 2000 of faces (0123abcd)" in first
     assert "361M" in first and "361M" not in second  # the paper's table, once
@@ -661,13 +676,13 @@ def test_damaged_scores(run, content, reason):
 
 
 def test_missing_and_damaged_pictures_cost_themselves(run):
-    whole = len(page_of(run).of("img"))
+    whole = len(photos(page_of(run)))
     shutil.rmtree(run / "images" / SLUGS[1])
     (run / "subjects" / "i0.png").write_bytes(b"no image")
     read_page = page_of(run)
     words = " ".join(read_page.text)
-    assert 0 < len(read_page.of("img")) < whole
-    assert words.count("image missing") == whole - len(read_page.of("img"))
+    assert 0 < len(photos(read_page)) < whole
+    assert words.count("image missing") == whole - len(photos(read_page))
     assert "Images that are missing or cannot be read" in words and ", …)" in words
 
 
@@ -701,7 +716,7 @@ def test_all_methods_fail(run):
     for number in range(3):
         fail_all(run, number)
     read_page = page_of(run)
-    assert not read_page.of("img") and csv_of(run / "differences.csv") == []
+    assert not photos(read_page) and csv_of(run / "differences.csv") == []
     assert [identity for _, attributes in read_page.elements if (identity := attributes.get("id"))] == [
         "table",
         "how",
@@ -712,7 +727,7 @@ def test_all_methods_fail(run):
 def test_one_method(tmp_path):
     run = make(tmp_path / "one", (0,))
     read_page = page_of(run)
-    assert csv_of(run / "differences.csv") == [] and read_page.of("img")
+    assert csv_of(run / "differences.csv") == [] and photos(read_page)
     assert "**" not in (run / "table.md").read_text("utf-8").split("## Table 1")[0]  # nobody to be better than
     assert "differences" not in {attributes.get("id") for _, attributes in read_page.elements}
 
@@ -742,7 +757,7 @@ def test_very_long_and_broken_names(run):
         content["config"]["note"] = name
 
     read_page = page_of(change(run, edit))
-    labels = [text for text in read_page.text if text.startswith("xxx") and text.endswith("…")]
+    labels = re.findall(r">(x+…)<", "".join(charts_of(read_page)))
     assert labels and max(map(len, labels)) == charts.LETTERS
     assert read_page.tables[0][1][0].strip() == "x" * 5000 + "\ufffd" * 3
 
@@ -765,7 +780,7 @@ def test_pictures_are_smaller_where_the_page_would_be_too_large(run, monkeypatch
     monkeypatch.setattr(page, "LARGEST", size - 1)
     report.write(run, overwrite=True)
     assert (run / "report.html").stat().st_size < size
-    pictures = Reader((run / "report.html").read_text("utf-8")).of("img")
+    pictures = photos(Reader((run / "report.html").read_text("utf-8")))
     largest = max(Image.open(io.BytesIO(base64.b64decode(one["src"].partition(",")[2]))).width for one in pictures)
     assert largest == page.SIDES[1]
 
@@ -783,39 +798,39 @@ def test_a_full_disk_is_a_clear_error(run, monkeypatch):
 # --- pieces -----------------------------------------------------------------------------------------------------------
 
 
-def test_elements_escape_text_and_keep_markup():
-    inner = markup.el("b", "<&>", class_="x\"'<")
-    assert inner == '<b class="x&quot;&#x27;&lt;">&lt;&amp;&gt;</b>'
-    assert markup.el("p", [inner, None, 3], hidden=True, title=None) == f"<p hidden>{inner}3</p>"
-    assert markup.el("img", alt="") == '<img alt="">'
+SPACE = "{http://www.w3.org/2000/svg}"
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (0.1, 0.1000001), (-3e9, 7e12), (5, 5), (0, 0.07)])
-def test_ticks_are_few_round_and_inside(low, high):
-    scale = charts.Scale.over([low, high], 0, 100)
-    ticks = scale.ticks()
-    assert 2 <= len(ticks) <= 7
-    slack = 1e-6 * (scale.high - scale.low)
-    assert all(scale.low - slack <= tick <= scale.high + slack for tick in ticks)
-    np.testing.assert_allclose([scale(scale.low), scale(scale.high)], [0, 100])
+def outline(element: ElementTree.Element) -> np.ndarray:
+    """The points (N, 2) of a path."""
+    return np.array(re.findall(r"[ML] (\S+) (\S+)", element.find(f"{SPACE}path").get("d")), float)
 
 
-def test_charts_stay_inside(run):
-    """No point of any chart is outside of its frame, and bars are as long as their numbers say."""
-    report.write(run)
-    text = (run / "report.html").read_text("utf-8")
-    drawn = re.findall(r'<svg viewBox="0 0 ([\d.]+) ([\d.]+)".*?</svg>', text, re.DOTALL)
-    assert drawn
-    for found in re.finditer(r'<svg viewBox="0 0 ([\d.]+) ([\d.]+)"(.*?)</svg>', text, re.DOTALL):
-        width, height = float(found[1]), float(found[2])
-        for points in re.findall(r'points="([^"]*)"', found[3]):
-            for point in points.split():
-                x, y = map(float, point.split(","))
-                assert 0 <= x <= width and 0 <= y <= height
-    value = json.loads((run / "result.json").read_text())["methods"]
-    lengths = [float(x) for x in re.findall(r'<rect [^>]*width="([\d.]+)"', text)]
-    numbers = [one["values"]["expression_rmse"]["value"] for one in value]
-    np.testing.assert_allclose(np.array(lengths[:3]) / lengths[0], np.array(numbers) / numbers[0], atol=2e-3)
+def test_bars_are_as_long_as_their_numbers_and_charts_stay_inside(run):
+    found = [ElementTree.fromstring(one) for one in charts_of(page_of(run))]
+    for chart in found:
+        width, height = (float(number) for number in chart.get("viewBox").split()[2:])
+        texts = [(float(one.get("x", 0)), float(one.get("y", 0))) for one in chart.iter(f"{SPACE}text")]
+        assert texts and all(0 <= x <= width and 0 <= y <= height for x, y in texts)
+    bars = [one for one in found[0].iter(f"{SPACE}g") if one.get("id", "").startswith("bar-")]
+    lengths = np.array([np.ptp(outline(bar)[:, 0]) for bar in bars])
+    methods = json.loads((run / "result.json").read_text())["methods"]
+    numbers = np.array([one["values"]["expression_rmse"]["value"] for one in methods])
+    np.testing.assert_allclose(lengths / lengths[0], numbers / numbers[0], atol=2e-3)
+
+
+def test_charts_are_the_same_bytes_for_the_same_numbers():
+    entries = (("One", Interval(1.5, 1.0, 2.0)), ("Two $x$", Interval()))
+    drawn = []
+    for _ in range(2):
+        charts.bars.cache_clear()
+        drawn.append(charts.bars(entries, frozenset({"One"})))
+    assert drawn[0] == drawn[1] and "1.500 [1.000, 2.000]" in drawn[0] and "Two $x$" in drawn[0]
+
+
+def test_series_differ_in_colour_mark_or_dash():
+    looks = [(look["color"], look["marker"]) for look in map(charts._look, range(8))]
+    assert len(set(looks)) == 8 and len(charts.MARKS) == len(charts.SIGNS)
 
 
 def test_marks_of_the_cost_stand_where_their_numbers_say(run):
@@ -827,16 +842,23 @@ def test_marks_of_the_cost_stand_where_their_numbers_say(run):
 
     report.write(change(run, timed))
     picture = ElementTree.fromstring((run / "cost.svg").read_text("utf-8"))
-    space = "{http://www.w3.org/2000/svg}"
-    plates = picture.findall(f"{space}g")
+    plates = [one for one in picture.iter(f"{SPACE}g") if one.get("id", "").startswith("axes_")]
     methods = json.loads((run / "result.json").read_text())["methods"]
     keys = [column["key"] for column in COLUMNS]
-    assert [plate.find(f"{space}text").text for plate in plates][:2] == ["Expression RMSE ↓", "Identity ↑"]
+    titles = [
+        text.text
+        for plate in plates
+        for text in plate.iter(f"{SPACE}text")
+        if "font-weight: 700" in text.get("style", "")
+    ]
+    assert titles == ["Expression RMSE ↓", "Identity ↑", "Frechet ↓", "Age (years)"]
     for plate, key in zip(plates, keys, strict=True):
-        marks = [one for one in plate.iter(f"{space}path") if "mark" in one.get("class")]
-        places = [tuple(map(float, re.findall(r"[\d.]+", one.get("transform")))) for one in marks]
-        (first, second) = places  # the third has no time
-        assert first[0] - 56 == pytest.approx((second[0] - 56) / 2, abs=0.2)  # 56 is where 0 seconds is
+        left = outline(next(one for one in plate.iter(f"{SPACE}g") if one.get("id", "").startswith("patch_")))
+        marks = [one for one in plate.iter(f"{SPACE}g") if one.get("id", "").startswith("mark-")]
+        uses = [next(mark.iter(f"{SPACE}use")) for mark in marks]
+        first, second = ((float(use.get("x")), float(use.get("y"))) for use in uses)  # the third has no time
+        start = left[:, 0].min()  # where 0 seconds is
+        assert first[0] - start == pytest.approx((second[0] - start) / 2, abs=0.01)
         one, other = (method["values"][key]["value"] for method in methods[:2])
         assert (first[1] > second[1]) == (one < other) and (first[1] < second[1]) == (one > other)
     assert "What an image costs" in page_of(run).text
@@ -848,12 +870,14 @@ def test_without_two_times_there_is_no_cost(run):
             method["seconds_an_image"] = None
 
     assert "What an image costs" not in page_of(change(run, untimed)).text
-    assert "path" not in (run / "cost.svg").read_text("utf-8")
+    assert "mark-" not in (run / "cost.svg").read_text("utf-8")
 
 
-def test_colours_are_all_in_the_style():
-    assert all(f".c{number} {{ --c: #" in style.CHARTS for number in range(charts.COLOURS))
-    assert "@media print" in style.PAGE and "prefers-color-scheme: dark" in style.CHARTS
+def test_the_page_has_a_dark_and_a_printed_look(run):
+    read_page = page_of(run)
+    text = (run / "report.html").read_text("utf-8")
+    assert "@media print" in text and "prefers-color-scheme: dark" in text
+    assert all("prefers-color-scheme: dark" in chart for chart in charts_of(read_page))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from facecrafter.evaluation.result import Interval
+from facecrafter.evaluation.record import Interval
 
 Array = NDArray[np.float64]
 

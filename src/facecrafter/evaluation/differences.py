@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.evaluation import bootstrap
-from facecrafter.evaluation.result import Column, Difference, Interval, Verdict, Way
+from facecrafter.evaluation.record import Interval
+from facecrafter.evaluation.result import Column, Difference, Verdict, Way
 from facecrafter.evaluation.results import Scores
 
 DRAWS = 2000

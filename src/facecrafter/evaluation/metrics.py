@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.evaluation import bootstrap, frechet
-from facecrafter.evaluation.result import Column, Interval
+from facecrafter.evaluation.record import Interval
+from facecrafter.evaluation.result import Column
 
 Array = NDArray[np.float64]
 

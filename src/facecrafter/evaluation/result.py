@@ -13,12 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from facecrafter.errors import DataError
+from facecrafter.evaluation.record import Interval, Number, Record, Settings, Text, Whole
 from facecrafter.io import write_whole
 
 RESULT = "result.json"
@@ -26,8 +27,6 @@ VERSION = 2
 AGAIN = "run the evaluation again"
 REQUEST = ("image", "identity", "target", "seed", "found")  # columns of the score files beside the metrics
 
-# Names in files of version 1.
-FORMER = {"pictures": "images", "seconds_a_picture": "seconds_an_image", "table": "kind", "protocol": "config"}
 # How a column came from its images in version 1, which did not store it.
 _MEANS = (
     "expression_distance",
@@ -42,58 +41,6 @@ _MEANS = (
 
 Way = Literal["mean", "rms"]
 Verdict = Literal["better", "worse", "higher", "lower", "not told apart"]
-
-
-def clean(text: object) -> object:
-    """Text on one line, without letters that cannot be shown; anything else as it is."""
-    if not isinstance(text, str):
-        return text
-    return " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text).split())
-
-
-def _finite(value: object) -> object:
-    """A float as a plain one, None where it is NaN or infinite; anything else as it is."""
-    if not isinstance(value, float):
-        return value
-    return float(value) if math.isfinite(value) else None
-
-
-def _as_json(content: object) -> object:
-    """Settings as JSON has them: tuples are lists, and paths text."""
-    return json.loads(json.dumps(content, default=str))
-
-
-Text = Annotated[str, BeforeValidator(clean)]
-Number = Annotated[float | None, BeforeValidator(_finite)]
-Settings = Annotated[dict[str, Any], BeforeValidator(_as_json)]
-
-
-class Record(BaseModel):
-    """A part of a result, which former names reach too."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _under_new_names(cls, content: Any) -> Any:
-        if not isinstance(content, Mapping) or not FORMER.keys() & content.keys():
-            return content
-        fields = cls.model_fields
-        return {FORMER[key] if FORMER.get(key) in fields else key: value for key, value in content.items()}
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A number with its 95 % interval; None where it is not known.
-
-    Attributes:
-        value: over all rows; None where there are none.
-        low, high: None where there are fewer than two people.
-    """
-
-    value: Number = None
-    low: Number = None
-    high: Number = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +84,7 @@ class Group(Record):
 
     count: int
     failures: int | None = None
-    values: dict[str, Number] = {}
+    values: dict[str, Number] = Field(default_factory=dict)
 
 
 class Leakage(Record):
@@ -200,15 +147,15 @@ class MethodResult(Record):
     name: Annotated[Text, Field(min_length=1)]
     kind: Text = ""
     key: Text = ""  # what its images depend on beside the request
-    extra_parameters: Annotated[int | None, BeforeValidator(_finite)] = None
+    extra_parameters: Whole = None
     images: int
     failures: int
-    without_face: list[Text] = []
+    without_face: list[Text] = Field(default_factory=list)
     seconds_an_image: Number = None
     values: dict[str, Interval]
-    groups: dict[Text, dict[Text, Group]] = {}
+    groups: dict[Text, dict[Text, Group]] = Field(default_factory=dict)
     leakage: Leakage | None = None
-    curves: dict[Text, Curve] = {}
+    curves: dict[Text, Curve] = Field(default_factory=dict)
     note: Text = ""
 
     @property
@@ -230,7 +177,7 @@ class Result(Record):
 
     version: int = VERSION
     environment: Settings
-    config: Settings = {}
+    config: Settings = Field(default_factory=dict)
 
     @field_validator("version")
     @classmethod
@@ -256,10 +203,10 @@ class TableResult(Result):
     seed: int
     seconds: Number = None
     estimators: dict[Text, Text]
-    conditions: dict[Text, Text] = {}
+    conditions: dict[Text, Text] = Field(default_factory=dict)
     real: RealImages | None = None
     people: int | None = None
-    left_out: list[Text] = []
+    left_out: list[Text] = Field(default_factory=list)
     columns: list[Column]
     methods: Annotated[list[MethodResult], Field(min_length=1)]
     differences: list[Difference] | None = None  # None in version 1
@@ -303,7 +250,7 @@ class Setting(Record):
     emotion_agreement: Number
     valence_rmse: Number
     arousal_rmse: Number
-    emotion_by_class: dict[str, ClassAgreement] = {}
+    emotion_by_class: dict[str, ClassAgreement] = Field(default_factory=dict)
 
 
 class WordMean(Record):
@@ -377,7 +324,7 @@ class EmotionResult(Result):
     estimator: Text
     sets: dict[str, dict[str, Reading]]
     circumplex: dict[str, dict[str, list[float]]]
-    variations: dict[str, dict[str, float]] = {}
+    variations: dict[str, dict[str, float]] = Field(default_factory=dict)
     faces_a_second: float
 
 

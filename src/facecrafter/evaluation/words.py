@@ -18,7 +18,8 @@ from facecrafter.data import shards
 from facecrafter.errors import DataError
 from facecrafter.evaluation import bootstrap
 from facecrafter.evaluation.metrics import auc
-from facecrafter.evaluation.result import Interval, WordClass, WordMean, WordScores, WordsResult
+from facecrafter.evaluation.record import Interval
+from facecrafter.evaluation.result import WordClass, WordMean, WordScores, WordsResult
 from facecrafter.faces.emotion import EMOTIONS, Emotion
 
 Array = NDArray[np.float64]

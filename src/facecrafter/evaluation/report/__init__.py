@@ -8,10 +8,10 @@ from pathlib import Path
 from facecrafter.document import read_document, with_table
 from facecrafter.errors import DataError
 from facecrafter.evaluation import result, words
-from facecrafter.evaluation.report.cost import as_svg
-from facecrafter.evaluation.report.page import as_html
+from facecrafter.evaluation.report import charts
+from facecrafter.evaluation.report.page import as_html, costs
 from facecrafter.evaluation.report.sheet import read
-from facecrafter.evaluation.report.tables import as_csv, as_markdown, as_section, differences_csv
+from facecrafter.evaluation.report.text import as_csv, as_markdown, as_section, differences_csv
 from facecrafter.io import check_free, write_whole
 
 FILES = ("table.md", "table.csv", "differences.csv", "cost.svg", "report.html")
@@ -92,7 +92,7 @@ def _write(runs: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:
     check_free(paths, overwrite)
     sheet = read(runs)
     encoded = [text.encode("utf-8", "replace") for text in (as_markdown(sheet), as_csv(sheet), differences_csv(sheet))]
-    contents = [*encoded, as_svg(sheet), as_html(sheet)]
+    contents = [*encoded, charts.cost(costs(sheet)).encode("utf-8", "replace"), as_html(sheet)]
     for path, content in zip(paths, contents, strict=True):
         write_whole(path, content)
     return paths

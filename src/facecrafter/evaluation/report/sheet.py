@@ -12,7 +12,8 @@ import numpy as np
 
 from facecrafter.errors import DataError, PhotoError
 from facecrafter.evaluation import differences, result
-from facecrafter.evaluation.result import Column, Difference, Interval, MethodResult, TableResult, clean
+from facecrafter.evaluation.record import Interval, clean
+from facecrafter.evaluation.result import Column, Difference, MethodResult, TableResult
 from facecrafter.evaluation.results import Scores, read_scores, scores_file
 from facecrafter.faces.face import load_photo
 

@@ -1,18 +1,17 @@
-"""A sheet as Markdown and as CSV, and the words and numbers that the page shares with them."""
+"""The tables of a report as cells, which Markdown and the page both show, and the words and numbers in them."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from facecrafter.evaluation.report import paper
+from facecrafter.evaluation.record import Interval, clean
+from facecrafter.evaluation.report.paper import PaperTable
 from facecrafter.evaluation.report.sheet import Row, Run, Sheet
-from facecrafter.evaluation.result import Column, Difference, Interval, clean
+from facecrafter.evaluation.result import Column, Curve, Difference, Group, Leakage
 
 UNKNOWN = "-"
 INTERVALS = "In brackets the 95 % bootstrap interval over identities; bold is the best of the column."
@@ -21,6 +20,45 @@ PAIRED = (
     "Over the pairs that both methods made a face for; the interval is a paired bootstrap over identities, and where "
     "it holds 0 the two are not told apart."
 )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: what it says.
+        small: what it says beside that, an interval say.
+        sort: what the page sorts by, empty for what is not known; None where there is nothing but the text.
+        strong: whether it is the best of its column.
+        kind: a class of the page's style.
+        share: how deeply it is shaded, in [0, 1].
+        image: what it shows, as a data URI; empty where the image is lacking, None where there is none to show.
+        alt: the image in words.
+    """
+
+    text: str = ""
+    small: str = ""
+    sort: str | None = None
+    strong: bool = False
+    kind: str = ""
+    share: float | None = None
+    image: str | None = None
+    alt: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table whose lines begin with a label."""
+
+    caption: str
+    headings: Sequence[str]
+    rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
+    sortable: bool = False
+    kind: str = ""
+
+
+# --- numbers for people -----------------------------------------------------------------------------------------------
 
 
 def places(numbers: Iterable[float | None]) -> int:
@@ -37,11 +75,11 @@ def shown(number: float | None, decimals: int) -> str:
     return UNKNOWN if number is None else f"{number:.{decimals}f}"
 
 
-def interval(value: Interval, decimals: int) -> str:
+def interval(value: Interval | Difference, decimals: int, sign: str = "") -> str:
     """The interval in brackets, or nothing."""
     if value.low is None or value.high is None:
         return ""
-    return f"[{shown(value.low, decimals)}, {shown(value.high, decimals)}]"
+    return f"[{value.low:{sign}.{decimals}f}, {value.high:{sign}.{decimals}f}]"
 
 
 def column_places(sheet: Sheet, column: Column) -> int:
@@ -59,7 +97,7 @@ def best(sheet: Sheet, column: Column) -> set[str]:
 
 
 def facts(sheet: Sheet) -> dict[str, str]:
-    """What a table tells of a method besides the metrics: keys and headings."""
+    """What a table says of a method besides the metrics: keys and headings."""
     all_facts = {
         "extra_parameters": "Extra parameters ↓",
         "failures": "Failures",
@@ -69,34 +107,45 @@ def facts(sheet: Sheet) -> dict[str, str]:
     return {key: heading for key, heading in all_facts.items() if key not in keys}
 
 
-def fact(row: Row, key: str) -> str:
-    """One of :func:`facts` for people."""
+def duration(seconds: float | None) -> str:
+    """Seconds for people."""
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _fact(row: Row, key: str) -> str:
     method = row.method
     if key == "failures":
         return f"{method.failures:,} of {method.images:,}"
-    if key == "extra_parameters":
-        return _parameters(method.extra_parameters)
-    return UNKNOWN if method.seconds_an_image is None else f"{method.seconds_an_image:.3g}"
+    if key == "seconds_an_image":
+        return UNKNOWN if method.seconds_an_image is None else f"{method.seconds_an_image:.3g}"
+    count = method.extra_parameters
+    return UNKNOWN if count is None else f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count:,.0f}"
 
 
-def _parameters(count: float | None) -> str:
-    if count is None:
-        return UNKNOWN
-    return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count:,.0f}"
+def _sort(number: float | None) -> str:
+    """What the page sorts by; unknown numbers come last."""
+    return "" if number is None else repr(number)
+
+
+# --- how it was measured ----------------------------------------------------------------------------------------------
 
 
 def how(run: Run) -> dict[str, str]:
     """Where a run's numbers come from: commit first, then the machine, the versions, the seed and the time."""
-    told = {"commit": "unknown", **run.result.environment}
-    words = {str(clean(key)).capitalize(): _flat(value) for key, value in told.items()}
-    words |= {"Seed": str(run.result.seed), "Time": duration(run.result.seconds)}
-    if run.result.conditions:
-        words["Conditions by"] = _flat(run.result.conditions)
-    if run.result.real:
-        real = run.result.real
-        words["Real images"] = f"{real.images} of {real.of} ({real.digest})"
-    if run.result.left_out:
-        words["Photos left out"] = f"{len(run.result.left_out)}, in which no face was found"
+    result = run.result
+    made = {"commit": "unknown", **result.environment}
+    words = {str(clean(key)).capitalize(): _flat(value) for key, value in made.items()}
+    words |= {"Seed": str(result.seed), "Time": duration(result.seconds)}
+    if result.conditions:
+        words["Conditions by"] = _flat(result.conditions)
+    if result.real:
+        words["Real images"] = f"{result.real.images} of {result.real.of} ({result.real.digest})"
+    if result.left_out:
+        words["Photos left out"] = f"{len(result.left_out)}, in which no face was found"
     return words
 
 
@@ -106,15 +155,6 @@ def _flat(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_flat(inner) for inner in value)
     return str(clean(str(value)))
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for people."""
-    if seconds is None:
-        return "unknown"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
 def settings(run: Run) -> str:
@@ -128,141 +168,118 @@ def unpaired(sheet: Sheet) -> str:
     return f"Without a paired difference, for they are no means over images: {names}." if names else ""
 
 
-# --- Markdown ---------------------------------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def as_markdown(sheet: Sheet) -> str:
-    """The table, what its columns are, differences, how it was measured, and the paper's own table."""
-    parts = [f"# {_md(sheet.title)}", _main(sheet), f"{INTERVALS} {FAILURES}", _about(sheet)]
-    parts += [f"{_md(row.label)}: {_md(row.method.note)}" for row in sheet.rows if row.method.note]
-    if sheet.differences:
-        parts += [f"## Differences from {_md(sheet.differences[0].against)}", _differences(sheet)]
-        parts += [PAIRED, _md(unpaired(sheet))]
-    estimators = sheet.runs[0].result.estimators
-    parts += ["## How it was measured", "\n".join(f"- {_md(of)}: {_md(name)}" for of, name in estimators.items())]
-    for run in sheet.runs:
-        parts += [f"### {_md(run.name)}", "\n".join(f"- {_md(key)}: {_md(value)}" for key, value in how(run).items())]
-        parts += ["\n".join(f"    {line}" for line in settings(run).splitlines())]
-    return "\n\n".join(part for part in [*parts, _paper(paper.TABLES[sheet.runs[0].result.kind])] if part) + "\n"
+def methods(sheet: Sheet) -> Grid:
+    """Every method's metrics with their intervals, and :func:`facts`."""
+    tops = {column.key: best(sheet, column) for column in sheet.columns}
+    keys = facts(sheet)
 
-
-def as_section(sheet: Sheet, printed: bool = True) -> str:
-    """What a document shows of a table: the methods, what leaks where that was measured, where the numbers come from,
-    and if ``printed`` the paper's own table."""
-    parts = [_main(sheet), f"{INTERVALS} {FAILURES}"]
-    parts += [f"{_md(row.label)}: {_md(row.method.note)}" for row in sheet.rows if row.method.note]
-    parts += [_leaks(sheet)]
-    for run in sheet.runs:
-        told = how(run)
-        judges = ", ".join(f"{of} {name}" for of, name in run.result.estimators.items())
-        kept = {key: told[key] for key in ("Commit", "Device", "Seed", "Time", "Real images") if key in told}
-        parts += [_md(f"{run.name}: {', '.join(f'{key.lower()} {value}' for key, value in kept.items())}; {judges}.")]
-    if printed:
-        parts += [_paper(paper.TABLES[sheet.runs[0].result.kind])]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _leaks(sheet: Sheet) -> str:
-    """A column a cell of the leakage matrices, a row a method; nothing where nothing was probed."""
-    probed = [(row, row.method.leakage) for row in sheet.rows if row.method.leakage]
-    if not probed:
-        return ""
-    first = probed[0][1]
-    assert first is not None
-    headings = ["Method", *(f"{changed} → {moved}" for changed in first.changed for moved in first.moved)]
-    rows = [
-        [_md(row.label), *(shown(value, 2) for line in leakage.values for value in line)]
-        for row, leakage in probed
-        if leakage is not None and (leakage.changed, leakage.moved) == (first.changed, first.moved)
-    ]
-    about = (
-        "What was changed alone → what moved, as a share of how far it is between the photos it came from: 1 is all."
-    )
-    return f"{about}\n\n{_grid([_md(heading) for heading in headings], rows)}"
-
-
-def _md(text: str) -> str:
-    """Text that Markdown takes as it is."""
-    return re.sub(r"([\\`*_<>\[\]|#~&])", r"\\\1", text)
-
-
-def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that are Markdown already; the first column to the left, the others to the right."""
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _main(sheet: Sheet) -> str:
-    bold = {column.key: best(sheet, column) for column in sheet.columns}
-
-    def cell(row: Row, column: Column) -> str:
+    def cell(row: Row, column: Column) -> Cell:
         value, decimals = row.value(column.key), column_places(sheet, column)
-        number = shown(value.value, decimals)
-        return f"{f'**{number}**' if row.label in bold[column.key] else number} {interval(value, decimals)}".strip()
+        strong = row.label in tops[column.key]
+        return Cell(shown(value.value, decimals), interval(value, decimals), _sort(value.value), strong)
 
-    headings = ["Method", *(_md(column.heading) for column in sheet.columns), *facts(sheet).values()]
-    rows = [
-        [_md(row.label), *(cell(row, column) for column in sheet.columns), *(fact(row, key) for key in facts(sheet))]
-        for row in sheet.rows
-    ]
-    return _grid(headings, rows)
-
-
-def _about(sheet: Sheet) -> str:
-    return "\n".join(f"- {_md(column.title)}: {_md(column.about)}" for column in sheet.columns if column.about)
-
-
-def _differences(sheet: Sheet) -> str:
-    titles = {column.key: _md(column.heading) for column in sheet.columns}
-    headings = ["Method", "Metric", "Difference", "95 % interval", "Pairs", "Identities", "Verdict"]
-    return _grid(headings, [[_md(one.method), titles[one.metric], *cells(one)] for one in sheet.differences])
-
-
-def cells(one: Difference) -> list[str]:
-    """A difference for people: number, interval, pairs, identities, verdict."""
-    decimals = max(3, places([one.value]))
-    low_high = (
-        UNKNOWN if one.low is None or one.high is None else f"[{one.low:+.{decimals}f}, {one.high:+.{decimals}f}]"
-    )
-    return [f"{one.value:+.{decimals}f}", low_high, f"{one.pairs:,}", f"{one.identities:,}", one.verdict]
-
-
-def _paper(table: paper.PaperTable) -> str:
-    top = [table.best(number) for number in range(len(table.columns))]
-    rows = [
-        [_md(name), *(f"**{cell}**" if cell == wins else cell for cell, wins in zip(printed, top, strict=True))]
-        for name, *printed in table.rows
-    ]
-    parts = [f"## {table.title}", paper.NOTE, _grid(["Method", *map(_md, table.headings)], rows), table.about]
-    return "\n\n".join(parts)
-
-
-# --- CSV --------------------------------------------------------------------------------------------------------------
-
-
-def as_csv(sheet: Sheet) -> str:
-    """A line a method and metric: ``method,metric,value,low,high``, empty where a number is not known."""
-    lines: list[tuple[object, ...]] = [("method", "metric", "value", "low", "high")]
-    keys = {column.key for column in sheet.columns}
+    grid = Grid(sheet.title, ["Method", *(column.heading for column in sheet.columns), *keys.values()], sortable=True)
     for row in sheet.rows:
-        values = [(column.key, row.value(column.key)) for column in sheet.columns]
-        lines.extend((row.label, key, value.value, value.low, value.high) for key, value in values)
-        extra = {key: getattr(row.method, key) for key in (*facts(sheet), "images") if key not in keys}
-        lines.extend((row.label, key, number, None, None) for key, number in extra.items())
-    return _csv(lines)
+        known = [Cell(_fact(row, key), sort=_sort(getattr(row.method, key))) for key in keys]
+        grid.rows.append((row.label, [*(cell(row, column) for column in sheet.columns), *known]))
+    return grid
 
 
-def differences_csv(sheet: Sheet) -> str:
-    """A line a difference: ``method,against,metric,difference,low,high,pairs,identities``."""
-    heading = ("method", "against", "metric", "difference", "low", "high", "pairs", "identities")
-    lines = [
-        (one.method, one.against, one.metric, one.value, one.low, one.high, one.pairs, one.identities)
-        for one in sheet.differences
-    ]
-    return _csv([heading, *lines])
+def differences(sheet: Sheet) -> Grid | None:
+    """Every method less the first; None where there is nothing to compare."""
+    if not sheet.differences:
+        return None
+    titles = {column.key: column.heading for column in sheet.columns}
+    against = sheet.differences[0].against
+    headings = ["Method", "Metric", f"Less {against}", "95 % interval", "Pairs", "Identities", "Verdict"]
+    grid = Grid(f"Every method less {against}", headings, sortable=True)
+    for one in sheet.differences:
+        decimals = max(3, places([one.value]))
+        cells = [
+            Cell(titles[one.metric]),
+            Cell(f"{one.value:+.{decimals}f}", sort=_sort(one.value)),
+            Cell(small=interval(one, decimals, "+") or UNKNOWN, sort=_sort(one.low)),
+            Cell(f"{one.pairs:,}", sort=_sort(one.pairs)),
+            Cell(f"{one.identities:,}", sort=_sort(one.identities)),
+            Cell(one.verdict, kind=one.verdict if one.verdict in ("better", "worse") else ""),
+        ]
+        grid.rows.append((one.method, cells))
+    return grid
 
 
-def _csv(lines: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+def curve(name: str, series: Sequence[tuple[str, Curve]]) -> Grid:
+    """The numbers of a control curve, method by method."""
+    grid = Grid(f"{name}, the numbers", ["Method", "Asked", "Perceived", "Low", "High"])
+    for label, one in series:
+        for numbers in zip(one.asked, one.perceived, one.low, one.high, strict=True):
+            grid.rows.append((label, [Cell(shown(number, 3)) for number in numbers]))
+    return grid
+
+
+def matrix(label: str, leakage: Leakage, most: float) -> Grid:
+    """A leakage matrix, shaded from 0 to ``most``."""
+    decimals = places(number for numbers in leakage.values for number in numbers)
+    over = "" if leakage.probes is None else f", over {leakage.probes:,} probes"
+    lost = f", less {leakage.failures:,} without a face" if leakage.failures else ""
+    grid = Grid(f"{label}{over}{lost}", ["Changed", *(f"{moved} moved" for moved in leakage.moved)])
+    for changed, numbers in zip(leakage.changed, leakage.values, strict=True):
+        cells = [
+            Cell(
+                shown(number, decimals),
+                kind="shade asked" if moved == changed else "shade",
+                share=abs(number or 0) / most,
+            )
+            for moved, number in zip(leakage.moved, numbers, strict=True)
+        ]
+        grid.rows.append((changed, cells))
+    return grid
+
+
+def leaks(sheet: Sheet) -> Grid | None:
+    """A column a cell of the leakage matrices, a row a method; None where nothing was probed."""
+    probed = [(row.label, row.method.leakage) for row in sheet.rows if row.method.leakage]
+    if not probed:
+        return None
+    first = probed[0][1]
+    grid = Grid("Leakage", ["Method", *(f"{changed} → {moved}" for changed in first.changed for moved in first.moved)])
+    for label, one in probed:
+        if (one.changed, one.moved) == (first.changed, first.moved):
+            grid.rows.append((label, [Cell(shown(value, 2)) for line in one.values for value in line]))
+    return grid
+
+
+def groups(sheet: Sheet, split: str) -> list[str]:
+    """The groups of a split, in the order of the methods that have them."""
+    return list(dict.fromkeys(group for row in sheet.rows for group in row.method.groups.get(split, {})))
+
+
+def group(row: Row, split: str, name: str) -> Group:
+    """A method's group; an empty one where it has none of that name."""
+    return row.method.groups.get(split, {}).get(name, Group(count=0))
+
+
+def by_group(sheet: Sheet, split: str) -> Grid:
+    """Every metric of every method by group."""
+    headings = [split.capitalize(), "Method", "Images", "Failures", *(column.heading for column in sheet.columns)]
+    grid = Grid(f"Metrics by {split}", headings, sortable=True)
+    for name in groups(sheet, split):
+        for row in sheet.rows:
+            one = group(row, split, name)
+            lost = UNKNOWN if one.failures is None else f"{one.failures:,}"
+            counts = [Cell(f"{one.count:,}", sort=_sort(one.count)), Cell(lost, sort=_sort(one.failures))]
+            values = [(one.values.get(column.key), column_places(sheet, column)) for column in sheet.columns]
+            cells = [Cell(shown(*value), sort=_sort(value[0])) for value in values]
+            grid.rows.append((name, [Cell(row.label, kind="name"), *counts, *cells]))
+    return grid
+
+
+def printed(table: PaperTable) -> Grid:
+    """The paper's own table, with the best of each column strong."""
+    tops = [table.best(number) for number in range(len(table.columns))]
+    grid = Grid(table.title, ["Method", *table.headings])
+    for name, *cells in table.rows:
+        grid.rows.append((name, [Cell(cell, strong=cell == top) for cell, top in zip(cells, tops, strict=True)]))
+    return grid
