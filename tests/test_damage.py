@@ -34,7 +34,7 @@ from facecrafter.models.controls import FaceControls
 from facecrafter.pipelines.batch import read_pairs
 from facecrafter.pipelines.generate import signed
 from facecrafter.pipelines.images import inspect, save
-from facecrafter.training import config as training
+from facecrafter.training import stages as training
 
 MUTATIONS = int(os.environ.get("FACECRAFTER_MUTATIONS", "40"))
 

@@ -17,7 +17,14 @@ from facecrafter.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-_NOTED: set[str] = set()  # former names that were noted already
+_NOTED: set[tuple[str, str]] = set()  # former names that were noted already
+
+
+def note_renamed(what: str, former: str, name: str) -> None:
+    """Say that something has another name now, once for each former name."""
+    if (what, former) not in _NOTED:
+        log.warning("the %s '%s' is called '%s' now", what, former, name)
+        _NOTED.add((what, former))
 
 
 class Strict(BaseModel):
@@ -32,9 +39,7 @@ class Strict(BaseModel):
     def _under_new_names(cls, content: Any) -> Any:
         former = [name for name in cls.RENAMED if isinstance(content, Mapping) and name in content]
         for name in former:
-            if name not in _NOTED:
-                log.warning("the setting '%s' is called '%s' now", name, cls.RENAMED[name])
-                _NOTED.add(name)
+            note_renamed("setting", name, cls.RENAMED[name])
         return {cls.RENAMED.get(name, name): value for name, value in content.items()} if former else content
 
 

@@ -33,7 +33,7 @@ from facecrafter.models.pretrained import checking
 from facecrafter.models.scales import Scale
 from facecrafter.sampling.sampler import Sampler
 from facecrafter.training import trainer
-from facecrafter.training.config import TrainConfig
+from facecrafter.training.stages import parse
 
 UNET = "arc2face/diffusion_pytorch_model.safetensors"
 ENCODER = "encoder/pytorch_model.bin"
@@ -293,11 +293,11 @@ def test_every_stage_starts_from_a_published_folder_and_saves_a_model_folder(
     data: None, folder: Path, built: FaceModel, tmp_path: Path
 ) -> None:
     for stage in ("landmark", "emotion", "joint"):
-        mixture = {} if stage == "joint" else {"mixture": {stage: 1.0}}
-        config = TrainConfig(
-            stage=stage, scale="arc2face", data=tmp_path, run=tmp_path / stage, start=folder, steps=1, batch_size=4,
-            warmup=0, schedule="constant", precision="no", ema=0.0, encoder_rate=1.0, **mixture,
-        )  # fmt: skip
+        own = {"encoder_rate": 1.0} if stage == "joint" else {"mixture": {stage: 1.0}}
+        config = parse(Path("run.yaml"), {
+            "stage": stage, "scale": "arc2face", "data": tmp_path, "run": tmp_path / stage, "start": folder,
+            "steps": 1, "batch_size": 4, "warmup": 0, "schedule": "constant", "precision": "no", "ema": 0.0, **own,
+        })  # fmt: skip
         saved = trainer.train(config, progress=False)
         again = load_model(saved)
         assert again.controls is not None and again.scale is TINY
@@ -316,8 +316,9 @@ def test_every_stage_starts_from_a_published_folder_and_saves_a_model_folder(
 
 def test_a_stage_names_what_its_folder_lacks(data: None, folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(folder / "arc2face")
-    about: dict[str, Any] = {"data": tmp_path, "run": tmp_path / "run", "start": folder, "steps": 1, "precision": "no"}
-    config = TrainConfig(stage="landmark", scale="arc2face", mixture={"landmark": 1.0}, **about)  # type: ignore[arg-type]
+    about = {"data": tmp_path, "run": tmp_path / "run", "start": folder, "steps": 1, "precision": "no"}
+    mixture = {"landmark": 1.0}
+    config = parse(Path("run.yaml"), {"stage": "landmark", "scale": "arc2face", "mixture": mixture, **about})
     with pytest.raises(CheckpointError, match=r"arc2face/config\.json is missing; get it from Hugging Face Foivos"):
         trainer.train(config, progress=False)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from facecrafter.data import shards
 from facecrafter.models import scales
-from facecrafter.training import config, trainer
+from facecrafter.training import stages, trainer
 
 prepared, scale = pickle.loads(Path(sys.argv[1]).read_bytes())
 shards.load = lambda folder, recogniser: prepared
 scales.SCALES["mini"] = scale
-trainer.train(config.load(Path(sys.argv[2])), progress=False)
+trainer.train(stages.load(Path(sys.argv[2])), progress=False)

@@ -23,9 +23,11 @@ from facecrafter.faces.face import Face
 from facecrafter.generator import Portrait, Request
 from facecrafter.models import checkpoint, scales
 from facecrafter.models.scales import Scale
-from facecrafter.training import stages, trainer
-from facecrafter.training.baselines import BaselineStage
-from facecrafter.training.config import TrainConfig
+from facecrafter.training import trainer
+from facecrafter.training.config import RunConfig
+from facecrafter.training.stages import parse
+from facecrafter.training.stages.baseline import BaselineStage
+from facecrafter.training.stages.control import ControlStage
 
 CPU = torch.device("cpu")
 EASY = {"landmark_turn": 1.0, "landmark_expression": 0.0}
@@ -51,9 +53,9 @@ def small(faces: Prepared, small_scale: Scale, tmp_path: Path, monkeypatch: pyte
     return scale
 
 
-def config_of(baseline: str, folder: Path, **settings: Any) -> TrainConfig:
+def config_of(baseline: str, folder: Path, **settings: Any) -> RunConfig:
     values: dict[str, Any] = {
-        "stage": "rival",
+        "stage": "baseline",
         "baseline": baseline,
         "data": folder / "data",
         "run": folder / "run",
@@ -67,7 +69,7 @@ def config_of(baseline: str, folder: Path, **settings: Any) -> TrainConfig:
         "pairs": EASY,
         "mixture": {"identity" if baseline == "ip_adapter" else "landmark": 1.0},
     }
-    return TrainConfig(**{**values, **settings})
+    return parse(Path("run.yaml"), {**values, **settings})
 
 
 @pytest.mark.parametrize("kind", TRAINED)
@@ -128,10 +130,10 @@ def test_draws_are_the_landmark_stages_and_conditions_are_of_their_images(
     kind: str, faces: Prepared, tmp_path: Path
 ) -> None:
     config = config_of(kind, tmp_path, batch_size=8)
-    stage = trainer._stage(config, CPU)
+    stage = config.build(CPU)
     settings = config.model_dump(exclude={"stage", "baseline", "mixture"})
-    ours = trainer._stage(TrainConfig(**settings, stage="landmark", mixture={"landmark": 1.0}), CPU)
-    assert isinstance(ours, stages.DiffusionStage)
+    ours = parse(Path("run.yaml"), {**settings, "stage": "landmark", "mixture": {"landmark": 1.0}}).build(CPU)
+    assert isinstance(ours, ControlStage)
     data, twins = stage.data, 0
     assert data is not None and data.latents is not None
     for step in range(3):
@@ -164,7 +166,7 @@ def test_draws_are_the_landmark_stages_and_conditions_are_of_their_images(
 
 def test_samples_without_the_condition_are_the_bases(tmp_path: Path) -> None:
     mixture = {"none": 0.25, "identity": 0.25, "landmark": 0.5}
-    stage = trainer._stage(config_of("controlnet", tmp_path, mixture=mixture, batch_size=16), CPU)
+    stage = config_of("controlnet", tmp_path, mixture=mixture, batch_size=16).build(CPU)
     batch = stage.batch(0, 0, 1, CPU)
     assert 0 < batch["given"].sum() < 16
     assert len(batch["condition"]) == batch["given"].sum()
@@ -181,7 +183,7 @@ def test_samples_without_the_condition_are_the_bases(tmp_path: Path) -> None:
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
     gradients = []
     for checkpointed in (False, True):
-        stage = trainer._stage(config_of("caphuman", tmp_path, gradient_checkpointing=checkpointed), CPU)
+        stage = config_of("caphuman", tmp_path, gradient_checkpointing=checkpointed).build(CPU)
         stage.objective.requires_grad_(False).train()
         learning = trainer._unfreeze(stage)
         stage.objective(**stage.batch(0, 0, 1, CPU)).backward()

@@ -19,7 +19,8 @@ from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.scales import Scale
 from facecrafter.sampling.sampler import Sampler
 from facecrafter.training import trainer
-from facecrafter.training.config import TrainConfig
+from facecrafter.training.config import RunConfig
+from facecrafter.training.stages import parse
 
 CPU = torch.device("cpu")
 
@@ -34,7 +35,7 @@ def made_up(
     checkpoint.save_model(small_model, tmp_path / "start")
 
 
-def config_of(folder: Path, **settings: Any) -> TrainConfig:
+def config_of(folder: Path, **settings: Any) -> RunConfig:
     values: dict[str, Any] = {
         "stage": "distill",
         "data": folder / "data",
@@ -51,7 +52,7 @@ def config_of(folder: Path, **settings: Any) -> TrainConfig:
         "mixture": {"identity": 0.25, "landmark": 0.25, "emotion": 0.25, "both": 0.25},
         "distill": {"rank": 2},
     }
-    return TrainConfig(**{**values, **settings})
+    return parse(Path("run.yaml"), {**values, **settings})
 
 
 def test_a_student_learns_beside_a_model_that_stays(tmp_path: Path) -> None:
@@ -77,21 +78,22 @@ def test_a_student_learns_beside_a_model_that_stays(tmp_path: Path) -> None:
     assert made.isfinite().all() and not torch.equal(made, exact)
 
     # Trained further, the model is another one than the student knows.
-    further = TrainConfig(
-        **{
-            **config.model_dump(exclude={"stage", "distill", "mixture", "start", "run", "rival"}),
+    further = parse(
+        Path("run.yaml"),
+        {
+            **config.model_dump(exclude={"distill", "mixture"}),
             "stage": "landmark",
             "mixture": {"landmark": 1.0},
             "start": folder,
             "run": tmp_path / "further",
             "steps": 1,
-        }
+        },
     )
     assert not (trainer.train(further, progress=False) / checkpoint.STUDENT_FILE).exists()
 
 
 def test_scales_are_drawn_around_the_models_own_and_alike_in_parts(tmp_path: Path) -> None:
-    stage = trainer._stage(config_of(tmp_path, distill={"rank": 2, "spread": 0.25}), CPU)
+    stage = config_of(tmp_path, distill={"rank": 2, "spread": 0.25}).build(CPU)
     drawn = torch.cat([stage.batch(step, 0, 1, CPU)["scales"] for step in range(16)])
     own = torch.tensor([scales.MINI.sampling[f"{name}_scale"] for name in ("identity", "landmark", "emotion")])
     share = drawn / own  # type: ignore[operator]
@@ -111,9 +113,9 @@ def test_a_base_without_controls_has_nothing_to_distil(tmp_path: Path) -> None:
     ("settings", "words"),
     [
         ({"mixture": {"none": 0.5, "both": 0.5}}, "leave `none` out"),
-        ({"gradient_checkpointing": True}, "leave gradient_checkpointing out"),
+        ({"gradient_checkpointing": True}, "of the base, landmark, emotion, joint and baseline stages, not of distill"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ConfigError, match=words):
         config_of(tmp_path, **settings)

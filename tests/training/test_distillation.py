@@ -12,7 +12,7 @@ from facecrafter.models.attention import AttentionInputs
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.controls import branches
 from facecrafter.models.guidance_student import student_of
-from facecrafter.training.distillation import DistillationObjective
+from facecrafter.training.stages.distillation import DistillationObjective
 
 SOURCE = torch.Generator().manual_seed(0)
 LANDMARK, EMOTION = torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.0, 0.0])

@@ -16,11 +16,8 @@ from facecrafter.data.fer2013 import EmotionFaces
 from facecrafter.errors import ConfigError
 from facecrafter.estimators.emotion import EmotionNet, PixelEmotion
 from facecrafter.faces.emotion import EMOTIONS, features
-from facecrafter.training import emotion as module
 from facecrafter.training import trainer
-from facecrafter.training.config import Estimator, TrainConfig
 from facecrafter.training.emotion import (
-    EstimatorObjective,
     evened,
     fit_shapes,
     heard_classes,
@@ -29,6 +26,9 @@ from facecrafter.training.emotion import (
     repeated,
     varied,
 )
+from facecrafter.training.stages import emotion_estimator as module
+from facecrafter.training.stages import parse
+from facecrafter.training.stages.emotion_estimator import Estimator, EstimatorConfig, EstimatorObjective
 
 ABOUT = {
     "fer2013": Path("fer"),
@@ -60,12 +60,12 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "read_photos", lambda folder, labels: faces(100, shapes=True))
 
 
-def config_of(folder: Path, **settings: Any) -> TrainConfig:
+def config_of(folder: Path, **settings: Any) -> EstimatorConfig:
     values: dict[str, Any] = {
         "stage": "estimator", "data": folder / "data", "run": folder / "run", "steps": 2, "batch_size": 16,
         "warmup": 0, "precision": "no", "log_every": 1, "ema": 0.0, "estimator": ABOUT,
     }  # fmt: skip
-    return TrainConfig(**{**values, **settings})
+    return parse(Path("run.yaml"), {**values, **settings})  # type: ignore[return-value]
 
 
 def test_two_steps_write_an_estimator(made_up: None, tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from facecrafter.data.shards import Prepared
 from facecrafter.estimators.expression import ExpressionNet, load
 from facecrafter.faces.face import BLENDSHAPES
 from facecrafter.training import trainer
-from facecrafter.training.config import Expression, TrainConfig
-from facecrafter.training.expression import (
+from facecrafter.training.stages import parse
+from facecrafter.training.stages.expression import (
     CHANCES,
+    Expression,
+    ExpressionConfig,
     ExpressionObjective,
     ExpressionStage,
     labels,
@@ -36,18 +38,17 @@ def made_up_data(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "load", lambda folder, recogniser: prepared)
 
 
-def config_of(folder: Path, **settings: Any) -> TrainConfig:
+def config_of(folder: Path, **settings: Any) -> ExpressionConfig:
     values: dict[str, Any] = {
         "stage": "expression", "data": folder / "data", "run": folder / "run", "steps": 2, "batch_size": 4,
         "warmup": 0, "schedule": "constant", "precision": "no", "log_every": 1, "validate_every": 1,
         "expression": ABOUT,
     }  # fmt: skip
-    return TrainConfig(**{**values, **settings})
+    return parse(Path("run.yaml"), {**values, **settings})  # type: ignore[return-value]
 
 
 def stage_of(prepared: Prepared, folder: Path, **settings: Any) -> ExpressionStage:
-    keep = ~shards.held_out(prepared.persons)
-    return ExpressionStage(config_of(folder, **settings), prepared, keep, CPU)
+    return config_of(folder, **settings).build(CPU)
 
 
 def test_two_steps_write_a_network_and_how_well_it_reads(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, monkeypa
 
 
 def test_nobody_kept_out_is_not_measured(prepared: Prepared, tmp_path: Path) -> None:
-    stage = ExpressionStage(config_of(tmp_path, held_out=False), prepared, None, CPU)
+    stage = config_of(tmp_path, held_out=False).build(CPU)
     assert stage.validate() is None
     stage.save(tmp_path / "model")
     assert [file.name for file in (tmp_path / "model").iterdir()] == ["expression.safetensors"]

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from facecrafter.estimators.differentiable import ARCFACE_CROP
 from facecrafter.estimators.identity import ARCFACE_SIZE
 from facecrafter.models.attention import AttentionInputs
-from facecrafter.training import config
 from facecrafter.training.image_loss import (
     ImageLoss,
+    ImageLossConfig,
     Rollout,
     clean_and_noise,
     jittered,
@@ -119,7 +119,7 @@ def rollout_of(steps: list[int], learns: list[bool] | None = None, **settings: T
 
 
 def loss_of(kind: str = "v_prediction", **weights: float) -> ImageLoss:
-    terms = config.ImageLoss(**weights)
+    terms = ImageLossConfig(**weights)
     return ImageLoss(
         ToyDenoiser(), ToyDecoder(), ToyRecogniser(), ARCFACE_CROP, ToyPerceptual(), ALPHA_BARS, kind, terms
     )
@@ -267,7 +267,7 @@ def test_the_expression_asked_for_is_the_posed_photos_whoever_is_on_it() -> None
     rollout = rollout_of([999, 500], own=own, posed=posed)
     loss = ImageLoss(
         ToyDenoiser(), ToyDecoder(), ToyRecogniser(), ARCFACE_CROP, None, ALPHA_BARS, "v_prediction",
-        config.ImageLoss(expression=2.0, expression_net="net"), expression=ToyReader(),
+        ImageLossConfig(expression=2.0, expression_net="net"), expression=ToyReader(),
     )  # fmt: skip
     got = loss(rollout, TOKENS, AttentionInputs())
     images, total = written_out(rollout, "v_prediction", [0.3, 0.3]), 0.0
@@ -286,7 +286,7 @@ def test_the_expression_asked_for_is_the_posed_photos_whoever_is_on_it() -> None
 @pytest.mark.parametrize("given", [{"expression": 1.0}, {"expression_net": "net"}])
 def test_the_expression_needs_its_network(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="go together"):
-        config.ImageLoss(**given)
+        ImageLossConfig(**given)
 
 
 def test_no_jitter_changes_nothing() -> None:

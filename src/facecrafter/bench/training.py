@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +18,8 @@ from facecrafter.models import attention, scales
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.scales import Scale
 from facecrafter.training import losses
-from facecrafter.training.config import TrainConfig
-from facecrafter.training.stages import DiffusionObjective
+from facecrafter.training.stages.diffusion import DiffusionObjective
+from facecrafter.training.stages.joint import Joint, JointObjective
 
 # Side of the image that a ControlNet reads, per side of the latents.
 PER_LATENT = 8
@@ -115,11 +114,8 @@ def _ours(
         unet.enable_gradient_checkpointing()
     controls = scales.build_controls(scale, unet)
     model = FaceModel(scale, unet, scales.build_encoder(scale), nn.Identity(), controls)  # type: ignore[arg-type]
-    settings: dict[str, Any] = {"stage": stage, "scale": scale.name, "steps": 1, "batch_size": batch}
-    if stage != "joint":
-        settings["mixture"] = {stage: 1.0}
-    config = TrainConfig(data=Path(), run=Path(), start=Path(), **settings)
-    objective = DiffusionObjective(model, config, frozen_encoder=stage != "joint").to(device)
+    objective = JointObjective(model, Joint()) if stage == "joint" else DiffusionObjective(model, frozen_encoder=True)
+    objective = objective.to(device)
     values = _inputs(scale, batch, unet, device)
     size = controls.config.landmark_size
     joint = {"masks": torch.rand(batch, 64, 64, device=device), "group": batch} if stage == "joint" else {}

@@ -25,7 +25,7 @@ def train(
     facecrafter train configs/mini/landmark.yaml --resume                   # after a stop
     facecrafter train configs/mini/landmark.yaml --resume --steps 4000      # longer; see docs/training.md
     """
-    from facecrafter.training.config import load
+    from facecrafter.training.stages import load
 
     given = {"run": run, "steps": steps}
     settings = load(config, {name: value for name, value in given.items() if value is not None})

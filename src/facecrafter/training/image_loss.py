@@ -16,16 +16,65 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from facecrafter.config import Strict
 from facecrafter.estimators.differentiable import ARCFACE_CROP, Crop
 from facecrafter.models.attention import AttentionInputs
 from facecrafter.training.augmentation import blurred
-from facecrafter.training.config import ImageLoss as ImageLossConfig
+from facecrafter.training.config import PLACE, Share
 from facecrafter.training.discriminator import Discriminator, balance, pleasing_loss, telling_loss
+
+
+class ImageLossConfig(Strict):
+    """Losses on finished images, beside Eq. 4; all zero for none. See docs/method.md for why they are there."""
+
+    identity: float = Field(0.0, ge=0)  # weight of `enough` - cosine, by the recogniser that gave the condition
+    # From this cosine on an image is of the person. Two photos of one person have about 0.95 by dlib's network; where
+    # nothing else holds an image, asking for more paints patterns on faces that please the recogniser.
+    enough: Share = 1.0
+    expression: float = Field(0.0, ge=0)  # weight of the difference from the photo in blendshapes and pose, where posed
+    expression_net: Annotated[Path | None, PLACE] = None  # who reads these: what the expression stage trained
+    lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo, where posed
+    face_lpips: float = Field(0.0, ge=0)  # the same to the photo's face, larger
+    # Weight of the difference from the photo on an 8 x 8 grid; where the pose is free, from its face on 4 x 4.
+    colours: float = Field(0.0, ge=0)
+    face: float = Field(0.0, ge=0)  # weight of the difference from the photo's face on a 28 x 28 grid, where posed
+    # What places away from the face count in `lpips` and `colours`. A background is nobody's condition, so held to the
+    # photo's it becomes the average of all.
+    background: Share = 1.0
+    adversary: float = Field(
+        0.0, ge=0
+    )  # how hard discriminators pull, who tell images from photos; 1 is as all the others
+    batch: int = Field(8, ge=1)  # images a step, over all processes and accumulated steps
+    steps: int = Field(8, ge=2)  # denoising steps from noise to the image
+    learning: int = Field(4, ge=1)  # how many of these, drawn at random, the gradient goes into
+    blend: Share = 0.2  # share of the images whose identity lies between two people: nobody the set has
+    # Share of those that are asked for somebody else altogether, in the photo's pose: what users ask for, and what
+    # nobody has a photo of.
+    cross: Share = 0.0
+
+    @model_validator(mode="after")
+    def _has_its_networks(self) -> ImageLossConfig:
+        if (self.expression > 0) != (self.expression_net is not None):
+            raise ValueError("`expression` and `expression_net`, which the expression stage trains, go together")
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether there is such a loss."""
+        weights = self.identity, self.expression, self.lpips, self.face_lpips, self.colours, self.face, self.adversary
+        return max(weights) > 0
+
+    @property
+    def perceptual(self) -> bool:
+        """Whether LPIPS's network is wanted."""
+        return max(self.lpips, self.face_lpips, self.adversary) > 0
 
 
 @dataclass(frozen=True)

@@ -24,30 +24,20 @@ from torch import Tensor, nn
 from facecrafter import config as config_file
 from facecrafter import weights
 from facecrafter.data import shards
-from facecrafter.data.dataset import TrainingSet
-from facecrafter.data.pairs import PairSampler
-from facecrafter.errors import CheckpointError, ConfigError, DataError, FaceCrafterError
+from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
 from facecrafter.interruption import deferred, stating
 from facecrafter.io import alone, whole, write_whole
-from facecrafter.models import scales
-from facecrafter.models.controls import FaceControls
 from facecrafter.provenance import environment
-from facecrafter.training.baselines import BaselineStage, training_set
-from facecrafter.training.config import TrainConfig
-from facecrafter.training.distillation import DistillationStage
-from facecrafter.training.emotion import EstimatorStage
-from facecrafter.training.expression import ExpressionStage
-from facecrafter.training.stages import STAGES, Stage, start_folder
+from facecrafter.training.config import RunConfig, Stage, start_folder
+from facecrafter.training.stages import load
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT, CONFIG, INPUTS, LOG = "checkpoint.pt", "config.yaml", "inputs.json", "log.jsonl"
-# Settings that are shares of a run's steps, by stage.
-_SHARES = {"autoencoder": "loss.whole_from", "estimator": "estimator.small_until"}
 _AHEAD = 3  # batches made ahead of their step
 
 
-def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> Path:
+def train(config: RunConfig, resume: bool = False, progress: bool = True) -> Path:
     """Run one stage of training, or go on with it.
 
     Args:
@@ -79,7 +69,7 @@ class _Reached:
     step: int = 0
 
 
-def _train(config: TrainConfig, before: TrainConfig | None, progress: bool, reached: _Reached) -> Path:
+def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached: _Reached) -> Path:
     """See :func:`train`; the run folder is this process's, and ``before`` the config of the run that goes on."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from diffusers.training_utils import EMAModel
@@ -98,7 +88,7 @@ def _train(config: TrainConfig, before: TrainConfig | None, progress: bool, reac
     accelerator.wait_for_everyone()
 
     # data, network
-    stage = _stage(config, accelerator.device)
+    stage = config.build(accelerator.device)
     if main and stage.data and stage.data.pairs:
         stage.data.pairs.report(config.run / "pairs.png", overwrite=True)
     stage.objective.requires_grad_(False)
@@ -168,17 +158,14 @@ def _train(config: TrainConfig, before: TrainConfig | None, progress: bool, reac
     return config.run / "model"
 
 
-def _check_shares(config: TrainConfig, parts: int) -> None:
+def _check_shares(config: RunConfig, parts: int) -> None:
     """Refuse a batch that does not divide among the processes and accumulated steps."""
-    shared = {"batch_size": config.batch_size}
-    if config.image_loss.on:
-        shared["image_loss.batch"] = config.image_loss.batch
-    for name, count in shared.items():
+    for name, count in config.divided().items():
         if count % parts:
             raise ConfigError(f"{name} {count} does not divide among {parts} processes and accumulated steps")
 
 
-def schedule(config: TrainConfig, step: int) -> float:
+def schedule(config: RunConfig, step: int) -> float:
     """The learning rate's factor at a step, in (0, 1]: linear warm-up, then constant or half a cosine down to 2 %."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     if config.schedule == "constant":
@@ -186,7 +173,7 @@ def schedule(config: TrainConfig, step: int) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
-def _batches(config: TrainConfig, stage: Stage, accelerator: Any, first: int) -> Iterator[dict[str, Any]]:
+def _batches(config: RunConfig, stage: Stage, accelerator: Any, first: int) -> Iterator[dict[str, Any]]:
     """This process's shares of the batches from step ``first`` on. Where an accelerator computes, the next ones are
     made meanwhile: a batch is a function of its step, so this changes nothing but time."""
     parts, device = accelerator.num_processes * config.accumulate, accelerator.device
@@ -207,7 +194,7 @@ def _batches(config: TrainConfig, stage: Stage, accelerator: Any, first: int) ->
 
 
 def _step(
-    config: TrainConfig,
+    config: RunConfig,
     batches: Iterator[dict[str, Any]],
     objective: nn.Module,
     optimizer: Any,
@@ -250,46 +237,6 @@ def _validate(stage: Stage, objective: nn.Module, accelerator: Any, records: _Lo
         records.scalars(step, validation_loss=loss)
 
 
-def _stage(config: TrainConfig, device: torch.device) -> Stage:
-    if config.stage == "estimator":
-        return EstimatorStage(config, device)  # type: ignore[return-value]
-    prepared = shards.load(config.data, recogniser=scales.SCALES[config.scale].recogniser)
-    keep = ~shards.held_out(prepared.persons) if config.held_out else None
-    if config.stage == "expression":
-        return ExpressionStage(config, prepared, keep, device)  # type: ignore[return-value]
-    if prepared.images.shape[1] != scales.SCALES[config.scale].size:
-        wanted = scales.SCALES[config.scale].size
-        raise DataError(
-            f"the images in {config.data} are of {prepared.images.shape[1]} px, and the {config.scale} scale's of "
-            f"{wanted}; prepare them with --size {wanted}"
-        )
-    pairs = None
-    if config.pairs:
-        pairs = PairSampler(prepared, "emotion" if config.stage == "emotion" else "landmark", config.pairs, keep)
-    size = int(scales.SCALES[config.scale].controls.get("landmark_size", 512))  # type: ignore[call-overload]
-    kind = training_set(config.baseline) if config.baseline else TrainingSet
-    held = None if keep is None or keep.all() else kind(prepared, ~keep, size)
-    make: Any = {**STAGES, "rival": BaselineStage, "distill": DistillationStage}[config.stage]
-    stage: Any = make(config, kind(prepared, keep, size, pairs), device, held)
-    if config.stage in ("emotion", "joint") or (config.stage == "base" and config.scaffold):
-        _name_estimator(stage.model.controls, config, prepared.estimator)
-    made: Stage = stage
-    return made
-
-
-def _name_estimator(controls: FaceControls, config: TrainConfig, estimator: str | None) -> None:
-    """Write into the controls' config whose emotions they learn, for generation to read a photo's in the same way."""
-    before = controls.config.emotion_estimator
-    if estimator is None:
-        return
-    if before not in (None, estimator):
-        log.warning(
-            "the controls of %s learned emotions from %s, and go on with those that %s has from %s",
-            config.start, before, config.data, estimator,
-        )  # fmt: skip
-    controls.register_to_config(emotion_estimator=estimator)
-
-
 def _unfreeze(stage: Stage) -> list[nn.Parameter]:
     """Let the stage's own modules learn; returns their parameters in a fixed order."""
     for module in stage.trained():
@@ -297,7 +244,7 @@ def _unfreeze(stage: Stage) -> list[nn.Parameter]:
     return [parameter for parameter in stage.objective.parameters() if parameter.requires_grad]
 
 
-def _groups(config: TrainConfig, stage: Stage, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+def _groups(config: RunConfig, stage: Stage, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
     """The parameters by learning rate."""
     groups: list[dict[str, Any]] = []
     special: set[int] = set()
@@ -338,7 +285,7 @@ class _averaged:
 # --- the run folder ---------------------------------------------------------------------------------------------------
 
 
-def _check_run(config: TrainConfig, resume: bool) -> TrainConfig | None:
+def _check_run(config: RunConfig, resume: bool) -> RunConfig | None:
     """Refuse a run folder that is not this run's; returns the config of the run that goes on. Every process asks, so
     that none waits for one that has given up."""
     checkpoint, saved = config.run / CHECKPOINT, config.run / CONFIG
@@ -348,11 +295,8 @@ def _check_run(config: TrainConfig, resume: bool) -> TrainConfig | None:
         return None
     if not checkpoint.is_file():
         raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
-    written = config_file.read(saved)  # what it does not name yet has its default
-    if written.get("stage") == "joint":  # which takes no mixture; runs used to write it down all the same
-        written.pop("mixture", None)
-    before = config_file.check(saved, written, TrainConfig)
-    changed = config_file.differences(before, config)
+    before = load(saved)  # what it does not name yet has its default
+    changed = config_file.differences(before, config) if before.stage == config.stage else ["stage"]
     if changed:
         raise ConfigError(
             f"{config.run} was started with another config: {', '.join(changed)}; see {saved}, or choose another run "
@@ -362,7 +306,7 @@ def _check_run(config: TrainConfig, resume: bool) -> TrainConfig | None:
     return before
 
 
-def _check_inputs(config: TrainConfig, before: TrainConfig) -> None:
+def _check_inputs(config: RunConfig, before: RunConfig) -> None:
     """Refuse to go on with other data or weights than the run began with, wherever they lie now."""
     try:
         began = json.loads((config.run / INPUTS).read_text(encoding="utf-8"))
@@ -384,7 +328,7 @@ def _check_inputs(config: TrainConfig, before: TrainConfig) -> None:
         )
 
 
-def _inputs(config: TrainConfig) -> dict[str, str]:
+def _inputs(config: RunConfig) -> dict[str, str]:
     """The sha256 of what a run reads, by setting: of a file, of a prepared folder's index, of a model folder's weights.
     What is none of these, or is not there, has none."""
     found = {}
@@ -400,21 +344,19 @@ def _inputs(config: TrainConfig) -> dict[str, str]:
     return found
 
 
-def _open_run(config: TrainConfig, device: torch.device) -> None:
+def _open_run(config: RunConfig, device: torch.device) -> None:
     """Make the run folder and write down how the run was made."""
     _write_config(config)
     write_whole(config.run / INPUTS, (json.dumps(_inputs(config), indent=2) + "\n").encode())
     write_whole(config.run / "environment.json", (json.dumps(environment(device), indent=2) + "\n").encode())
 
 
-def _write_config(config: TrainConfig) -> None:
+def _write_config(config: RunConfig) -> None:
     values = json.loads(config.model_dump_json())
-    if config.stage == "joint":  # which takes none
-        del values["mixture"]
     write_whole(config.run / CONFIG, yaml.safe_dump(values, sort_keys=False).encode())
 
 
-def _go_on(config: TrainConfig, before: TrainConfig, step: int) -> None:
+def _go_on(config: RunConfig, before: RunConfig, step: int) -> None:
     """Write down, and say, with what a run goes on from a step."""
     if config != before:
         write_whole(config.run / f"config-to-{step}.yaml", (config.run / CONFIG).read_bytes())
@@ -427,11 +369,11 @@ def _go_on(config: TrainConfig, before: TrainConfig, step: int) -> None:
             f"from step {step} on the learning rate follows the cosine of {config.steps} steps: it goes from "
             f"{rates[0]:.3g} to {rates[1]:.3g}"
         )
-    if config.stage in _SHARES:
-        log.warning(f"{_SHARES[config.stage]} is a share of {config.steps} steps now, and was of {before.steps}")
+    for name in config.SHARES_OF_STEPS:
+        log.warning(f"{name} is a share of {config.steps} steps now, and was of {before.steps}")
 
 
-def _kept(config: TrainConfig, reached: int) -> str:
+def _kept(config: RunConfig, reached: int) -> str:
     """What a run that was stopped can go on from."""
     path = config.run / CHECKPOINT
     if not path.is_file():
@@ -448,7 +390,7 @@ def _kept(config: TrainConfig, reached: int) -> str:
 
 
 def _save(
-    config: TrainConfig, step: int, parameters: list[nn.Parameter], buffers: list[Tensor], optimizer: Any, ema: Any
+    config: RunConfig, step: int, parameters: list[nn.Parameter], buffers: list[Tensor], optimizer: Any, ema: Any
 ) -> None:
     """Write the checkpoint: at any moment the last one or this one is whole."""
     state = {
@@ -469,9 +411,7 @@ def _save(
         raise CheckpointError(f"the checkpoint of step {step} could not be written to {config.run}: {error}") from None
 
 
-def _restore(
-    config: TrainConfig, parameters: list[nn.Parameter], buffers: list[Tensor], optimizer: Any, ema: Any
-) -> int:
+def _restore(config: RunConfig, parameters: list[nn.Parameter], buffers: list[Tensor], optimizer: Any, ema: Any) -> int:
     """Take up the last checkpoint; returns the number of steps it has behind it.
 
     Raises:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from facecrafter.config import Strict
 from facecrafter.data.dataset import TrainingSet
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import CheckpointError
@@ -21,12 +23,47 @@ from facecrafter.faces import symmetry
 from facecrafter.io import whole
 from facecrafter.training.augmentation import blurred, rectangles
 from facecrafter.training.batches import batch_indices, generator
-from facecrafter.training.config import Expression, TrainConfig
+from facecrafter.training.config import Share, Stage
+from facecrafter.training.stages.prepared import PreparedConfig, training_sets
 
 # The result, in the run's `model/`, and how well it reads held-out people.
 FILE, MEASURED = "expression.safetensors", "expression.json"
 CHANCES = 17  # random numbers an image, see :func:`varied`
 FIELDS = 32  # fields of noise, half of them fine and half coarse; a GPU waits for a CPU that draws new ones each step
+
+
+class Expression(Strict):
+    """The expression network: its size, what counts how much, and how images are varied."""
+
+    widths: tuple[int, ...] = (64, 128, 256)  # channels a stage
+    blocks: tuple[int, ...] = (1, 1, 2)  # residual blocks of each stage
+    hidden: int = Field(192, ge=1)  # width of the layer that all readings are made from
+    blendshapes: float = Field(1.0, ge=0)  # weight of the error of 52 numbers in [0, 1]: what the network is for
+    angles: float = Field(0.5, ge=0)  # of three numbers in units of 45 degrees: easy to read, and must not lead
+    points: float = Field(10.0, ge=0)  # of landmarks in shares of the side: a pixel of 128 is only 0.008
+    light: float = Field(0.3, ge=0, lt=1)  # how much contrast, brightness and, half as much, each colour change
+    blur: Share = 0.8  # at most this much of what is finer than four pixels is taken away
+    noise: float = Field(0.15, ge=0)  # largest deviation of added noise, images being in [-1, 1]
+    erase: Share = 0.25  # share of the images with a rectangle of one colour in them
+
+    @model_validator(mode="after")
+    def _fits(self) -> Expression:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError("expression.widths and expression.blocks are of one length, a number a stage")
+        if any(width % 32 for width in self.widths):
+            raise ValueError("expression.widths are multiples of 32, for the groups of its norms")
+        return self
+
+
+class ExpressionConfig(PreparedConfig):
+    """A run of the expression stage."""
+
+    stage: Literal["expression"] = "expression"
+    expression: Expression
+
+    def build(self, device: torch.device) -> ExpressionStage:
+        """A fresh network on the folder's images."""
+        return ExpressionStage(self, device)
 
 
 def labels(prepared: Prepared, rows: NDArray[np.int64]) -> Reading:
@@ -98,23 +135,15 @@ class ExpressionObjective(nn.Module):
         )
 
 
-class ExpressionStage:
-    """See :class:`facecrafter.training.stages.Stage`.
+class ExpressionStage(Stage):
+    """The expression network learns from images of any size, which stay where the network is if there is room."""
 
-    Args:
-        config: the run.
-        prepared: the folder's content.
-        keep: ``(N,)`` bool, which samples to learn from; the others are held-out people. None for all.
-        device: where images and labels are kept, if there is room.
-    """
+    data: TrainingSet
 
-    def __init__(
-        self, config: TrainConfig, prepared: Prepared, keep: NDArray[np.bool_] | None, device: torch.device
-    ) -> None:
-        assert config.expression is not None
+    def __init__(self, config: ExpressionConfig, device: torch.device) -> None:
         self.config, self.about = config, config.expression
-        self.data = TrainingSet(prepared, keep)
-        self.held = None if keep is None or keep.all() else TrainingSet(prepared, ~keep)
+        prepared, keep = config.read()
+        self.data, self.held = training_sets(prepared, keep)
         self.data.place(device, drawings=False)
         self.labels = Reading(*(part.to(device) for part in labels(prepared, self.data.rows)))
         self.held_labels = labels(prepared, self.held.rows) if self.held else None
@@ -126,15 +155,11 @@ class ExpressionStage:
         self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def trained(self) -> list[nn.Module]:
-        """See :class:`facecrafter.training.stages.Stage`."""
+        """The network."""
         return [self.model]
 
-    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
-        """See :class:`facecrafter.training.stages.Stage`; all of it learns alike."""
-        return []
-
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
-        """See :class:`facecrafter.training.stages.Stage`."""
+        """Images varied at random, and what MediaPipe read of them."""
         size = self.config.batch_size // parts
         own = slice(index * size, (index + 1) * size)
         chosen = batch_indices(self.config.seed, step, self.config.batch_size, len(self.data))[own]
@@ -145,7 +170,7 @@ class ExpressionStage:
         return {"images": varied(images, chance.to(device), self.fields, self.about), **asked._asdict()}
 
     def validate(self) -> float | None:
-        """See :class:`facecrafter.training.stages.Stage`: the root of the mean squared error of the blendshapes."""
+        """The root of the mean squared error of the blendshapes."""
         return self.measure().get("blendshapes_rmse")
 
     @torch.no_grad()
@@ -190,7 +215,7 @@ class ExpressionStage:
         return torch.cat([images.cpu(), marked])
 
     def save(self, folder: Path) -> None:
-        """See :class:`facecrafter.training.stages.Stage`; with what :meth:`measure` finds beside it."""
+        """The network, with what :meth:`measure` finds beside it."""
         expression.save(self.model, folder / FILE)
         if measured := self.measure():
             content = json.dumps({name: round(value, 6) for name, value in measured.items()}, indent=2) + "\n"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from facecrafter.baselines import baseline_class, head
@@ -20,7 +21,37 @@ from facecrafter.faces import symmetry
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
-from facecrafter.training.stages import DiffusionStage
+from facecrafter.training.config import Mixture
+from facecrafter.training.stages.diffusion import DiffusionLossConfig, DiffusionStage, Mixed, Paired, load_start
+
+Kind = Literal["controlnet", "caphuman", "ip_adapter", "expression_adapter"]
+
+
+class BaselineConfig(Mixed, Paired, DiffusionLossConfig):
+    """A run of the baseline stage."""
+
+    stage: Literal["baseline"] = "baseline"
+    # Which network learns beside the frozen base (docs/method.md). In its mixture `landmark` is the baseline's
+    # condition, whatever it reads; of ip_adapter, whose condition is the person, `identity` is.
+    baseline: Kind
+
+    @model_validator(mode="after")
+    def _learns(self) -> BaselineConfig:
+        own = "identity" if baseline_class(self.baseline).is_identity else "landmark"
+        if any(getattr(self.mixture, name) for name in {*Mixture.model_fields} - {"none", "identity", own}):
+            raise ValueError(f"the baseline {self.baseline} has one condition, {own}; its mixture names another")
+        if not getattr(self.mixture, own):
+            raise ValueError(f"the baseline {self.baseline} learns nothing from a mixture without {own}")
+        return self
+
+    @property
+    def training_set(self) -> type[TrainingSet]:
+        """What gives the baseline its conditions; most read landmark images, or who it is."""
+        return SETS.get(self.baseline, TrainingSet)
+
+    def build(self, device: torch.device) -> BaselineStage:
+        """A fresh baseline beside the base that `start` holds."""
+        return BaselineStage(self, device)
 
 
 class HeadSet(TrainingSet):
@@ -64,10 +95,7 @@ def _twins(own: NDArray[np.float32], mirrored: NDArray[np.float32], twin: Tensor
     return np.where(twin.numpy().reshape(-1, *[1] * (own.ndim - 1)), mirrored, own)
 
 
-def training_set(baseline: str) -> type[TrainingSet]:
-    """The training set that gives a baseline its conditions; the others read landmark images, or who it is."""
-    sets: dict[str, type[TrainingSet]] = {"caphuman": HeadSet, "expression_adapter": ExpressionSet}
-    return sets.get(baseline, TrainingSet)
+SETS: dict[str, type[TrainingSet]] = {"caphuman": HeadSet, "expression_adapter": ExpressionSet}
 
 
 class BaselineObjective(nn.Module):
@@ -114,15 +142,18 @@ class BaselineObjective(nn.Module):
         return losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
 
 
-class BaselineStage(DiffusionStage):
-    """See :class:`facecrafter.training.stages.Stage`: a baseline learns, the base is frozen, there are no controls."""
+class BaselineStage(DiffusionStage[BaselineConfig]):
+    """A baseline learns, the base is frozen, there are no controls."""
 
     baseline: Baseline
 
+    def _starting_model(self) -> FaceModel:
+        model = load_start(self.config)
+        model.controls = None
+        return model
+
     def _build_objective(self) -> nn.Module:
         config = self.config
-        assert config.baseline is not None
-        self.model.controls = None
         torch.manual_seed(config.seed)
         self.baseline = baseline_class(config.baseline).beside(self.model)
         self.baseline.install(plain=config.plain_attention and self.device.type == "cpu")
@@ -131,12 +162,8 @@ class BaselineStage(DiffusionStage):
         return BaselineObjective(self.model, self.baseline, config.snr_gamma)
 
     def trained(self) -> list[nn.Module]:
-        """See :class:`facecrafter.training.stages.Stage`."""
+        """The baseline."""
         return [self.baseline]
-
-    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
-        """See :class:`facecrafter.training.stages.Stage`; all of it learns alike."""
-        return []
 
     def _batch(
         self, data: TrainingSet, seed: int, step: int, index: int, parts: int, device: torch.device
@@ -163,5 +190,5 @@ class BaselineStage(DiffusionStage):
         return torch.cat([data.images(people).cpu(), data.images(targets).cpu(), *rows])
 
     def save(self, folder: Path) -> None:
-        """See :class:`facecrafter.training.stages.Stage`: the baseline alone; the base is where it was."""
+        """The baseline alone; the base is where it was."""
         save_baseline(self.baseline, folder, self.config.scale)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from facecrafter.config import Strict
 from facecrafter.data.dataset import TrainingSet
 from facecrafter.models.attention import AttentionInputs, Branch
 from facecrafter.models.checkpoint import FaceModel
@@ -18,7 +20,32 @@ from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.sampler import Sampler, build_scheduler
 from facecrafter.training import losses
 from facecrafter.training.batches import generator
-from facecrafter.training.stages import DiffusionStage
+from facecrafter.training.config import Share
+from facecrafter.training.stages.diffusion import DiffusionStage, Mixed, load_start, need_controls
+
+
+class Distill(Strict):
+    """The student, and which scales of Eq. 6 it learns."""
+
+    rank: int = Field(16, ge=1)  # of the updates of the base's layers
+    spread: Share = 0.5  # scales are drawn evenly from 1 - spread to 1 + spread times the model scale's own
+
+
+class DistillationConfig(Mixed):
+    """A run of the distill stage."""
+
+    stage: Literal["distill"] = "distill"
+    distill: Distill = Distill()
+
+    @model_validator(mode="after")
+    def _has_an_identity(self) -> DistillationConfig:
+        if self.mixture.none:
+            raise ValueError("the distill stage gives every sample an identity; leave `none` out of its mixture")
+        return self
+
+    def build(self, device: torch.device) -> DistillationStage:
+        """A fresh student beside the model that `start` holds."""
+        return DistillationStage(self, device)
 
 
 class DistillationObjective(nn.Module):
@@ -118,10 +145,13 @@ class DistillationObjective(nn.Module):
         return {name: branch for name, branch in made.items() if branch is not None}
 
 
-class DistillationStage(DiffusionStage):
-    """See :class:`facecrafter.training.stages.Stage`: a student learns, everything else is frozen."""
+class DistillationStage(DiffusionStage[DistillationConfig]):
+    """A student learns, everything else is frozen."""
 
     student: GuidanceStudent
+
+    def _starting_model(self) -> FaceModel:
+        return need_controls(load_start(self.config), self.config)
 
     def _build_objective(self) -> nn.Module:
         torch.manual_seed(self.config.seed)
@@ -130,12 +160,8 @@ class DistillationStage(DiffusionStage):
         return DistillationObjective(self.model, self.student)
 
     def trained(self) -> list[nn.Module]:
-        """See :class:`facecrafter.training.stages.Stage`."""
+        """The student."""
         return [self.student]
-
-    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
-        """See :class:`facecrafter.training.stages.Stage`; all of it learns alike."""
-        return []
 
     def _batch(
         self, data: TrainingSet, seed: int, step: int, index: int, parts: int, device: torch.device

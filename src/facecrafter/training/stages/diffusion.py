@@ -1,0 +1,383 @@
+"""What the stages share that predict the noise of latents: their settings, Eq. 4, their batches and sample grids."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from facecrafter.data.dataset import TrainingSet
+from facecrafter.data.pairs import Kind, PairConfig, PairSampler
+from facecrafter.data.shards import Prepared
+from facecrafter.errors import ConfigError
+from facecrafter.models import attention, checkpoint, scales
+from facecrafter.models.controls import branches
+from facecrafter.models.pretrained import is_published
+from facecrafter.models.pretrained import load as load_published
+from facecrafter.sampling.sampler import build_scheduler
+from facecrafter.training import losses
+from facecrafter.training.batches import Draw, draw, generator
+from facecrafter.training.config import ASIDE, PLACE, Mixture, Share, Stage, start_folder
+from facecrafter.training.stages.prepared import PreparedConfig, training_sets
+
+log = logging.getLogger(__name__)
+
+# Validation draws the same batches whatever the run's own seed is, so that runs can be compared.
+VALIDATION_SEED, VALIDATION_BATCHES = 20_000, 8
+# Where a control's config says which network read what the control learned from, for those that several can read.
+READERS = {"emotion": "emotion_estimator"}
+
+
+class DiffusionConfig(PreparedConfig):
+    """A run that predicts the noise of latents."""
+
+    # A model folder (an earlier run's `model/`) whose parts this stage builds on; `mini` for the shipped weights.
+    start: Annotated[Path, PLACE]
+    # Without pairs: how often the identity comes from another photo of the same person, where there is one.
+    pair: Share = 0.5
+    identity_noise: float = Field(0.0, ge=0)  # deviation added to each number of the identity embedding
+    # Two products and a softmax: on a CPU the fused kernel's backward is slow.
+    plain_attention: Annotated[bool, ASIDE] = True
+
+    @property
+    def training_set(self) -> type[TrainingSet]:
+        """What gives the samples' conditions."""
+        return TrainingSet
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the backward pass computes the UNet's blocks again."""
+        return False
+
+    def pair_sampler(self, prepared: Prepared, keep: NDArray[np.bool_] | None) -> PairSampler | None:
+        """What draws pairs of an input and an identity image; None where they are drawn apart."""
+        return None
+
+
+class Mixed(DiffusionConfig):
+    """A run whose samples have conditions by a mixture."""
+
+    mixture: Mixture = Mixture(none=0.1, identity=0.9)
+
+
+class Paired(DiffusionConfig):
+    """A run that may draw an input and an identity image together."""
+
+    # Pairs of an input and an identity image by the paper's rules (Sec. 3.2). null: see `pair`.
+    pairs: PairConfig | None = None
+
+    @property
+    def pair_kind(self) -> Kind:
+        """By which rule: landmark pairs differ in pose and expression."""
+        return "landmark"
+
+    def pair_sampler(self, prepared: Prepared, keep: NDArray[np.bool_] | None) -> PairSampler | None:
+        """The sampler of the run's kind, where `pairs` is set."""
+        return PairSampler(prepared, self.pair_kind, self.pairs, keep) if self.pairs else None
+
+
+class DiffusionLossConfig(DiffusionConfig):
+    """A run that minimises Eq. 4."""
+
+    # Min-SNR weighting (Hang et al., 2023); null for Eq. 4 as it stands. It takes weight from high noise, where who a
+    # person is and how the head is turned are decided: with 5, a mini base had not begun to use the identity
+    # after 64,000 samples.
+    snr_gamma: float | None = Field(None, gt=0)
+    # Recompute the UNet's blocks in the backward pass: less memory, more time.
+    gradient_checkpointing: Annotated[bool, ASIDE] = False
+
+    @property
+    def recomputes(self) -> bool:
+        """As `gradient_checkpointing` says."""
+        return self.gradient_checkpointing
+
+
+class EncoderConfig(DiffusionConfig):
+    """A run that trains the identity encoder. Its rates are shares of the learning rate."""
+
+    # At 1 the encoder forgot who is who before the UNet had learned to listen to it.
+    encoder_rate: float = Field(0.05, gt=0)  # the identity encoder
+    identity_rate: float = Field(4.0, gt=0)  # the identity's K and V projections in the UNet
+
+    def encoder_rates(self, model: checkpoint.FaceModel) -> list[tuple[list[nn.Parameter], float]]:
+        """The parameters of both with their shares."""
+        projections = [one for layer in attention.identity_projections(model.unet) for one in layer.parameters()]
+        return [(list(model.encoder.parameters()), self.encoder_rate), (projections, self.identity_rate)]
+
+
+class DiffusionObjective(nn.Module):
+    """Eq. 4 over a batch whose samples differ in their conditions (Eq. 1 with a weight a sample).
+
+    Args:
+        model: what predicts.
+        gamma: see :func:`facecrafter.training.losses.snr_weight`.
+        frozen_encoder: whether no gradient goes into the identity encoder.
+    """
+
+    alpha_bars: Tensor
+
+    def __init__(self, model: checkpoint.FaceModel, gamma: float | None = None, frozen_encoder: bool = False) -> None:
+        super().__init__()
+        self.unet, self.encoder, self.controls = model.unet, model.encoder, model.controls
+        self.kind = str(model.scale.scheduler["prediction_type"])
+        self.gamma, self.frozen_encoder = gamma, frozen_encoder
+        schedule = build_scheduler("ddpm", model.scale.scheduler)
+        self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
+
+    def forward(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        identity: Tensor,
+        dropped: Tensor,
+        landmark: Tensor,
+        landmark_weight: Tensor,
+        emotion: Tensor,
+        emotion_weight: Tensor,
+        record: attention.AttentionRecord | None = None,
+    ) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            latents: clean latents ``(B, C, h, w)``.
+            noise: standard normal, the same shape.
+            timesteps: ``(B,)``.
+            identity: embeddings ``(B, D)``.
+            dropped: ``(B,)`` bool, samples without identity.
+            landmark: landmark images ``(R, 3, L, L)`` in [0, 1], only of the R samples whose weight is not 0.
+            landmark_weight: ``(B,)``.
+            emotion: ``(B, 10)``.
+            emotion_weight: ``(B,)``.
+            record: takes up what the attention of every block adds.
+        """
+        alpha_bar = self.alpha_bars[timesteps]
+        noisy = losses.noised(latents, noise, alpha_bar)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
+            tokens = self.encoder.mixed(identity, dropped)
+        conditions = self.conditions(landmark, landmark_weight, emotion, emotion_weight)
+        conditions.record = record
+        prediction = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
+        target = losses.diffusion_target(self.kind, latents, noise, alpha_bar)
+        return losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
+
+    def conditions(
+        self, landmark: Tensor, landmark_weight: Tensor, emotion: Tensor, emotion_weight: Tensor
+    ) -> attention.AttentionInputs:
+        """The controls' summands of Eq. 1; landmark images only of the samples whose weight is not 0."""
+        if self.controls is None:
+            return attention.AttentionInputs()
+        values = {"landmark": landmark, "emotion": emotion}
+        return attention.AttentionInputs(
+            branches(self.controls, values, {"landmark": landmark_weight, "emotion": emotion_weight})
+        )
+
+
+Own = TypeVar("Own", bound=DiffusionConfig)
+
+
+class DiffusionStage(Stage, Generic[Own]):
+    """What the stages have in common that predict the noise of latents.
+
+    Args:
+        config: the run.
+        device: where to train.
+    """
+
+    data: TrainingSet
+
+    def __init__(self, config: Own, device: torch.device) -> None:
+        self.config, self.device = config, device
+        prepared, keep = config.read_at_scale()
+        side = int(scales.SCALES[config.scale].controls.get("landmark_size", 512))  # type: ignore[call-overload]
+        pairs = config.pair_sampler(prepared, keep)
+        data, held = training_sets(prepared, keep, config.training_set, landmark_size=side, pairs=pairs)
+        self.data, self.held = data, held
+        self.model = self._starting_model()
+        attention.install(self.model.unet, plain=config.plain_attention and device.type == "cpu")
+        if config.recomputes:
+            self.model.unet.enable_gradient_checkpointing()
+        for part in (data, held):
+            if part is not None:
+                part.encode(self.model.autoencoder.to(device), config.data / "cache", device)
+        data.place(device)
+        self.objective = self._build_objective().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._note_reader(prepared.estimator)
+
+    def _starting_model(self) -> checkpoint.FaceModel:
+        """The model to begin with."""
+        return load_start(self.config)
+
+    @abstractmethod
+    def _build_objective(self) -> nn.Module:
+        """What this stage minimises, on the model as it starts."""
+
+    def learned_controls(self) -> tuple[str, ...]:
+        """The names of the controls that learn."""
+        return ()
+
+    def _note_reader(self, estimator: str | None) -> None:
+        """Write into the controls' config whose readings they learn, for generation to read a photo in the same way."""
+        config = self.config
+        for key in (READERS[name] for name in self.learned_controls() if name in READERS):
+            assert self.model.controls is not None
+            before = getattr(self.model.controls.config, key)
+            if estimator is None:
+                continue
+            if before not in (None, estimator):
+                log.warning(
+                    "the controls of %s learned emotions from %s, and go on with those that %s has from %s",
+                    config.start, before, config.data, estimator,
+                )  # fmt: skip
+            self.model.controls.register_to_config(**{key: estimator})
+
+    def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
+        """A share of a step's batch, of the samples to learn from."""
+        return self._batch(self.data, self.config.seed, step, index, parts, device)
+
+    def _batch(
+        self, data: TrainingSet, seed: int, step: int, index: int, parts: int, device: torch.device
+    ) -> dict[str, Any]:
+        assert data.latents is not None
+        whole = self._draw(data, seed, step)
+        if data.pairs:
+            whole, sources = self._paired(data.pairs, step, whole)
+            chosen = whole.part(index, parts)
+            identity = data.identity[sources[index * len(chosen.indices) :][: len(chosen.indices)]]
+        else:
+            chosen = whole.part(index, parts)
+            identity = data.identities(chosen.indices, chosen.swap, chosen.pick)
+        with_landmarks = chosen.indices[chosen.landmark.bool()]
+        batch = {
+            "latents": data.latents[chosen.indices.to(data.latents.device)].float(),
+            "noise": chosen.noise,
+            "timesteps": chosen.timesteps,
+            "identity": identity + self.config.identity_noise * chosen.identity_noise,
+            "dropped": chosen.dropped,
+            "landmark": data.landmark_images(with_landmarks) if len(with_landmarks) else torch.zeros(0),
+            "landmark_weight": chosen.landmark,
+            "emotion": data.emotions(chosen.indices),
+            "emotion_weight": chosen.emotion,
+        }
+        placed = {name: value.to(device) for name, value in batch.items()}
+        return {**placed, **self._more(data, step, index, parts, chosen, identity, device)}
+
+    def _draw(self, data: TrainingSet, seed: int, step: int) -> Draw:
+        """The random part of a step's whole batch."""
+        assert isinstance(self.config, Mixed)
+        return draw(*self._about(data, seed, step), self.config.mixture, self.config.pair)
+
+    def _about(self, data: TrainingSet, seed: int, step: int) -> tuple[int, int, int, int, torch.Size, int]:
+        """What every draw begins with; see :func:`facecrafter.training.batches.draw`."""
+        assert data.latents is not None
+        return seed, step, self.config.batch_size, len(data), data.latents.shape[1:], data.identity.shape[1]
+
+    @property
+    def _points(self) -> int:
+        """Different data points in a batch."""
+        return self.config.batch_size
+
+    def _paired(self, pairs: PairSampler, step: int, whole: Draw) -> tuple[Draw, Tensor]:
+        """The draw with inputs from pairs, half of them mirrored, and the numbers of their identity images."""
+        config, points = self.config, self._points
+        inputs, sources = pairs.draw(config.seed, step, points)
+        mirrored = torch.rand(points, generator=generator(config.seed, 5, step)) < 0.5
+        replicas = torch.arange(points).repeat_interleave(config.batch_size // points)
+        return replace(whole, indices=(inputs + self.data.count * mirrored)[replicas]), sources[replicas]
+
+    def _more(
+        self,
+        data: TrainingSet,
+        step: int,
+        index: int,
+        parts: int,
+        chosen: Draw,
+        identity: Tensor,
+        device: torch.device,
+    ) -> dict[str, Any]:
+        """What this stage's objective takes beside Eq. 4's; ``chosen`` is this share of the draw."""
+        return {}
+
+    @torch.no_grad()
+    def validate(self) -> float | None:
+        """The objective without losses on finished images: Eq. 4, or Eq. 5 in the joint stage."""
+        if self.held is None:
+            return None
+        device = next(self.model.unet.parameters()).device
+        batches = [self._batch(self.held, VALIDATION_SEED, step, 0, 1, device) for step in range(VALIDATION_BATCHES)]
+        return sum(float(self.objective(**batch)) for batch in batches) / len(batches)
+
+    @torch.no_grad()
+    def samples(self) -> Tensor:
+        """Eight people: the photo, identity alone, and identity with each condition of the next person's photo."""
+        from facecrafter.pipelines.generate import Settings
+        from facecrafter.sampling.sampler import Sampler
+
+        settings = Settings().filled(self.model.scale)
+
+        device = next(self.model.unet.parameters()).device
+        people = torch.arange(0, self.data.count, max(1, self.data.count // 8))[:8]
+        targets = people.roll(-1)
+        sampler = Sampler(self.model)
+        rows = [self.data.images(people).cpu(), self.data.images(targets).cpu()]
+        for names in ((), ("landmark",), ("emotion",)) if self.model.controls else ((),):
+            rows.append(
+                sampler.generate(
+                    self.data.identity[people].to(device),
+                    landmark=self.data.landmark_images(targets).to(device) if "landmark" in names else None,
+                    emotion=self.data.emotions(targets).to(device) if "emotion" in names else None,
+                    guidance=settings.guidance,
+                    steps=settings.steps,
+                    seeds=list(range(len(people))),
+                    scheduler=settings.scheduler,
+                ).cpu()
+            )
+        return torch.cat(rows)
+
+    def save(self, folder: Path) -> None:
+        """The whole model."""
+        checkpoint.save_model(self.model, folder)
+
+
+def load_start(config: DiffusionConfig) -> checkpoint.FaceModel:
+    """The model that `start` names.
+
+    Raises:
+        ConfigError: it is of another scale.
+        CheckpointError: it cannot be read.
+    """
+    scale, start = scales.SCALES[config.scale], start_folder(config.start)
+    published = config.scale == "arc2face" and is_published(start)
+    model = load_published(start) if published else checkpoint.load_model(start)
+    if model.scale is not scale:
+        raise ConfigError(f"{config.start} is a {model.scale.name} model, and the config asks for {scale.name}")
+    model.distilled = None  # it says what the model said that is trained further now
+    return model
+
+
+def add_controls(model: checkpoint.FaceModel, seed: int) -> None:
+    """Give a model untrained controls, the same for a seed."""
+    torch.manual_seed(seed)
+    model.controls = scales.build_controls(model.scale, model.unet)
+
+
+def need_controls(model: checkpoint.FaceModel, config: DiffusionConfig) -> checkpoint.FaceModel:
+    """The model, if it has controls.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if model.controls is None:
+        raise ConfigError(
+            f"the {config.stage} stage builds on trained controls, and {config.start} has none; "
+            "train landmark and emotion first"
+        )
+    return model
