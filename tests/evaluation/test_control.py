@@ -11,7 +11,7 @@ import pytest
 
 from facecrafter.errors import DataError, OutputError
 from facecrafter.evaluation import config as tables
-from facecrafter.evaluation import control, frechet, leakage, metrics, pairs, result, results, session
+from facecrafter.evaluation import control, frechet, leakage, metrics, pairs, result, result_folder, session
 from facecrafter.evaluation.measurements import Measurements, load_photo
 from facecrafter.evaluation.report import paper
 from facecrafter.evaluation.report import sheet as report
@@ -134,7 +134,7 @@ def test_the_folder_is_what_a_report_reads(stubbed, stub_method):
                 assert row.value(column.key).value == pytest.approx(metrics.value(column, cells), rel=1e-4, abs=1e-6)
     assert told == result.read(config.out)
     assert told.estimators["identity"] == "stub identity" and told.conditions["identity"] == "dlib"
-    asked = list(csv.DictReader((config.out / results.REQUESTS).open()))
+    asked = list(csv.DictReader((config.out / result_folder.REQUESTS).open()))
     assert len({line["image"] for line in asked}) == 24
     assert not list(config.out.rglob("*.partial"))
 

@@ -414,6 +414,53 @@ def test_paired_differences(run):
         np.testing.assert_allclose([float(line[name]) for name in ("difference", "low", "high")], expected, atol=1e-12)
 
 
+def test_differences_and_intervals_are_the_results_own(run):
+    """What the evaluation stored is shown, and not worked out again from the scores."""
+    stored = {
+        "method": NAMES[1],
+        "against": NAMES[0],
+        "metric": "similarity",
+        "value": 0.75,
+        "low": 0.5,
+        "high": 1.0,
+        "pairs": 9,
+        "identities": 2,
+        "verdict": "better",
+    }
+    report.write(change(run, lambda content: content.update(differences=[stored])))
+    (line,) = csv_of(run / "differences.csv")
+    assert (line["difference"], line["low"], line["high"], line["pairs"]) == ("0.75", "0.5", "1.0", "9")
+    assert "| +0.750 | [+0.500, +1.000] | 9 | 2 | better |" in (run / "table.md").read_text("utf-8")
+
+
+def test_a_folder_of_version_1_has_the_same_report(run):
+    report.write(run)
+    before = {name: (run / name).read_bytes() for name in report.FILES}
+    (run / "images").rename(run / "pictures")
+    for slug in SLUGS:
+        path = run / "scores" / f"{slug}.csv"
+        text = path.read_text().replace("image,", "picture,", 1)
+        path.write_text(text.replace("images/", "pictures/"))
+
+    def former(content):
+        content["table"] = content.pop("kind")
+        del content["version"]
+        for column in content["columns"]:
+            del column["way"]
+        content["columns"][1]["key"] = "identity_similarity"
+        for method in content["methods"]:
+            method["pictures"], method["seconds_a_picture"] = method.pop("images"), method.pop("seconds_an_image")
+            method["values"]["identity_similarity"] = method["values"].pop("similarity")
+
+    change(run, former)
+    for slug in SLUGS:
+        path = run / "scores" / f"{slug}.csv"
+        path.write_text(path.read_text().replace("similarity", "identity_similarity", 1))
+    report.write(run, overwrite=True)
+    for name in report.FILES:
+        assert (run / name).read_bytes().replace(b"identity_similarity", b"similarity") == before[name], name
+
+
 @pytest.mark.parametrize(
     ("shift", "better", "verdict"),
     [
@@ -421,7 +468,7 @@ def test_paired_differences(run):
         (-0.5, "lower", "better"),
         (0.5, "higher", "better"),
         (0.5, None, "higher"),
-        (0, "lower", "not told apart"),
+        (0, "lower", "not distinguished"),
     ],
 )
 def test_verdict(run, shift, better, verdict):
@@ -446,7 +493,7 @@ def test_one_identity_has_no_interval(run):
 
     differences = read([run]).differences
     assert [(one.low, one.high, one.identities, one.verdict) for one in differences] == [
-        (None, None, 1, "not told apart")
+        (None, None, 1, "not distinguished")
     ] * 4
 
 

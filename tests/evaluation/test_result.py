@@ -68,7 +68,7 @@ TABLE: dict[str, Any] = {
             "high": None,
             "pairs": 4,
             "identities": 1,
-            "verdict": "not told apart",
+            "verdict": "not distinguished",
         }
     ],
 }

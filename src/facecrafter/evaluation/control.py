@@ -17,7 +17,8 @@ from facecrafter.evaluation import frechet, leakage, metrics, subgroups
 from facecrafter.evaluation.config import FOLDER, ControlConfig, Distance, MethodConfig
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.pairs import Pairs, choose
-from facecrafter.evaluation.result import Column, Interval, MethodResult, TableResult
+from facecrafter.evaluation.record import Interval
+from facecrafter.evaluation.result import Column, MethodResult, TableResult
 from facecrafter.evaluation.session import Session
 from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.generator import Generator, Portrait, Request

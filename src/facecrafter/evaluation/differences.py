@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from facecrafter.evaluation import bootstrap
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.result import Column, Difference, Verdict, Way
-from facecrafter.evaluation.results import Scores
+from facecrafter.evaluation.result_folder import Scores
 
 DRAWS = 2000
 
@@ -70,7 +70,7 @@ def _difference(first: tuple[str, Scores], other: tuple[str, Scores], column: Co
 
 def _verdict(found: Interval, column: Column) -> Verdict:
     if found.value is None or found.low is None or found.high is None or found.low <= 0 <= found.high:
-        return "not told apart"
+        return "not distinguished"
     if column.better is None:
         return "higher" if found.value > 0 else "lower"
     return "better" if (found.value > 0) == (column.better == "higher") else "worse"

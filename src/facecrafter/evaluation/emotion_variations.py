@@ -85,17 +85,17 @@ def vary(estimator: PixelEmotion, folder: Path, files: Sequence[str], count: int
     rows = [row for row, file in enumerate(prepared.files) if file in wanted]
     with FaceFinder() as finder:
         taken = [prepared.images[row] for row in rows[:: max(1, len(rows) // count)][:count]]
-        seen = [(image, face) for image in taken if (face := _found(finder, image)) is not None]
-        if not seen:
+        faces = [(image, face) for image in taken if (face := _found(finder, image)) is not None]
+        if not faces:
             raise NoFaceError(f"no face is found in any image of {folder}; prepare it again")
-        images, first = [image for image, _ in seen], [face for _, face in seen]
-        told = {
+        images, first = [image for image, _ in faces], [face for _, face in faces]
+        moved = {
             name: _compared(estimator, first, [_found(finder, change(image)) for image in images])
             for name, change in VARIATIONS.items()
         }
     pixels = estimator.probabilities([tight_crop(face.image, face.points) for face in first])
     crops = [one.probabilities for one in estimator.estimate_crops([tight_colour_crop(face) for face in first])]
-    return {"crop": {"found": 1.0, **_moved([pixels, np.array(crops)], "pixels_")}, **told}
+    return {"crop": {"found": 1.0, **_moved([pixels, np.array(crops)], "pixels_")}, **moved}
 
 
 def _found(finder: FaceFinder, image: Pixels) -> Face | None:
@@ -112,7 +112,7 @@ def _compared(estimator: PixelEmotion, first: list[Face], again: list[Face | Non
     shapes = [np.array([face.blendshapes for face in side]) for side in zip(*pairs, strict=True)]
     if not pairs:
         return {"found": 0.0}
-    both = [estimator.probabilities(own, told) for own, told in zip(crops, shapes, strict=True)]
+    both = [estimator.probabilities(own, shape) for own, shape in zip(crops, shapes, strict=True)]
     pixels = [estimator.probabilities(own) for own in crops]
     return {"found": len(pairs) / len(first), **_moved(both), **_moved(pixels, "pixels_")}
 

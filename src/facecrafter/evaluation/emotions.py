@@ -21,7 +21,7 @@ from facecrafter.estimators.calibration import ENOUGH, Scores, fit_temperature, 
 from facecrafter.estimators.emotion import PixelEmotion
 from facecrafter.evaluation.emotion_variations import vary
 from facecrafter.evaluation.result import RESULT, EmotionResult, Reading, ReadingInUse
-from facecrafter.evaluation.results import png
+from facecrafter.evaluation.result_folder import png
 from facecrafter.faces.emotion import CENTRES, EMOTIONS, sharpness
 from facecrafter.io import check_free, write_whole
 
@@ -41,24 +41,24 @@ def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int
     return float(error)
 
 
-def halves_calibration_error(said: Scores) -> float:
+def halves_calibration_error(scored: Scores) -> float:
     """The calibration error with the temperature of each half of the faces fitted on the other half."""
-    probabilities = np.empty_like(said.scores)
+    probabilities = np.empty_like(scored.scores)
     for half in (0, 1):
         own, other = slice(half, None, 2), slice(1 - half, None, 2)
-        fitted = fit_temperature(Scores(said.scores[other], said.labels[other], said.log_prior))
-        probabilities[own] = Scores(said.scores[own], said.labels[own], said.log_prior).probabilities(fitted)
-    return calibration_error(probabilities, said.labels)
+        fitted = fit_temperature(Scores(scored.scores[other], scored.labels[other], scored.log_prior))
+        probabilities[own] = Scores(scored.scores[own], scored.labels[own], scored.log_prior).probabilities(fitted)
+    return calibration_error(probabilities, scored.labels)
 
 
 def confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``(8, 8)`` counts: a row is what people said, a column what the reader says."""
+    """``(8, 8)`` counts: a row is the class that people gave, a column the one that was read."""
     matrix = np.zeros((len(EMOTIONS), len(EMOTIONS)), np.int64)
     np.add.at(matrix, (labels, predicted), 1)
     return matrix
 
 
-def figures(said: Scores, classes: list[int], in_use: NDArray[np.float64] | None = None) -> Reading:
+def figures(scored: Scores, classes: list[int], in_use: NDArray[np.float64] | None = None) -> Reading:
     """Accuracy, balanced accuracy over some classes (each class's share read rightly, averaged), calibration error and
     confusion matrix.
 
@@ -67,34 +67,34 @@ def figures(said: Scores, classes: list[int], in_use: NDArray[np.float64] | None
     use, ``(8,)``, also what holds under that one.
     """
     prior = log_prior(np.array(classes))
-    likely, even = said.probabilities(), Scores(said.scores, said.labels, prior).probabilities()
-    recall = [float((even[said.labels == one].argmax(1) == one).mean()) for one in classes]
-    own = [float((likely[said.labels == one].argmax(1) == one).mean()) for one in classes]
+    likely, even = scored.probabilities(), Scores(scored.scores, scored.labels, prior).probabilities()
+    recall = [float((even[scored.labels == one].argmax(1) == one).mean()) for one in classes]
+    own = [float((likely[scored.labels == one].argmax(1) == one).mean()) for one in classes]
     return Reading(
-        faces=len(said.labels),
-        accuracy=float((likely.argmax(1) == said.labels).mean()),
+        faces=len(scored.labels),
+        accuracy=float((likely.argmax(1) == scored.labels).mean()),
         balanced_accuracy=float(np.mean(recall)),
         balanced_accuracy_own_prior=float(np.mean(own)),
         classes=[EMOTIONS[one] for one in classes],
         recall={EMOTIONS[one]: value for one, value in zip(classes, recall, strict=True)},
         recall_own_prior={EMOTIONS[one]: value for one, value in zip(classes, own, strict=True)},
-        calibration_error=halves_calibration_error(said),
-        confusion=confusion(likely.argmax(1), said.labels).tolist(),
-        confusion_even_prior=confusion(even.argmax(1), said.labels).tolist(),
-        in_use=None if in_use is None else _in_use(Scores(said.scores, said.labels, in_use), classes),
+        calibration_error=halves_calibration_error(scored),
+        confusion=confusion(likely.argmax(1), scored.labels).tolist(),
+        confusion_even_prior=confusion(even.argmax(1), scored.labels).tolist(),
+        in_use=None if in_use is None else _in_use(Scores(scored.scores, scored.labels, in_use), classes),
     )
 
 
-def _in_use(said: Scores, classes: list[int]) -> ReadingInUse:
+def _in_use(scored: Scores, classes: list[int]) -> ReadingInUse:
     """Accuracy, recall, calibration error and confusion matrix under the prior that scores come with."""
-    predicted = said.probabilities().argmax(1)
-    recall = {EMOTIONS[one]: float((predicted[said.labels == one] == one).mean()) for one in classes}
+    predicted = scored.probabilities().argmax(1)
+    recall = {EMOTIONS[one]: float((predicted[scored.labels == one] == one).mean()) for one in classes}
     return ReadingInUse(
-        accuracy=float((predicted == said.labels).mean()),
+        accuracy=float((predicted == scored.labels).mean()),
         balanced_accuracy=float(np.mean(list(recall.values()))),
         recall=recall,
-        calibration_error=halves_calibration_error(said),
-        confusion=confusion(predicted, said.labels).tolist(),
+        calibration_error=halves_calibration_error(scored),
+        confusion=confusion(predicted, scored.labels).tolist(),
     )
 
 
@@ -160,7 +160,7 @@ def evaluate(
             continue
         prior = log_prior(common.part(test=False).labels)
         readers = {reader: Scores(scores, test.labels, prior) for reader, scores in read_all(estimator, test).items()}
-        sets[name] = {reader: figures(said, _counted(whole), in_use) for reader, said in readers.items()}
+        sets[name] = {reader: figures(scored, _counted(whole), in_use) for reader, scored in readers.items()}
         if whole is common:
             rows.append(_wrong(test, readers.get("both", readers["pixels"]).probabilities(), wrong))
     test = photos.part(test=True)
@@ -236,7 +236,7 @@ def _percentages(shares: dict[str, float]) -> str:
 
 
 def _matrix(counts: list[list[int]]) -> list[str]:
-    """A confusion matrix with its names; rows are what people say."""
+    """A confusion matrix with its names; rows are the classes that people gave."""
     head = " " * 10 + "".join(f"{name:>10}" for name in EMOTIONS)
     return [
         head,
@@ -256,7 +256,7 @@ def speed(estimator: PixelEmotion, faces: EmotionFaces, count: int = 1024) -> fl
 
 
 def _wrong(faces: EmotionFaces, probabilities: NDArray[np.float64], count: int) -> NDArray[np.uint8]:
-    """A row of the mistakes that the reader is surest of: what people said above, what it says below."""
+    """A row of the mistakes that the reader is surest of: the class that people gave above, the one it read below."""
     side, label = 144, 18
     predicted = probabilities.argmax(1)
     sure = np.where(predicted != faces.labels, probabilities.max(1), -1)

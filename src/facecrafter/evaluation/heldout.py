@@ -26,7 +26,7 @@ from facecrafter.evaluation import bootstrap, words
 from facecrafter.evaluation.generators import check_emotions
 from facecrafter.evaluation.metrics import auc
 from facecrafter.evaluation.result import RESULT, ClassAgreement, HeldoutResult, Setting, WordsResult
-from facecrafter.evaluation.results import png
+from facecrafter.evaluation.result_folder import png
 from facecrafter.faces import landmarks
 from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.faces.face import ALIGNED_SIZE, Face

@@ -36,7 +36,8 @@ from facecrafter.evaluation import bootstrap
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.metrics import cosines, distances
 from facecrafter.evaluation.pairs import standardised
-from facecrafter.evaluation.result import Curve, Interval, Leakage
+from facecrafter.evaluation.record import Interval
+from facecrafter.evaluation.result import Curve, Leakage
 from facecrafter.faces.emotion import Emotion
 from facecrafter.generator import Portrait, Request
 

@@ -21,15 +21,15 @@ Array = NDArray[np.float64]
 # --- a score an image ------------------------------------------------------------------------------------------------
 
 
-def distances(seen: Array, wanted: Array) -> Array:
+def distances(measured: Array, wanted: Array) -> Array:
     """The root mean square over numbers: ``(P, K)`` and ``(P, K)`` to ``(P,)``."""
-    return np.asarray(np.sqrt(np.square(seen - wanted).mean(1)))
+    return np.asarray(np.sqrt(np.square(measured - wanted).mean(1)))
 
 
-def lengths(seen: Array, wanted: Array) -> Array:
+def lengths(measured: Array, wanted: Array) -> Array:
     """The l2 norm of the difference over numbers: ``(P, K)`` and ``(P, K)`` to ``(P,)``, sqrt(K) times
     :func:`distances`."""
-    return np.asarray(np.linalg.norm(seen - wanted, axis=1))
+    return np.asarray(np.linalg.norm(measured - wanted, axis=1))
 
 
 def auc(positive: Array, negative: Array) -> float:
@@ -40,10 +40,10 @@ def auc(positive: Array, negative: Array) -> float:
     return float(((below + upto) / 2).mean() / len(negative))
 
 
-def same_class(seen: Array, wanted: Array) -> Array:
+def same_class(measured: Array, wanted: Array) -> Array:
     """1 where the likeliest of eight classes is the same, else 0: probabilities ``(P, 8)`` twice to ``(P,)``."""
-    known = np.isfinite(seen).all(1) & np.isfinite(wanted).all(1)
-    agree = np.nan_to_num(seen).argmax(1) == np.nan_to_num(wanted).argmax(1)
+    known = np.isfinite(measured).all(1) & np.isfinite(wanted).all(1)
+    agree = np.nan_to_num(measured).argmax(1) == np.nan_to_num(wanted).argmax(1)
     return np.where(known, agree, np.nan)
 
 
@@ -53,7 +53,7 @@ def cosines(one: Array, other: Array) -> Array:
 
 
 def order(outputs: Array, people: Array, place: NDArray[np.int64]) -> Array:
-    """How surely an image is told to be of its own person: ``(P,)`` in [0, 1], whose mean is the AUC.
+    """How surely an image is recognised as its own person: ``(P,)`` in [0, 1], whose mean is the AUC.
 
     An image's score is the share of all comparisons of images with other people that its own comparison lies above,
     ties counting half. The mean is the chance that an image's likeness to its own person is greater than some
@@ -82,7 +82,7 @@ def spread(rows: Array) -> float:
 
 
 def value(column: Column, scores: Array) -> float:
-    """The column's value over pictures' scores ``(P,)``, less those that are NaN; NaN where none is left."""
+    """The column's value over images' scores ``(P,)``, less those that are NaN; NaN where none is left."""
     there = scores[np.isfinite(scores)]
     if len(there) == 0:
         return float("nan")

@@ -40,7 +40,7 @@ _MEANS = (
 )
 
 Way = Literal["mean", "rms"]
-Verdict = Literal["better", "worse", "higher", "lower", "not told apart"]
+Verdict = Literal["better", "worse", "higher", "lower", "not distinguished"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from facecrafter.data import shards
 from facecrafter.errors import DataError
-from facecrafter.evaluation import differences, frechet, generators, results
+from facecrafter.evaluation import differences, frechet, generators, result_folder
 from facecrafter.evaluation.config import FOLDER, MethodConfig, TableConfig
 from facecrafter.evaluation.images import Made, make
 from facecrafter.evaluation.judges import Judges
@@ -91,7 +91,7 @@ class Session:
             measure: a row of the table.
         """
         config = self.config
-        results.write_requests(config.out, requests)
+        result_folder.write_requests(config.out, requests)
 
         def opened(entry: MethodConfig) -> Generator:
             about = self.prepared.estimator
@@ -114,8 +114,8 @@ class Session:
     ) -> dict[str, Any]:
         """Write a method's images and scores; what its row says of it and of them."""
         out = self.config.out
-        places = results.write_images(out, entry.slug, made.paths)
-        results.write_scores(out, entry.slug, places, requests, seen.found, columns, scores)
+        places = result_folder.write_images(out, entry.slug, made.paths)
+        result_folder.write_scores(out, entry.slug, places, requests, seen.found, columns, scores)
         lost = [place for place, found in zip(places, seen.found, strict=True) if not found]
         return {
             "name": entry.name,
@@ -144,7 +144,7 @@ class Session:
 
         config = self.config
         meta = shards.read_meta(config.data)
-        scores = {one.name: results.read_scores(config.out, one.slug, columns) for one in methods}
+        scores = {one.name: result_folder.read_scores(config.out, one.slug, columns) for one in methods}
         result = TableResult(
             kind=config.table,
             environment=environment(),

@@ -2,8 +2,8 @@
 
 Skin tone is the individual typology angle (Chardon, Cretois & Hourseau, 1991), ``ITA = arctan((L* - 50) / b*)`` in
 degrees, of the median CIELAB colour of forehead and cheeks, in the six bands of Del Bino & Bernerd (2013). It is
-measured in the identity's photo. Photos are not colorimeters: light moves the angle, so bands say how the skin looks in
-the photo and not what it is. A photo without colour has no angle.
+measured in the identity's photo. Photos are not colorimeters: light moves the angle, so bands are of the skin in the
+photo and not of the person. A photo without colour has no angle.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def split(
 ) -> dict[str, Group]:
     """The columns over the images of each label.
 
-    A Frechet distance is not among them: over few images it tells how many they are.
+    A Frechet distance is not among them: over few images it depends on how many they are.
 
     Args:
         columns: of the table; those without scores are left out.
@@ -84,6 +84,6 @@ def split(
         here = np.array([label == name for label in labels])
         if here.any():
             ours = {column.key: value(column, scores[column.key][here]) for column in columns if column.key in scores}
-            seen = np.any([np.isfinite(scores[key][here]) for key in ours], axis=0)
-            groups[name] = Group(count=int(here.sum()), failures=int((~seen).sum()), values=ours)
+            found = np.any([np.isfinite(scores[key][here]) for key in ours], axis=0)
+            groups[name] = Group(count=int(here.sum()), failures=int((~found).sum()), values=ours)
     return groups

@@ -12,7 +12,7 @@ from PIL import Image
 from facecrafter.errors import PhotoError
 from facecrafter.evaluation.report.sheet import Row, Sheet
 from facecrafter.evaluation.result import Column
-from facecrafter.evaluation.results import Score
+from facecrafter.evaluation.result_folder import Score
 from facecrafter.faces.face import load_photo
 
 CASES = 2  # of each kind
@@ -78,11 +78,11 @@ class Thumbnails:
 
     def _make(self, path: Path) -> str | None:
         try:
-            picture = Image.fromarray(load_photo(path))
+            image = Image.fromarray(load_photo(path))
         except PhotoError:
             self.lacking.append(path)
             return None
-        picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
+        image.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
         content = io.BytesIO()
-        picture.save(content, "JPEG", quality=QUALITY)
+        image.save(content, "JPEG", quality=QUALITY)
         return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""Charts as SVG by matplotlib, the same bytes for the same numbers, with series told apart by colour, mark and dash."""
+"""Charts as SVG by matplotlib, the same bytes for the same numbers, with series of different colour, mark and dash."""
 
 from __future__ import annotations
 
@@ -131,7 +131,8 @@ def curves(lines: tuple[Line, ...]) -> Figure:
     """What was perceived over what was asked, a line a method in its band; the dashed diagonal is perfect control."""
     figure, axes = _figure(345, 270, 42, 10, 36)
     asked = [number for _, xs, *_ in lines for number in xs]
-    axes.plot([min(asked), max(asked)], [min(asked), max(asked)], color=QUIET, linestyle="--", linewidth=1)
+    ends = [min(asked, default=0.0), max(asked, default=1.0)]
+    axes.plot(ends, ends, color=QUIET, linestyle="--", linewidth=1)
     for series, xs, *numbers in lines:
         perceived, low, high = ([float("nan") if one is None else one for one in column] for column in numbers)
         look = _look(series)

@@ -13,7 +13,7 @@ from facecrafter.evaluation.report.cases import Thumbnails, cases, chooser
 from facecrafter.evaluation.report.sheet import Row, Sheet
 from facecrafter.evaluation.report.tables import Cell, Grid
 from facecrafter.evaluation.result import Column
-from facecrafter.evaluation.results import Score
+from facecrafter.evaluation.result_folder import Score
 
 LARGEST = 8 * 2**20  # bytes that a page should have at most
 SIDES = (144, 112, 80, 48)  # of its images in pixels: the first that fits
@@ -55,7 +55,7 @@ def _content(sheet: Sheet, thumbnails: Thumbnails) -> dict[str, Any]:
         ],
         "methods": tables.methods(sheet),
         "metrics": _metrics(sheet),
-        "cost": [_figure(name, charts.cost((("", points),)), _described(points)) for name, points in costs(sheet)],
+        "cost": _costs(sheet),
         "differences": tables.differences(sheet),
         "curves": _curves(sheet),
         "leakage": _leakage(sheet),
@@ -97,7 +97,9 @@ def _metrics(sheet: Sheet) -> list[dict[str, str]]:
         entries = tuple((row.label, row.value(column.key)) for row in sheet.rows)
         if any(value.value is not None for _, value in entries):
             svg = charts.bars(entries, frozenset(tables.best(sheet, column)))
-            figures.append(_figure(column.heading, svg, _described([(0, label, 0, one) for label, one in entries])))
+            figures.append(
+                _figure(column.heading, svg, "; ".join(f"{label}: {_number(one)}" for label, one in entries))
+            )
     return figures
 
 
@@ -115,14 +117,16 @@ def costs(sheet: Sheet) -> tuple[tuple[str, tuple[charts.Point, ...]], ...]:
     return tuple(plots)
 
 
-def _described(points: Any) -> str:
-    """A chart's numbers in words."""
+def _costs(sheet: Sheet) -> list[dict[str, str]]:
+    figures = []
+    for name, points in costs(sheet):
+        alt = "; ".join(f"{label}: {seconds:.3g} s, {_number(value)}" for _, label, seconds, value in points)
+        figures.append(_figure(name, charts.cost((("", points),)), alt))
+    return figures
 
-    def words(label: str, seconds: float, value: Interval) -> str:
-        number = tables.UNKNOWN if value.value is None else f"{value.value:.4g}"
-        return f"{label}: {f'{seconds:.3g} s, ' if seconds else ''}{number}"
 
-    return "; ".join(words(*rest) for _, *rest in points)
+def _number(value: Interval) -> str:
+    return tables.UNKNOWN if value.value is None else f"{value.value:.4g}"
 
 
 def _curves(sheet: Sheet) -> list[tuple[dict[str, str], Grid]]:

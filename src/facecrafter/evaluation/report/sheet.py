@@ -14,7 +14,7 @@ from facecrafter.errors import DataError, PhotoError
 from facecrafter.evaluation import differences, result
 from facecrafter.evaluation.record import Interval, clean
 from facecrafter.evaluation.result import Column, Difference, MethodResult, TableResult
-from facecrafter.evaluation.results import Scores, read_scores, scores_file
+from facecrafter.evaluation.result_folder import Scores, read_scores, scores_file
 from facecrafter.faces.face import load_photo
 
 

@@ -14,11 +14,13 @@ from facecrafter.evaluation.report.sheet import Row, Run, Sheet
 from facecrafter.evaluation.result import Column, Curve, Difference, Group, Leakage
 
 UNKNOWN = "-"
+# What a table says of a method besides the metrics.
+FACTS = {"extra_parameters": "Extra parameters ↓", "failures": "Failures", "seconds_an_image": "Seconds an image"}
 INTERVALS = "In brackets the 95 % bootstrap interval over identities; bold is the best of the column."
 FAILURES = "Failures are images in which no face was found; the metrics of faces are over the others."
 PAIRED = (
     "Over the pairs that both methods made a face for; the interval is a paired bootstrap over identities, and where "
-    "it holds 0 the two are not told apart."
+    "it holds 0 the two are not distinguished."
 )
 
 
@@ -96,17 +98,6 @@ def best(sheet: Sheet, column: Column) -> set[str]:
     return {label for label, value in known.items() if value == top}
 
 
-def facts(sheet: Sheet) -> dict[str, str]:
-    """What a table says of a method besides the metrics: keys and headings."""
-    all_facts = {
-        "extra_parameters": "Extra parameters ↓",
-        "failures": "Failures",
-        "seconds_an_image": "Seconds an image",
-    }
-    keys = {column.key for column in sheet.columns}
-    return {key: heading for key, heading in all_facts.items() if key not in keys}
-
-
 def duration(seconds: float | None) -> str:
     """Seconds for people."""
     if seconds is None:
@@ -172,18 +163,17 @@ def unpaired(sheet: Sheet) -> str:
 
 
 def methods(sheet: Sheet) -> Grid:
-    """Every method's metrics with their intervals, and :func:`facts`."""
+    """Every method's metrics with their intervals, and :data:`FACTS`."""
     tops = {column.key: best(sheet, column) for column in sheet.columns}
-    keys = facts(sheet)
 
     def cell(row: Row, column: Column) -> Cell:
         value, decimals = row.value(column.key), column_places(sheet, column)
         strong = row.label in tops[column.key]
         return Cell(shown(value.value, decimals), interval(value, decimals), _sort(value.value), strong)
 
-    grid = Grid(sheet.title, ["Method", *(column.heading for column in sheet.columns), *keys.values()], sortable=True)
+    grid = Grid(sheet.title, ["Method", *(column.heading for column in sheet.columns), *FACTS.values()], sortable=True)
     for row in sheet.rows:
-        known = [Cell(_fact(row, key), sort=_sort(getattr(row.method, key))) for key in keys]
+        known = [Cell(_fact(row, key), sort=_sort(getattr(row.method, key))) for key in FACTS]
         grid.rows.append((row.label, [*(cell(row, column) for column in sheet.columns), *known]))
     return grid
 

@@ -47,12 +47,10 @@ def as_section(sheet: Sheet, printed: bool = True) -> str:
 def as_csv(sheet: Sheet) -> str:
     """A line a method and metric: ``method,metric,value,low,high``, empty where a number is not known."""
     lines: list[tuple[object, ...]] = [("method", "metric", "value", "low", "high")]
-    keys = {column.key for column in sheet.columns}
     for row in sheet.rows:
         values = [(column.key, row.value(column.key)) for column in sheet.columns]
         lines.extend((row.label, key, value.value, value.low, value.high) for key, value in values)
-        extra = {key: getattr(row.method, key) for key in (*tables.facts(sheet), "images") if key not in keys}
-        lines.extend((row.label, key, number, None, None) for key, number in extra.items())
+        lines.extend((row.label, key, getattr(row.method, key), None, None) for key in (*tables.FACTS, "images"))
     return _csv(lines)
 
 
