@@ -875,6 +875,12 @@ def test_charts_are_the_same_bytes_for_the_same_numbers():
     assert drawn[0] == drawn[1] and "1.500 [1.000, 2.000]" in drawn[0] and "Two $x$" in drawn[0]
 
 
+def test_charts_of_nothing_but_zeros_or_of_nothing_have_an_axis_from_0_to_1():
+    drawn = charts.bars((("One", Interval(0.0, 0.0, 0.0)), ("Two", Interval())), frozenset())
+    assert re.findall(r">(0\.[0-9]|1\.0|.*e-.*)</text>", drawn) == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+    assert ">1.0</text>" in charts.curves(((0, (), (), (), ()),))
+
+
 def test_series_differ_in_colour_mark_or_dash():
     looks = [(look["color"], look["marker"]) for look in map(charts._look, range(8))]
     assert len(set(looks)) == 8 and len(charts.MARKS) == len(charts.SIGNS)

@@ -107,8 +107,11 @@ def _axes(figure: Figure, width: float, height: float, left: float, right: float
 @_chart
 def bars(entries: tuple[tuple[str, Interval], ...], best: frozenset[str]) -> Figure:
     """A bar a method from 0, with its interval as a whisker, and the number beside it."""
-    figure, axes = _figure(450, 20 * len(entries) + 30, 178, 117, 22)
+    figure, axes = _figure(480, 20 * len(entries) + 30, 178, 147, 22)
     decimals = places(value.value for _, value in entries)
+    ends = [end for _, value in entries for end in (value.value, value.low, value.high, 0.0) if end is not None]
+    if min(ends) == max(ends):  # nothing but zeros
+        axes.set_xlim(0, 1)
     for row, (label, value) in enumerate(entries):
         weight = "bold" if label in best else "normal"
         if value.value is not None:
