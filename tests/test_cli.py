@@ -621,12 +621,16 @@ def test_data_prepare_then_train(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_evaluate_model_and_emotion(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the wiring: what they measure is tested beside them."""
     from facecrafter.evaluation import emotions, heldout
+    from facecrafter.evaluation.result import EmotionResult, HeldoutResult, Setting
 
     calls: list[tuple[Any, ...]] = []
+    nobody = Setting.model_validate(
+        dict.fromkeys(Setting.model_fields) | {"images": 3, "face_found": 0.0, "emotion_by_class": {}}
+    )
 
-    def model(*arguments: Any, **options: Any) -> dict[str, Any]:
+    def model(*arguments: Any, **options: Any) -> HeldoutResult:
         calls.append((*arguments, options))
-        return {"settings": {"identity": {"face_found": 0.0, "same": None}}}
+        return HeldoutResult(environment={}, model="mini", estimators={}, settings={"identity": nobody})
 
     monkeypatch.setattr(heldout, "evaluate", model)
     asked = ("evaluate", "model", folder, "--model", folder / "model", "--out", folder / "out")
@@ -643,7 +647,9 @@ def test_evaluate_model_and_emotion(folder: Path, monkeypatch: pytest.MonkeyPatc
         "e.pth",
     )
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("identity\n  face_found: 0.000\n  same: none\n")
+    assert done.stdout.startswith(
+        "identity\n  images: 3\n  face_found: 0.000\n  seconds_an_image: none\n  same: none\n"
+    )
     *places, protocol, options = calls.pop()
     assert places == [folder / "model", folder, folder / "out"]
     assert (protocol.sampling.speed, protocol.sampling.batch_size, protocol.words) == ("interval", 16, 60)
@@ -653,9 +659,9 @@ def test_evaluate_model_and_emotion(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert protocol.sampling.speed is None and protocol.words == 0
     assert options == {"controls": None, "device": "auto", "overwrite": False, "emonet": None}
 
-    def emotion(*_: Any, variations: int, overwrite: bool) -> dict[str, Any]:
+    def emotion(*_: Any, variations: int, overwrite: bool) -> EmotionResult:
         calls.append((variations, overwrite))
-        return {"sets": {}, "circumplex": {}, "faces_a_second": 1.0}
+        return EmotionResult(environment={}, estimator="pixels", sets={}, circumplex={}, faces_a_second=1.0)
 
     monkeypatch.setattr(emotions, "evaluate", emotion)
     sets = ("--labels", "l.csv", "--fer2013", "f.tar", "--votes", "v.csv")

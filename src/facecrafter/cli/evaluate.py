@@ -65,7 +65,7 @@ def evaluate_model(
     for setting, scores in result.settings.items():
         typer.echo(setting)
         for name, value in scores.model_dump(exclude={"emotion_by_class"}).items():
-            typer.echo(f"  {name}: {'none' if value is None else f'{value:.3f}'}")
+            typer.echo(f"  {name}: {'none' if value is None else value if name == 'images' else f'{value:.3f}'}")
         for name, one in scores.emotion_by_class.items():
             typer.echo(f"  emotion_agreement, {name} targets: {one.agreement.value:.3f} of {one.faces}")
     if result.words is not None:
