@@ -19,6 +19,7 @@ from facecrafter.evaluation import emotions
 from facecrafter.evaluation.emotions import calibration_error, confusion, figures
 from facecrafter.evaluation.result import read
 from facecrafter.faces.emotion import CENTRES
+from facecrafter.weights import sha256
 
 RANDOM = np.random.default_rng(0)
 
@@ -93,7 +94,7 @@ def test_balanced_accuracy_counts_classes_alike_and_knows_no_other() -> None:
 class Reader:
     """Says of a crop what its first pixel says."""
 
-    batch = 32
+    batch, path = 32, Path(__file__)
     network = SimpleNamespace(
         shape_scores=lambda shapes: torch.zeros(len(shapes), 8),
         joint_scores=lambda scores, shapes: scores,
@@ -128,6 +129,8 @@ def test_a_result_is_written_whole_and_not_overwritten_unasked(tmp_path: Path, m
     nothing, out = tmp_path / "none", tmp_path / "out"
     result = emotions.evaluate(nothing, nothing, nothing, nothing, out)
     assert read(out) == result
+    assert result.estimator == f"pixels ({sha256(Path(__file__))[:8]})"
+    assert result.config["data"] == str(nothing) and result.config["variations"] == 200
     assert result.sets["photos"]["both"].accuracy == pytest.approx(0.9)
     counts = {name: readers["pixels"].faces for name, readers in result.sets.items()}
     assert counts == {

@@ -24,6 +24,7 @@ from facecrafter.evaluation.result import RESULT, EmotionResult, Reading, Readin
 from facecrafter.evaluation.result_folder import png
 from facecrafter.faces.emotion import CENTRES, EMOTIONS, sharpness
 from facecrafter.io import check_free, write_whole
+from facecrafter.weights import sha256
 
 BINS = 15
 WRONG = "wrong.png"
@@ -142,7 +143,7 @@ def evaluate(
 
     check_free([out / RESULT, out / WRONG], overwrite)
     estimator = PixelEmotion(path) if path else PixelEmotion()
-    network = str(path) if path else "pixels"
+    network = f"{path or 'pixels'} ({sha256(estimator.path)[:8]})"
     made_with, sets = environment("cpu"), {}
     grey, photos = read_ferplus(fer2013, votes), read_photos(data, labels)
     clear = grey.only(grey.clear)
