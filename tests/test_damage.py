@@ -32,8 +32,7 @@ from facecrafter.faces.face import Face
 from facecrafter.models import checkpoint
 from facecrafter.models.controls import FaceControls
 from facecrafter.pipelines.batch import read_pairs
-from facecrafter.pipelines.generate import signed
-from facecrafter.pipelines.images import inspect, save
+from facecrafter.pipelines.images import inspect, save, signed
 from facecrafter.training import stages as training
 
 MUTATIONS = int(os.environ.get("FACECRAFTER_MUTATIONS", "40"))

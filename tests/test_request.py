@@ -9,30 +9,48 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from facecrafter.errors import ConfigError, PhotoError
 from facecrafter.faces.emotion import Emotion
-from facecrafter.pipelines.generate import FilledSettings
-from facecrafter.request import PhotoFile, Request, photos_in, read_person
+from facecrafter.faces.face import Pick
+from facecrafter.pipelines.reading import portrait_of
+from facecrafter.pipelines.settings import FilledSettings
+from facecrafter.request import PhotoFile, Portrait, Request, batches, check_faces, photos_in, photos_of
 
 SETTINGS = FilledSettings(1.5, 1.2, 2.5, steps=8, scheduler="ddim", speed="refresh")
 ANN, BOB, CID = (PhotoFile(Path(f"{name}.jpg"), name * 64) for name in "abc")
 HAPPY = Emotion.from_words({"happy": 1.0})
-BASE = Request((ANN,), SETTINGS, seed=3, landmarks_from=BOB, emotion_from=CID)
+
+
+def photo(*files: PhotoFile, face: Pick | None = None) -> Portrait:
+    return Portrait(photos=files, face=face)
+
+
+BASE = Request(photo(ANN), {"landmark": photo(BOB), "emotion": photo(CID)}, 3, SETTINGS)
+
+
+def given(**conditions: Portrait | None) -> dict[str, Any]:
+    """The base's conditions with some replaced, or left out."""
+    every = {**BASE.conditions, **conditions}
+    return {"conditions": {name: one for name, one in every.items() if one is not None}}
+
 
 OTHERS: dict[str, dict[str, Any]] = {
-    "another person": {"identity": (BOB,)},
-    "one photo more": {"identity": (ANN, BOB)},
-    "another pose": {"landmarks_from": CID},
-    "no pose": {"landmarks_from": None},
-    "another mood": {"emotion_from": BOB},
-    "no mood": {"emotion_from": None},
-    "a face of the photo": {"face": 2},
-    "a face at a point": {"face": (3.0, 4.0)},
-    "a face of the target": {"emotion_from": None, "target_face": 2},
-    "a mood in words": {"emotion_from": None, "emotion": HAPPY},
-    "another mood in words": {"emotion_from": None, "emotion": Emotion.from_words({"happy": 0.9})},
+    "another person": {"identity": photo(BOB)},
+    "one photo more": {"identity": photo(ANN, BOB)},
+    "another pose": given(landmark=photo(CID)),
+    "no pose": given(landmark=None),
+    "a pose of points": given(landmark=Portrait(points=np.ones((478, 2), np.float32))),
+    "another emotion": given(emotion=photo(BOB)),
+    "no emotion": given(emotion=None),
+    "a control of its own": given(gaze=photo(BOB)),
+    "a face of the photo": {"identity": photo(ANN, face=2)},
+    "a face at a point": {"identity": photo(ANN, face=(3.0, 4.0))},
+    "a face of the target": given(landmark=photo(BOB, face=2), emotion=None),
+    "an emotion in words": given(emotion=portrait_of(HAPPY)),
+    "another emotion in words": given(emotion=portrait_of(Emotion.from_words({"happy": 0.9}))),
 }
 SAMPLED_OTHERWISE: dict[str, dict[str, Any]] = {
     "seed": {"seed": 4},
@@ -51,17 +69,17 @@ SAMPLED_OTHERWISE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("picks", "words"),
     [
-        ({"face": 1, "identity": (ANN, BOB)}, "not for an identity of 2 photos; crop the photos instead"),
-        ({"target_face": 1}, "not for a target of 2 photos; crop the photos instead"),
-        ({"target_face": 1, "landmarks_from": None, "emotion_from": None}, "not for a target without a photo"),
-        ({"face": 0}, "a face's number must be at least 1, which is the largest, not 0"),
+        ((1, 2, None, 0), "not for an identity of 2 photos; crop the photos instead"),
+        ((None, 1, 1, 2), "not for a target of 2 photos; crop the photos instead"),
+        ((None, 1, 1, 0), "not for a target without a photo"),
+        ((0, 1, None, 0), "a face's number must be at least 1, which is the largest, not 0"),
     ],
 )
-def test_a_face_is_picked_in_one_photo(change: dict[str, Any], words: str) -> None:
+def test_a_face_is_picked_in_one_photo(picks: tuple[Any, ...], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        replace(BASE, **change)
+        check_faces(*picks)
 
 
 def test_a_person_is_read_from_files_and_folders(tmp_path: Path, notes: Callable[[], list[str]]) -> None:
@@ -72,14 +90,22 @@ def test_a_person_is_read_from_files_and_folders(tmp_path: Path, notes: Callable
     single = tmp_path / "single"
     single.write_bytes(b"any name")
     assert photos_in(folder) == [folder / "1.png", folder / "2.jpg"] and photos_in(single) == [single]
-    read = read_person([single, tmp_path / "none.jpg", folder])
-    assert [photo.path for photo in read] == [single, folder / "1.png", folder / "2.jpg"]
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    *read, last = photos_of([single, tmp_path / "none.jpg", folder, pixels])
+    assert last is pixels
+    assert [photo.path for photo in read if isinstance(photo, PhotoFile)] == [
+        single,
+        folder / "1.png",
+        folder / "2.jpg",
+    ]
     assert notes() == [f"there is no file {tmp_path / 'none.jpg'}; it is left out"]
     with pytest.raises(PhotoError, match="there is no file"):
-        read_person([tmp_path / "none.jpg", tmp_path / "nobody.jpg"])
+        photos_of([tmp_path / "none.jpg", tmp_path / "nobody.jpg"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(PhotoError, match="empty is a folder without photos in it"):
-        read_person([tmp_path / "empty"])
+        photos_of([tmp_path / "empty"])
+    with pytest.raises(ConfigError, match="a person needs at least one photo"):
+        photos_of([])
 
 
 def test_whatever_changes_an_image_changes_the_digest() -> None:
@@ -91,17 +117,20 @@ def test_whatever_changes_an_image_changes_the_digest() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"identity": (replace(ANN, path=Path("elsewhere/x.png")),)},
+        {"identity": photo(replace(ANN, path=Path("elsewhere/x.png")))},
+        {"identity": replace(BASE.identity, embedding=np.ones(8, np.float32))},
+        {"described": {"identity": "Ann"}},
         {"settings": replace(SETTINGS, batch_size=1)},
     ],
 )
 def test_what_changes_no_image_does_not_change_the_digest(change: dict[str, Any]) -> None:
     assert replace(BASE, **change).digest == BASE.digest
+    assert replace(BASE, **change) == BASE and len({replace(BASE, **change), BASE}) == 1
 
 
 def test_the_same_emotion_is_the_same_request_in_any_words() -> None:
     def asked(emotion: Emotion) -> Request:
-        return replace(BASE, emotion_from=None, emotion=emotion)
+        return replace(BASE, **given(emotion=portrait_of(emotion)))
 
     shares = HAPPY.probabilities
     assert asked(Emotion(HAPPY.valence + 1e-9, HAPPY.arousal, shares)).digest == asked(HAPPY).digest
@@ -117,30 +146,36 @@ def test_a_default_seed_follows_from_identity_and_conditions_alone() -> None:
     assert BASE.own_seed(0) == 1665693237
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"identity": ()}, "at least one photo"),
-        ({"emotion": HAPPY}, "give it one way"),
-        ({"seed": -1}, "between 0 and"),
-        ({"seed": 2**63}, "between 0 and"),
-    ],
-)
-def test_what_cannot_be_asked_is_refused(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        replace(BASE, **change)
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_is_of_63_bits(seed: int) -> None:
+    with pytest.raises(ConfigError, match="between 0 and"):
+        replace(BASE, seed=seed)
+
+
+def test_a_request_by_what_was_read_is_known_by_that() -> None:
+    """A stored value: images made today are found again by later versions."""
+    person = Portrait(image=np.full((2, 2, 3), 7, np.uint8), embedding=np.ones(4, np.float32))
+    target = Portrait(points=np.ones((3, 3), np.float32), emotion=np.zeros(10, np.float32))
+    request = Request(person, {"emotion": target, "landmark": target}, 5)
+    assert request.digest[:32] == "a64c6ea508f9ea03f0cbd66d6fb3bd05"
+
+
+def test_batches_are_of_one_kind_each() -> None:
+    requests = [Request(Portrait(), {"landmark": Portrait()} if number % 3 else {}) for number in range(8)]
+    made = list(batches(requests, 2, lambda one: len(one.conditions)))
+    assert made == [[0, 3], [6], [1, 2], [4, 5], [7]]
 
 
 def test_a_photo_is_known_by_its_content(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(b"face")
-    photo = PhotoFile.read(path)
-    assert photo.sha256 == hashlib.sha256(b"face").hexdigest()
+    found = PhotoFile.read(path)
+    assert found.sha256 == hashlib.sha256(b"face").hexdigest()
     os.utime(path, (0, 0))
-    photo.check_unchanged()
+    found.check_unchanged()
     path.write_bytes(b"Face")
     with pytest.raises(PhotoError, match=r"a\.jpg has changed since the run began"):
-        photo.check_unchanged()
+        found.check_unchanged()
 
 
 @pytest.mark.parametrize(

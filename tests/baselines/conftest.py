@@ -7,7 +7,7 @@ import pytest
 
 from facecrafter.faces import landmarks
 from facecrafter.faces.face import Face
-from facecrafter.generator import Portrait, Request
+from facecrafter.request import Portrait, Request
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +24,7 @@ def people(face: Face) -> list[Portrait]:
                 file=f"P{number}/{number}.jpg",
                 image=small.image,
                 points=landmarks.turn(small.points, yaw, size=128),
+                size=128,
                 blendshapes=rng.random(52, np.float32),
                 angles=np.array([yaw, 0, 0], np.float32),
                 embedding=embedding / np.linalg.norm(embedding),
@@ -37,8 +38,8 @@ def people(face: Face) -> list[Portrait]:
 def requests(people: list[Portrait]) -> list[Request]:
     """Three images with a target and, between them, one without."""
     return [
-        Request(people[0], people[1], None, 5),
-        Request(people[1], None, None, 6),
-        Request(people[2], people[3], None, 2**40),
-        Request(people[0], people[2], people[2], 5),
+        Request(people[0], {"landmark": people[1]}, 5),
+        Request(people[1], seed=6),
+        Request(people[2], {"landmark": people[3]}, 2**40),
+        Request(people[0], {"landmark": people[2], "emotion": people[2]}, 5),
     ]

@@ -16,10 +16,10 @@ from facecrafter import baselines
 from facecrafter.baselines import ELSEWHERE, TRAINED, baseline_class, load
 from facecrafter.baselines.base import FILE, Baseline, BaselineGenerator, load_baseline, save_baseline
 from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
-from facecrafter.generator import Portrait, Request
 from facecrafter.models import scales
 from facecrafter.models.checkpoint import FaceModel, save_model
 from facecrafter.models.controls import parameter_count
+from facecrafter.request import Portrait, Request, images_of
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.sampler import Sampler, build_scheduler
 
@@ -68,31 +68,31 @@ def test_images_have_their_shape_and_depend_on_their_own_request(
     kind: str, small_model: FaceModel, requests: list[Request]
 ) -> None:
     method = BaselineGenerator(made(kind, small_model), small_model, steps=2)
-    images = method.generate(requests)
+    images = images_of(method, requests)
     assert images.shape == (4, 128, 128, 3)
     assert images.dtype == np.uint8
     assert images.std() > 5
-    np.testing.assert_array_equal(method.generate(requests), images)
+    np.testing.assert_array_equal(images_of(method, requests), images)
     for index, request in enumerate(requests):
-        alone = method.generate([request])[0].astype(int)
+        alone = images_of(method, [request])[0].astype(int)
         assert np.abs(alone - images[index]).max() <= 1
     other = [dataclasses.replace(requests[0], seed=9), *requests[1:]]
-    again = method.generate(other)
+    again = images_of(method, other)
     np.testing.assert_array_equal(again[1:], images[1:])
     assert np.abs(again[0].astype(int) - images[0]).max() > 5
-    assert method.generate([]).shape == (0, 128, 128, 3)
+    assert images_of(method, []).shape == (0, 128, 128, 3)
     assert (method.size, method.extra_parameters) == (128, parameter_count([method.baseline]))
 
 
 def test_what_a_baseline_cannot_read_changes_nothing(small_model: FaceModel, people: list[Portrait]) -> None:
-    plain, posed = (Request(people[0], target, None, 1) for target in (None, people[1]))
+    plain, posed = (Request(people[0], {"landmark": target}, 1) for target in (None, people[1]))
     faceid = BaselineGenerator(made("ip_adapter", small_model), small_model, steps=1)
-    np.testing.assert_array_equal(*(faceid.generate([request]) for request in (plain, posed)))
+    np.testing.assert_array_equal(*(images_of(faceid, [request]) for request in (plain, posed)))
     expression = BaselineGenerator(made("expression_adapter", small_model), small_model, steps=1)
     turned = dataclasses.replace(people[1], points=people[2].points)
-    first, second = (expression.generate([Request(people[0], one, None, 1)]) for one in (people[1], turned))
+    first, second = (images_of(expression, [Request(people[0], {"landmark": one}, 1)]) for one in (people[1], turned))
     np.testing.assert_array_equal(first, second)
-    assert not np.array_equal(expression.generate([plain]), first)
+    assert not np.array_equal(images_of(expression, [plain]), first)
 
 
 @pytest.mark.parametrize("kind", ["controlnet", "caphuman", "expression_adapter"])
@@ -108,7 +108,7 @@ def test_without_a_condition_the_images_are_ours(kind: str, small_model: FaceMod
         scheduler=sampling["scheduler"],
     )
     ours = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    theirs = baseline.generate([Request(people[0], None, None, 7), Request(people[1], None, None, 8)])
+    theirs = images_of(baseline, [Request(people[0], seed=7), Request(people[1], seed=8)])
     assert np.abs(theirs.astype(int) - ours).max() <= 1 and (theirs == ours).mean() > 0.999
 
 
@@ -131,7 +131,7 @@ def test_guidance_is_a_plain_loop_of_equation_6(
         posed = baseline.predict(small_model.unet, noisy, times, tokens, prepared, torch.tensor([0]))
         latents = solver.step(none + 1.7 * (who - none) + 2.2 * (posed - who), time, latents).prev_sample
     expected = small_model.autoencoder.decode(latents).sample.clamp(-1, 1)
-    got = method.generate([Request(people[0], people[1], None, 4)])[0].astype(np.float32) / 127.5 - 1
+    got = images_of(method, [Request(people[0], {"landmark": people[1]}, 4)])[0].astype(np.float32) / 127.5 - 1
     np.testing.assert_allclose(got, expected[0].permute(1, 2, 0), atol=0.51 / 127.5 + 1e-3)
 
 
@@ -145,9 +145,10 @@ def test_the_identity_baseline_never_sees_identity_tokens(small_model: FaceModel
             return torch.full((len(embedding), 8, 128), torch.nan)
 
     blind = dataclasses.replace(small_model, encoder=Blind())
-    request = [Request(people[0], None, None, 1)]
+    request = [Request(people[0], seed=1)]
     images = [
-        BaselineGenerator(made("ip_adapter", model), model, steps=2).generate(request) for model in (small_model, blind)
+        images_of(BaselineGenerator(made("ip_adapter", model), model, steps=2), request)
+        for model in (small_model, blind)
     ]
     np.testing.assert_array_equal(*images)
 
@@ -240,7 +241,7 @@ def test_an_embedding_of_another_recogniser_is_refused(small_model: FaceModel, p
     stranger = dataclasses.replace(people[0], embedding=np.ones(512, np.float32))
     method = BaselineGenerator(made("controlnet", small_model), small_model)
     with pytest.raises(FaceCrafterError, match="reads embeddings of 128 numbers, not 512"):
-        method.generate([Request(stranger, None, None, 0)])
+        images_of(method, [Request(stranger, seed=0)])
 
 
 # --- facts ------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from PIL import Image
 from facecrafter.baselines import load
 from facecrafter.baselines.pretrained_controlnet import PublishedControlNet
 from facecrafter.errors import CheckpointError, ConfigError, PhotoError
-from facecrafter.generator import Portrait, Request
 from facecrafter.models.checkpoint import FaceModel
+from facecrafter.request import Portrait, Request, images_of
 from facecrafter.sampling.sampler import build_scheduler
 
 
@@ -39,8 +39,8 @@ def test_the_published_controlnet_guides_as_its_makers_do(
     """Two predictions, both with the normals."""
     method = load("published_controlnet", controlnet, small_model, steps=2, scheduler="ddim")
     assert isinstance(method, PublishedControlNet)
-    request = Request(people[0], people[1], None, 3)
-    got = method.generate([request])[0].astype(np.float32) / 127.5 - 1
+    request = Request(people[0], {"landmark": people[1]}, 3)
+    got = images_of(method, [request])[0].astype(np.float32) / 127.5 - 1
     network = ControlNetModel.from_pretrained(controlnet)
     embedding = torch.from_numpy(people[0].embedding)[None]
     contexts = small_model.encoder.unconditional(1), small_model.encoder(embedding)
@@ -87,15 +87,15 @@ def test_renders_of_emoca_are_read_by_pair(
     Image.fromarray(image).save(path)
     settings: dict[str, Any] = {"renders": tmp_path, "steps": 1}
     method = PublishedControlNet(controlnet, small_model, **settings)
-    condition = method.condition([Request(people[0], people[1], None, 0)])
+    condition = method.condition([Request(people[0], {"landmark": people[1]}, 0)])
     assert condition is not None
     np.testing.assert_allclose(condition[0].permute(1, 2, 0) * 255, image, atol=1e-4)
     assert method.key != PublishedControlNet(controlnet, small_model, steps=1).key
     with pytest.raises(PhotoError, match=r"P1/1\.jpg/P0/0\.jpg\.png"):
-        method.generate([Request(people[1], people[0], None, 0)])
+        images_of(method, [Request(people[1], {"landmark": people[0]}, 0)])
     Image.fromarray(image[:64]).save(path)
     with pytest.raises(ConfigError, match=r"1\.jpg\.png is 128x64, and the images are 128 px"):
-        method.generate([Request(people[0], people[1], None, 0)])
+        images_of(method, [Request(people[0], {"landmark": people[1]}, 0)])
     with pytest.raises(ConfigError, match="there is no folder of renders"):
         PublishedControlNet(controlnet, small_model, tmp_path / "nowhere")
 

@@ -27,9 +27,9 @@ from facecrafter.baselines.pretrained_faceid import (
 from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError, WeightsError
 from facecrafter.estimators.identity import arcface_crop
 from facecrafter.faces.face import Face
-from facecrafter.generator import Portrait, Request
 from facecrafter.models.attention import AttentionInputs, Branch
 from facecrafter.models.checkpoint import FaceModel
+from facecrafter.request import Portrait, Request, images_of
 
 
 class MadeUp:
@@ -211,11 +211,11 @@ def test_plus_looks_at_the_face_as_clip_does(
         features = clip(image, output_hidden_states=True).hidden_states[-2]
         assert features.shape == (1, 5, 24)
         torch.testing.assert_close(shown[name], method.tokens(vector, features))
-    request = Request(one, None, None, 3)
-    (image,) = method.generate([request])
+    request = Request(one, seed=3)
+    (image,) = images_of(method, [request])
     assert image.shape == (16, 16, 3)
     plainer = PublishedFaceIDPlus(tmp_path / "adapter.bin", stable_diffusion, MadeUp(), image_encoder)
-    assert plainer.key != method.key and not np.array_equal(plainer.generate([request])[0], image)
+    assert plainer.key != method.key and not np.array_equal(images_of(plainer, [request])[0], image)
 
 
 def test_wrong_files_of_plus_are_refused(stable_diffusion: Path, image_encoder: Path, tmp_path: Path) -> None:
@@ -267,18 +267,18 @@ def test_faceid_makes_images_by_photo_and_seed(
     torch.save(adapter(stable_diffusion), tmp_path / "adapter.bin")
     settings: dict[str, Any] = {"recogniser": MadeUp(), "prompt": "a face", "steps": 2, "batch_size": 3}
     method = load("published_ip_adapter_faceid", tmp_path / "adapter.bin", stable_diffusion, **settings)
-    images = method.generate(requests)
+    images = images_of(method, requests)
     assert images.shape == (4, 16, 16, 3)
-    np.testing.assert_array_equal(method.generate(requests), images)
+    np.testing.assert_array_equal(images_of(method, requests), images)
     for index, request in enumerate(requests):
-        assert np.abs(method.generate([request])[0].astype(int) - images[index]).max() <= 1
-    free = Request(people[0], None, None, 5)  # as the first request, whose target it does not read
-    assert np.abs(method.generate([free])[0].astype(int) - images[0]).max() <= 1
+        assert np.abs(images_of(method, [request])[0].astype(int) - images[index]).max() <= 1
+    free = Request(people[0], seed=5)  # as the first request, whose target it does not read
+    assert np.abs(images_of(method, [free])[0].astype(int) - images[0]).max() <= 1
     other = load(
         "published_ip_adapter_faceid", tmp_path / "adapter.bin", stable_diffusion, **{**settings, "prompt": "b"}
     )
     assert other.key != method.key
-    assert not np.array_equal(other.generate(requests), images)
+    assert not np.array_equal(images_of(other, requests), images)
 
 
 def test_it_computes_where_it_is_told(stable_diffusion: Path, image_encoder: Path, tmp_path: Path) -> None:

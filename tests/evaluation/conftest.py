@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.evaluation import session
 from facecrafter.evaluation.judges import Measurements
-from facecrafter.generator import Request
+from facecrafter.request import Request
 
 SIDE = 16
 POSE, EXPRESSION, IDENTITY, EMOTION = slice(0, 3), slice(0, 12), slice(0, 8), slice(0, 10)
@@ -68,16 +68,16 @@ class StubMethod:
     def __init__(self, name: str = "Stub", paint: Callable[[np.ndarray, Request], None] | None = None) -> None:
         self.name, self.key, self.paint, self.made = name, f"key of {name}", paint, 0
 
-    def generate(self, requests: Sequence[Request]) -> np.ndarray:
+    def generate(self, requests: Sequence[Request], progress: object = None) -> Iterator[tuple[int, np.ndarray]]:
         self.made += len(requests)
-        return np.stack([self._one(request) for request in requests])
+        return enumerate(map(self._one, requests))
 
     def _one(self, request: Request) -> np.ndarray:
         image = request.identity.image.copy()
-        if request.landmarks is not None:
-            image[:2] = request.landmarks.image[:2]
-        if request.emotion is not None:
-            asked = request.emotion.emotion
+        if "landmark" in request.conditions:
+            image[:2] = request.conditions["landmark"].image[:2]
+        if "emotion" in request.conditions:
+            asked = request.conditions["emotion"].emotion
             image[3, :2] = np.round(asked[:2] * 127 + 128)[:, None]
             image[3, 2:10] = np.round(asked[2:] * 255)[:, None]
         image[5:7] = np.random.default_rng(request.seed).integers(0, 256, (2, SIDE, 3))
@@ -150,20 +150,24 @@ def stub_method() -> type[StubMethod]:
 @pytest.fixture
 def requests_of(world: Prepared) -> Callable[[int], list[Request]]:
     """Some requests of the world."""
-    from facecrafter.generator import Portrait
+    from facecrafter.request import Portrait
 
     def make(count: int) -> list[Request]:
         portraits = [Portrait.of(world, row) for row in range(2 * count)]
-        return [Request(portraits[n], portraits[n + count], portraits[n + count], n) for n in range(count)]
+        targets = [dict.fromkeys(("landmark", "emotion"), portrait) for portrait in portraits[count:]]
+        return [Request(portraits[n], targets[n], n) for n in range(count)]
 
     return make
 
 
 @pytest.fixture
 def altered() -> Callable[..., Request]:
-    """A request with one field of one of its subjects replaced."""
+    """A request with one field of one of its portraits replaced."""
 
     def change(request: Request, part: str, **fields: object) -> Request:
-        return replace(request, **{part: replace(getattr(request, part), **fields)})
+        if part == "identity":
+            return replace(request, identity=replace(request.identity, **fields))
+        changed = replace(request.conditions[part], **fields)
+        return replace(request, conditions={**request.conditions, part: changed})
 
     return change

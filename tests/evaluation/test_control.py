@@ -237,8 +237,8 @@ def test_real_judges_on_real_photos(lfw, tmp_path, monkeypatch, model_folder):
         class Copies:
             name, key, extra_parameters, size = "Ours", "copies", 0, 128
 
-            def generate(self, requests):
-                return np.stack([(request.landmarks or request.identity).image for request in requests])
+            def generate(self, requests, progress=None):
+                return enumerate(one.conditions.get("landmark", one.identity).image for one in requests)
 
         return Copies()
 

@@ -15,9 +15,9 @@ from facecrafter.evaluation import generators
 from facecrafter.evaluation.config import ControlConfig, MethodConfig, load, run
 from facecrafter.evaluation.images import request_name
 from facecrafter.faces import landmarks
-from facecrafter.generator import Portrait, Request
 from facecrafter.models.controls import parameter_count
-from facecrafter.pipelines.generate import Settings
+from facecrafter.pipelines.settings import Settings
+from facecrafter.request import Portrait, Request, images_of
 from facecrafter.sampling.sampler import Sampler
 
 FAST = Settings(steps=2)
@@ -28,24 +28,24 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*/evaluation/*.ya
 def asked(prepared):
     portraits = [Portrait.of(prepared, row) for row in range(6)]
     return [
-        Request(portraits[0], portraits[1], portraits[1], 5),
-        Request(portraits[2], None, None, 6),
-        Request(portraits[3], portraits[4], portraits[5], 7),
-        Request(portraits[0], None, portraits[5], 8),
+        Request(portraits[0], {"landmark": portraits[1], "emotion": portraits[1]}, 5),
+        Request(portraits[2], seed=6),
+        Request(portraits[3], {"landmark": portraits[4], "emotion": portraits[5]}, 7),
+        Request(portraits[0], {"emotion": portraits[5]}, 8),
     ]
 
 
 def method(model, conditions=("landmark", "emotion"), settings=FAST):
-    return generators.FaceCrafterGenerator("Ours", model, conditions, settings)
+    return generators.FaceCrafterGenerator(model, "Ours", conditions, settings)
 
 
 def test_a_image_is_the_samplers_own(small_model, asked):
     request, settings = asked[0], FAST.filled(small_model.scale)
-    drawn = landmarks.draw(request.landmarks.points, 128, small_model.controls.config.landmark_size)
+    drawn = landmarks.draw(request.conditions["landmark"].points, 128, small_model.controls.config.landmark_size)
     wanted = Sampler(small_model).generate(
         torch.from_numpy(request.identity.embedding[None]),
         torch.from_numpy(drawn)[None].permute(0, 3, 1, 2).float() / 255,
-        torch.from_numpy(request.emotion.emotion[None]),
+        torch.from_numpy(request.conditions["emotion"].emotion[None]),
         settings.guidance,
         2,
         [5],
@@ -53,13 +53,13 @@ def test_a_image_is_the_samplers_own(small_model, asked):
         speed=settings.speed,
     )
     wanted = ((wanted + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    assert np.array_equal(method(small_model).generate([request]), wanted)
+    assert np.array_equal(images_of(method(small_model), [request]), wanted)
 
 
 def test_a_image_does_not_depend_on_its_neighbours(small_model, asked):
     ours = method(small_model)
-    together = ours.generate(asked).astype(int)
-    alone = np.concatenate([ours.generate([request]) for request in asked]).astype(int)
+    together = images_of(ours, asked).astype(int)
+    alone = np.concatenate([images_of(ours, [request]) for request in asked]).astype(int)
     assert np.abs(together - alone).max() <= 1
 
 
@@ -67,14 +67,10 @@ def test_a_image_does_not_depend_on_its_neighbours(small_model, asked):
 def test_only_its_own_conditions_are_read(small_model, asked, conditions):
     ours = method(small_model, conditions)
     request = asked[2]
-    stripped = Request(
-        request.identity,
-        request.landmarks if "landmark" in conditions else None,
-        request.emotion if "emotion" in conditions else None,
-        request.seed,
-    )
-    assert np.array_equal(ours.generate([request]), ours.generate([stripped]))
-    assert not np.array_equal(ours.generate([request]), method(small_model).generate([request]))
+    given = {name: portrait for name, portrait in request.conditions.items() if name in conditions}
+    stripped = Request(request.identity, given, request.seed)
+    assert np.array_equal(images_of(ours, [request]), images_of(ours, [stripped]))
+    assert not np.array_equal(images_of(ours, [request]), images_of(method(small_model), [request]))
 
 
 def test_extra_parameters_are_those_of_the_modules_in_use(small_model):
@@ -110,11 +106,14 @@ def test_a_student_is_in_the_key_only_where_it_speaks(small_model):
     assert method(taught, settings=Settings(steps=2, speed="distilled")).key != method(taught).key
 
 
-def test_controls_are_not_asked_of_a_base(small_model):
+def test_controls_are_not_asked_of_a_base(small_model, tmp_path, asked):
     from dataclasses import replace
 
-    with pytest.raises(ConfigError, match="no controls"):
-        method(replace(small_model, controls=None))
+    from facecrafter.models.checkpoint import save_model
+
+    save_model(replace(small_model, controls=None), tmp_path)
+    with pytest.raises(ConfigError, match="the model of 'Ours' has no controls"):
+        generators.open_generator(MethodConfig(name="Ours", model=tmp_path), asked, "dlib")
 
 
 # --- a folder ---------------------------------------------------------------------------------------------------------
@@ -131,7 +130,7 @@ def folder(tmp_path, asked):
 def test_a_folder_gives_the_image_of_each_request(folder, asked):
     ours = generators.FolderGenerator("Theirs", folder, asked, 9)
     assert (ours.size, ours.extra_parameters) == (32, 9)
-    assert ours.generate(asked[::-1])[:, 0, 0, 0].tolist() == [3, 2, 1, 0]
+    assert images_of(ours, asked[::-1])[:, 0, 0, 0].tolist() == [3, 2, 1, 0]
 
 
 def test_its_key_is_of_the_images(folder, asked):
@@ -162,10 +161,10 @@ def test_two_images_of_one_request_are_one_too_many(folder, asked):
 def test_images_of_another_size_or_damaged_ones_are_told(folder, asked):
     Image.new("RGB", (32, 30)).save(folder / request_name(asked[3]))
     with pytest.raises(DataError, match=r"32x30; .* must all be 32x32"):
-        generators.FolderGenerator("Theirs", folder, asked, 0).generate(asked)
+        images_of(generators.FolderGenerator("Theirs", folder, asked, 0), asked)
     (folder / request_name(asked[3])).write_bytes(b"nothing")
     with pytest.raises(PhotoError):
-        generators.FolderGenerator("Theirs", folder, asked, 0).generate(asked)
+        images_of(generators.FolderGenerator("Theirs", folder, asked, 0), asked)
     with pytest.raises(DataError, match="there is no folder"):
         generators.FolderGenerator("Theirs", folder / "else", asked, 0)
 

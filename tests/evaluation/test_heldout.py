@@ -21,7 +21,7 @@ from facecrafter.evaluation.result import read
 from facecrafter.faces.emotion import EMOTIONS, Emotion
 from facecrafter.faces.face import Face, head_angles
 from facecrafter.pipelines import watermark
-from facecrafter.pipelines.generate import Settings
+from facecrafter.pipelines.settings import Settings
 
 
 def pose(yaw: float, pitch: float) -> np.ndarray:

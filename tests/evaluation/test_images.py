@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,8 @@ from PIL import Image
 from facecrafter.errors import FaceCrafterError, OutputError
 from facecrafter.evaluation import images
 from facecrafter.evaluation.measurements import load_photo
+from facecrafter.pipelines.settings import FilledSettings
+from facecrafter.request import images_of
 
 
 def test_what_is_there_is_not_made_again(tmp_path, requests_of, stub_method):
@@ -16,7 +20,7 @@ def test_what_is_there_is_not_made_again(tmp_path, requests_of, stub_method):
     made = images.make(method, requests, tmp_path, batch_size=3, progress=False)
     assert method.made == 7
     for path, request in zip(made.paths, requests, strict=True):
-        assert np.array_equal(load_photo(path), method.generate([request])[0])
+        assert np.array_equal(load_photo(path), images_of(method, [request])[0])
         with Image.open(path) as file:
             assert "generated" in file.info["Description"]
     again = stub_method()
@@ -48,7 +52,7 @@ def test_a_damaged_image_is_made_again(tmp_path, requests_of, stub_method):
     method = stub_method()
     again = images.make(method, requests, tmp_path, progress=False)
     assert method.made == 1
-    assert np.array_equal(load_photo(again.paths[1]), method.generate(requests[1:2])[0])
+    assert np.array_equal(load_photo(again.paths[1]), images_of(method, requests[1:2])[0])
 
 
 def test_the_time_is_that_of_the_images_asked_for(tmp_path, requests_of, stub_method, monkeypatch):
@@ -79,26 +83,23 @@ def test_other_keys_and_other_precision_are_other_images(tmp_path, requests_of, 
 
 def test_a_request_is_all_that_a_method_could_read(requests_of, altered):
     request = requests_of(1)[0]
-    name = images.request_digest(request)
-    assert images.request_digest(requests_of(1)[0]) == name
-    assert images.request_digest(altered(request, "identity", name="other", file="elsewhere")) == name
+    name, target = request.digest, request.conditions["landmark"]
+    assert requests_of(1)[0].digest == name
+    assert altered(request, "identity", name="other", file="elsewhere").digest == name
     changed = [
         altered(request, "identity", embedding=-request.identity.embedding),
         altered(request, "identity", image=255 - request.identity.image),
-        altered(request, "landmarks", points=request.landmarks.points + 1),
-        altered(request, "landmarks", blendshapes=request.landmarks.blendshapes + 1),
-        altered(request, "landmarks", angles=request.landmarks.angles + 1),
-        altered(request, "emotion", emotion=request.emotion.emotion + 1),
-        *(
-            type(request)(*parts)
-            for parts in (
-                (request.identity, None, request.emotion, request.seed),
-                (request.identity, request.landmarks, None, request.seed),
-                (request.identity, request.landmarks, request.emotion, request.seed + 1),
-            )
-        ),
+        altered(request, "landmark", points=target.points + 1),
+        altered(request, "landmark", blendshapes=target.blendshapes + 1),
+        altered(request, "landmark", angles=target.angles + 1),
+        altered(request, "emotion", emotion=target.emotion + 1),
+        replace(request, conditions={"emotion": target}),
+        replace(request, conditions={"landmark": target}),
+        replace(request, conditions={**request.conditions, "gaze": target}),
+        replace(request, seed=request.seed + 1),
+        replace(request, settings=FilledSettings(1.0, 1.0, 1.0, steps=2, scheduler="dpm", speed="exact")),
     ]
-    assert len({name, *map(images.request_digest, changed)}) == len(changed) + 1
+    assert len({name, *(one.digest for one in changed)}) == len(changed) + 1
 
 
 def test_file_names_are_plain_and_tell_photos_apart(requests_of, altered):

@@ -12,6 +12,7 @@ from facecrafter.errors import DataError
 from facecrafter.evaluation import leakage
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.pairs import choose
+from facecrafter.request import images_of
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def seen(judges, images):
 
 
 def measured(method, judges, probes):
-    images = seen(judges, method.generate([request for probe in probes for request in probe.requests]))
+    images = seen(judges, images_of(method, [request for probe in probes for request in probe.requests]))
     photos = seen(judges, [photo.image for probe in probes for photo in probe.photos])
     return images, photos
 
@@ -40,12 +41,16 @@ def test_a_probe_changes_one_thing_at_a_time(world, probes):
         assert len({probe.person.name, probe.other.name, probe.posed.name}) == 3
         assert all(out[photo.file] for photo in probe.photos)
         first, *changed = probe.requests
-        assert first.landmarks is first.emotion is probe.posed
+        assert first.conditions["landmark"] is first.conditions["emotion"] is probe.posed
+
+        def parts(request):
+            given = request.conditions.get
+            return {"identity": request.identity, "landmark": given("landmark"), "emotion": given("emotion")}
+
         differ = [
-            [name for name in ("identity", "landmarks", "emotion") if getattr(one, name) is not getattr(first, name)]
-            for one in changed
+            [name for name, portrait in parts(one).items() if portrait is not parts(first)[name]] for one in changed
         ]
-        assert differ == [["identity"], ["landmarks"], ["emotion"], ["landmarks"]]
+        assert differ == [["identity"], ["landmark"], ["emotion"], ["landmark"]]
         assert {request.seed for request in probe.requests} == {3 + number}
 
 
@@ -75,8 +80,8 @@ def test_a_method_that_does_what_is_asked_has_the_unit_matrix(probes, stub_metho
 
 def test_a_method_that_copies_the_target_leaks_its_shape(probes, stub_method, stub_judges):
     def copies(image, request):
-        if request.landmarks is not None:
-            image[2] = request.landmarks.image[2]
+        if "landmark" in request.conditions:
+            image[2] = request.conditions["landmark"].image[2]
 
     images, photos = measured(stub_method(paint=copies), stub_judges(), probes)
     matrix = np.array(leakage.leakage(images, photos).values)
@@ -143,8 +148,8 @@ def test_curves_of_a_method_that_follows(probes, stub_method, stub_judges):
     people = [probe.person for probe in probes[:4]]
     requests = leakage.curve_requests(people, seed=5)
     assert len(requests) == 2 * 4 * 9
-    assert all(request.landmarks is None for request in requests)
-    looks = stub_judges().look(stub_method().generate(requests))
+    assert all("landmark" not in request.conditions for request in requests)
+    looks = stub_judges().look(images_of(stub_method(), requests))
     told = leakage.curves(looks.emotion, [person.name for person in people])
     for name in ("valence", "arousal"):
         assert told[name].asked == np.linspace(-1, 1, 9).tolist()
@@ -158,7 +163,7 @@ def test_curves_of_a_method_that_does_not(probes, stub_method, stub_judges):
     def calm(image, request):
         image[3] = request.identity.image[3]
 
-    looks = stub_judges().look(stub_method(paint=calm).generate(leakage.curve_requests(people, 5)))
+    looks = stub_judges().look(images_of(stub_method(paint=calm), leakage.curve_requests(people, 5)))
     looks.emotion[:9] = np.nan  # the first person's valence
     told = leakage.curves(looks.emotion, [person.name for person in people])
     own = [float(person.emotion[0]) for person in people]

@@ -20,9 +20,9 @@ from facecrafter.errors import ConfigError, OutputError
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.pipelines import batch
 from facecrafter.pipelines.batch import generate_pairs, read_pairs
-from facecrafter.pipelines.generate import Settings
 from facecrafter.pipelines.images import inspect
 from facecrafter.pipelines.missing import Summary
+from facecrafter.pipelines.settings import Settings
 
 QUICK = Settings(steps=1, batch_size=2)
 

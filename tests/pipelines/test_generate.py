@@ -17,14 +17,15 @@ from PIL import Image
 
 from facecrafter import FaceCrafter, __version__
 from facecrafter.errors import CheckpointError, ConfigError, NoFaceError, PhotoError, WeightsError
-from facecrafter.faces.emotion import Emotion
+from facecrafter.faces.emotion import EMOTIONS, Emotion, describe, emotion_of
 from facecrafter.faces.face import Face
 from facecrafter.faces.landmarks import turn
 from facecrafter.models import scales
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.pipelines import watermark
-from facecrafter.pipelines.generate import Conditions, Settings, describe, emotion_of, ineffective, listed, poor
-from facecrafter.request import PhotoFile
+from facecrafter.pipelines.reading import listed, poor, portrait_of
+from facecrafter.pipelines.settings import Settings, ineffective
+from facecrafter.request import PhotoFile, Portrait, Request
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +74,16 @@ def test_the_same_seed_gives_the_same_image_alone_or_in_a_batch(crafter: FaceCra
 )
 def test_a_photo_may_come_in_any_form(crafter: FaceCrafter, portrait: Path, kind: Callable[[Path], Any]) -> None:
     expected = crafter.conditions(portrait)
-    np.testing.assert_allclose(crafter.conditions(kind(portrait)).identity, expected.identity, atol=1e-6)
+    found = crafter.conditions(kind(portrait)).identity.embedding
+    np.testing.assert_allclose(found, expected.identity.embedding, atol=1e-6)
 
 
 def test_an_embedding_is_an_identity_of_any_length(crafter: FaceCrafter, portrait: Path) -> None:
     person = crafter.person(portrait)
     assert person.shape == (128,) and person.dtype == np.float32
     asked = crafter.conditions(person * 3)
-    np.testing.assert_allclose(asked.identity, person, atol=1e-6)
-    assert asked.asked == {"identity": "an embedding"}
+    np.testing.assert_allclose(asked.identity.embedding, person, atol=1e-6)
+    assert asked.described == {"identity": "an embedding"}
 
 
 def test_several_photos_are_averaged_into_one_person(crafter: FaceCrafter, lfw: Path) -> None:
@@ -101,27 +103,28 @@ def test_of_several_photos_a_bad_one_is_left_out_and_named(
     Image.new("RGB", (320, 240), "grey").save(tmp_path / "blank.png")
     with caplog.at_level("WARNING", "facecrafter"):
         asked = crafter.conditions([tmp_path / "words.jpg", portrait, tmp_path / "blank.png"])
-    np.testing.assert_array_equal(asked.identity, crafter.person(portrait))
-    assert asked.asked == {"identity": portrait.name}
+    np.testing.assert_array_equal(asked.identity.embedding, crafter.person(portrait))
+    assert asked.described == {"identity": portrait.name}
     assert ["words.jpg" in caplog.messages[0], "blank.png" in caplog.messages[1]] == [True, True]
     assert all(message.endswith("; it is left out") for message in caplog.messages)
 
 
 def test_target_gives_landmarks_and_emotion_and_each_can_be_replaced(crafter: FaceCrafter, portrait: Path) -> None:
     face = crafter.face(portrait)
-    from_target = crafter.conditions(portrait, portrait)
-    assert from_target.points is face.points
-    assert from_target.emotion is not None and from_target.emotion.label == "happy"
-    words = crafter.conditions(portrait, portrait, emotion={"sad": 1.0})
-    assert words.emotion == Emotion.from_words({"sad": 1.0}) and words.points is face.points
     turned = turn(face.points, yaw=30)
-    points = crafter.conditions(portrait, portrait, landmarks_from=turned)
-    assert points.points is turned and points.emotion == from_target.emotion
-    assert points.asked["landmarks"] == "landmarks"
-    parts = crafter.conditions(portrait, landmarks_from=portrait, emotion_from=portrait)
-    assert parts.points is face.points and parts.emotion == from_target.emotion
-    nothing = crafter.conditions(portrait)
-    assert nothing.points is None and nothing.emotion is None
+    happy = crafter.conditions(portrait, portrait).conditions["emotion"].emotion.tolist()
+    assert EMOTIONS[int(np.argmax(happy[2:]))] == "happy"
+    sad = Emotion.from_words({"sad": 1.0})
+    for asked, points, emotion in (
+        ({"target": portrait}, face.points, happy),
+        ({"target": portrait, "emotion": {"sad": 1.0}}, face.points, [sad.valence, sad.arousal, *sad.probabilities]),
+        ({"target": portrait, "landmarks_from": turned}, turned, happy),
+        ({"landmarks_from": portrait, "emotion_from": portrait}, face.points, happy),
+    ):
+        given = crafter.conditions(portrait, **asked).conditions
+        assert given["landmark"].points is points and given["emotion"].emotion.tolist() == emotion
+    assert crafter.conditions(portrait, landmarks_from=turned).described["landmarks"] == "landmarks"
+    assert crafter.conditions(portrait).conditions == {}
 
 
 @pytest.mark.parametrize(
@@ -144,16 +147,13 @@ def test_every_condition_reaches_the_image(crafter: FaceCrafter, portrait: Path,
 
 
 def test_render_mixes_conditions_of_different_kinds(crafter: FaceCrafter, portrait: Path) -> None:
-    person, face = crafter.person(portrait), crafter.face(portrait)
-    happy = Emotion.from_words({"happy": 1.0})
-    asked = [
-        Conditions(person),
-        Conditions(person, face.points),
-        Conditions(person),
-        Conditions(person, face.points, happy),
-    ]
+    person, shape = crafter.person(portrait), Portrait(points=crafter.face(portrait).points)
+    happy = portrait_of(Emotion.from_words({"happy": 1.0}))
+    settings = Settings(steps=2).filled(crafter.model.scale)
+    given: list[dict[str, Portrait]] = [{}, {"landmark": shape}, {}, {"landmark": shape, "emotion": happy}]
+    asked = [Request(Portrait(embedding=person), one, seed, settings) for seed, one in enumerate(given)]
     amounts: list[float] = []
-    made = dict(crafter.render(asked, [0, 1, 2, 3], Settings(steps=2), amounts.append))
+    made = dict(crafter.render(asked, amounts.append))
     assert sorted(made) == [0, 1, 2, 3]
     assert sum(amounts) == pytest.approx(4)
     assert made[2].info["facecrafter"]["seed"] == 2
@@ -257,16 +257,18 @@ def test_faces_are_picked_for_identity_and_target(
     Image.fromarray(crowd).save(path)
     plain = crafter.conditions(path, str(path))
     other = crafter.conditions(path, str(path), face=2, target_face=(512, 260))
-    np.testing.assert_array_equal(plain.identity, crafter.person(path))
-    np.testing.assert_array_equal(other.identity, crafter.person(path, face=2))
-    assert not np.array_equal(plain.identity, other.identity)
-    assert plain.points is crafter.face(path).points and other.points is crafter.face(path, (512, 260)).points
-    np.testing.assert_array_equal(other.points, crafter.face(path, 2).points)
+    np.testing.assert_array_equal(plain.identity.embedding, crafter.person(path))
+    np.testing.assert_array_equal(other.identity.embedding, crafter.person(path, face=2))
+    assert not np.array_equal(plain.identity.embedding, other.identity.embedding)
+    first, second = plain.conditions["landmark"].points, other.conditions["landmark"].points
+    assert first is crafter.face(path).points and second is crafter.face(path, (512, 260)).points
+    np.testing.assert_array_equal(second, crafter.face(path, 2).points)
     one_way = crafter.conditions(portrait, emotion_from=path, target_face=2)
-    assert one_way.emotion == other.emotion != plain.emotion
+    moods = [one.conditions["emotion"].emotion.tolist() for one in (one_way, other, plain)]
+    assert moods[0] == moods[1] != moods[2]
     for arguments, words in (
         ({"identity": [path, portrait], "face": 1}, "not for an identity of 2 photos; crop the photos instead"),
-        ({"identity": plain.identity, "face": 1}, "not for an identity without a photo"),
+        ({"identity": plain.identity.embedding, "face": 1}, "not for an identity without a photo"),
         ({"identity": path, "target_face": 1}, "not for a target without a photo"),
         (
             {"identity": path, "landmarks_from": path, "emotion_from": portrait, "target_face": 1},
@@ -282,10 +284,10 @@ def test_requests_of_other_faces_have_other_keys(crafter: FaceCrafter, portrait:
     picks: tuple[dict[str, Any], ...] = ({}, {"face": 1}, {"face": 2}, {"face": (3.0, 4.0)}, {"target_face": 2})
     requests = [crafter.request([photo], photo, **pick) for pick in picks]
     assert len({crafter.key(request) for request in requests}) == len(picks)
-    face = crafter.conditions_of(requests[1])
-    np.testing.assert_array_equal(face.identity, crafter.conditions_of(requests[0]).identity)
+    first, second = (crafter.read(request).identity.embedding for request in requests[:2])
+    np.testing.assert_array_equal(first, second)
     with pytest.raises(NoFaceError, match=r"no face 2 in .*astronaut\.png, which shows 1 at \(22\d, 12\d\)"):
-        crafter.conditions_of(requests[4])
+        crafter.read(requests[4])
     with pytest.raises(ConfigError, match="not for an identity of 2 photos"):
         crafter.request([photo, photo], face=1)
 
@@ -302,8 +304,8 @@ def test_a_folder_is_one_person_and_its_bad_files_are_left_out(
     shutil.copy(lfw / "Al_Sharpton" / "Al_Sharpton_0001.jpg", tmp_path / "somebody else")
     crafter = FaceCrafter(small_model)
     asked = crafter.conditions(str(tmp_path))
-    np.testing.assert_array_equal(asked.identity, crafter.person(*photos))
-    assert asked.asked["identity"] == ", ".join(photo.name for photo in photos)
+    np.testing.assert_array_equal(asked.identity.embedding, crafter.person(*photos))
+    assert asked.described["identity"] == ", ".join(photo.name for photo in photos)
     left_out = [line for line in notes() if line.endswith("; it is left out")]
     assert [line.partition(" (")[0].partition(" is not")[0] for line in left_out] == [
         f"no face found in {tmp_path / 'blank.png'}",
@@ -430,13 +432,11 @@ def test_what_has_no_effect_is_said_once_a_crafter(
     small_model: FaceModel, portrait: Path, notes: Callable[[], list[str]]
 ) -> None:
     crafter = FaceCrafter(small_model)
-    person, points = crafter.person(portrait), crafter.face(portrait).points
-    asked = [Conditions(person, points), Conditions(person)]
-    for _ in range(2):
-        list(crafter.render(asked, [0, 1], Settings(steps=3, landmark_scale=3.0)))
+    for landmarks_from in (portrait, None, None):
+        crafter.request(portrait, landmarks_from=landmarks_from, settings=Settings(steps=3, landmark_scale=3.0))
     assert notes() == ["the landmark scale 3 has no effect where no landmarks are asked for"]
-    list(crafter.render(asked[:1], [0], Settings(steps=3, landmark_scale=0.0, emotion_scale=0.0)))
-    list(crafter.render(asked, [0, 1], Settings(steps=3)))
+    crafter.request(portrait, landmarks_from=portrait, settings=Settings(steps=3, landmark_scale=0.0, emotion_scale=0))
+    crafter.request(portrait, settings=Settings(steps=3))
     assert notes() == []
 
 
@@ -449,7 +449,7 @@ def test_scales_that_the_distilled_network_does_not_know() -> None:
         (Settings(speed="distilled", identity_scale=5), [f"{knows} identity scales from 0.75 to 2.25; what 5 gives"]),
         (Settings(speed="distilled", emotion_scale=4), [f"{knows} emotion scales from 1.25 to 3.75; what 4 gives"]),
     ):
-        said = ineffective(settings, {(True, True)}, scales.MINI)
+        said = ineffective(settings, ("landmark", "emotion"), scales.MINI)
         assert [text.partition(" is a guess")[0] for text in said] == expected
 
 
@@ -532,8 +532,7 @@ def test_a_photos_emotion_is_read_as_the_model_learned_it(
     for name, emonet in (("emonet_8", "emonet_8.pth"), (None, "emonet_8.pth"), (None, None), ("pixels", None)):
         crafter = FaceCrafter(learned(name), emonet=None if emonet is None else Path(emonet))
         asked = crafter.conditions(portrait, emotion_from=portrait)
-        assert asked.emotion is not None
-        read[name, emonet] = asked.emotion.label
+        read[name, emonet] = EMOTIONS[int(asked.conditions["emotion"].emotion[2:].argmax())]
     assert read == {
         ("emonet_8", "emonet_8.pth"): "sad",
         (None, "emonet_8.pth"): "sad",
@@ -546,7 +545,7 @@ def test_a_model_that_learned_from_emonet_asks_for_it_only_where_a_photo_gives_t
     learned: Callable[[str | None], FaceModel], portrait: Path
 ) -> None:
     crafter = FaceCrafter(learned("emonet_8"))
-    assert crafter.conditions(portrait, landmarks_from=portrait, emotion="happy").emotion is not None
+    assert "emotion" in crafter.conditions(portrait, landmarks_from=portrait, emotion="happy").conditions
     with pytest.raises(ConfigError, match=r"learned emotions from emonet_8, .* --emonet emonet_8\.pth"):
         crafter.conditions(portrait, emotion_from=portrait)
 

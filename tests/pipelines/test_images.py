@@ -15,8 +15,16 @@ from PIL import Image
 import facecrafter
 from facecrafter.errors import OutputError, PhotoError
 from facecrafter.pipelines import images
-from facecrafter.pipelines.generate import STATEMENT, signed
-from facecrafter.pipelines.images import check_sheets, contact_sheet, inspect, is_there, save, write_sheets
+from facecrafter.pipelines.images import (
+    STATEMENT,
+    check_sheets,
+    contact_sheet,
+    inspect,
+    is_there,
+    save,
+    signed,
+    write_sheets,
+)
 
 
 def image(seed: int = 0, **told: object) -> Image.Image:

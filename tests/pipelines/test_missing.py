@@ -16,9 +16,9 @@ from PIL import Image
 from facecrafter import FaceCrafter
 from facecrafter.errors import NoFaceError, OutputError, PhotoError
 from facecrafter.models.checkpoint import FaceModel
-from facecrafter.pipelines.generate import Settings
 from facecrafter.pipelines.images import inspect
 from facecrafter.pipelines.missing import Summary, generate_many
+from facecrafter.pipelines.settings import Settings
 from facecrafter.request import PhotoFile, Request
 
 QUICK = Settings(steps=1, batch_size=2)

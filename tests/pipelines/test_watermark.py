@@ -16,8 +16,8 @@ from PIL import Image
 from facecrafter.faces.face import Face
 from facecrafter.faces.photo import load_photo
 from facecrafter.pipelines import demo, former_watermark, watermark
-from facecrafter.pipelines.generate import Conditions, described
-from facecrafter.pipelines.images import contact_sheet
+from facecrafter.pipelines.images import contact_sheet, described
+from facecrafter.request import Portrait, Request
 
 Pixels = NDArray[np.uint8]
 
@@ -164,7 +164,7 @@ def test_a_sheet_has_the_images_that_are_marked(face: Face, marked: int) -> None
 
 def test_a_sheet_with_labels_and_its_thumbnail_are_marked(faces: list[Pixels]) -> None:
     images = [Image.fromarray(watermark.mark(faces[index % 2])) for index in range(demo.IMAGES)]
-    nobody = Conditions(np.ones(1, np.float32))
+    nobody = Request(Portrait())
     rows = {name: [demo.Tile(name, nobody)] * demo.COLUMNS for name in "abcd"}
     poster = demo.compose(skimage.data.astronaut(), rows, images)
     assert demo.TILE in watermark._WRITTEN

@@ -20,9 +20,9 @@ from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
 from facecrafter.faces import landmarks, symmetry
 from facecrafter.faces.face import Face
-from facecrafter.generator import Portrait, Request
 from facecrafter.models import checkpoint, scales
 from facecrafter.models.scales import Scale
+from facecrafter.request import Portrait, Request, images_of
 from facecrafter.training import trainer
 from facecrafter.training.config import RunConfig
 from facecrafter.training.stages import parse
@@ -100,7 +100,7 @@ def test_a_baseline_learns_and_nothing_else_does(
         assert image.size == (7 * 128, 4 * 128)
     method = load(kind, folder, tmp_path / "start")
     portrait = Portrait.of(faces, 0)
-    assert method.generate([Request(portrait, Portrait.of(faces, 4), None, 1)]).shape == (1, 128, 128, 3)
+    assert images_of(method, [Request(portrait, {"landmark": Portrait.of(faces, 4)}, 1)]).shape == (1, 128, 128, 3)
 
 
 @pytest.mark.parametrize("kind", ["controlnet", "expression_adapter"])

@@ -1,4 +1,4 @@
-"""The baselines of the tables, each behind :class:`facecrafter.generator.Generator`.
+"""The baselines of the tables, each behind :class:`facecrafter.request.Generator`.
 
 Torch and diffusers are imported when a baseline is asked for, so that its name costs nothing.
 """
@@ -15,8 +15,8 @@ from facecrafter.errors import ConfigError
 
 if TYPE_CHECKING:
     from facecrafter.baselines.base import Baseline
-    from facecrafter.generator import Generator
     from facecrafter.models.checkpoint import FaceModel
+    from facecrafter.request import Generator
 
 # Those that `facecrafter train` makes: the class by the kind, which is also its module's name.
 TRAINED = {

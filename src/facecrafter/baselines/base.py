@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facecrafter.errors import CheckpointError, ConfigError
-from facecrafter.generator import Portrait, Request
 from facecrafter.models import checkpoint
 from facecrafter.models.checkpoint import FaceModel, digest
 from facecrafter.models.controls import parameter_count
+from facecrafter.request import Portrait, Progress, Request, batches
 from facecrafter.sampling.guidance import Guidance, combine
 from facecrafter.sampling.sampler import check_steps, decode, denoise, pixels
 
@@ -57,7 +57,7 @@ class Baseline(nn.Module):
         """What it reads of a photo, of one shape for all.
 
         Args:
-            subject: the photo: whose pose and expression, or who.
+            portrait: the photo: whose pose and expression, or who.
             size: side of the base's images in pixels.
         """
 
@@ -145,7 +145,7 @@ def check_sampling(steps: int, scheduler: str, batch_size: int) -> None:
 
 
 class BaselineGenerator:
-    """A baseline as a row of a table; see :class:`facecrafter.generator.Generator`.
+    """A baseline as a row of a table; see :class:`facecrafter.request.Generator`.
 
     Args:
         baseline: the network.
@@ -186,7 +186,7 @@ class BaselineGenerator:
 
     @cached_property
     def key(self) -> str:
-        """See :class:`facecrafter.generator.Generator`."""
+        """See :class:`facecrafter.request.Generator`."""
         base = self.base
         return digest((self.baseline, base.unet, base.encoder, base.autoencoder), self.settings())
 
@@ -194,8 +194,10 @@ class BaselineGenerator:
         """What images depend on besides the networks."""
         return {"kind": self.baseline.kind, **vars(self.guidance), "steps": self.steps, "scheduler": self.scheduler}
 
-    def generate(self, requests: Sequence[Request]) -> NDArray[np.uint8]:
-        """See :class:`facecrafter.generator.Generator`.
+    def generate(
+        self, requests: Sequence[Request], progress: Progress | None = None
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """See :class:`facecrafter.request.Generator`.
 
         Raises:
             ConfigError: an identity embedding of another length than the base reads.
@@ -205,37 +207,41 @@ class BaselineGenerator:
             if len(request.identity.embedding) != wanted:
                 found = len(request.identity.embedding)
                 raise ConfigError(f"the {self.base.scale.name} scale reads embeddings of {wanted} numbers, not {found}")
-        images = np.empty((len(requests), self.size, self.size, 3), np.uint8)
-        for batch in self._batches(requests):
+        for batch in batches(requests, self.batch_size, lambda one: self._read(one) is not None):
             chosen = [requests[index] for index in batch]
             device = self.base.unet.device
             identity = torch.from_numpy(np.stack([request.identity.embedding for request in chosen])).to(device)
             condition = self.condition(chosen)
             condition = None if condition is None else condition.to(device)
-            images[batch] = self.sample(identity, condition, [request.seed for request in chosen])
-        return images
+            step = progress and partial(progress, len(batch) / self.steps)
+            images = self.sample(identity, condition, [request.seed for request in chosen], step)
+            yield from zip(batch, images, strict=True)
 
-    def _batches(self, requests: Sequence[Request]) -> list[list[int]]:
-        """The numbers of the requests, those with a condition apart from those without."""
-        has = [self.baseline.is_identity or request.landmarks is not None for request in requests]
-        groups = [[index for index, one in enumerate(has) if one is given] for given in (True, False)]
-        size = self.batch_size
-        return [group[first : first + size] for group in groups for first in range(0, len(group), size)]
+    def _read(self, request: Request) -> Portrait | None:
+        """What the baseline's condition is read of; None where the request leaves it free."""
+        return request.identity if self.baseline.is_identity else request.conditions.get("landmark")
 
     def condition(self, requests: Sequence[Request]) -> Tensor | None:
         """What the baseline reads of requests that are alike in having a condition or not, ``(B, ...)``."""
-        portraits = [request.identity if self.baseline.is_identity else request.landmarks for request in requests]
+        portraits = [self._read(request) for request in requests]
         read = [self.baseline.read(portrait, self.size) for portrait in portraits if portrait is not None]
         return torch.from_numpy(np.stack(read)) if read else None
 
     @torch.no_grad()
-    def sample(self, identity: Tensor, condition: Tensor | None, seeds: Sequence[int]) -> NDArray[np.uint8]:
+    def sample(
+        self,
+        identity: Tensor,
+        condition: Tensor | None,
+        seeds: Sequence[int],
+        progress: Callable[[], object] | None = None,
+    ) -> NDArray[np.uint8]:
         """Images ``(B, S, S, 3)`` uint8 RGB of B people.
 
         Args:
             identity: embeddings ``(B, D)``.
             condition: ``(B, ...)`` as the baseline reads it, or None to leave it free.
             seeds: B.
+            progress: called after every step.
         """
         base, baseline, count = self.base, self.baseline, len(identity)
         coefficients = self.guidance.coefficients(condition is not None and "landmark" in self.shown, False)
@@ -253,5 +259,5 @@ class BaselineGenerator:
             said = baseline.predict(base.unet, every, timesteps, tokens, prepared, rows)
             return combine(said, coefficients)
 
-        latents = denoise(predict, base.unet, base.scale.scheduler, self.steps, self.scheduler, seeds)
+        latents = denoise(predict, base.unet, base.scale.scheduler, self.steps, self.scheduler, seeds, progress)
         return pixels(decode(base.autoencoder, latents, self.size))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from facecrafter.baselines import head
 from facecrafter.baselines.controlnet import EncoderCopy
-from facecrafter.generator import Portrait
+from facecrafter.request import Portrait
 
 
 class CapHumanBaseline(EncoderCopy):
@@ -27,4 +27,4 @@ class CapHumanBaseline(EncoderCopy):
 
     def read(self, portrait: Portrait, size: int) -> NDArray[np.float32]:
         """Head maps ``(5, size, size)``; see :func:`facecrafter.baselines.head.draw`."""
-        return head.draw(portrait.points, len(portrait.image), size)
+        return head.draw(portrait.points, portrait.size, size)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from facecrafter.baselines.base import Baseline
 from facecrafter.faces import landmarks
-from facecrafter.generator import Portrait
 from facecrafter.models import attention
 from facecrafter.models.checkpoint import FaceModel
+from facecrafter.request import Portrait
 
 # Channels of the condition's convolutions, by how many pixels of an image's side share a place of the latents.
 CONDITION_CHANNELS = {8: (16, 32, 96, 256), 16: (16, 32, 64, 96, 256)}
@@ -78,7 +78,7 @@ class ControlNetBaseline(EncoderCopy):
 
     def read(self, portrait: Portrait, size: int) -> NDArray[np.float32]:
         """The landmark image ``(3, size, size)`` in [0, 1]."""
-        drawn = landmarks.draw(portrait.points, len(portrait.image), size)
+        drawn = landmarks.draw(portrait.points, portrait.size, size)
         return np.asarray(drawn.transpose(2, 0, 1) / 255, np.float32)
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from facecrafter.baselines.adapter import TokenAdapter, Tokens
 from facecrafter.faces.face import BLENDSHAPES
-from facecrafter.generator import Portrait
 from facecrafter.models import attention
 from facecrafter.models.checkpoint import FaceModel
+from facecrafter.request import Portrait
 
 
 class ExpressionAdapterBaseline(TokenAdapter):

@@ -15,9 +15,9 @@ from diffusers.configuration_utils import register_to_config
 from numpy.typing import NDArray
 
 from facecrafter.baselines.adapter import TokenAdapter, Tokens
-from facecrafter.generator import Portrait
 from facecrafter.models import attention
 from facecrafter.models.checkpoint import FaceModel
+from facecrafter.request import Portrait
 
 
 class IPAdapterBaseline(TokenAdapter):

@@ -19,8 +19,8 @@ from facecrafter.baselines.base import BaselineGenerator, Shown, whole_base
 from facecrafter.baselines.controlnet import ControlNetBaseline
 from facecrafter.errors import CheckpointError, ConfigError
 from facecrafter.faces.face import load_photo
-from facecrafter.generator import Portrait, Request
 from facecrafter.models.checkpoint import FaceModel
+from facecrafter.request import Portrait, Request
 from facecrafter.weights import sha256
 
 
@@ -78,12 +78,13 @@ class PublishedControlNet(BaselineGenerator):
             PhotoError: a render is missing or unreadable.
             ConfigError: a render has another size than the images.
         """
-        drawn = [self._normals(request.identity, request.landmarks) for request in requests if request.landmarks]
+        targets = [(request.identity, self._read(request)) for request in requests]
+        drawn = [self._normals(identity, target) for identity, target in targets if target is not None]
         return torch.from_numpy(np.stack(drawn)) if drawn else None
 
     def _normals(self, identity: Portrait, target: Portrait) -> NDArray[np.float32]:
         if self.renders is None:
-            return np.asarray(head.draw(target.points, len(target.image), self.size)[:3] / 2 + 0.5, np.float32)
+            return np.asarray(head.draw(target.points, target.size, self.size)[:3] / 2 + 0.5, np.float32)
         path = self.renders / identity.file / f"{target.file}.png"
         image = load_photo(path)
         if image.shape != (self.size, self.size, 3):

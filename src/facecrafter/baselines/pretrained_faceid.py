@@ -5,8 +5,8 @@ The code has been run on tiny random files of the published layouts, and not wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar
@@ -24,11 +24,11 @@ from facecrafter.baselines.resampler import FaceTokens, Perceiver
 from facecrafter.errors import CheckpointError, ConfigError, WeightsError
 from facecrafter.estimators.identity import OnnxRecogniser, Recogniser, arcface_crop
 from facecrafter.faces.face import Face
-from facecrafter.generator import Portrait, Request
 from facecrafter.models import attention, scales
 from facecrafter.models.attention import AttentionInputs, Branch, KeyValue
 from facecrafter.models.checkpoint import FaceModel, digest
 from facecrafter.models.pretrained import refuse_single_file
+from facecrafter.request import Portrait, Progress, Request, batches
 from facecrafter.sampling.guidance import Guidance, combine
 from facecrafter.sampling.sampler import decode, denoise, pixels
 from facecrafter.weights import OTHER_RECOGNISERS, sha256
@@ -115,7 +115,7 @@ class PublishedFaceID:
 
     @cached_property
     def key(self) -> str:
-        """See :class:`facecrafter.generator.Generator`."""
+        """See :class:`facecrafter.request.Generator`."""
         settings = {
             "shortcut": self.SHORTCUT,
             "words": self.words,
@@ -154,14 +154,14 @@ class PublishedFaceID:
             )
         return looker.float().requires_grad_(False).eval()
 
-    def generate(self, requests: Sequence[Request]) -> NDArray[np.uint8]:
-        """See :class:`facecrafter.generator.Generator`; only who and the seed are read."""
-        images = [np.empty((0, self.size, self.size, 3), np.uint8)]
-        for first in range(0, len(requests), self.batch_size):
-            batch = requests[first : first + self.batch_size]
-            tokens = self._shown([_face(request.identity) for request in batch])
-            images.append(self._sample(tokens, [request.seed for request in batch]))
-        return np.concatenate(images)
+    def generate(
+        self, requests: Sequence[Request], progress: Progress | None = None
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """See :class:`facecrafter.request.Generator`; only identity and seed are read."""
+        for batch in batches(requests, self.batch_size, lambda _: None):
+            tokens = self._shown([_face(requests[index].identity) for index in batch])
+            step = progress and partial(progress, len(batch) / self.steps)
+            yield from zip(batch, self._sample(tokens, [requests[index].seed for index in batch], step), strict=True)
 
     @torch.no_grad()
     def _shown(self, faces: Sequence[Face]) -> dict[str, Tensor]:
@@ -184,7 +184,9 @@ class PublishedFaceID:
         return features
 
     @torch.no_grad()
-    def _sample(self, tokens: dict[str, Tensor], seeds: Sequence[int]) -> NDArray[np.uint8]:
+    def _sample(
+        self, tokens: dict[str, Tensor], seeds: Sequence[int], progress: Callable[[], object] | None
+    ) -> NDArray[np.uint8]:
         """Images from what :meth:`_shown` gives."""
         prompt, negative = (self._read(words).expand(len(seeds), -1, -1) for words in self.words)
         words = {"none": negative, "identity": prompt}
@@ -199,7 +201,7 @@ class PublishedFaceID:
             said = self.unet(every, timestep, context, cross_attention_kwargs=conditions).sample
             return combine(said, self.coefficients)
 
-        latents = denoise(predict, self.unet, scales.ARC2FACE.scheduler, self.steps, self.scheduler, seeds)
+        latents = denoise(predict, self.unet, scales.ARC2FACE.scheduler, self.steps, self.scheduler, seeds, progress)
         return pixels(decode(self.autoencoder, latents, self.size))
 
     def _keys_values(self, tokens: Tensor) -> list[KeyValue]:
@@ -228,7 +230,7 @@ class PublishedFaceIDPlusV2(PublishedFaceIDPlus):
 
 
 def _face(portrait: Portrait) -> Face:
-    """A subject as the recognisers take it; where it lay in its photo does not matter to them."""
+    """A portrait as the recognisers take it; where it lay in its photo does not matter to them."""
     side = float(len(portrait.image))
     pose = np.eye(4, dtype=np.float32)
     return Face(portrait.image, portrait.points, portrait.blendshapes, pose, (0.0, 0.0, side, side))

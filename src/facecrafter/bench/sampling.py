@@ -20,7 +20,7 @@ from facecrafter.models import attention, scales
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.guidance_student import student_of
 from facecrafter.models.scales import Scale
-from facecrafter.pipelines.generate import usable_device
+from facecrafter.pipelines.devices import usable_device
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.plans import SPEEDS
 from facecrafter.sampling.sampler import Sampler, build_scheduler

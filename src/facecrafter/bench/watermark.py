@@ -233,26 +233,29 @@ def watermarking(
 def generated(photos: Sequence[Path], count: int) -> list[Pixels]:
     """Images of people in photos by the mini model, without the mark: by identity alone, with somebody else's pose,
     and with an emotion, in turn. Photos that show no face are passed over."""
-    from facecrafter.pipelines.generate import Conditions, FaceCrafter, Settings
+    from facecrafter.pipelines.generate import FaceCrafter
+    from facecrafter.pipelines.settings import Settings
+    from facecrafter.request import Request, images_of
 
     crafter = FaceCrafter.from_pretrained("mini")
-    asked: list[Conditions] = []
+    requests: list[Request] = []
     for index, path in enumerate(photos):
-        kind = len(asked) % 3
+        kind = len(requests) % 3
         try:
-            asked.append(
+            requests.append(
                 crafter.conditions(
                     path,
                     target=photos[index - 1] if kind == 1 else None,
-                    emotion=EMOTIONS[len(asked) % len(EMOTIONS)] if kind == 2 else None,
+                    emotion=EMOTIONS[len(requests) % len(EMOTIONS)] if kind == 2 else None,
+                    seed=len(requests),
+                    settings=Settings(speed="refresh"),
                 )
             )
         except FaceCrafterError:
             continue
-        if len(asked) == count:
+        if len(requests) == count:
             break
-    images = dict(crafter.unmarked(asked, range(len(asked)), Settings(speed="refresh")))
-    return [images[index] for index in range(len(asked))]
+    return list(images_of(crafter.generator, requests))
 
 
 def _square(path: Path, size: int) -> Pixels:
@@ -306,8 +309,8 @@ def _sheets(marked: Sequence[Pixels], photos: Sequence[Pixels]) -> Iterator[tupl
     from skimage.data import astronaut
 
     from facecrafter.pipelines import demo
-    from facecrafter.pipelines.generate import Conditions, described
-    from facecrafter.pipelines.images import contact_sheet
+    from facecrafter.pipelines.images import contact_sheet, described
+    from facecrafter.request import Portrait, Request
 
     def sheet(images: Sequence[Pixels]) -> Pixels:
         return np.asarray(contact_sheet([described(Image.fromarray(image), {}) for image in images]))
@@ -317,7 +320,7 @@ def _sheets(marked: Sequence[Pixels], photos: Sequence[Pixels]) -> Iterator[tupl
 
     for count in (4, 16, 100):
         yield f"contact sheet of {count}", [(sheet(some(marked, count, number)), count) for number in range(SHEETS)]
-    nobody = Conditions(np.ones(1, np.float32))
+    nobody = Request(Portrait())
     rows = {name: [demo.Tile(name, nobody)] * demo.COLUMNS for name in ("one", "two", "three", "four")}
     posters = []
     for number in range(SHEETS):

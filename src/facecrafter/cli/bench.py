@@ -53,7 +53,7 @@ def bench_sampling(
 ) -> None:
     """An image of ours, at every speed, beside diffusers' loops on the same base; random weights."""
     from facecrafter.bench.sampling import lines, sampling
-    from facecrafter.pipelines.generate import usable_device
+    from facecrafter.pipelines.devices import usable_device
 
     device = usable_device(device)
     with _bench_file(out) as record:

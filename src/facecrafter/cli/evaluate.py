@@ -54,7 +54,7 @@ def evaluate_model(
     from facecrafter.evaluation.heldout import Protocol
     from facecrafter.evaluation.heldout import evaluate as measure
     from facecrafter.models.pretrained import folder_of
-    from facecrafter.pipelines.generate import Settings
+    from facecrafter.pipelines.settings import Settings
 
     folder = folder_of(model, weights)
     sampling = Settings(

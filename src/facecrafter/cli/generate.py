@@ -91,11 +91,13 @@ def generate(
         refuse_given(ctx, ["choose"], "the face that is picked")
     count = 4 if count is None else count
 
+    from facecrafter.faces.emotion import emotion_of
     from facecrafter.pipelines.batch import generate_pairs, read_pairs
-    from facecrafter.pipelines.generate import FaceCrafter, Settings, check_seeds, emotion_of
+    from facecrafter.pipelines.generate import FaceCrafter
     from facecrafter.pipelines.images import SHEET
     from facecrafter.pipelines.missing import generate_many
-    from facecrafter.request import PhotoFile, read_person
+    from facecrafter.pipelines.settings import Settings
+    from facecrafter.request import check_seeds, photos_of, taken
 
     settings = Settings(
         identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size, speed.value if speed else None
@@ -112,12 +114,12 @@ def generate(
     # What needs no model is checked before one is loaded.
     emotion_of(emotion, valence, arousal)
     check_seeds(seed, count)
-    people = read_person(identity or [])
+    people = photos_of(identity or [])
     others = (target, landmarks_from, emotion_from)
-    whole, shape, mood = (None if path is None else PhotoFile.read(path) for path in others)
+    whole, landmarks, feeling = (None if path is None else taken(path) for path in others)
     crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
     request = crafter.request(
-        people, whole, shape, mood, emotion, valence, arousal, seed, settings, person_face, other_face
+        people, whole, landmarks, feeling, emotion, valence, arousal, seed, settings, person_face, other_face
     )
     with bar(count, "images") as progress:
         done = generate_many(crafter, request, count, out, overwrite, progress)

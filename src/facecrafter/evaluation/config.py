@@ -18,7 +18,7 @@ from facecrafter.errors import ConfigError
 from facecrafter.evaluation.judges import JudgesConfig
 from facecrafter.evaluation.result import RESULT, TableResult
 from facecrafter.io import check_free
-from facecrafter.pipelines.generate import Settings
+from facecrafter.pipelines.settings import Settings
 
 Condition = Literal["landmark", "emotion"]
 Distance = Literal["l2", "rmse"]

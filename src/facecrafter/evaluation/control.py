@@ -21,7 +21,7 @@ from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.result import Column, MethodResult, TableResult
 from facecrafter.evaluation.session import Session
 from facecrafter.faces.emotion import EMOTIONS
-from facecrafter.generator import Generator, Portrait, Request
+from facecrafter.request import Generator, Portrait, Request
 
 Array = NDArray[np.float64]
 
@@ -213,7 +213,8 @@ def _cast(session: Session, config: ControlConfig, pairs: Pairs) -> Cast:
     portraits = {row: session.portrait(row) for row in np.union1d(pairs.identity, pairs.target).tolist()}
     requests = []
     for number, (one, other) in enumerate(zip(pairs.identity.tolist(), pairs.target.tolist(), strict=True)):
-        requests.append(Request(portraits[one], portraits[other], portraits[other], config.seed + number))
+        target = dict.fromkeys(("landmark", "emotion"), portraits[other])
+        requests.append(Request(portraits[one], target, config.seed + number))
     probes = leakage.choose_probes(prepared, rows.tolist(), config.leakage, config.seed)
     return Cast(
         requests=requests,
@@ -231,7 +232,7 @@ def _cast(session: Session, config: ControlConfig, pairs: Pairs) -> Cast:
 
 def _labels(requests: list[Request]) -> dict[str, tuple[list[str], tuple[str, ...]]]:
     """The group of each request, by the emotion and the yaw asked and by the skin tone in the identity's photo."""
-    targets = [request.landmarks for request in requests if request.landmarks]
+    targets = [request.conditions["landmark"] for request in requests]
     tones: dict[str, str] = {}
     for request in requests:
         one = request.identity

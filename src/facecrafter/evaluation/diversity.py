@@ -23,7 +23,7 @@ from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.result import Column, MethodResult, TableResult
 from facecrafter.evaluation.session import Session
 from facecrafter.faces.face import load_photo
-from facecrafter.generator import Generator, Portrait, Request
+from facecrafter.request import Generator, Portrait, Request
 
 Array = NDArray[np.float64]
 
@@ -106,7 +106,7 @@ def measure(config: DiversityConfig, progress: bool = True) -> TableResult:
     session = Session(config, progress)
     people, own, left_out = choose_people(session, config)
     place = np.repeat(np.arange(len(people)), config.samples)
-    requests = [Request(people[who], None, None, config.seed + number) for number, who in enumerate(place.tolist())]
+    requests = [Request(people[who], seed=config.seed + number) for number, who in enumerate(place.tolist())]
     names = [request.identity.name for request in requests]
     real = session.real()
 
@@ -153,7 +153,7 @@ def choose_people(session: Session, config: DiversityConfig) -> tuple[list[Portr
 def read(
     photos: Sequence[datasets.Photo], size: int, config: DiversityConfig, progress: bool = True
 ) -> tuple[list[Portrait], list[str]]:
-    """Photos as subjects ``size`` pixels a side, and the files of those that show no face or are no images.
+    """Photos as portraits ``size`` pixels a side, and the files of those that show no face or are no images.
 
     Raises:
         WeightsError: a network that reads them cannot be loaded.
@@ -178,6 +178,7 @@ def read(
                     file=file,
                     image=small.image,
                     points=small.points,
+                    size=size,
                     blendshapes=face.blendshapes,
                     angles=np.array(face.angles, np.float32),
                     embedding=embed.embed([face])[0],

@@ -1,121 +1,32 @@
-"""The methods that belong to the project itself: its own model, and a folder of images made elsewhere."""
+"""The rows of a table: opened, checked, and a folder of images made elsewhere as one of them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facecrafter import __version__, baselines
+from facecrafter import baselines
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.evaluation.config import FOLDER, OURS, MethodConfig
 from facecrafter.evaluation.images import request_name
-from facecrafter.faces import landmarks
 from facecrafter.faces.emotion import OWN
 from facecrafter.faces.face import load_photo
 from facecrafter.faces.photo import SUFFIXES
-from facecrafter.generator import Generator, Portrait, Request, table_device
-from facecrafter.pipelines.generate import Settings
+from facecrafter.pipelines.generator import FaceCrafterGenerator
+from facecrafter.pipelines.settings import Settings
+from facecrafter.request import Generator, Progress, Request
 from facecrafter.weights import ASSETS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from facecrafter.models.checkpoint import FaceModel
 
 NAMED = 5  # missing or extra images that an error names
 SHARED = ("batch_size", "device")  # what a table has for all its methods
-
-
-class FaceCrafterGenerator:
-    """The project's model as a row of a table; see :class:`facecrafter.generator.Generator`.
-
-    Args:
-        name: what the table calls it.
-        model: a whole model.
-        conditions: which of ``landmark`` and ``emotion`` it takes from a request, where they are there.
-        settings: how to sample; what is None is the scale's own.
-
-    Raises:
-        ConfigError: a condition is asked of a model without controls, or a setting cannot be used.
-    """
-
-    def __init__(
-        self, name: str, model: FaceModel, conditions: Sequence[str] = (), settings: Settings = Settings()
-    ) -> None:
-        from facecrafter.models.controls import parameter_count
-        from facecrafter.sampling.sampler import Sampler
-
-        if conditions and model.controls is None:
-            raise ConfigError(
-                f"the model of '{name}' has no controls; set its conditions to [], or name other controls"
-            )
-        self.name, self.size, self.conditions = name, model.scale.size, tuple(sorted(conditions))
-        self.settings = settings.filled(model.scale)
-        parts = [part for one in self.conditions for part in model.controls.parts(one)] if model.controls else []
-        self.extra_parameters = parameter_count(parts)
-        self._model, self._sampler = model, Sampler(model)
-        self.key = self._digest()
-
-    def _digest(self) -> str:
-        """Of the weights in use, the conditions, the settings and the project's version."""
-        from facecrafter.models.checkpoint import digest
-
-        told = {name: value for name, value in vars(self.settings).items() if name != "batch_size"}
-        idle = set() if self.settings.speed == "distilled" else {"distilled"}
-        modules = [module for name, module in sorted(self._model.modules.items()) if name not in idle]
-        return digest(modules, {**told, "conditions": self.conditions, "version": __version__})
-
-    def generate(self, requests: Sequence[Request]) -> NDArray[np.uint8]:
-        """See :class:`facecrafter.generator.Generator`."""
-        images = np.empty((len(requests), self.size, self.size, 3), np.uint8)
-        kinds: dict[tuple[bool, bool], list[int]] = {}
-        for index, request in enumerate(requests):
-            kinds.setdefault((self._reads("landmark", request), self._reads("emotion", request)), []).append(index)
-        for indices in kinds.values():
-            images[indices] = self._alike([requests[index] for index in indices])
-        return images
-
-    def _reads(self, condition: str, request: Request) -> bool:
-        given = request.landmarks if condition == "landmark" else request.emotion
-        return condition in self.conditions and given is not None
-
-    def _alike(self, requests: Sequence[Request]) -> NDArray[np.uint8]:
-        """Images of requests of which all or none have landmarks, and all or none emotion."""
-        import torch
-
-        from facecrafter.sampling.sampler import pixels
-
-        unet: Any = self._model.unet
-        device = unet.device
-        shapes = [one.landmarks for one in requests if one.landmarks and self._reads("landmark", one)]
-        moods = [one.emotion.emotion for one in requests if one.emotion and self._reads("emotion", one)]
-        made = self._sampler.generate(
-            torch.from_numpy(np.stack([one.identity.embedding for one in requests])).to(device),
-            self._drawn(shapes).to(device) if shapes else None,
-            torch.from_numpy(np.stack(moods)).to(device) if moods else None,
-            self.settings.guidance,
-            self.settings.steps,
-            [one.seed for one in requests],
-            self.settings.scheduler,
-            speed=self.settings.speed,
-        )
-        return pixels(made)
-
-    def _drawn(self, portraits: Sequence[Portrait]) -> Tensor:
-        """Landmark images ``(B, 3, L, L)`` in [0, 1]."""
-        import torch
-
-        assert self._model.controls is not None
-        config: Any = self._model.controls.config
-        size = config.landmark_size
-        return torch.from_numpy(
-            np.concatenate([landmarks.drawn([one.points], len(one.image), size) for one in portraits])
-        )
 
 
 class FolderGenerator:
@@ -161,19 +72,21 @@ class FolderGenerator:
             key.update(stem.encode() + hashlib.sha256(path.read_bytes()).digest())
         return key.hexdigest()
 
-    def generate(self, requests: Sequence[Request]) -> NDArray[np.uint8]:
-        """See :class:`facecrafter.generator.Generator`."""
-        images = np.empty((len(requests), self.size, self.size, 3), np.uint8)
+    def generate(
+        self, requests: Sequence[Request], progress: Progress | None = None
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """See :class:`facecrafter.request.Generator`."""
         for index, request in enumerate(requests):
             path = self._paths[_stem(request)]
             image = load_photo(path)
-            if image.shape != images.shape[1:]:
-                height, width = image.shape[:2]
+            height, width = image.shape[:2]
+            if (height, width) != (self.size, self.size):
                 raise DataError(
                     f"{path} is {width}x{height}; the images of '{self.name}' must all be {self.size}x{self.size}"
                 )
-            images[index] = image
-        return images
+            yield index, image
+            if progress:
+                progress(1)
 
 
 def open_generator(
@@ -216,7 +129,19 @@ def open_generator(
         )
     if controls and "emotion" in config.conditions:
         check_emotions(config.name, model, estimator)
-    return FaceCrafterGenerator(config.name, model, config.conditions if controls else (), Settings(**config.settings))
+    conditions = config.conditions if controls else ()
+    if conditions and model.controls is None:
+        raise ConfigError(
+            f"the model of '{config.name}' has no controls; set its conditions to [], or name other controls"
+        )
+    return FaceCrafterGenerator(model, config.name, conditions, Settings(**config.settings, batch_size=batch_size))
+
+
+def table_device() -> str:
+    """Where all methods of a table compute, so that their times compare: ``cuda`` where there is one, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_emotions(name: str, model: FaceModel, estimator: str | None) -> None:

@@ -31,7 +31,8 @@ from facecrafter.faces import landmarks
 from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.faces.face import ALIGNED_SIZE, Face
 from facecrafter.io import check_free, write_whole
-from facecrafter.pipelines.generate import Settings, usable_device
+from facecrafter.pipelines.devices import usable_device
+from facecrafter.pipelines.settings import Settings
 from facecrafter.pipelines.watermark import mark
 from facecrafter.provenance import environment
 from facecrafter.sampling.sampler import Sampler, pixels

@@ -25,9 +25,9 @@ from PIL import Image, PngImagePlugin
 from facecrafter import __version__
 from facecrafter.errors import OutputError, PhotoError
 from facecrafter.faces.photo import read_text
-from facecrafter.generator import Generator, Portrait, Request, table_device
 from facecrafter.io import whole
-from facecrafter.pipelines.generate import STATEMENT
+from facecrafter.pipelines.images import STATEMENT
+from facecrafter.request import Generator, Portrait, Request, images_of
 
 SECONDS = "Seconds"  # the time that an image took, in its metadata
 
@@ -52,6 +52,7 @@ def make(
     batch_size: int = 16,
     bfloat16: bool = False,
     progress: bool = True,
+    device: str = "cpu",
 ) -> Made:
     """The images of some requests; those that are not in the cache are made, batch by batch.
 
@@ -62,6 +63,7 @@ def make(
         batch_size: images made at once.
         bfloat16: let the method's networks compute in bfloat16.
         progress: show a bar.
+        device: the kind of device that they compute on.
 
     Raises:
         OutputError: the cache cannot be written.
@@ -71,8 +73,7 @@ def make(
     from tqdm import tqdm
 
     folder = cache / "pictures" / _digest(f"{method.key} {'bfloat16' if bfloat16 else ''}".encode())
-    names = [request_digest(request) for request in requests]
-    paths = [folder / f"{name}.png" for name in names]
+    paths = [folder / f"{request.digest[:32]}.png" for request in requests]
     took = {path: seconds for path in dict.fromkeys(paths) if (seconds := _seconds(path)) is not None}
     missing = {path: request for path, request in zip(paths, requests, strict=True) if path not in took}
     wanted = list(missing)
@@ -80,8 +81,8 @@ def make(
         for first in range(0, len(wanted), batch_size):
             batch = wanted[first : first + batch_size]
             start = time.monotonic()
-            with torch.autocast(table_device(), torch.bfloat16, enabled=bfloat16):
-                images = method.generate([missing[path] for path in batch])
+            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+                images = images_of(method, [missing[path] for path in batch])
             seconds = (time.monotonic() - start) / len(batch)
             for path, image in zip(batch, images, strict=True):
                 write(path, _png(image, seconds))
@@ -90,24 +91,8 @@ def make(
     return Made(paths, math.fsum(took.values()) / max(1, len(took)))
 
 
-def request_digest(request: Request) -> str:
-    """A name for a request, by the content of all that a method could read of it: equal names, equal requests."""
-    key = hashlib.sha256(str(request.seed).encode())
-    parts = (
-        (request.identity, ("image", "points", "embedding")),
-        (request.landmarks, ("image", "points", "blendshapes", "angles")),
-        (request.emotion, ("image", "emotion")),
-    )
-    for portrait, fields in parts:
-        for field in fields if portrait else ("nothing",):
-            value = np.ascontiguousarray(getattr(portrait, field, ()))
-            key.update(f"{field} {value.dtype} {value.shape}".encode())
-            key.update(value.tobytes())
-    return key.hexdigest()[:32]
-
-
 def portrait_name(portrait: Portrait) -> str:
-    """A file name without ending for a subject's photo: readable, and different for different photos of a data set."""
+    """A file name without ending for a portrait: readable, and different for different photos of a data set."""
     stem = portrait.file.rpartition("/")[2]
     stem = stem if "#" in stem else stem.rpartition(".")[0] or stem
     plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_.") else "-" for letter in stem)
@@ -116,7 +101,7 @@ def portrait_name(portrait: Portrait) -> str:
 
 def request_name(request: Request) -> str:
     """The file name of a request's image in a folder of images made elsewhere: identity, target and seed."""
-    parts = [portrait_name(one) for one in (request.identity, request.landmarks) if one]
+    parts = [portrait_name(one) for one in (request.identity, request.conditions.get("landmark")) if one]
     return "__".join([*parts, str(request.seed)]) + ".png"
 
 

@@ -39,7 +39,7 @@ from facecrafter.evaluation.pairs import standardised
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.result import Curve, Leakage
 from facecrafter.faces.emotion import Emotion
-from facecrafter.generator import Portrait, Request
+from facecrafter.request import Portrait, Request
 
 Array = NDArray[np.float64]
 
@@ -75,13 +75,14 @@ class Probe:
     @property
     def requests(self) -> list[Request]:
         """Five: as it is, another identity, other landmarks, another emotion, and without landmarks."""
-        first = Request(self.person, self.posed, self.posed, self.seed)
+        given = {"landmark": self.posed, "emotion": self.posed}
+        first = Request(self.person, given, self.seed)
         return [
             first,
             replace(first, identity=self.other),
-            replace(first, landmarks=self.moved),
-            replace(first, emotion=self.mood),
-            replace(first, landmarks=None),
+            replace(first, conditions={**given, "landmark": self.moved}),
+            replace(first, conditions={**given, "emotion": self.mood}),
+            replace(first, conditions={"emotion": self.posed}),
         ]
 
     @property
@@ -203,7 +204,7 @@ def curve_requests(people: Sequence[Portrait], seed: int) -> list[Request]:
             for asked in ASKED:
                 point = (asked, 0.0) if axis == 0 else (0.0, asked)
                 mood = replace(person, emotion=Emotion.from_valence_arousal(*point).vector)
-                requests.append(Request(person, None, mood, seed + number))
+                requests.append(Request(person, {"emotion": mood}, seed + number))
     return requests
 
 

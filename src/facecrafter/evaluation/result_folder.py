@@ -26,7 +26,7 @@ from PIL import Image
 from facecrafter.errors import DataError, OutputError
 from facecrafter.evaluation.images import portrait_name, request_name, write
 from facecrafter.evaluation.result import AGAIN, REQUEST, Column
-from facecrafter.generator import Portrait, Request
+from facecrafter.request import Portrait, Request
 
 REQUESTS = "requests.csv"
 NUMBERED = re.compile(r"\d{5,}\.png")
@@ -38,9 +38,10 @@ def write_requests(out: Path, requests: Sequence[Request]) -> None:
     Raises:
         OutputError: a file cannot be written.
     """
-    rows = [[request_name(one), _place(one.identity), _place(one.landmarks), one.seed] for one in requests]
+    given = [(one, request_name(one), one.identity, one.conditions.get("landmark")) for one in requests]
+    rows = [[name, _place(identity), _place(target), one.seed] for one, name, identity, target in given]
     write(out / REQUESTS, _csv(["image", "identity", "target", "seed"], rows))
-    portraits = {_place(one): one for request in requests for one in (request.identity, request.landmarks) if one}
+    portraits = {_place(one): one for _, _, *both in given for one in both if one}
     for place, portrait in portraits.items():
         write(out / place, png(portrait.image))
 
@@ -91,7 +92,7 @@ def write_scores(
     for number, request in enumerate(requests):
         cells = [scores[key][number] for key in keys]
         shown = [f"{cell:.6g}" if found[number] and np.isfinite(cell) else "" for cell in cells]
-        target = _place(request.landmarks)
+        target = _place(request.conditions.get("landmark"))
         rows.append([images[number], _place(request.identity), target, request.seed, int(found[number]), *shown])
     write(scores_file(out, slug), _csv([*REQUEST, *keys], rows))
 

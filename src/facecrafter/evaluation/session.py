@@ -18,7 +18,7 @@ from facecrafter.evaluation.images import Made, make
 from facecrafter.evaluation.judges import Judges
 from facecrafter.evaluation.measurements import Images, Measurements, features, look
 from facecrafter.evaluation.result import Column, MethodResult, RealImages, TableResult
-from facecrafter.generator import Generator, Portrait, Request
+from facecrafter.request import Generator, Portrait, Request
 
 
 class Session:
@@ -52,8 +52,8 @@ class Session:
 
     def make(self, method: Generator, requests: Sequence[Request]) -> Made:
         """See :func:`facecrafter.evaluation.images.make`."""
-        config = self.config
-        return make(method, requests, config.cache_folder, config.batch_size, config.bfloat16, self.progress)
+        config, device = self.config, generators.table_device()
+        return make(method, requests, config.cache_folder, config.batch_size, config.bfloat16, self.progress, device)
 
     def look(self, images: Images) -> Measurements:
         """See :func:`facecrafter.evaluation.measurements.look`."""

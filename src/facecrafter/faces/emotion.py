@@ -174,3 +174,52 @@ def sharpness(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 def features(blendshapes: NDArray[np.float32]) -> NDArray[np.float64]:
     """Blendshapes on a scale where small movements count: their square roots."""
     return np.sqrt(np.clip(np.asarray(blendshapes, np.float64), 0, 1))
+
+
+def emotion_of(
+    emotion: Emotion | Mapping[str, float] | str | None = None,
+    valence: float | None = None,
+    arousal: float | None = None,
+) -> Emotion | None:
+    """The emotion asked for in words or in numbers; None where nothing is asked.
+
+    Args:
+        emotion: an emotion, named shares, or both in one string: ``"happy"``, ``"happy:0.8,surprise:0.2"``.
+        valence, arousal: in [-1, 1].
+
+    Raises:
+        ConfigError: an unknown name, a number out of its range, words and numbers at once, or one number without the
+            other.
+    """
+    if valence is None and arousal is None:
+        if isinstance(emotion, str):
+            return Emotion.from_words(_shares(emotion))
+        return Emotion.from_words(emotion) if isinstance(emotion, Mapping) else emotion
+    if emotion is not None:
+        raise ConfigError("an emotion is given in words and also as valence and arousal; give it one way")
+    if valence is None or arousal is None:
+        missing = "valence" if valence is None else "arousal"
+        raise ConfigError(f"valence and arousal belong together; {missing} is missing")
+    return Emotion.from_valence_arousal(valence, arousal)
+
+
+def _shares(text: str) -> dict[str, float]:
+    """``"happy:0.8,surprise:0.2"`` as a dictionary; a name alone has the share 1."""
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, colon, share = (piece.strip() for piece in part.partition(":"))
+        emotion = class_named(name)
+        if emotion in shares:
+            raise ConfigError(f"the emotion '{emotion}' is named twice in '{text}'")
+        try:
+            shares[emotion] = float(share) if colon else 1.0
+        except ValueError:
+            raise ConfigError(f"the share of '{name}' is '{share}', not a number in [0, 1]") from None
+    return shares
+
+
+def describe(emotion: Emotion) -> str:
+    """An emotion in one line: the classes that matter, valence and arousal."""
+    shares = sorted(zip(emotion.probabilities, EMOTIONS, strict=True), reverse=True)
+    words = ", ".join(f"{name} {share:.2f}" for share, name in shares if share >= 0.05)
+    return f"{words}; valence {emotion.valence:+.2f}, arousal {emotion.arousal:+.2f}"

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from facecrafter.errors import ConfigError, FaceCrafterError, OutputError
 from facecrafter.io import check_free, write_whole
-from facecrafter.pipelines.generate import FaceCrafter, Settings
+from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import KEY_IN_NAME, check_sheets, is_there, write_sheets
 from facecrafter.pipelines.missing import Job, Summary, make_missing
-from facecrafter.request import PhotoFile, Request
+from facecrafter.pipelines.settings import Settings
+from facecrafter.request import PhotoFile, Progress, Request
 
 REQUIRED = ("identity", "target")
 OPTIONAL = ("emotion", "valence", "arousal", "seed")
@@ -197,7 +198,7 @@ def generate_pairs(
     seed: int = 0,
     settings: Settings = Settings(),
     overwrite: bool = False,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
     """Make one image for each row of a table, ``results.csv`` and contact sheets beside them.
 

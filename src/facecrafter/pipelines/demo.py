@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 from facecrafter.faces import landmarks
 from facecrafter.faces.deformation import EXPRESSIONS
 from facecrafter.faces.emotion import Emotion
-from facecrafter.faces.face import ALIGNED_SIZE
-from facecrafter.pipelines.generate import Conditions, FaceCrafter, Settings, described
-from facecrafter.pipelines.images import save
+from facecrafter.pipelines.generate import FaceCrafter
+from facecrafter.pipelines.images import described, save
+from facecrafter.pipelines.reading import portrait_of
+from facecrafter.pipelines.settings import FilledSettings, Settings
+from facecrafter.request import Portrait, Progress, Request
 
 COLUMNS = 6
 TURNS = {"40° left": (-40, 0), "20° left": (-20, 0), "20° right": (20, 0), "40° right": (40, 0), "20° up": (0, 20)}
@@ -27,11 +28,10 @@ TILE, GAP, MARGIN, LABEL = 176, 8, 24, 22
 
 @dataclass(frozen=True)
 class Tile:
-    """One generated face of the demo: its label, what it is asked to show, and its seed."""
+    """One generated face of the demo: its label, and what it is asked to show."""
 
     label: str
-    conditions: Conditions
-    seed: int = 1
+    request: Request
 
 
 def make_demo(
@@ -39,7 +39,7 @@ def make_demo(
     model: str = "mini",
     steps: int | None = None,
     overwrite: bool = False,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write the demo's image, from scikit-image's photo of Eileen Collins (NASA, public domain).
 
@@ -57,29 +57,30 @@ def make_demo(
 
     photo = np.asarray(astronaut(), np.uint8)
     crafter = FaceCrafter.from_pretrained(model)
-    rows = tiles(crafter, photo)
-    flat = [tile for row in rows.values() for tile in row]
     settings = Settings(steps=steps).filled(crafter.model.scale)
-    asked, seeds = [tile.conditions for tile in flat], [tile.seed for tile in flat]
-    made = dict(crafter.render(asked, seeds, settings, progress))
-    poster = compose(photo, rows, [made[index] for index in range(len(flat))])
+    rows = tiles(crafter, photo, settings)
+    requests = [tile.request for row in rows.values() for tile in row]
+    made = dict(crafter.render(requests, progress))
+    poster = compose(photo, rows, [made[index] for index in range(len(requests))])
     told = {"model": crafter.name, "scale": crafter.model.scale.name, "steps": settings.steps}
     save(described(poster, told), out, overwrite)
 
 
-def tiles(crafter: FaceCrafter, photo: NDArray[np.uint8]) -> dict[str, list[Tile]]:
+def tiles(crafter: FaceCrafter, photo: NDArray[np.uint8], settings: FilledSettings) -> dict[str, list[Tile]]:
     """What the demo asks for, by row: identity alone; the person's own landmarks turned; moved; and emotions."""
-    identity, points = crafter.person(photo), crafter.face(photo).points
+    identity, points = Portrait(embedding=crafter.person(photo)), crafter.face(photo).points
+
+    def tile(label: str, seed: int = 1, **conditions: Portrait) -> Tile:
+        return Tile(label, Request(identity, conditions, seed, settings))
+
     turned = {label: landmarks.turn(points, *angles) for label, angles in TURNS.items()}
     # Turning by nothing puts the moved points back on the template.
     moved = {label: landmarks.turn(move(points)) for label, move in EXPRESSIONS.items()}
     return {
-        "identity only": [Tile(f"seed {seed}", Conditions(identity), seed) for seed in range(1, COLUMNS + 1)],
-        "identity + pose": [Tile(label, Conditions(identity, shape)) for label, shape in turned.items()],
-        "identity + expression": [Tile(label, Conditions(identity, shape)) for label, shape in moved.items()],
-        "identity + emotion": [
-            Tile(name, Conditions(identity, emotion=Emotion.from_words({name: 1.0}))) for name in EMOTIONS
-        ],
+        "identity only": [tile(f"seed {seed}", seed) for seed in range(1, COLUMNS + 1)],
+        "identity + pose": [tile(label, landmark=Portrait(points=shape)) for label, shape in turned.items()],
+        "identity + expression": [tile(label, landmark=Portrait(points=shape)) for label, shape in moved.items()],
+        "identity + emotion": [tile(name, emotion=portrait_of(Emotion.from_words({name: 1.0}))) for name in EMOTIONS],
     }
 
 
@@ -103,14 +104,14 @@ def compose(photo: NDArray[np.uint8], rows: dict[str, list[Tile]], images: list[
         for column, tile in enumerate(row):
             x, y = left + column * (TILE + GAP), top + 2 * LABEL
             pen.text((x, y - LABEL + 2), tile.label, "black", label)
-            poster.paste(_with_landmarks(next(remaining), tile.conditions.points), (x, y))
+            poster.paste(_with_landmarks(next(remaining), tile.request.conditions.get("landmark")), (x, y))
     return poster
 
 
-def _with_landmarks(image: Image.Image, points: NDArray[np.float32] | None) -> Image.Image:
-    """A face at the demo's size, the landmark image that it was asked to follow in its corner."""
+def _with_landmarks(image: Image.Image, target: Portrait | None) -> Image.Image:
+    """A face at the demo's size, the landmarks that it was asked to follow in its corner."""
     shown = image.resize((TILE, TILE), Image.Resampling.BICUBIC)
-    if points is not None:
-        inset = Image.fromarray(landmarks.draw(points, ALIGNED_SIZE, 4 * TILE // 14))
+    if target is not None:
+        inset = Image.fromarray(landmarks.draw(target.points, target.size, 4 * TILE // 14))
         shown.paste(inset, (TILE - inset.width, TILE - inset.height))
     return shown

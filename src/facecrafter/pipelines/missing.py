@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from facecrafter.errors import FaceCrafterError
-from facecrafter.pipelines.generate import KEPT_FACES, Conditions, FaceCrafter
+from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import check_sheets, is_there, save, write_sheets
-from facecrafter.request import Request
+from facecrafter.pipelines.reading import KEPT_FACES
+from facecrafter.request import Progress, Request
 
 
 @dataclass
@@ -41,9 +42,7 @@ class Summary:
     failed: int
 
 
-def make_missing(
-    crafter: FaceCrafter, jobs: Sequence[Job], progress: Callable[[float], object] | None = None
-) -> Iterator[list[Job]]:
+def make_missing(crafter: FaceCrafter, jobs: Sequence[Job], progress: Progress | None = None) -> Iterator[list[Job]]:
     """Make the images that are not there, in batches, each saved as soon as it is made.
 
     Args:
@@ -60,43 +59,34 @@ def make_missing(
     """
 
     @lru_cache(maxsize=KEPT_FACES)
-    def read(request: Request) -> Conditions | FaceCrafterError:
+    def read(request: Request) -> Request | FaceCrafterError:
         try:
-            return crafter.conditions_of(request)
+            return crafter.read(request)
         except FaceCrafterError as error:
             return error
 
     missing = [job for job in jobs if not job.done]
-    batch_size = missing[0].request.settings.batch_size if missing else 1
+    settings = missing[0].request.settings if missing else None
+    batch_size = (settings or crafter.generator.settings).batch_size
     for first in range(0, len(missing), batch_size):
         batch = missing[first : first + batch_size]
-        able: list[tuple[Job, Conditions]] = []
+        able: list[Job] = []
+        requests: list[Request] = []
         for job in batch:
             found = read(replace(job.request, seed=0))
             if isinstance(found, FaceCrafterError):
                 job.error = found
             else:
-                able.append((job, found))
+                able.append(job)
+                requests.append(replace(found, seed=job.request.seed))
         if progress:
             progress(len(batch) - len(able))
-        if able:
-            _render(crafter, able, progress)
+        for index, image in crafter.render(requests, progress):
+            job = able[index]
+            image.info["facecrafter"] = {**image.info["facecrafter"], "key": job.key}
+            save(image, job.path, overwrite=True)
+            job.done = True
         yield batch
-
-
-def _render(
-    crafter: FaceCrafter,
-    able: Sequence[tuple[Job, Conditions]],
-    progress: Callable[[float], object] | None,
-) -> None:
-    """Make and save the images of one batch."""
-    jobs = [job for job, _ in able]
-    conditions, seeds = [asked for _, asked in able], [job.request.seed for job in jobs]
-    for index, image in crafter.render(conditions, seeds, jobs[0].request.settings, progress):
-        job = jobs[index]
-        image.info["facecrafter"] = {**image.info["facecrafter"], "key": job.key}
-        save(image, job.path, overwrite=True)
-        job.done = True
 
 
 def generate_many(
@@ -105,7 +95,7 @@ def generate_many(
     count: int,
     out: Path,
     overwrite: bool = False,
-    progress: Callable[[float], object] | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
     """Make images of one request with seeds that follow each other, and contact sheets of them all.
 

@@ -318,7 +318,7 @@ class DiffusionStage(Stage, Generic[Own]):
     @torch.no_grad()
     def samples(self) -> Tensor:
         """Eight people: the photo, identity alone, and identity with each condition of the next person's photo."""
-        from facecrafter.pipelines.generate import Settings
+        from facecrafter.pipelines.settings import Settings
         from facecrafter.sampling.sampler import Sampler
 
         settings = Settings().filled(self.model.scale)

@@ -1,0 +1,129 @@
+"""Requests to images by the project's own model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter import __version__
+from facecrafter.faces import landmarks
+from facecrafter.pipelines.settings import FilledSettings, Settings
+from facecrafter.request import Portrait, Progress, Request, batches
+
+if TYPE_CHECKING:
+    from facecrafter.models.checkpoint import FaceModel
+
+
+def _landmark_images(portraits: Sequence[Portrait], model: FaceModel) -> NDArray[np.float32]:
+    """``(B, 3, L, L)`` in [0, 1]."""
+    # Without controls the sampler refuses the images, whatever their size.
+    size = model.controls.config.landmark_size if model.controls else model.scale.size
+    return np.concatenate([landmarks.drawn([one.points], one.size, size) for one in portraits])
+
+
+def _emotions(portraits: Sequence[Portrait], model: FaceModel) -> NDArray[np.float32]:
+    """``(B, 10)``."""
+    return np.stack([one.emotion for one in portraits]).astype(np.float32)
+
+
+# How portraits become what a control's module reads.
+ENCODED: dict[str, Callable[[Sequence[Portrait], FaceModel], NDArray[np.float32]]] = {
+    "landmark": _landmark_images,
+    "emotion": _emotions,
+}
+
+
+class FaceCrafterGenerator:
+    """The project's model; see :class:`facecrafter.request.Generator`.
+
+    Args:
+        model: a whole model.
+        name: what a table calls it.
+        conditions: which controls it takes from a request, where they are there.
+        settings: how to sample where a request does not say; what is None is the scale's own.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: FaceModel,
+        name: str = "",
+        conditions: Sequence[str] = tuple(ENCODED),
+        settings: Settings = Settings(),
+    ) -> None:
+        from facecrafter.sampling.sampler import Sampler
+
+        self.name, self.size, self.conditions = name, model.scale.size, tuple(sorted(conditions))
+        self.settings = settings.filled(model.scale)
+        self.model, self._sampler = model, Sampler(model)
+
+    @property
+    def extra_parameters(self) -> int:
+        """Of the controls in use."""
+        from facecrafter.models.controls import parameter_count
+
+        controls = self.model.controls
+        return 0 if controls is None else parameter_count([p for one in self.conditions for p in controls.parts(one)])
+
+    @cached_property
+    def key(self) -> str:
+        """Of the weights in use, the conditions, the settings and the project's version."""
+        from facecrafter.models.checkpoint import digest
+
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "batch_size"}
+        idle = set() if self.settings.speed == "distilled" else {"distilled"}
+        modules = [module for name, module in sorted(self.model.modules.items()) if name not in idle]
+        return digest(modules, {**settings, "conditions": self.conditions, "version": __version__})
+
+    def generate(
+        self, requests: Sequence[Request], progress: Progress | None = None
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """See :class:`facecrafter.request.Generator`.
+
+        Raises:
+            ConfigError: an unknown scheduler or speed, no steps, or a condition or a speed that this model has no
+                weights for.
+        """
+        for alike in batches(requests, len(requests), self._kind):
+            settings = requests[alike[0]].settings or self.settings
+            for first in range(0, len(alike), settings.batch_size):
+                batch = alike[first : first + settings.batch_size]
+                images = self._sample([requests[index] for index in batch], settings, progress)
+                yield from zip(batch, images, strict=True)
+
+    def _kind(self, request: Request) -> tuple[tuple[str, ...], FilledSettings | None]:
+        """Which controls it reads of a request, in the order of the controls, and how that is sampled."""
+        given = tuple(name for name in ENCODED if name in self.conditions and name in request.conditions)
+        return given, request.settings
+
+    def _sample(
+        self, batch: Sequence[Request], settings: FilledSettings, progress: Progress | None
+    ) -> NDArray[np.uint8]:
+        """A batch of one kind, ``(B, S, S, 3)`` uint8 RGB."""
+        import torch
+
+        from facecrafter.sampling.sampler import pixels
+
+        device: Any = self.model.unet.device
+        given = {
+            name: torch.from_numpy(ENCODED[name]([one.conditions[name] for one in batch], self.model)).to(device)
+            for name in self._kind(batch[0])[0]
+        }
+        images = self._sampler.generate(
+            torch.from_numpy(np.stack([one.identity.embedding for one in batch])).to(device),
+            **given,
+            guidance=settings.guidance,
+            steps=settings.steps,
+            seeds=[one.seed for one in batch],
+            scheduler=settings.scheduler,
+            progress=progress and partial(progress, len(batch) / settings.steps),
+            speed=settings.speed,
+        )
+        return pixels(images)
