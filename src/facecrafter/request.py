@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.errors import ConfigError, PhotoError
+from facecrafter.faces.emotion import Emotion
 from facecrafter.faces.face import ALIGNED_SIZE, Pick, check_pick, load_photo, to_rgb
 from facecrafter.faces.photo import find_photos
 
@@ -160,6 +161,11 @@ class Portrait:
         if kind == "emotion":  # + 0.0: a negative zero is the same emotion
             return [round(number, DECIMALS) + 0.0 for number in self.emotion.tolist()]
         return [_hash_array(getattr(self, name)) for name in _readings(kind)]
+
+
+def portrait_of(emotion: Emotion) -> Portrait:
+    """A portrait that is nothing but an emotion, to all digits: a request's digest is of them."""
+    return Portrait(emotion=np.array([emotion.valence, emotion.arousal, *emotion.probabilities]))
 
 
 def _readings(kind: str) -> tuple[str, ...]:

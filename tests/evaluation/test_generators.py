@@ -73,6 +73,21 @@ def test_only_its_own_conditions_are_read(small_model, asked, conditions):
     assert not np.array_equal(images_of(ours, [request]), images_of(method(small_model), [request]))
 
 
+def test_conditions_go_where_the_model_is(small_model, asked):
+    from dataclasses import replace
+    from types import SimpleNamespace
+
+    given = []
+
+    def sample(identity, landmark, emotion, seeds, **_):
+        given.append({identity.device.type, landmark.device.type, emotion.device.type})
+        return torch.zeros(len(seeds), 3, 8, 8)
+
+    ours = method(replace(small_model, unet=SimpleNamespace(device=torch.device("meta"))))
+    ours._sampler = SimpleNamespace(generate=sample)
+    assert len(list(ours.generate([asked[0], asked[2]]))) == 2 and given == [{"meta"}]
+
+
 def test_extra_parameters_are_those_of_the_modules_in_use(small_model):
     both, shape, mood, none = (
         method(small_model, conditions).extra_parameters

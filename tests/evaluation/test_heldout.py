@@ -4,76 +4,63 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from contextlib import nullcontext
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from facecrafter.data.shards import Prepared, held_out
-from facecrafter.errors import ConfigError, DataError, NoFaceError, OutputError
-from facecrafter.evaluation import heldout, words
+from facecrafter.errors import ConfigError, DataError, OutputError
+from facecrafter.evaluation import heldout, session, words
+from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.result import read
 from facecrafter.faces.emotion import EMOTIONS, Emotion
-from facecrafter.faces.face import Face, head_angles
 from facecrafter.pipelines import watermark
 from facecrafter.pipelines.settings import Settings
-
-
-def pose(yaw: float, pitch: float) -> np.ndarray:
-    """A 4x4 pose that looks so many degrees to the right and up."""
-    y, p = np.radians([yaw, pitch])
-    forward = np.array([np.sin(y) * np.cos(p), np.sin(p), np.cos(y) * np.cos(p)])
-    right = np.cross([0, 1, 0], forward)
-    right /= np.linalg.norm(right)
-    matrix = np.eye(4, dtype=np.float32)
-    matrix[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
-    return matrix
-
-
-class Moved:
-    """An estimator that reads the first blendshapes as classes."""
-
-    name = "moved"
-    path = Path(__file__)
-
-    def estimate(self, faces):
-        return [Emotion.from_probabilities(one.blendshapes[:8] / one.blendshapes[:8].sum()) for one in faces]
-
-
-@pytest.fixture(autouse=True)
-def moved(monkeypatch):
-    monkeypatch.setattr(heldout, "estimator", Moved)
+from facecrafter.request import Portrait
 
 
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
+    """Twelve held-out people and five others, two photos each; every photo is of one shade."""
     random = np.random.default_rng(0)
     names = [f"person {number}" for number in range(600)]
     people = [name for name, out in zip(names, held_out(names), strict=True) if out][:12] + names[:5]
     persons = [name for name in people for _ in range(2)]
     count = len(persons)
     shapes = random.random((count, 52)).astype(np.float32)
-    poses = [pose(*random.uniform(-40, 40, 2)) for _ in range(count)]
     return Prepared(
-        images=np.zeros((count, 128, 128, 3), np.uint8),
+        images=np.arange(count, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 128, 128, 3), np.uint8),
         points=np.zeros((count, 478, 3), np.float32),
         blendshapes=shapes,
-        angles=np.array([head_angles(one) for one in poses], np.float32),
+        angles=random.uniform(-40, 40, (count, 3)).astype(np.float32),
         identity=np.zeros((count, 128), np.float32),
-        emotion=np.stack([e.vector for e in Moved().estimate([face(shape, np.eye(4)) for shape in shapes])]),
+        emotion=np.array([feeling(shape) for shape in shapes]),
         masks=np.zeros((count, 64, 64), np.uint8),
         persons=persons,
         files=[f"{number}.jpg" for number in range(count)],
     )
 
 
-def face(shapes: np.ndarray, matrix: np.ndarray) -> Face:
-    return Face(np.zeros((8, 8, 3), np.uint8), np.zeros((478, 3), np.float32), shapes, matrix, (0, 0, 8, 8))
+def feeling(shapes: np.ndarray) -> np.ndarray:
+    """The emotion of a face whose first blendshapes are its classes."""
+    return Emotion.from_probabilities(shapes[:8] / shapes[:8].sum()).vector
+
+
+def seen(angles: np.ndarray, shapes: np.ndarray, found: np.ndarray | None = None) -> Measurements:
+    """What images show that have these angles in degrees and blendshapes; identity is by the first of these."""
+    found = np.ones(len(angles), bool) if found is None else found
+    rows = [np.radians(angles), shapes, shapes[:, :8], np.array([feeling(shape) for shape in shapes])]
+    rows = [np.where(found[:, None], row, np.nan).astype(np.float64) for row in rows]
+    rows[2] /= np.linalg.norm(rows[2], axis=1, keepdims=True)
+    return Measurements(found, *rows)
+
+
+def showing(prepared: Prepared, rows: np.ndarray, turned: float = 0, moved: float = 0) -> Measurements:
+    """Images that show what photos show, with the head turned and the face moved by so much."""
+    return seen(prepared.angles[rows] + [turned, 0, 0], prepared.blendshapes[rows] + moved)
 
 
 PROTOCOL = heldout.Protocol(identities=6, targets=3)
@@ -117,27 +104,37 @@ def test_auc_is_the_share_of_pairs_in_order(seed):
 
 def test_outputs_that_equal_their_targets_have_no_error(prepared):
     pairs = heldout.choose_pairs(prepared, PROTOCOL)
-    faces = []
-    for target in pairs.target:
-        yaw, pitch, _ = prepared.angles[target]
-        faces.append(face(prepared.blendshapes[target], pose(float(yaw), float(pitch))))
-    scores = heldout.control_scores(faces, prepared, pairs)
+    scores = heldout.control_scores(showing(prepared, pairs.target), prepared, pairs.target)
     for name in ("yaw_error", "pitch_error", "blendshape_rmse", "valence_rmse", "arousal_rmse"):
-        assert scores[name] == pytest.approx(0, abs=1e-3), name
+        assert scores[name] == pytest.approx(0, abs=1e-5), name
     assert scores["yaw_correlation"] == pytest.approx(1)
     assert scores["emotion_agreement"] == 1
 
 
 def test_a_known_error_is_measured_and_missing_faces_are_left_out(prepared):
     pairs = heldout.choose_pairs(prepared, PROTOCOL)
-    faces: list[Face | None] = []
-    for target in pairs.target:
-        yaw, pitch, _ = prepared.angles[target]
-        faces.append(face(prepared.blendshapes[target] + 0.1, pose(float(yaw) + 5, float(pitch))))
-    faces[4] = None
-    scores = heldout.control_scores(faces, prepared, pairs)
-    assert scores["yaw_error"] == pytest.approx(5, abs=1e-2)
+    images = showing(prepared, pairs.target, turned=5, moved=0.1)
+    images.found[4] = False
+    images.pose[4] = np.nan
+    scores = heldout.control_scores(images, prepared, pairs.target)
+    assert scores["yaw_error"] == pytest.approx(5, abs=1e-4) and scores["pitch_error"] == pytest.approx(0, abs=1e-4)
     assert scores["blendshape_rmse"] == pytest.approx(0.1, abs=1e-4)
+
+
+def test_identity_is_compared_with_everybodys_photo(prepared):
+    identity = np.array([0, 0, 2, 2, 4])
+    photos = showing(prepared, identity)
+    assert heldout.identity_scores(photos, photos, identity)["same"] == pytest.approx(1)
+    swapped = showing(prepared, np.array([2, 2, 0, 0, 4]))
+    scores = heldout.identity_scores(swapped, photos, identity)
+    cosines = photos.identity[[0, 2, 4]] @ photos.identity[[0, 2, 4]].T
+    own = np.array([cosines[0, 1]] * 4 + [1.0])
+    assert scores["same"] == pytest.approx(own.mean())
+    others = [1, cosines[1, 2]] * 2 + [1, cosines[0, 2]] * 2 + [cosines[0, 2], cosines[1, 2]]
+    assert scores["other"] == pytest.approx(np.mean(others))
+    images = showing(prepared, identity)
+    images.found[:4] = False
+    assert heldout.identity_scores(images, photos, identity) == {"same": pytest.approx(1), "other": None, "auc": None}
 
 
 def test_agreement_is_counted_by_the_targets_class(prepared):
@@ -145,50 +142,44 @@ def test_agreement_is_counted_by_the_targets_class(prepared):
     pairs = heldout.choose_pairs(prepared, PROTOCOL)
     labels = prepared.emotion[pairs.target, 2:].argmax(1)
     spoilt = int(labels[0])
-    other = prepared.blendshapes[pairs.target[labels != spoilt][0]]
-    faces: list[Face | None] = [
-        face(other if label == spoilt else prepared.blendshapes[target], np.eye(4))
-        for target, label in zip(pairs.target, labels, strict=True)
-    ]
-    faces[-1] = None
-    found = heldout.emotion_by_class(faces, prepared, pairs)
+    other = pairs.target[labels != spoilt][0]
+    images = showing(prepared, np.where(labels == spoilt, other, pairs.target))
+    images.found[-1] = False
+    found = heldout.emotion_by_class(images, prepared, pairs)
     assert list(found) == [name for place, name in enumerate(EMOTIONS) if place in labels[:-1]]
     for name, one in found.items():
         assert one.faces == (labels[:-1] == EMOTIONS.index(name)).sum()
         assert one.agreement.value == (name != EMOTIONS[spoilt])
-    assert heldout.emotion_by_class([None] * 18, prepared, pairs) == {}
+    images.found[:] = False
+    assert heldout.emotion_by_class(images, prepared, pairs) == {}
 
 
 # --- from a model to files --------------------------------------------------------------------------------------------
 
 
-class Judge:
-    """Knows people by their blendshapes."""
+class Judges:
+    """Faces of any angles and blendshapes in the images that ``sees`` names by their number."""
 
-    name = "judge"
+    names = {role: f"stub {role}" for role in ("pose", "expression", "identity", "emotion", "frechet")}  # noqa: RUF012
 
-    def embed(self, faces):
-        shapes = np.array([one.blendshapes[:8] for one in faces])
-        return shapes / np.linalg.norm(shapes, axis=1, keepdims=True)
+    def __init__(self, sees):
+        self.sees, self.numbers, self.random = sees, count(), np.random.default_rng(0)
+
+    def look(self, images):
+        found = np.array([bool(self.sees(next(self.numbers))) for _ in images])
+        return seen(self.random.uniform(-40, 40, (len(images), 3)), self.random.random((len(images), 52)), found)
 
 
 @pytest.fixture
 def measured(prepared, model_folder, monkeypatch, tmp_path):
     """Measures the small model; ``sees`` says which of the images looked at show a face, photos coming first."""
 
-    def measure(sees=lambda number: True, size=128, pairs=(3, 1), asked=0, labels=None, **options):
-        numbers, random = count(), np.random.default_rng(0)
-
-        def find(*_):
-            if not sees(next(numbers)):
-                raise NoFaceError("nobody")
-            return face(random.random(52).astype(np.float32), pose(*random.uniform(-40, 40, 2)))
-
-        images = np.full((len(prepared.persons), size, size, 3), 90, np.uint8)
-        data = dataclasses.replace(prepared, images=images, estimator=labels)
-        monkeypatch.setattr(heldout.shards, "load", lambda *_, **__: data)
-        monkeypatch.setattr(heldout, "recogniser", lambda _: Judge())
-        monkeypatch.setattr(heldout, "FaceFinder", lambda: nullcontext(SimpleNamespace(find=find)))
+    def measure(sees=lambda number: True, size=128, pairs=(3, 1), asked=0, labels="pixels", **options):
+        about = {"format": 1, "size": size, "recognisers": {"dlib": {"dimension": 128}}, "emotion": {"name": labels}}
+        (tmp_path / "meta.json").write_text(json.dumps(about))
+        data = dataclasses.replace(prepared, images=prepared.images[:, :size, :size], estimator=labels)
+        monkeypatch.setattr(session.shards, "load", lambda *_, **__: data)
+        monkeypatch.setattr(session, "Judges", lambda _: Judges(sees))
         sampling = Settings(steps=1, speed="exact", batch_size=16)
         protocol = heldout.Protocol(*pairs, sampling=sampling, settings=((), ("landmark", "emotion")), words=asked)
         return heldout.evaluate(model_folder, tmp_path, tmp_path / "out", protocol, progress=False, **options)
@@ -229,7 +220,7 @@ def test_a_model_is_measured_into_files(measured, tmp_path, pairs, lines, size):
     assert grid.shape == (lines * 128, 4 * 4 * 128, 3)
     assert all(watermark.is_marked(grid[:128, left : left + 128]) for left in (256, 384))
     assert not watermark.is_marked(grid[:128, :128])
-    assert (grid[:, :256] == 90).all() and (grid[:, 256:512] != 90).any()
+    assert grid[:, :256].max() < 34 < grid[:, 256:512].max()  # the photos have shades below 34
     over = -pairs[0] * pairs[1] % 4
     assert (grid[-128:, -over * 4 * 128 :] == 255).all()
 
@@ -240,7 +231,7 @@ def test_emotions_asked_in_words_are_measured_into_files(measured, tmp_path):
     record = read(tmp_path / "out").words
     assert record == result.words and result.config["words"] == 2
     assert record.people == 2 and record.estimator == result.estimators["emotion"]
-    assert record.estimator == f"moved ({heldout.sha256(Moved.path)[:8]})"
+    assert record.estimator == "stub emotion"
     assert list(record.settings) == [words.WORDS_ONLY, words.NEUTRAL_TARGET]
     first, second = record.settings.values()
     assert (first.images, first.face_found, second.face_found) == (16, 15 / 16, 1)
@@ -258,31 +249,28 @@ def test_without_people_asked_in_words_there_is_no_record(measured, tmp_path):
 
 def test_only_the_words_differ_between_the_images_of_a_person(prepared, small_model, monkeypatch):
     given = []
-
-    def paint(identity, drawn, emotion, guidance, steps, seeds, *_, **__):
-        lines = [None] * len(seeds) if drawn is None else drawn
-        given.extend(zip(identity[:, 0].tolist(), lines, emotion, seeds, strict=True))
-        return torch.zeros(len(seeds), 3, 8, 8)
-
-    data = dataclasses.replace(prepared, identity=np.arange(len(prepared.persons), dtype=np.float32)[:, None])
-    points = np.random.default_rng(0).uniform(30, 90, prepared.points.shape).astype(np.float32)
-    data = dataclasses.replace(data, points=points)
-    monkeypatch.setattr(heldout, "look", lambda images: [None] * len(images))
-    asked = words.choose(data, 3, seed=0)
-    protocol = dataclasses.replace(PROTOCOL, seed=4)
-    record, _ = heldout.in_words(SimpleNamespace(model=small_model, generate=paint), data, asked, protocol, False)
+    monkeypatch.setattr(heldout, "_loaded", lambda made: np.zeros((24, 8, 8, 3), np.uint8))
+    nobody = seen(np.zeros((24, 3)), np.ones((24, 52)), np.zeros(24, bool))
+    stub = SimpleNamespace(
+        prepared=prepared,
+        portrait=lambda row: Portrait.of(prepared, int(row)),
+        make=lambda generator, requests: given.append(requests) or SimpleNamespace(paths=requests),
+        look=lambda paths: nobody,
+        judges=Judges,
+    )
+    asked = words.choose(prepared, 3, seed=0)
+    record, _ = heldout.in_words(stub, small_model, asked, dataclasses.replace(PROTOCOL, seed=4))
     assert record.settings[words.WORDS_ONLY].mean.auc.value is None  # no face anywhere
-    assert len(given) == 2 * 3 * 8
-    size = small_model.controls.config.landmark_size
-    for number, row in enumerate(asked.identity):
-        alone, posed = given[8 * number : 8 * number + 8], given[24 + 8 * number : 32 + 8 * number]
-        assert {(one[0], one[3]) for one in alone + posed} == {(float(row), 4 + number)}
-        for name, one, other in zip(EMOTIONS, alone, posed, strict=True):
-            expected = torch.from_numpy(Emotion.from_words({name: 1}).vector)
-            assert torch.equal(one[2], expected) and torch.equal(other[2], expected)
-            assert one[1] is None
-            wanted = heldout.landmarks.drawn([points[asked.neutral[number]]], 128, size)[0]
-            assert np.array_equal(other[1].numpy(), wanted)
+    alone, posed = given
+    assert len(alone) == len(posed) == 3 * 8
+    for number, (one, other) in enumerate(zip(alone, posed, strict=True)):
+        row, neutral = asked.identity[number // 8], asked.neutral[number // 8]
+        expected = Emotion.from_words({EMOTIONS[number % 8]: 1}).vector
+        assert one.conditions.keys() == {"emotion"} and other.conditions.keys() == {"landmark", "emotion"}
+        for request in (one, other):
+            assert request.identity.file == prepared.files[row] and request.seed == 4 + number // 8
+            assert np.array_equal(request.conditions["emotion"].emotion.astype(np.float32), expected)
+        assert other.conditions["landmark"].file == prepared.files[neutral]
 
 
 @pytest.mark.parametrize("there", [0, 1])
@@ -304,7 +292,7 @@ def test_a_result_is_not_overwritten_unasked(measured, tmp_path, monkeypatch):
     (tmp_path / "out" / "grid.png").write_text("mine")
     (tmp_path / "out" / "result.json").rename(tmp_path / "result.json")
     with monkeypatch.context() as without, pytest.raises(OutputError, match=r"grid\.png exists already"):
-        without.setattr(heldout, "Sampler", None)
+        without.setattr(heldout, "Session", None)
         measured()
     assert (tmp_path / "out" / "grid.png").read_text() == "mine"
     again = measured(overwrite=True)
@@ -320,7 +308,7 @@ def test_a_grid_that_cannot_be_made_costs_no_result(measured, tmp_path, monkeypa
 
 
 def test_a_device_that_is_not_there_is_told_first(measured, monkeypatch):
-    monkeypatch.setattr(heldout, "Sampler", None)
+    monkeypatch.setattr(heldout, "Session", None)
     with pytest.raises(ConfigError, match="no device 'magic'"):
         measured(device="magic")
 
@@ -329,22 +317,3 @@ def test_the_record_is_of_the_device_that_computed(measured, monkeypatch):
     monkeypatch.setattr(heldout, "usable_device", lambda name: {"auto": "cpu"}[name])
     monkeypatch.setattr(heldout, "environment", lambda device: {"device": f"of {device}"})
     assert measured().environment["device"] == "of cpu"
-
-
-def test_conditions_go_where_the_model_is(prepared, small_model, monkeypatch):
-    given, computed = [], []
-
-    def paint(identity, drawn, emotion, guidance, steps, seeds, *_, **__):
-        given.append({identity.device.type, drawn.device.type, emotion.device.type})
-        return torch.zeros(len(seeds), 3, 8, 8)
-
-    def autocast(device, *_, **__):
-        computed.append(device)
-        return nullcontext()
-
-    model = dataclasses.replace(small_model, unet=SimpleNamespace(device=torch.device("meta")))
-    monkeypatch.setattr(torch, "autocast", autocast)
-    pairs = heldout.choose_pairs(prepared, PROTOCOL)
-    sampler = SimpleNamespace(model=model, generate=paint)
-    heldout.generate(sampler, prepared, pairs, PROTOCOL, ("landmark", "emotion"), progress=False)
-    assert given == [{"meta"}] * 2 and computed == ["meta"] * 2

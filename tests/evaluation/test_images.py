@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from facecrafter.errors import FaceCrafterError, OutputError
@@ -62,6 +64,18 @@ def test_the_time_is_that_of_the_images_asked_for(tmp_path, requests_of, stub_me
     assert images.make(method, requests[:2], tmp_path, progress=False).seconds == 2
     assert images.make(method, requests[2:], tmp_path, progress=False).seconds == 1
     assert images.make(method, requests, tmp_path, progress=False).seconds == pytest.approx(5 / 3)
+
+
+def test_images_are_made_in_the_precision_of_their_device(tmp_path, requests_of, stub_method, monkeypatch):
+    computed = []
+
+    def autocast(device, *_, enabled):
+        computed.append((device, enabled))
+        return nullcontext()
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    images.make(stub_method(), requests_of(2), tmp_path, 1, bfloat16=True, progress=False, device="mps")
+    assert computed == [("mps", True)] * 2
 
 
 def test_equal_requests_are_made_once(tmp_path, requests_of, stub_method):

@@ -72,8 +72,8 @@ def test_without_neutral_photos_of_two_people_it_is_one_clear_error(persons: lis
 
 
 def test_the_words_are_those_of_the_command_line() -> None:
-    for name, vector in zip(EMOTIONS, words.VECTORS, strict=True):
-        assert np.array_equal(vector, Emotion.from_words({name: 1.0}).vector)
+    for name, portrait in zip(EMOTIONS, words.WORDS, strict=True):
+        assert np.array_equal(portrait.emotion.astype(np.float32), Emotion.from_words({name: 1.0}).vector)
 
 
 def test_obeyed_words_are_read_as_asked() -> None:

@@ -23,9 +23,9 @@ from facecrafter.faces.landmarks import turn
 from facecrafter.models import scales
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.pipelines import watermark
-from facecrafter.pipelines.reading import listed, poor, portrait_of
+from facecrafter.pipelines.reading import listed, poor
 from facecrafter.pipelines.settings import Settings, ineffective
-from facecrafter.request import PhotoFile, Portrait, Request
+from facecrafter.request import PhotoFile, Portrait, Request, portrait_of
 
 
 @pytest.fixture(scope="module")

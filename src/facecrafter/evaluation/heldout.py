@@ -1,42 +1,44 @@
-"""How well a model does what it is asked, on people it was not trained on.
+"""How well a model does what it is asked, on people it was not trained on: a preset of Table 1.
 
-The judge of identity is another network than the condition (SFace, where dlib's conditions), and every estimator is
-named in the result.
+Images, measurements, judges and bootstrap are the tables'. The choice of the pairs and the printed table are this
+module's own, and so is what images are compared with: the readings of the targets that the model was given. The judge
+of identity is another network than the condition (SFace, where dlib's conditions).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.data import shards
-from facecrafter.errors import DataError, NoFaceError
-from facecrafter.estimators.emotion_estimator import EmotionEstimator, estimator, estimator_for
-from facecrafter.estimators.face_finder import FaceFinder
-from facecrafter.estimators.identity import Recogniser, recogniser
+from facecrafter.errors import DataError
+from facecrafter.estimators.emotion_estimator import estimator_for
 from facecrafter.evaluation import bootstrap, words
+from facecrafter.evaluation.config import ControlConfig, MethodConfig
 from facecrafter.evaluation.generators import check_emotions
+from facecrafter.evaluation.images import Made
+from facecrafter.evaluation.judges import JudgesConfig
+from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.metrics import auc
+from facecrafter.evaluation.pairs import Pairs
 from facecrafter.evaluation.result import RESULT, ClassAgreement, HeldoutResult, Setting, WordsResult
 from facecrafter.evaluation.result_folder import png
-from facecrafter.faces import landmarks
+from facecrafter.evaluation.session import Session
 from facecrafter.faces.emotion import EMOTIONS
-from facecrafter.faces.face import ALIGNED_SIZE, Face
+from facecrafter.faces.face import load_photo
 from facecrafter.io import check_free, write_whole
+from facecrafter.models.checkpoint import FaceModel
 from facecrafter.pipelines.devices import usable_device
+from facecrafter.pipelines.generator import FaceCrafterGenerator
 from facecrafter.pipelines.settings import Settings
 from facecrafter.pipelines.watermark import mark
 from facecrafter.provenance import environment
-from facecrafter.sampling.sampler import Sampler, pixels
-from facecrafter.weights import sha256
+from facecrafter.request import Request
 
 GRID, WORDS_GRID = "grid.png", "words.png"
 WORDS_SHOWN = 16  # people in the second grid
@@ -75,14 +77,6 @@ class Protocol:
     bfloat16: bool = False
     settings: tuple[tuple[str, ...], ...] = ((), ("landmark",), ("landmark", "emotion"))
     words: int = 60
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Rows of a prepared folder: whose identity, and whose pose, for each of the P images."""
-
-    identity: NDArray[np.int64]
-    target: NDArray[np.int64]
 
 
 def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
@@ -124,178 +118,79 @@ def _others(prepared: shards.Prepared, rows: NDArray[np.int64], person: str) -> 
     return found
 
 
-def generate(
-    sampler: Sampler,
-    prepared: shards.Prepared,
-    pairs: Pairs,
-    protocol: Protocol,
-    conditions: Sequence[str],
-    progress: bool = True,
-) -> tuple[NDArray[np.uint8], float]:
-    """One image a pair under some of the conditions ``landmark`` and ``emotion``; also the seconds an image took."""
-    start, count = time.monotonic(), len(pairs.identity)
-    images = _painted(
-        sampler,
-        prepared,
-        pairs.identity,
-        pairs.target if "landmark" in conditions else None,
-        prepared.emotion[pairs.target] if "emotion" in conditions else None,
-        range(protocol.seed, protocol.seed + count),
-        protocol,
-        "+".join(["identity", *conditions]) if progress else None,
-    )
-    return images, (time.monotonic() - start) / count
-
-
-def _painted(
-    sampler: Sampler,
-    prepared: shards.Prepared,
-    identity: NDArray[np.int64],
-    target: NDArray[np.int64] | None,
-    emotion: NDArray[np.float32] | None,
-    seeds: Sequence[int],
-    protocol: Protocol,
-    title: str | None,
-) -> NDArray[np.uint8]:
-    """Images ``(P, S, S, 3)``, in batches.
-
-    Args:
-        sampler: makes them.
-        prepared: the photos.
-        identity: rows ``(P,)`` of the photos that give the identity.
-        target: rows ``(P,)`` of those that give the landmarks, or None.
-        emotion: conditions ``(P, 10)``, or None.
-        seeds: P.
-        protocol: says how.
-        title: of the bar; None for no bar.
-    """
-    from tqdm import tqdm
-
-    controls, sampling = sampler.model.controls, protocol.sampling.filled(sampler.model.scale)
-    unet: Any = sampler.model.unet
-    device: torch.device = unet.device
-    made = []
-    for first in tqdm(range(0, len(identity), sampling.batch_size), desc=title, disable=title is None):
-        part = slice(first, first + sampling.batch_size)
-        drawn = None
-        if target is not None:
-            assert controls is not None
-            points, size = list(prepared.points[target[part]]), prepared.images.shape[1]
-            drawn = torch.from_numpy(landmarks.drawn(points, size, controls.config.landmark_size)).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=protocol.bfloat16):
-            images = sampler.generate(
-                torch.from_numpy(prepared.identity[identity[part]]).to(device),
-                drawn,
-                torch.from_numpy(emotion[part]).to(device) if emotion is not None else None,
-                sampling.guidance,
-                sampling.steps,
-                list(seeds[part]),
-                sampling.scheduler,
-                speed=sampling.speed,
-            )
-        made.append(pixels(images))
-    return np.concatenate(made)
-
-
-def look(images: NDArray[np.uint8]) -> list[Face | None]:
-    """The face of each image ``(P, S, S, 3)``, None where none is found."""
-    faces: list[Face | None] = []
-    with FaceFinder() as finder:
-        for image in images:
-            try:
-                faces.append(finder.find(image, ALIGNED_SIZE, "centre"))
-            except NoFaceError:
-                faces.append(None)
-    return faces
-
-
-def identity_scores(
-    faces: list[Face | None], sources: list[Face | None], pairs: Pairs, network: Recogniser
-) -> dict[str, float | None]:
-    """Cosine of outputs to their own person and to the other people, and the AUC between the two; None where there is
+def identity_scores(seen: Measurements, sources: Measurements, identity: NDArray[np.int64]) -> dict[str, float | None]:
+    """Cosine of images to their own person and to the other people, and the AUC between the two; None where there is
     no face, or no other person, to compare.
 
     Args:
-        faces: of the outputs, one a pair.
-        sources: of the identity photos, one a pair.
-        pairs: the pairs.
-        network: the judge.
+        seen: what the images show, one a pair.
+        sources: what the photos of the identities show, one a pair.
+        identity: ``(P,)``, whose photo each is of.
     """
-    seen = [index for index, (face, source) in enumerate(zip(faces, sources, strict=True)) if face and source]
-    if not seen:
+    rows = np.flatnonzero(seen.found & sources.found)
+    if not len(rows):
         return dict.fromkeys(IDENTITY_SCORES)
-    out = network.embed([face for index in seen if (face := faces[index])])
-    people, place = np.unique(pairs.identity[seen], return_inverse=True)
-    first = [int(np.flatnonzero(place == index)[0]) for index in range(len(people))]
-    own = network.embed([source for index in first if (source := sources[seen[index]])])
-    scores = out @ own.T
-    same = scores[np.arange(len(seen)), place]
-    other = scores[place[:, None] != np.arange(len(people))]
+    _, first, place = np.unique(identity[rows], return_index=True, return_inverse=True)
+    scores = seen.identity[rows] @ sources.identity[rows[first]].T
+    same = scores[np.arange(len(rows)), place]
+    other = scores[place[:, None] != np.arange(len(first))]
     return {
         "same": float(same.mean()),
         "other": float(other.mean()) if len(other) else None,
-        "auc": auc(np.asarray(same, np.float64), np.asarray(other, np.float64)) if len(other) else None,
+        "auc": auc(same, other) if len(other) else None,
     }
 
 
-def control_scores(
-    faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs, emotions: EmotionEstimator | None = None
-) -> dict[str, float | None]:
-    """How far outputs are from their targets: yaw and pitch in degrees, blendshapes, and emotion. None over no faces,
-    and for a correlation with what does not vary. Emotions are read with the given estimator, or the project's own.
+def control_scores(seen: Measurements, prepared: shards.Prepared, target: NDArray[np.int64]) -> dict[str, float | None]:
+    """How far images are from their targets: yaw and pitch in degrees, blendshapes, and emotion. None over no faces,
+    and for a correlation with what does not vary.
+
+    Args:
+        seen: what the images show, one a pair.
+        prepared: the photos, with what was read of them.
+        target: ``(P,)``, the rows of the targets.
     """
-    seen = [index for index, face in enumerate(faces) if face]
-    found = [face for face in faces if face]
-    if not found:
+    if not seen.found.any():
         return dict.fromkeys(CONTROL_SCORES)
-    targets = pairs.target[seen]
-    angles = np.array([face.angles for face in found])
-    wanted = prepared.angles[targets]
-    shapes = np.array([face.blendshapes for face in found])
-    perceived = (emotions or estimator()).estimate(found)
-    asked = prepared.emotion[targets]
-    scores: dict[str, float | None] = {}
-    for axis, name in enumerate(("yaw", "pitch")):
-        scores[f"{name}_error"] = float(np.abs(angles[:, axis] - wanted[:, axis]).mean())
-        scores[f"{name}_correlation"] = _correlation(angles[:, axis], wanted[:, axis])
-    scores["blendshape_rmse"] = float(np.sqrt(((shapes - prepared.blendshapes[targets]) ** 2).mean()))
-    labels = [EMOTIONS[index] for index in asked[:, 2:].argmax(1)]
-    scores["emotion_agreement"] = float(
-        np.mean([emotion.label == label for emotion, label in zip(perceived, labels, strict=True)])
-    )
-    scores["valence_rmse"] = float(
-        np.sqrt(np.mean([(e.valence - v) ** 2 for e, v in zip(perceived, asked[:, 0], strict=True)]))
-    )
-    scores["arousal_rmse"] = float(
-        np.sqrt(np.mean([(e.arousal - a) ** 2 for e, a in zip(perceived, asked[:, 1], strict=True)]))
-    )
-    return scores
+    target, seen = target[seen.found], seen.rows(seen.found)
+    angles, wanted = np.degrees(seen.pose), prepared.angles[target]
+    emotion = prepared.emotion[target]
+
+    def rmse(one: NDArray[np.float64], other: NDArray[np.float32]) -> float:
+        return float(np.sqrt(np.square(one - other).mean()))
+
+    return {
+        "yaw_error": float(np.abs(angles[:, 0] - wanted[:, 0]).mean()),
+        "yaw_correlation": _correlation(angles[:, 0], wanted[:, 0]),
+        "pitch_error": float(np.abs(angles[:, 1] - wanted[:, 1]).mean()),
+        "pitch_correlation": _correlation(angles[:, 1], wanted[:, 1]),
+        "blendshape_rmse": rmse(seen.expression, prepared.blendshapes[target]),
+        "emotion_agreement": float((seen.emotion[:, 2:].argmax(1) == emotion[:, 2:].argmax(1)).mean()),
+        "valence_rmse": rmse(seen.emotion[:, 0], emotion[:, 0]),
+        "arousal_rmse": rmse(seen.emotion[:, 1], emotion[:, 1]),
+    }
 
 
-def emotion_by_class(
-    faces: list[Face | None], prepared: shards.Prepared, pairs: Pairs, emotions: EmotionEstimator | None = None
-) -> dict[str, ClassAgreement]:
+def emotion_by_class(seen: Measurements, prepared: shards.Prepared, pairs: Pairs) -> dict[str, ClassAgreement]:
     """The share of ``emotion_agreement`` for each class of the targets, since most photos are neutral or happy.
 
     Returns:
         Each class that a target has; the interval is a bootstrap over the people asked.
     """
-    rows = [index for index, face in enumerate(faces) if face]
-    asked = prepared.emotion[pairs.target[rows], 2:].argmax(1)
-    found = [face for face in faces if face]
-    read = [EMOTIONS.index(emotion.label) for emotion in (emotions or estimator()).estimate(found)]
-    agree = asked == np.array(read, np.int64)
+    rows = np.flatnonzero(seen.found)
+    wanted = prepared.emotion[pairs.target[rows], 2:].argmax(1)
+    agree = seen.emotion[rows, 2:].argmax(1) == wanted
     people = np.array([prepared.persons[row] for row in pairs.identity[rows]], dtype=str)
     return {
         EMOTIONS[label]: ClassAgreement(
-            faces=int((asked == label).sum()),
-            agreement=bootstrap.mean(agree[asked == label], people[asked == label].tolist()),
+            faces=int((wanted == label).sum()),
+            agreement=bootstrap.mean(agree[wanted == label], people[wanted == label].tolist()),
         )
-        for label in np.unique(asked).tolist()
+        for label in np.unique(wanted).tolist()
     }
 
 
-def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
+def _correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float | None:
     """Pearson's; None where the values of one side are all the same."""
     return float(np.corrcoef(one, other)[0, 1]) if np.ptp(one) and np.ptp(other) else None
 
@@ -340,42 +235,48 @@ def evaluate(
     check_free([out / RESULT, out / GRID, out / WORDS_GRID], overwrite)
     device = usable_device(device)
     model = load_folder(model_folder, controls).to(device)
-    prepared = shards.load(data, recogniser=model.scale.recogniser)
-    emotions = estimator_for(prepared.estimator, emonet, f"{data} has emotions from") if prepared.estimator else None
-    check_emotions(str(model_folder), model, prepared.estimator)
-    pairs = choose_pairs(prepared, protocol)
-    asked = words.choose(prepared, protocol.words, protocol.seed) if protocol.words and model.controls else None
-    sampler = Sampler(model)
-    judge = recogniser("dlib" if model.scale.recogniser != "dlib" else "sface")
-    sources = look(prepared.images[pairs.identity])
+    condition, estimator = model.scale.recogniser, shards.read_meta(data)["emotion"]["name"]
+    estimator_for(estimator, emonet, f"{data} has emotions from")
+    check_emotions(str(model_folder), model, estimator)
+    sampling = protocol.sampling.filled(model.scale)
     made_with = environment(device)
+    session = Session(_preset(model_folder, data, out, protocol, condition, emonet), progress, device)
+    prepared, pairs = session.prepared, choose_pairs(session.prepared, protocol)
+    asked = words.choose(prepared, protocol.words, protocol.seed) if protocol.words and model.controls else None
+    sources = session.look(prepared.images[pairs.identity])
     settings: dict[str, Setting] = {}
     columns = [prepared.images[pairs.identity], prepared.images[pairs.target]]
     for conditions in protocol.settings if model.controls else ((),):
-        images, seconds = generate(sampler, prepared, pairs, protocol, conditions, progress)
-        faces = look(images)
-        settings["+".join(["identity", *conditions])] = Setting(
-            images=len(images),
-            face_found=float(np.mean([face is not None for face in faces])),
-            seconds_an_image=seconds,
-            **identity_scores(faces, sources, pairs, judge),
-            **control_scores(faces, prepared, pairs, emotions),
-            emotion_by_class=emotion_by_class(faces, prepared, pairs, emotions),
+        requests = [
+            Request(session.portrait(one), dict.fromkeys(conditions, session.portrait(other)), protocol.seed + number)
+            for number, (one, other) in enumerate(zip(pairs.identity, pairs.target, strict=True))
+        ]
+        name = "+".join(["identity", *conditions])
+        made = _made(session, model, name, protocol.sampling, requests)
+        seen = session.look(made.paths)
+        settings[name] = Setting(
+            images=len(requests),
+            face_found=float(seen.found.mean()),
+            seconds_an_image=made.seconds,
+            **identity_scores(seen, sources, pairs.identity),
+            **control_scores(seen, prepared, pairs.target),
+            emotion_by_class=emotion_by_class(seen, prepared, pairs),
         )
-        columns.append(images)
+        columns.append(_loaded(made))
     by_words = sheet = None
     if asked is not None:
-        by_words, sheet = in_words(sampler, prepared, asked, protocol, progress, emotions)
+        by_words, sheet = in_words(session, model, asked, protocol)
+    names = session.judges.names
     result = HeldoutResult(
         environment=made_with,
-        config={"data": data, **vars(protocol), "sampling": vars(protocol.sampling.filled(model.scale))},
+        config={"data": data, **vars(protocol), "sampling": vars(sampling)},
         model=model_folder.name,
         controls=str(controls) if controls else None,
         estimators={
-            "condition": model.scale.recogniser,
-            "judge": judge.name,
-            "pose and expression": "MediaPipe face landmarker",
-            "emotion": _named(emotions or estimator()),
+            "condition": condition,
+            "judge": names["identity"],
+            "pose and expression": names["pose"],
+            "emotion": names["emotion"],
         },
         settings=settings,
         words=by_words,
@@ -387,48 +288,67 @@ def evaluate(
     return result
 
 
+def _preset(
+    model: Path, data: Path, out: Path, protocol: Protocol, condition: str, emonet: Path | None
+) -> ControlConfig:
+    """Table 1's config of one method, without what this evaluation leaves out."""
+    judges = JudgesConfig(
+        identity="dlib" if condition != "dlib" else "sface",
+        emotion="facecrafter" if emonet is None else "emonet",
+        emonet_file=emonet,
+    )
+    return ControlConfig(
+        data=data,
+        out=out,
+        methods=(MethodConfig(name=model.name, model=model),),
+        judges=judges,
+        condition=condition,  # type: ignore[arg-type]
+        identities=protocol.identities,
+        targets=protocol.targets,
+        pool=protocol.targets,
+        leakage=0,
+        curve=0,
+        seed=protocol.seed,
+        batch_size=protocol.sampling.batch_size,
+        bfloat16=protocol.bfloat16,
+    )
+
+
+def _made(session: Session, model: FaceModel, name: str, sampling: Settings, requests: Sequence[Request]) -> Made:
+    """Images of some requests, which are all of the same conditions."""
+    return session.make(FaceCrafterGenerator(model, name, tuple(requests[0].conditions), sampling), requests)
+
+
+def _loaded(made: Made) -> NDArray[np.uint8]:
+    return np.stack([load_photo(path) for path in made.paths])
+
+
 def in_words(
-    sampler: Sampler,
-    prepared: shards.Prepared,
-    asked: words.WordRequests,
-    protocol: Protocol,
-    progress: bool = True,
-    emotions: EmotionEstimator | None = None,
+    session: Session, model: FaceModel, asked: words.WordRequests, protocol: Protocol
 ) -> tuple[WordsResult, list[NDArray[np.uint8]]]:
-    """Each of the eight emotions asked of people in words, without and with the landmarks of a neutral photo; read with
-    the given estimator, or the project's own.
+    """Each of the eight emotions asked of people in words, without and with the landmarks of a neutral photo.
 
     Returns:
         What was measured, and the columns of a grid: the photo, and the eight images of each setting.
     """
-    network, count = emotions or estimator(), len(asked.identity)
+    prepared, count = session.prepared, len(asked.identity)
     people = [prepared.persons[row] for row in asked.identity]
     settings = {}
     columns = [prepared.images[asked.identity]]
-    for name, target in ((words.WORDS_ONLY, None), (words.NEUTRAL_TARGET, asked.neutral)):
-        images = _painted(
-            sampler,
-            prepared,
-            np.repeat(asked.identity, len(EMOTIONS)),
-            np.repeat(target, len(EMOTIONS)) if target is not None else None,
-            np.tile(words.VECTORS, (count, 1)),
-            np.repeat(np.arange(protocol.seed, protocol.seed + count), len(EMOTIONS)).tolist(),
-            protocol,
-            name if progress else None,
-        )
-        faces = look(images)
-        read = np.full((len(faces), len(EMOTIONS)), np.nan)
-        found = [index for index, face in enumerate(faces) if face]
-        if found:
-            read[found] = [e.probabilities for e in network.estimate([face for face in faces if face])]
+    for name, neutral in ((words.WORDS_ONLY, False), (words.NEUTRAL_TARGET, True)):
+        requests = []
+        for number, (one, other) in enumerate(zip(asked.identity, asked.neutral, strict=True)):
+            first = Request(session.portrait(one), {"landmark": session.portrait(other)} if neutral else {})
+            requests += [
+                replace(first, conditions={**first.conditions, "emotion": word}, seed=protocol.seed + number)
+                for word in words.WORDS
+            ]
+        made = _made(session, model, name, protocol.sampling, requests)
+        read = session.look(made.paths).emotion[:, 2:]
         settings[name] = words.scores(read.reshape(count, len(EMOTIONS), -1), people)
+        images = _loaded(made)
         columns += list(images.reshape(count, len(EMOTIONS), *images.shape[1:]).swapaxes(0, 1))
-    return WordsResult(people=count, estimator=_named(network), settings=settings), columns
-
-
-def _named(network: EmotionEstimator) -> str:
-    """An estimator's name with the first digits of its weights' hash, so that results of two are never confused."""
-    return f"{network.name} ({sha256(network.path)[:8]})"
+    return WordsResult(people=count, estimator=session.judges.names["emotion"], settings=settings), columns
 
 
 def _grid(columns: list[NDArray[np.uint8]], photos: int = 2, pairs: int = 64, across: int = 4) -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ class Session:
     Args:
         config: the table.
         progress: show bars.
+        device: where the methods compute; None for that of the tables.
 
     Attributes:
         prepared: the data set.
@@ -38,7 +39,8 @@ class Session:
         WeightsError: an estimator cannot be loaded.
     """
 
-    def __init__(self, config: TableConfig, progress: bool = True) -> None:
+    def __init__(self, config: TableConfig, progress: bool = True, device: str | None = None) -> None:
+        self.device = device or generators.table_device()
         self.config, self.progress, self._start = config, progress, time.monotonic()
         for entry in config.methods:
             generators.check_settings(entry)
@@ -52,7 +54,7 @@ class Session:
 
     def make(self, method: Generator, requests: Sequence[Request]) -> Made:
         """See :func:`facecrafter.evaluation.images.make`."""
-        config, device = self.config, generators.table_device()
+        config, device = self.config, self.device.partition(":")[0]
         return make(method, requests, config.cache_folder, config.batch_size, config.bfloat16, self.progress, device)
 
     def look(self, images: Images) -> Measurements:

@@ -21,6 +21,7 @@ from facecrafter.evaluation.metrics import auc
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.result import WordClass, WordMean, WordScores, WordsResult
 from facecrafter.faces.emotion import EMOTIONS, Emotion
+from facecrafter.request import portrait_of
 
 Array = NDArray[np.float64]
 
@@ -41,8 +42,8 @@ class WordRequests:
     neutral: NDArray[np.int64]
 
 
-# The condition of each class by its word alone, as `generate --emotion happy` sets it: (8, 10).
-VECTORS = np.stack([Emotion.from_words({word: 1.0}).vector for word in EMOTIONS])
+# The condition of each class by its word alone, as `generate --emotion happy` sets it.
+WORDS = tuple(portrait_of(Emotion.from_words({word: 1.0})) for word in EMOTIONS)
 
 
 def choose(prepared: shards.Prepared, people: int, seed: int) -> WordRequests:

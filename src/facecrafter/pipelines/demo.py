@@ -14,9 +14,8 @@ from facecrafter.faces.deformation import EXPRESSIONS
 from facecrafter.faces.emotion import Emotion
 from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import described, save
-from facecrafter.pipelines.reading import portrait_of
 from facecrafter.pipelines.settings import FilledSettings, Settings
-from facecrafter.request import Portrait, Progress, Request
+from facecrafter.request import Portrait, Progress, Request, portrait_of
 
 COLUMNS = 6
 TURNS = {"40° left": (-40, 0), "20° left": (-20, 0), "20° right": (20, 0), "40° right": (40, 0), "20° up": (0, 20)}

@@ -20,9 +20,19 @@ from facecrafter.faces.face import Choice, Pick
 from facecrafter.pipelines.devices import check_bfloat16, usable_device
 from facecrafter.pipelines.generator import FaceCrafterGenerator
 from facecrafter.pipelines.images import signed
-from facecrafter.pipelines.reading import PhotoReader, portrait_of
+from facecrafter.pipelines.reading import PhotoReader
 from facecrafter.pipelines.settings import Settings, ineffective
-from facecrafter.request import Photo, Portrait, Progress, Request, check_faces, check_seeds, photos_of, taken
+from facecrafter.request import (
+    Photo,
+    Portrait,
+    Progress,
+    Request,
+    check_faces,
+    check_seeds,
+    photos_of,
+    portrait_of,
+    taken,
+)
 
 if TYPE_CHECKING:
     from facecrafter.models.checkpoint import FaceModel

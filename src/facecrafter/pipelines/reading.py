@@ -29,7 +29,17 @@ from facecrafter.faces.face import (
     load_photo,
     picked,
 )
-from facecrafter.request import Photo, PhotoFile, Portrait, Request, TakenPhoto, check_faces, photos_of, taken
+from facecrafter.request import (
+    Photo,
+    PhotoFile,
+    Portrait,
+    Request,
+    TakenPhoto,
+    check_faces,
+    photos_of,
+    portrait_of,
+    taken,
+)
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +192,7 @@ class PhotoReader:
             points=face.points,
             blendshapes=face.blendshapes,
             angles=np.array(face.angles, np.float32),
-            emotion=_numbers(self._estimator.estimate([face])[0]) if emotion else portrait.emotion,
+            emotion=portrait_of(self._estimator.estimate([face])[0]).emotion if emotion else portrait.emotion,
         )
 
     def _person(self, photos: Sequence[TakenPhoto], face: Pick | None) -> tuple[NDArray[np.float32], list[str]]:
@@ -230,16 +240,6 @@ class PhotoReader:
                     raise
                 log.warning("%s; it is left out", error)
         return faces
-
-
-def portrait_of(emotion: Emotion) -> Portrait:
-    """A portrait that is nothing but an emotion, in words or numbers."""
-    return Portrait(emotion=_numbers(emotion))
-
-
-def _numbers(emotion: Emotion) -> NDArray[np.float64]:
-    """``(10,)``, to all digits: a request's digest is of them."""
-    return np.array([emotion.valence, emotion.arousal, *emotion.probabilities])
 
 
 def which_face(found: Sequence[Detection], index: int, pick: Pick, name: object) -> str:
