@@ -128,7 +128,7 @@ def stubbed(world: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def install(*methods: StubMethod, judges: StubJudges | None = None) -> dict[str, Any]:
         by_name = {method.name: method for method in methods}
-        monkeypatch.setattr(session, "Judges", lambda _: judges or StubJudges())
+        monkeypatch.setattr(session, "Judges", lambda *_: judges or StubJudges())
         monkeypatch.setattr(session.generators, "open_generator", lambda entry, *_: by_name[entry.name])
         entries = [{"name": method.name, "model": "mini"} for method in methods]
         common = {"identities": 8, "real": 60, "frechet_draws": 20, "batch_size": 5}

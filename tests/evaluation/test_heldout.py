@@ -179,7 +179,7 @@ def measured(prepared, model_folder, monkeypatch, tmp_path):
         (tmp_path / "meta.json").write_text(json.dumps(about))
         data = dataclasses.replace(prepared, images=prepared.images[:, :size, :size], estimator=labels)
         monkeypatch.setattr(session.shards, "load", lambda *_, **__: data)
-        monkeypatch.setattr(session, "Judges", lambda _: Judges(sees))
+        monkeypatch.setattr(session, "Judges", lambda *_: Judges(sees))
         sampling = Settings(steps=1, speed="exact", batch_size=16)
         protocol = heldout.Protocol(*pairs, sampling=sampling, settings=((), ("landmark", "emotion")), words=asked)
         return heldout.evaluate(model_folder, tmp_path, tmp_path / "out", protocol, progress=False, **options)

@@ -54,7 +54,7 @@ class TrainingSet:
         self._digests = None if prepared.digests is None else prepared.digests[chosen]
         self.identity = torch.from_numpy(prepared.identity[chosen])
         self.emotion = torch.from_numpy(prepared.emotion[chosen])
-        self.points = prepared.points[chosen]
+        self.points, self.blendshapes = prepared.points[chosen], prepared.blendshapes[chosen]
         self.masks = prepared.masks[chosen]
         self.persons = [prepared.persons[index] for index in chosen]
         self.landmark_size, self.pairs = landmark_size, pairs

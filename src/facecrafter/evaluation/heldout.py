@@ -150,9 +150,10 @@ def control_scores(seen: Measurements, prepared: shards.Prepared, target: NDArra
         prepared: the photos, with what was read of them.
         target: ``(P,)``, the rows of the targets.
     """
-    if not seen.found.any():
+    rows = np.flatnonzero(seen.found)
+    if not len(rows):
         return dict.fromkeys(CONTROL_SCORES)
-    target, seen = target[seen.found], seen.rows(seen.found)
+    target, seen = target[rows], seen.rows(rows)
     angles, wanted = np.degrees(seen.pose), prepared.angles[target]
     emotion = prepared.emotion[target]
 
@@ -240,7 +241,7 @@ def evaluate(
     check_emotions(str(model_folder), model, estimator)
     sampling = protocol.sampling.filled(model.scale)
     made_with = environment(device)
-    session = Session(_preset(model_folder, data, out, protocol, condition, emonet), progress, device)
+    session = Session(_preset(model_folder, data, out, protocol, condition, emonet), progress, device, frechet=False)
     prepared, pairs = session.prepared, choose_pairs(session.prepared, protocol)
     asked = words.choose(prepared, protocol.words, protocol.seed) if protocol.words and model.controls else None
     sources = session.look(prepared.images[pairs.identity])

@@ -131,6 +131,7 @@ class Judges:
 
     Args:
         config: which.
+        frechet: load the network of the Frechet distance too.
 
     Attributes:
         names: the estimator of ``pose``, ``expression``, ``identity``, ``emotion``, ``frechet`` and ``lpips``, each
@@ -140,11 +141,13 @@ class Judges:
         WeightsError: a file is missing, damaged or another one.
     """
 
-    def __init__(self, config: JudgesConfig) -> None:
+    def __init__(self, config: JudgesConfig, frechet: bool = True) -> None:
         self._faces = {role: make[getattr(config, role)](config) for role, make in FACE_JUDGES.items()}
-        self._features = IMAGE_JUDGES[config.frechet](config)
         self.names = {role: eye.name for role, eye in self._faces.items()}
-        self.names |= {"frechet": self._features.name, "lpips": _packaged("alexnet", "lpips_alexnet")}
+        self.names["lpips"] = _packaged("alexnet", "lpips_alexnet")
+        if frechet:
+            self._features = IMAGE_JUDGES[config.frechet](config)
+            self.names["frechet"] = self._features.name
 
     def look(self, images: Images, progress: bool = False) -> Measurements:
         """What is seen in images ``(P, S, S, 3)`` uint8 RGB.

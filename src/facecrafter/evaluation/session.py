@@ -22,16 +22,17 @@ from facecrafter.request import Generator, Portrait, Request
 
 
 class Session:
-    """Makes images and looks at them, each once: what an earlier run did comes out of the cache.
+    """Makes images and measures them, each once: what an earlier run did comes out of the cache.
 
     Args:
         config: the table.
         progress: show bars.
         device: where the methods compute; None for that of the tables.
+        frechet: whether Frechet distances are wanted, which need a network of their own.
 
     Attributes:
         prepared: the data set.
-        eyes: the judges.
+        judges: the estimators.
 
     Raises:
         ConfigError: a method does not take one of its settings.
@@ -39,13 +40,15 @@ class Session:
         WeightsError: an estimator cannot be loaded.
     """
 
-    def __init__(self, config: TableConfig, progress: bool = True, device: str | None = None) -> None:
+    def __init__(
+        self, config: TableConfig, progress: bool = True, device: str | None = None, frechet: bool = True
+    ) -> None:
         self.device = device or generators.table_device()
         self.config, self.progress, self._start = config, progress, time.monotonic()
         for entry in config.methods:
             generators.check_settings(entry)
         self.prepared = shards.load(config.data, recogniser=config.condition)
-        self.judges = Judges(config.judges)
+        self.judges = Judges(config.judges, frechet)
         self._real: RealImages | None = None
 
     def portrait(self, row: int) -> Portrait:

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from facecrafter.baselines import baseline_class, head
 from facecrafter.baselines.base import Baseline, BaselineGenerator, save_baseline
 from facecrafter.data.dataset import TrainingSet
-from facecrafter.data.pairs import PairSampler
-from facecrafter.data.shards import Prepared
 from facecrafter.faces import symmetry
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
 from facecrafter.training.config import Mixture
+from facecrafter.training.samples import grid
 from facecrafter.training.stages.diffusion import DiffusionLossConfig, DiffusionStage, Mixed, Paired, load_start
 
 Kind = Literal["controlnet", "caphuman", "ip_adapter", "expression_adapter"]
@@ -73,16 +72,6 @@ class ExpressionSet(TrainingSet):
     """A training set whose landmark images are blendshapes, which the expression adapter reads."""
 
     draws = False
-
-    def __init__(
-        self,
-        prepared: Prepared,
-        keep: NDArray[np.bool_] | None = None,
-        landmark_size: int = 128,
-        pairs: PairSampler | None = None,
-    ) -> None:
-        super().__init__(prepared, keep, landmark_size, pairs)
-        self.blendshapes = prepared.blendshapes[self.rows]
 
     def landmark_images(self, indices: Tensor) -> Tensor:
         """Blendshapes ``(B, 52)``, mirrored with their images."""
@@ -175,19 +164,11 @@ class BaselineStage(DiffusionStage[BaselineConfig]):
         given = ~drawn["dropped"]
         return {**batch, "dropped": torch.ones_like(given), "condition": drawn["identity"][given], "given": given}
 
-    @torch.no_grad()
     def samples(self) -> Tensor:
-        """Eight people: the photo, the next person's photo, identity alone, and with the condition of that photo."""
-        data = self.data
-        device = next(self.model.unet.parameters()).device
-        people = torch.arange(0, data.count, max(1, data.count // 8))[:8]
-        targets = people.roll(-1)
-        identity = data.identity[people].to(device)
-        condition = identity if self.baseline.is_identity else data.landmark_images(targets).to(device)
+        """Identity alone, and with the condition of the next person's photo."""
         method = BaselineGenerator(self.baseline, self.model)
-        made = [method.sample(identity, shown, range(len(people))) for shown in (None, condition)]
-        rows = [torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1 for images in made]
-        return torch.cat([data.images(people).cpu(), data.images(targets).cpu(), *rows])
+        controls = [[]] if self.baseline.is_identity else [[], ["landmark"]]
+        return grid(self.data, [(method, given) for given in controls])
 
     def save(self, folder: Path) -> None:
         """The baseline alone; the base is where it was."""

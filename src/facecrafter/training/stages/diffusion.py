@@ -19,13 +19,16 @@ from facecrafter.data.pairs import Kind, PairConfig, PairSampler
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import ConfigError
 from facecrafter.models import attention, checkpoint, scales
-from facecrafter.models.controls import branches
+from facecrafter.models.controls import CONDITIONS, branches
 from facecrafter.models.pretrained import is_published
 from facecrafter.models.pretrained import load as load_published
+from facecrafter.pipelines.generator import FaceCrafterGenerator
+from facecrafter.pipelines.settings import Settings
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
 from facecrafter.training.batches import Draw, draw, generator
 from facecrafter.training.config import ASIDE, PLACE, Mixture, Share, Stage, start_folder
+from facecrafter.training.samples import grid
 from facecrafter.training.stages.prepared import PreparedConfig, training_sets
 
 log = logging.getLogger(__name__)
@@ -315,32 +318,11 @@ class DiffusionStage(Stage, Generic[Own]):
         batches = [self._batch(self.held, VALIDATION_SEED, step, 0, 1, device) for step in range(VALIDATION_BATCHES)]
         return sum(float(self.objective(**batch)) for batch in batches) / len(batches)
 
-    @torch.no_grad()
     def samples(self) -> Tensor:
-        """Eight people: the photo, identity alone, and identity with each condition of the next person's photo."""
-        from facecrafter.pipelines.settings import Settings
-        from facecrafter.sampling.sampler import Sampler
-
-        settings = Settings().filled(self.model.scale)
-
-        device = next(self.model.unet.parameters()).device
-        people = torch.arange(0, self.data.count, max(1, self.data.count // 8))[:8]
-        targets = people.roll(-1)
-        sampler = Sampler(self.model)
-        rows = [self.data.images(people).cpu(), self.data.images(targets).cpu()]
-        for names in ((), ("landmark",), ("emotion",)) if self.model.controls else ((),):
-            rows.append(
-                sampler.generate(
-                    self.data.identity[people].to(device),
-                    landmark=self.data.landmark_images(targets).to(device) if "landmark" in names else None,
-                    emotion=self.data.emotions(targets).to(device) if "emotion" in names else None,
-                    guidance=settings.guidance,
-                    steps=settings.steps,
-                    seeds=list(range(len(people))),
-                    scheduler=settings.scheduler,
-                ).cpu()
-            )
-        return torch.cat(rows)
+        """Identity alone, and identity with each condition of the next person's photo."""
+        method = FaceCrafterGenerator(self.model, settings=Settings(speed="exact"))
+        alone = [[name] for name in CONDITIONS] if self.model.controls else []
+        return grid(self.data, [(method, given) for given in ([], *alone)])
 
     def save(self, folder: Path) -> None:
         """The whole model."""

@@ -16,11 +16,13 @@ from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.controls import CONDITIONS
 from facecrafter.models.guidance_student import GuidanceStudent, student_of
 from facecrafter.models.prediction import predict
-from facecrafter.sampling.guidance import Guidance
-from facecrafter.sampling.sampler import Sampler, build_scheduler
+from facecrafter.pipelines.generator import FaceCrafterGenerator
+from facecrafter.pipelines.settings import Settings
+from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
 from facecrafter.training.batches import generator
 from facecrafter.training.config import Share
+from facecrafter.training.samples import grid
 from facecrafter.training.stages.diffusion import DiffusionStage, Mixed, load_start, need_controls
 
 
@@ -175,23 +177,7 @@ class DistillationStage(DiffusionStage[DistillationConfig]):
         drawn = own * (1 + spread * (2 * share - 1))
         return {**batch, "scales": drawn[index * size : (index + 1) * size].to(device)}
 
-    @torch.no_grad()
     def samples(self) -> Tensor:
-        """Eight people with the conditions of the next person's photo: both photos, Eq. 6, and the student."""
-        own, data = self.model.scale.sampling, self.data
-        device = next(self.model.unet.parameters()).device
-        people = torch.arange(0, data.count, max(1, data.count // 8))[:8]
-        targets = people.roll(-1)
-        made = [
-            Sampler(self.model).generate(
-                data.identity[people].to(device),
-                data.landmark_images(targets).to(device),
-                data.emotions(targets).to(device),
-                Guidance(*(float(own[f"{name}_scale"]) for name in ("identity", *CONDITIONS))),
-                steps=int(own["steps"]),
-                scheduler=str(own["scheduler"]),
-                speed=speed,
-            )
-            for speed in ("exact", "distilled")
-        ]
-        return torch.cat([images.cpu() for images in (data.images(people), data.images(targets), *made)])
+        """Every condition of the next person's photo, by Eq. 6 and by the student."""
+        methods = [FaceCrafterGenerator(self.model, settings=Settings(speed=speed)) for speed in ("exact", "distilled")]
+        return grid(self.data, [(method, method.conditions) for method in methods])
