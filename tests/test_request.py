@@ -15,8 +15,9 @@ import pytest
 from facecrafter.errors import ConfigError, PhotoError
 from facecrafter.faces.emotion import Emotion
 from facecrafter.faces.face import Pick
+from facecrafter.faces.photo_file import PhotoFile, check_faces, photos_in, photos_of
 from facecrafter.pipelines.settings import FilledSettings
-from facecrafter.request import PhotoFile, Portrait, Request, batches, check_faces, photos_in, photos_of, portrait_of
+from facecrafter.request import Portrait, Request, batches, portrait_of
 
 SETTINGS = FilledSettings(1.5, 1.2, 2.5, steps=8, scheduler="ddim", speed="refresh")
 ANN, BOB, CID = (PhotoFile(Path(f"{name}.jpg"), name * 64) for name in "abc")

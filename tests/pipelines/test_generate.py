@@ -20,12 +20,13 @@ from facecrafter.errors import CheckpointError, ConfigError, NoFaceError, PhotoE
 from facecrafter.faces.emotion import EMOTIONS, Emotion, describe, emotion_of
 from facecrafter.faces.face import Face
 from facecrafter.faces.landmarks import turn
+from facecrafter.faces.photo_file import PhotoFile
 from facecrafter.models import scales
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.pipelines import watermark
 from facecrafter.pipelines.reading import listed, poor
 from facecrafter.pipelines.settings import Settings, ineffective
-from facecrafter.request import PhotoFile, Portrait, Request, portrait_of
+from facecrafter.request import Portrait, Request, portrait_of
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,12 @@ from PIL import Image
 
 from facecrafter import FaceCrafter
 from facecrafter.errors import NoFaceError, OutputError, PhotoError
+from facecrafter.faces.photo_file import PhotoFile
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.pipelines.images import inspect
 from facecrafter.pipelines.missing import Summary, generate_many
 from facecrafter.pipelines.settings import Settings
-from facecrafter.request import PhotoFile, Request
+from facecrafter.request import Request
 
 QUICK = Settings(steps=1, batch_size=2)
 

@@ -92,12 +92,13 @@ def generate(
     count = 4 if count is None else count
 
     from facecrafter.faces.emotion import emotion_of
+    from facecrafter.faces.photo_file import photos_of, taken
     from facecrafter.pipelines.batch import generate_pairs, read_pairs
     from facecrafter.pipelines.generate import FaceCrafter
     from facecrafter.pipelines.images import SHEET
     from facecrafter.pipelines.missing import generate_many
     from facecrafter.pipelines.settings import Settings
-    from facecrafter.request import check_seeds, photos_of, taken
+    from facecrafter.request import check_seeds
 
     settings = Settings(
         identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size, speed.value if speed else None

@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 
 from facecrafter.errors import ConfigError, FaceCrafterError, OutputError
+from facecrafter.faces.photo_file import PhotoFile
 from facecrafter.io import check_free, write_whole
 from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import KEY_IN_NAME, check_sheets, is_there, write_sheets
 from facecrafter.pipelines.missing import Job, Summary, make_missing
 from facecrafter.pipelines.settings import Settings
-from facecrafter.request import PhotoFile, Progress, Request
+from facecrafter.request import Progress, Request
 
 REQUIRED = ("identity", "target")
 OPTIONAL = ("emotion", "valence", "arousal", "seed")

@@ -17,22 +17,13 @@ from PIL import Image
 from facecrafter.errors import ConfigError
 from facecrafter.faces.emotion import Emotion, emotion_of
 from facecrafter.faces.face import Choice, Pick
+from facecrafter.faces.photo_file import Photo, check_faces, photos_of, taken
 from facecrafter.pipelines.devices import check_bfloat16, usable_device
 from facecrafter.pipelines.generator import FaceCrafterGenerator
 from facecrafter.pipelines.images import signed
 from facecrafter.pipelines.reading import PhotoReader
 from facecrafter.pipelines.settings import Settings, ineffective
-from facecrafter.request import (
-    Photo,
-    Portrait,
-    Progress,
-    Request,
-    check_faces,
-    check_seeds,
-    photos_of,
-    portrait_of,
-    taken,
-)
+from facecrafter.request import Portrait, Progress, Request, check_seeds, portrait_of
 
 if TYPE_CHECKING:
     from facecrafter.models.checkpoint import FaceModel

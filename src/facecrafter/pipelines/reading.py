@@ -29,17 +29,8 @@ from facecrafter.faces.face import (
     load_photo,
     picked,
 )
-from facecrafter.request import (
-    Photo,
-    PhotoFile,
-    Portrait,
-    Request,
-    TakenPhoto,
-    check_faces,
-    photos_of,
-    portrait_of,
-    taken,
-)
+from facecrafter.faces.photo_file import Photo, PhotoFile, TakenPhoto, check_faces, photos_of, taken
+from facecrafter.request import Portrait, Request, portrait_of
 
 log = logging.getLogger(__name__)
 
