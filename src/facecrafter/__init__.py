@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from facecrafter import controls as _controls  # noqa: F401 - hands the registry of controls to the models below it
+
 if TYPE_CHECKING:
     from facecrafter.pipelines.generate import FaceCrafter
     from facecrafter.pipelines.images import save

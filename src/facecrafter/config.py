@@ -65,7 +65,7 @@ def differences(one: BaseModel, other: BaseModel) -> list[str]:
         first, second = getattr(one, name), getattr(other, name)
         if _bearing(field) or first == second:
             continue
-        if isinstance(first, BaseModel) and isinstance(second, BaseModel):
+        if isinstance(first, Strict) and isinstance(second, BaseModel):
             found.extend(f"{name}.{inner}" for inner in differences(first, second))
         else:
             found.append(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -156,7 +156,7 @@ class Request:
 
         A request of photos is known by the photos, and stays so when they are read; another one by what was read.
         """
-        settings = self.settings and {name: one for name, one in asdict(self.settings).items() if name != "batch_size"}
+        settings = self.settings and self.settings.described()
         if any(one.photos for one in (self.identity, *self.conditions.values())):
             return _hash({**self._conditions, "settings": settings, "seed": self.seed})
         key = hashlib.sha256(str(self.seed).encode())

@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def data(prepared: Prepared) -> TrainingSet:
-    return TrainingSet(prepared, landmark_size=32)
+    return TrainingSet(prepared, None, {"landmark": {"size": 32}})
 
 
 def identities(data: TrainingSet, index: int, swap: bool, pick: float) -> Tensor:
@@ -49,7 +49,7 @@ def test_images_are_the_photos_and_their_mirror_images(data: TrainingSet, prepar
 
 
 def test_landmark_images_are_mirrored_with_their_images(data: TrainingSet, prepared: Prepared) -> None:
-    first, twin = data.landmark_images(torch.tensor([3, 3 + COUNT]))
+    first, twin = data.conditions("landmark", torch.tensor([3, 3 + COUNT]))
     drawn = landmarks.draw(prepared.points[3], 128, 32).astype(np.float32).transpose(2, 0, 1) / 255
     np.testing.assert_allclose(first, drawn, atol=1e-6)
     np.testing.assert_allclose(twin, drawn[:, :, ::-1], atol=1e-6)
@@ -61,7 +61,7 @@ def test_what_is_placed_on_an_accelerator_is_what_was_there_before(
     data: TrainingSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = torch.tensor([2, 2 + COUNT, 5, 2])
-    before = data.images(chosen), data.landmark_images(chosen)
+    before = data.images(chosen), data.conditions("landmark", chosen)
     placed: list[torch.Size] = []
 
     def stay(tensor: Tensor, *_: object) -> Tensor:
@@ -71,10 +71,10 @@ def test_what_is_placed_on_an_accelerator_is_what_was_there_before(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**30))
     with monkeypatch.context() as patch:  # there is none here: what is sent to it stays
         patch.setattr(torch.Tensor, "to", stay)
-        data.place(torch.device("cuda"))
+        data.place(torch.device("cuda"), ["landmark"])
     assert placed == [(COUNT, 128, 128, 3), (COUNT, 32, 32, 3)]
     data.pixels = np.zeros_like(data.pixels)
-    for made, expected in zip((data.images(chosen), data.landmark_images(chosen)), before, strict=True):
+    for made, expected in zip((data.images(chosen), data.conditions("landmark", chosen)), before, strict=True):
         assert torch.equal(made, expected)
 
 
@@ -83,9 +83,9 @@ def test_nothing_is_placed_on_a_cpu_or_where_there_is_no_room(
     device: str, free: int, data: TrainingSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
-    data.place(torch.device(device))
+    data.place(torch.device(device), ["landmark"])
     assert data._placed_images is None
-    assert data._placed_drawings is None
+    assert data.encoded["landmark"].placed is None
 
 
 def test_landmark_images_are_drawn_once_where_they_fit(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,12 +98,12 @@ def test_landmark_images_are_drawn_once_where_they_fit(prepared: Prepared, monke
 
     monkeypatch.setattr(landmarks, "draw", counted)
     indices = torch.tensor([1, 1 + COUNT, 1, 4])
-    kept = TrainingSet(prepared, landmark_size=16)
-    first = kept.landmark_images(indices)
-    assert torch.equal(kept.landmark_images(indices), first)
+    kept = TrainingSet(prepared, None, {"landmark": {"size": 16}})
+    first = kept.conditions("landmark", indices)
+    assert torch.equal(kept.conditions("landmark", indices), first)
     assert len(drawn) == 2
-    monkeypatch.setattr(dataset, "_DRAWN_LIMIT", 0)
-    assert torch.equal(TrainingSet(prepared, landmark_size=16).landmark_images(indices), first)
+    monkeypatch.setattr(dataset, "_KEPT_LIMIT", 0)
+    assert torch.equal(TrainingSet(prepared, None, {"landmark": {"size": 16}}).conditions("landmark", indices), first)
     assert len(drawn) == 2 + 2
 
 
@@ -147,14 +147,14 @@ def test_the_usual_crop_is_its_own_mirror_image(data: TrainingSet) -> None:
 
 
 def test_emotions_belong_to_the_photo_and_to_its_twin(data: TrainingSet, prepared: Prepared) -> None:
-    got = data.emotions(torch.tensor([6, 6 + COUNT]))
+    got = data.conditions("emotion", torch.tensor([6, 6 + COUNT]))
     np.testing.assert_array_equal(got, prepared.emotion[[6, 6]])
 
 
 def test_only_what_is_kept_is_used(prepared: Prepared) -> None:
     keep = ~held_out(prepared.persons)
     assert keep.tolist() == [person != "Ida" for person in prepared.persons]
-    data = TrainingSet(prepared, keep, 16)
+    data = TrainingSet(prepared, keep, {"landmark": {"size": 16}})
     assert len(data) == 14
     assert "Ida" not in data.persons
     # Sample 3 is now Bob's second photo, number 4 of the folder; its mirror image is 3 + 7.
@@ -215,7 +215,10 @@ def test_a_batch_to_encode_is_bounded_by_its_pixels(
     """64 images of 128 px, and 4 of 512 px, whose encoder would otherwise take 22 GB."""
     shades = np.arange(COUNT, dtype=np.uint8)[:, None, None, None]
     images = np.broadcast_to(shades, (COUNT, side, side, 3))
-    data, recorder = TrainingSet(dataclasses.replace(prepared, images=images), None, 16), Recorder()
+    data, recorder = (
+        TrainingSet(dataclasses.replace(prepared, images=images), None, {"landmark": {"size": 16}}),
+        Recorder(),
+    )
     data._digests = np.zeros((COUNT, 32), np.uint8)
     data.encode(recorder, tmp_path, CPU, progress=False)
     assert recorder.sizes == sizes
@@ -242,14 +245,14 @@ def test_latents_are_computed_once_for_an_autoencoder_and_its_samples(
     prepared: Prepared, autoencoder: FaceAutoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = np.arange(COUNT) < 2
-    first = TrainingSet(prepared, few, 16)
+    first = TrainingSet(prepared, few, {"landmark": {"size": 16}})
     first.encode(autoencoder, tmp_path, CPU, progress=False)
-    again = TrainingSet(prepared, few, 16)
+    again = TrainingSet(prepared, few, {"landmark": {"size": 16}})
     with monkeypatch.context() as patch:
         patch.setattr(FaceAutoencoder, "encode", None)  # calling it would fail
         again.encode(autoencoder, tmp_path, CPU, progress=False)
     assert torch.equal(again.latents, first.latents)  # type: ignore[arg-type]
-    TrainingSet(prepared, ~few, 16).encode(autoencoder, tmp_path, CPU, progress=False)
+    TrainingSet(prepared, ~few, {"landmark": {"size": 16}}).encode(autoencoder, tmp_path, CPU, progress=False)
     other = scales.build_autoencoder(scales.MINI).requires_grad_(False)
     first.encode(other, tmp_path, CPU, progress=False)
     assert len(list(tmp_path.glob("latents-*.safetensors"))) == 3
@@ -264,7 +267,7 @@ def test_latents_of_a_folder_are_known_by_its_digests_and_not_by_all_pixels(
 
     def encoded(digests: NDArray[np.uint8], keep: NDArray[np.bool_], shown: bool = True) -> list[str]:
         """The caches there are afterwards."""
-        data = TrainingSet(dataclasses.replace(prepared, digests=digests), keep, 16)
+        data = TrainingSet(dataclasses.replace(prepared, digests=digests), keep, {"landmark": {"size": 16}})
         if not shown:
             data.pixels = None  # type: ignore[assignment]  # looking at them would fail
         data.encode(autoencoder, tmp_path, CPU, progress=False)
@@ -281,7 +284,10 @@ def test_latents_are_scaled_by_the_autoencoders_factor(
     prepared: Prepared, autoencoder: FaceAutoencoder, tmp_path: Path
 ) -> None:
     one = np.arange(COUNT) == 0
-    plain, scaled = TrainingSet(prepared, one, 16), TrainingSet(prepared, one, 16)
+    plain, scaled = (
+        TrainingSet(prepared, one, {"landmark": {"size": 16}}),
+        TrainingSet(prepared, one, {"landmark": {"size": 16}}),
+    )
     plain.encode(autoencoder, tmp_path, CPU, progress=False)
     autoencoder.register_to_config(scaling_factor=0.5)
     try:
@@ -297,5 +303,7 @@ def test_another_size_of_image_keeps_its_landmarks(prepared: Prepared) -> None:
     """Points are in pixels of the images, whatever those measure."""
     halved = dataclasses.replace(prepared, images=prepared.images[:, ::2, ::2], points=prepared.points / 2)
     one = torch.tensor([0])
-    first, second = (TrainingSet(given, landmark_size=32).landmark_images(one) for given in (prepared, halved))
+    first, second = (
+        TrainingSet(given, None, {"landmark": {"size": 32}}).conditions("landmark", one) for given in (prepared, halved)
+    )
     torch.testing.assert_close(first, second, rtol=0, atol=2 / 255)

@@ -102,6 +102,7 @@ def test_what_is_not_allowed_is_told(tmp_path: Path, content: object, told: str)
         ({"extra_parameters": 3}, "no use for `extra_parameters`"),
         ({"settings": {"landmark_scal": 2}}, "no 'landmark_scal'; did you mean 'landmark_scale'"),
         ({"conditions": ["landmark", "landmark"]}, "twice"),
+        ({"conditions": ["landmarks"]}, "conditions: there is no 'landmarks'; did you mean 'landmark'?"),
     ],
 )
 def test_what_a_method_must_not_say(tmp_path: Path, method: dict[str, object], told: str) -> None:

@@ -44,8 +44,10 @@ def test_a_image_is_the_samplers_own(small_model, asked):
     drawn = landmarks.draw(request.conditions["landmark"].points, 128, small_model.controls.config.landmark_size)
     wanted = Sampler(small_model).generate(
         torch.from_numpy(request.identity.embedding[None]),
-        torch.from_numpy(drawn)[None].permute(0, 3, 1, 2).float() / 255,
-        torch.from_numpy(request.conditions["emotion"].emotion[None]),
+        {
+            "landmark": torch.from_numpy(drawn)[None].permute(0, 3, 1, 2).float() / 255,
+            "emotion": torch.from_numpy(request.conditions["emotion"].emotion[None]),
+        },
         settings.guidance,
         2,
         [5],
@@ -79,8 +81,8 @@ def test_conditions_go_where_the_model_is(small_model, asked):
 
     given = []
 
-    def sample(identity, landmark, emotion, seeds, **_):
-        given.append({identity.device.type, landmark.device.type, emotion.device.type})
+    def sample(identity, conditions, seeds, **_):
+        given.append({identity.device.type, *(value.device.type for value in conditions.values())})
         return torch.zeros(len(seeds), 3, 8, 8)
 
     ours = method(replace(small_model, unet=SimpleNamespace(device=torch.device("meta"))))

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
+from facecrafter.controls import CONTROLS
 from facecrafter.models import scales
 from facecrafter.models.checkpoint import FaceModel
-from facecrafter.models.controls import CONDITIONS, FaceControls, branches
+from facecrafter.models.controls import FaceControls, branches
 from facecrafter.models.emotion_module import EmotionModule
 from facecrafter.models.landmark_module import LandmarkModule, places
 
@@ -20,7 +21,7 @@ def controls(small_model: FaceModel) -> FaceControls:
     return small_model.controls
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("condition", CONTROLS)
 def test_keys_and_values_have_a_pair_for_each_block(condition: str, tiny_model: FaceModel) -> None:
     controls = tiny_model.controls
     assert controls is not None
@@ -31,14 +32,14 @@ def test_keys_and_values_have_a_pair_for_each_block(condition: str, tiny_model: 
 
 
 def test_the_parts_of_the_conditions_are_all_there_is_and_share_nothing(controls: FaceControls) -> None:
-    parts = {name: {id(p) for module in controls.parts(name) for p in module.parameters()} for name in CONDITIONS}
+    parts = {name: {id(p) for module in controls.parts(name) for p in module.parameters()} for name in CONTROLS}
     assert not parts["landmark"] & parts["emotion"]
     assert parts["landmark"] | parts["emotion"] == {id(p) for p in controls.parameters()}
 
 
 def test_projections_have_no_bias_and_fresh_values_are_zero(small_model: FaceModel) -> None:
     fresh = scales.build_controls(small_model.scale, small_model.unet)
-    for name in CONDITIONS:
+    for name in CONTROLS:
         _, keys, values = fresh.parts(name)
         assert all(layer.bias is None for layer in (*keys, *values))
         assert all(layer.weight.count_nonzero() == 0 for layer in values)

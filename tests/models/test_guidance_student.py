@@ -19,6 +19,10 @@ from facecrafter.models.prediction import predict
 SCALES = torch.tensor([[1.2, 2.5, 4.0], [2.0, 0.0, 1.0]])
 
 
+def named(scales: Tensor) -> dict[str, Tensor]:
+    return dict(zip(("identity", "landmark", "emotion"), scales.unbind(1), strict=True))
+
+
 def call(model: FaceModel, student: GuidanceStudent | None = None, scales: Tensor = SCALES) -> Tensor:
     """The prediction of a base, or of a student beside it."""
     source = torch.Generator().manual_seed(1)
@@ -26,7 +30,7 @@ def call(model: FaceModel, student: GuidanceStudent | None = None, scales: Tenso
     with torch.no_grad():
         if student is None:
             return predict(model.unet, noisy, torch.tensor(300), AttentionInputs(), context)
-        inputs = student.inputs(model.unet, scales)
+        inputs = student.inputs(model.unet, named(scales))
         conditions = AttentionInputs(updates=inputs.updates)
         return predict(model.unet, noisy, torch.tensor(300), conditions, context, time_update=inputs.time_update)
 
@@ -44,15 +48,19 @@ def lively(model: FaceModel, seed: int = 0) -> GuidanceStudent:
 def test_a_fresh_student_is_the_base(small_model: FaceModel) -> None:
     student = student_of(small_model.unet, 4, "mini")
     assert torch.equal(call(small_model, student), call(small_model))
-    assert [weight.tolist() for weight in student.inputs(small_model.unet, SCALES).weights] == [[1.0, 1.0]] * 2
+    weights = student.inputs(small_model.unet, named(SCALES)).weights
+    assert {name: weight.tolist() for name, weight in weights.items()} == {
+        "landmark": [1.0, 1.0],
+        "emotion": [1.0, 1.0],
+    }
 
 
 def test_a_student_changes_the_prediction_by_its_scales_and_leaves_the_base(small_model: FaceModel) -> None:
     base, student = call(small_model), lively(small_model)
     made = [call(small_model, student, scales) for scales in (SCALES, SCALES + 1)]
     for scales in (SCALES, SCALES + 1):
-        weights = student.inputs(small_model.unet, scales).weights
-        assert all(weight.shape == (2,) and (weight != 1).all() for weight in weights)
+        weights = student.inputs(small_model.unet, named(scales)).weights
+        assert all(weight.shape == (2,) and (weight != 1).all() for weight in weights.values())
     assert (made[0] - base).abs().max() > 1e-3
     assert ((made[0] - made[1]).abs().amax((1, 2, 3)) > 1e-4).all()
     assert torch.equal(call(small_model), base)
@@ -60,8 +68,8 @@ def test_a_student_changes_the_prediction_by_its_scales_and_leaves_the_base(smal
 
 def test_a_row_reads_its_own_scales(small_model: FaceModel) -> None:
     student = lively(small_model)
-    weights, flipped = (student.inputs(small_model.unet, scales).weights for scales in (SCALES, SCALES.flip(0)))
-    torch.testing.assert_close(weights[0].flip(0), flipped[0])
+    weights, flipped = (student.inputs(small_model.unet, named(scales)).weights for scales in (SCALES, SCALES.flip(0)))
+    torch.testing.assert_close(weights["landmark"].flip(0), flipped["landmark"])
     both, other = (call(small_model, student, scales) for scales in (SCALES, SCALES.flip(0)))
     assert (both - other).abs().amax((1, 2, 3)).min() > 1e-4
 

@@ -43,7 +43,7 @@ def faces(prepared: Prepared, face: Face) -> Prepared:
 @pytest.fixture(autouse=True)
 def small(faces: Prepared, small_scale: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scale:
     """The mini scale is the small one and samples in one step; the prepared folder is in memory; a base is there."""
-    scale = dataclasses.replace(small_scale, sampling={**small_scale.sampling, "steps": 1})
+    scale = dataclasses.replace(small_scale, solving={**small_scale.solving, "steps": 1})
     monkeypatch.setitem(scales.SCALES, "mini", scale)
     monkeypatch.setattr(shards, "load", lambda folder, recogniser: faces)
     torch.manual_seed(5)

@@ -73,7 +73,7 @@ def test_a_student_learns_beside_a_model_that_stays(tmp_path: Path) -> None:
 
     sampler = Sampler(checkpoint.load_model(folder))
     source = torch.Generator().manual_seed(0)
-    asked = torch.randn(1, 128, generator=source), torch.rand(1, 3, 128, 128, generator=source)
+    asked = torch.randn(1, 128, generator=source), {"landmark": torch.rand(1, 3, 128, 128, generator=source)}
     made, exact = (sampler.generate(*asked, steps=2, speed=speed) for speed in ("distilled", "exact"))
     assert made.isfinite().all() and not torch.equal(made, exact)
 

@@ -13,10 +13,12 @@ from facecrafter.cli.options import Speed
 from facecrafter.errors import ConfigError
 from facecrafter.pipelines.images import inspect
 from facecrafter.sampling.guidance import Guidance
-from facecrafter.sampling.plans import GIVEN, SPEEDS, Step, interval, plan, refresh, summed, together
+from facecrafter.sampling.plans import SPEEDS, Step, interval, plan, refresh, summed, together
 
-ALL = Guidance(2.5, 2.0, 1.5).coefficients(True, True)
-ONE = Guidance(1.0, 1.0, 0.0).coefficients(True, False)
+GUIDANCE = Guidance(2.5, {"landmark": 2.0, "emotion": 1.5})
+ALL = GUIDANCE.coefficients(["landmark", "emotion"])
+BOTH = "landmark+emotion"
+ONE = Guidance(1.0, {"landmark": 1.0, "emotion": 0.0}).coefficients(["landmark"])
 
 
 def test_the_command_line_has_the_same_words() -> None:
@@ -42,7 +44,7 @@ def test_a_speed_is_asked_for_by_its_word_and_told_in_the_image(
 def test_every_plan_has_a_step_for_each_step(speed: str, steps: int) -> None:
     planned = plan(speed, ALL, steps)
     assert len(planned) == steps
-    assert all(name in GIVEN for step in planned for name in step.weights)
+    assert all(name in ("identity", BOTH, *ALL) for step in planned for name in step.weights)
     # Whatever is reused was kept before, and the weights of Eq. 6 and of a lone prediction sum to 1.
     kept = False
     for step in planned:
@@ -80,15 +82,15 @@ def test_an_interval_is_guided_and_the_rest_is_one_prediction(
 ) -> None:
     planned = interval(ALL, steps, first, last)
     assert [index for index, step in enumerate(planned) if step == Step(ALL)] == guided
-    assert all(step == Step({"both": 1.0}) for index, step in enumerate(planned) if index not in guided)
+    assert all(step == Step({BOTH: 1.0}) for index, step in enumerate(planned) if index not in guided)
 
 
 @pytest.mark.parametrize(
     ("given", "base"),
-    [((True, True), "landmark"), ((True, False), "landmark"), ((False, True), "emotion"), ((False, False), "identity")],
+    [(("landmark", "emotion"), "landmark"), (("landmark",), "landmark"), (("emotion",), "emotion"), ((), "identity")],
 )
-def test_differences_are_refreshed_every_k_steps(given: tuple[bool, bool], base: str) -> None:
-    weights = Guidance(2.5, 2.0, 1.5).coefficients(*given)
+def test_differences_are_refreshed_every_k_steps(given: tuple[str, ...], base: str) -> None:
+    weights = GUIDANCE.coefficients(given)
     planned = refresh(weights, 8, 3)
     assert [index for index, step in enumerate(planned) if step == Step(weights, keep=base)] == [0, 3, 6]
     assert all(step == Step({base: 1.0}, reuse=True) for index, step in enumerate(planned) if index % 3)
@@ -96,14 +98,14 @@ def test_differences_are_refreshed_every_k_steps(given: tuple[bool, bool], base:
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [((True, True), "both"), ((True, False), "landmark"), ((False, True), "emotion"), ((False, False), "identity")],
+    [(("landmark", "emotion"), BOTH), (("landmark",), "landmark"), (("emotion",), "emotion"), ((), "identity")],
 )
-def test_together_is_the_prediction_with_all_that_is_on(given: tuple[bool, bool], name: str) -> None:
-    assert together(Guidance(2.5, 2.0, 1.5).coefficients(*given)) == name
+def test_together_is_the_prediction_with_all_that_is_on(given: tuple[str, ...], name: str) -> None:
+    assert together(GUIDANCE.coefficients(given)) == name
 
 
 def test_distilled_is_one_prediction_of_the_other_network() -> None:
-    assert list(plan("distilled", ALL, 2)) == [Step({"both": 1.0}, distilled=True)] * 2
+    assert list(plan("distilled", ALL, 2)) == [Step({BOTH: 1.0}, distilled=True)] * 2
 
 
 def test_what_is_kept_is_what_the_sum_adds_to_one_prediction() -> None:
@@ -118,5 +120,5 @@ def test_what_is_kept_is_what_the_sum_adds_to_one_prediction() -> None:
     fresh = predictions[:2] + 1
     again, still = summed(fresh, Step({"landmark": 1.0}, reuse=True), kept)
     assert torch.equal(again, fresh + kept) and still is kept
-    alone, still = summed(fresh, Step({"both": 1.0}), kept)
+    alone, still = summed(fresh, Step({BOTH: 1.0}), kept)
     assert torch.equal(alone, fresh) and still is kept

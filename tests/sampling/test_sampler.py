@@ -28,6 +28,15 @@ SOURCE = torch.Generator().manual_seed(0)
 IDENTITY = torch.randn(3, 128, generator=SOURCE)
 LANDMARK = torch.rand(3, 3, 128, 128, generator=SOURCE)
 EMOTION = torch.rand(3, 10, generator=SOURCE)
+SHOWN = {"landmark": LANDMARK, "emotion": EMOTION}
+
+
+def scaled(identity: float, landmark: float, emotion: float) -> Guidance:
+    return Guidance(identity, {"landmark": landmark, "emotion": emotion})
+
+
+def rows_of(rows: slice) -> dict[str, Tensor]:
+    return {name: value[rows] for name, value in SHOWN.items()}
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +117,9 @@ def plain_loop(
         none, identity = predict(noisy, time, empty, {}), predict(noisy, time, tokens, {})
         e = none + guidance.identity * (identity - none)
         if landmark:
-            e = e + guidance.landmark * (predict(noisy, time, tokens, {"landmark": LANDMARK}) - identity)
+            e = e + guidance.controls["landmark"] * (predict(noisy, time, tokens, {"landmark": LANDMARK}) - identity)
         if emotion:
-            e = e + guidance.emotion * (predict(noisy, time, tokens, {"emotion": EMOTION}) - identity)
+            e = e + guidance.controls["emotion"] * (predict(noisy, time, tokens, {"emotion": EMOTION}) - identity)
         return e
 
     for step, time in enumerate(solver.timesteps):
@@ -138,8 +147,8 @@ def plain_loop(
 def test_the_sampler_is_a_plain_loop_of_equation_6(
     scheduler: str, scales: tuple[float, float, float], sampler: Sampler
 ) -> None:
-    guidance, seeds = Guidance(*scales), [5, 1, 9]
-    got = sampler.generate(IDENTITY, LANDMARK, EMOTION, guidance, 3, seeds, scheduler)
+    guidance, seeds = scaled(*scales), [5, 1, 9]
+    got = sampler.generate(IDENTITY, SHOWN, guidance, 3, seeds, scheduler)
     expected = plain_loop(sampler.model, guidance, 3, seeds, scheduler)
     assert expected.std() > 0.01
     # Four calls and one call of four times the rows add up in another order; guidance multiplies the difference.
@@ -148,29 +157,29 @@ def test_the_sampler_is_a_plain_loop_of_equation_6(
 
 @torch.no_grad()
 def test_guidance_on_an_interval_is_a_plain_loop_of_it(sampler: Sampler) -> None:
-    guidance, seeds = Guidance(2.5, 2.0, 1.5), [5, 1, 9]
-    got = sampler.generate(IDENTITY, LANDMARK, EMOTION, guidance, 5, seeds, "ddim", speed="interval")
+    guidance, seeds = scaled(2.5, 2.0, 1.5), [5, 1, 9]
+    got = sampler.generate(IDENTITY, SHOWN, guidance, 5, seeds, "ddim", speed="interval")
     expected = plain_loop(sampler.model, guidance, 5, seeds, "ddim", guided=lambda step: step >= 3)
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
 
 
 @torch.no_grad()
 def test_refreshed_differences_are_a_plain_loop_of_them(sampler: Sampler) -> None:
-    guidance, seeds = Guidance(2.5, 2.0, 1.5), [5, 1, 9]
-    got = sampler.generate(IDENTITY, LANDMARK, EMOTION, guidance, 5, seeds, "dpm", speed="refresh")
+    guidance, seeds = scaled(2.5, 2.0, 1.5), [5, 1, 9]
+    got = sampler.generate(IDENTITY, SHOWN, guidance, 5, seeds, "dpm", speed="refresh")
     expected = plain_loop(sampler.model, guidance, 5, seeds, "dpm", fresh=lambda step: step in (0, 3))
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize(("speed", "rows"), [("interval", [1, 1, 1, 4, 4]), ("refresh", [4, 1, 1, 4, 1])])
 def test_faster_ways_make_fewer_predictions_and_other_images(speed: str, rows: list[int], sampler: Sampler) -> None:
-    asked = {"landmark": LANDMARK, "emotion": EMOTION, "steps": 5}
+    asked = {"conditions": SHOWN, "steps": 5}
     with watched(sampler.model) as work:
         made = sampler.generate(IDENTITY, speed=speed, **asked)  # type: ignore[arg-type]
     assert work.unet_rows == [3 * count for count in rows]
     assert all(count == 1 for name, count in work.calls.items() if name.endswith((".to_k", ".to_v")))
     assert 1e-4 < (made - sampler.generate(IDENTITY, **asked)).abs().mean() < 0.5  # type: ignore[arg-type]
-    alone = sampler.generate(IDENTITY[1:2], LANDMARK[1:2], EMOTION[1:2], steps=5, seeds=[1], speed=speed)
+    alone = sampler.generate(IDENTITY[1:2], rows_of(slice(1, 2)), steps=5, seeds=[1], speed=speed)
     torch.testing.assert_close(alone[0], made[1], rtol=0, atol=2e-4)
 
 
@@ -178,7 +187,7 @@ def test_a_fresh_student_is_one_prediction_with_all_conditions(
     small_model: FaceModel, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SPEEDS, "together", partial(interval, first=1.0, last=1.0))
-    asked = {"landmark": LANDMARK, "emotion": EMOTION, "steps": 3}
+    asked = {"conditions": SHOWN, "steps": 3}
     student = Sampler(replace(small_model, distilled=student_of(small_model.unet, 4, "mini")))
     with watched(small_model) as work:
         made = student.generate(IDENTITY, speed="distilled", **asked)  # type: ignore[arg-type]
@@ -197,7 +206,7 @@ def test_identity_alone_is_a_plain_loop_of_two_terms(sampler: Sampler) -> None:
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_makes_images_that_its_seeds_repeat(scheduler: str, sampler: Sampler) -> None:
-    options = {"steps": 3, "scheduler": scheduler, "landmark": LANDMARK, "emotion": EMOTION}
+    options = {"steps": 3, "scheduler": scheduler, "conditions": SHOWN}
     first = sampler.generate(IDENTITY, seeds=[1, 2, 3], **options)
     assert first.shape == (3, 3, 128, 128)
     assert first.dtype == torch.float32
@@ -221,12 +230,10 @@ def test_global_randomness_is_neither_read_nor_changed(sampler: Sampler) -> None
 
 @pytest.mark.parametrize("scheduler", ["dpm", "ddpm"])
 def test_a_image_does_not_depend_on_its_neighbours(scheduler: str, sampler: Sampler) -> None:
-    together = sampler.generate(IDENTITY, LANDMARK, EMOTION, steps=2, seeds=[7, 8, 9], scheduler=scheduler)
+    together = sampler.generate(IDENTITY, SHOWN, steps=2, seeds=[7, 8, 9], scheduler=scheduler)
     for row in range(3):
         one = slice(row, row + 1)
-        alone = sampler.generate(
-            IDENTITY[one], LANDMARK[one], EMOTION[one], steps=2, seeds=[7 + row], scheduler=scheduler
-        )
+        alone = sampler.generate(IDENTITY[one], rows_of(one), steps=2, seeds=[7 + row], scheduler=scheduler)
         # Matrix products of another height add up in another order.
         torch.testing.assert_close(alone[0], together[row], rtol=0, atol=2e-4)
 
@@ -238,24 +245,24 @@ def test_seeds_count_from_zero_by_default(sampler: Sampler) -> None:
 @pytest.mark.parametrize(
     ("guidance", "given"),
     [
-        (Guidance(2.5, 0.0, 2.0), {"emotion": EMOTION}),
-        (Guidance(2.5, 2.0, 0.0), {"landmark": LANDMARK}),
-        (Guidance(2.5, 0, 0), {}),
+        (scaled(2.5, 0.0, 2.0), {"emotion": EMOTION}),
+        (scaled(2.5, 2.0, 0.0), {"landmark": LANDMARK}),
+        (scaled(2.5, 0, 0), {}),
     ],
 )
 def test_scale_zero_is_a_condition_not_given_to_the_bit(
     guidance: Guidance, given: dict[str, Tensor], sampler: Sampler
 ) -> None:
-    zero = sampler.generate(IDENTITY, LANDMARK, EMOTION, guidance, steps=2)
-    assert torch.equal(zero, sampler.generate(IDENTITY, guidance=guidance, steps=2, **given))
+    zero = sampler.generate(IDENTITY, SHOWN, guidance, steps=2)
+    assert torch.equal(zero, sampler.generate(IDENTITY, given, guidance, steps=2))
 
 
 def test_each_condition_changes_the_image(sampler: Sampler) -> None:
     base = sampler.generate(IDENTITY, steps=2)
     for other in (
         sampler.generate(IDENTITY.flip(0), steps=2),
-        sampler.generate(IDENTITY, LANDMARK, steps=2),
-        sampler.generate(IDENTITY, emotion=EMOTION, steps=2),
+        sampler.generate(IDENTITY, {"landmark": LANDMARK}, steps=2),
+        sampler.generate(IDENTITY, {"emotion": EMOTION}, steps=2),
     ):
         assert ((other - base).abs().amax((1, 2, 3)) > 1e-3)[[0, 2]].all()
 
@@ -278,9 +285,8 @@ def test_the_work_of_a_image(
     """One UNet call a step with a row for each needed prediction; K and V once an image, and only of what is on."""
     steps, on = 3, {"landmark": landmark and scales[1] != 0, "emotion": emotion and scales[2] != 0}
     with watched(sampler.model) as work:
-        sampler.generate(
-            IDENTITY, LANDMARK if landmark else None, EMOTION if emotion else None, Guidance(*scales), steps
-        )
+        given = {name: SHOWN[name] for name, used in (("landmark", landmark), ("emotion", emotion)) if used}
+        sampler.generate(IDENTITY, given, scaled(*scales), steps)
     assert work.unet_rows == [3 * predictions] * steps
     projections = [name for name in work.calls if name.endswith((".to_k", ".to_v"))]
     assert len(projections) == 2 * 4
@@ -351,7 +357,7 @@ def test_a_base_alone_makes_images_from_identity_and_nothing_else(small_model: F
     assert torch.equal(base.generate(IDENTITY, steps=1), sampler.generate(IDENTITY, steps=1))
     for condition in ({"landmark": LANDMARK}, {"emotion": EMOTION}):
         with pytest.raises(ConfigError, match="no controls"):
-            base.generate(IDENTITY, **condition)
+            base.generate(IDENTITY, condition)
 
 
 def test_latents_are_unscaled_before_decoding(small_model: FaceModel) -> None:
@@ -380,7 +386,7 @@ def test_decoding_a_few_at_once_is_decoding_all_at_once(sampler: Sampler, monkey
 
 def test_a_model_in_bfloat16_makes_nearly_the_same_images(small_model: FaceModel, sampler: Sampler) -> None:
     half = Sampler(copy.deepcopy(small_model).to(torch.bfloat16))
-    asked = {"landmark": LANDMARK, "emotion": EMOTION, "steps": 3}
+    asked = {"conditions": SHOWN, "steps": 3}
     made, exact = (one.generate(IDENTITY, **asked) for one in (half, sampler))  # type: ignore[arg-type]
     assert made.dtype == torch.float32
     assert 0 < (made - exact).square().mean().sqrt() < 0.1 * exact.std()
@@ -396,7 +402,7 @@ def test_threads_that_share_a_model_make_what_each_makes_alone(small_model: Face
 
     def images(row: int, speed: str) -> Tensor:
         one = slice(row, row + 1)
-        return shared.generate(IDENTITY[one], LANDMARK[one], EMOTION[one], steps=4, seeds=[row], speed=speed)
+        return shared.generate(IDENTITY[one], rows_of(one), steps=4, seeds=[row], speed=speed)
 
     alone = [images(row, speed) for row, speed in enumerate(speeds)]
     with ThreadPoolExecutor(2) as pool:

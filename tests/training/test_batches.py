@@ -8,18 +8,21 @@ import pytest
 import torch
 
 from facecrafter.training.batches import Draw, batch_indices, draw, draw_joint, generator
-from facecrafter.training.config import Mixture
 
 LATENT = torch.Size((2, 3, 3))
-MIXTURE = Mixture(none=0.1, identity=0.2, landmark=0.3, emotion=0.15, both=0.25)
+MIXTURE = {"none": 0.1, "identity": 0.2, "landmark": 0.3, "emotion": 0.15, "landmark+emotion": 0.25}
+BOTH = ["landmark", "emotion"]
 
 
-def drawn(seed: int = 0, step: int = 0, batch: int = 12, mixture: Mixture = MIXTURE, pair: float = 0.5) -> Draw:
+def drawn(
+    seed: int = 0, step: int = 0, batch: int = 12, mixture: dict[str, float] = MIXTURE, pair: float = 0.5
+) -> Draw:
     return draw(seed, step, batch, 50, LATENT, 7, mixture, pair)
 
 
 def same(a: Draw, b: Draw) -> list[bool]:
-    return [torch.equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True)]
+    first, second = ({**vars(one), **one.weights} for one in (a, b))
+    return [torch.equal(value, second[name]) for name, value in first.items() if name != "weights"]
 
 
 def test_a_draw_depends_on_seed_and_step_alone() -> None:
@@ -41,7 +44,9 @@ def test_the_parts_of_a_draw_are_the_whole(parts: int) -> None:
     whole = drawn()
     pieces = [whole.part(index, parts) for index in range(parts)]
     assert all(len(piece.indices) == 12 // parts for piece in pieces)
-    joined = Draw(**{name: torch.cat([getattr(piece, name) for piece in pieces]) for name in vars(whole)})
+    names = vars(whole).keys() - {"weights"}
+    weights = {name: torch.cat([piece.weights[name] for piece in pieces]) for name in whole.weights}
+    joined = Draw(**{name: torch.cat([getattr(piece, name) for piece in pieces]) for name in names}, weights=weights)
     assert all(same(joined, whole))
 
 
@@ -53,10 +58,10 @@ def test_shapes_and_ranges() -> None:
     assert one.timesteps.min() >= 0
     assert one.timesteps.max() < 1000
     assert one.dropped.dtype == one.swap.dtype == torch.bool
-    assert set(one.landmark.tolist()) | set(one.emotion.tolist()) == {0.0, 1.0}
+    assert set(one.weights["landmark"].tolist()) | set(one.weights["emotion"].tolist()) == {0.0, 1.0}
     assert one.pick.min() >= 0
     assert one.pick.max() < 1
-    assert not (one.dropped & ((one.landmark > 0) | (one.emotion > 0))).any()
+    assert not (one.dropped & ((one.weights["landmark"] > 0) | (one.weights["emotion"] > 0))).any()
 
 
 @pytest.mark.parametrize(("count", "batch"), [(10, 5), (10, 4), (7, 3), (5, 12), (1, 3)])
@@ -84,7 +89,14 @@ def test_mixture_shares_are_met() -> None:
     kinds: Counter[tuple[bool, bool, bool]] = Counter()
     for step in range(40):
         one = drawn(step=step, batch=250)
-        kinds.update(zip(one.dropped.tolist(), (one.landmark > 0).tolist(), (one.emotion > 0).tolist(), strict=True))
+        kinds.update(
+            zip(
+                one.dropped.tolist(),
+                (one.weights["landmark"] > 0).tolist(),
+                (one.weights["emotion"] > 0).tolist(),
+                strict=True,
+            )
+        )
     names = [
         (True, False, False),
         (False, False, False),
@@ -93,16 +105,16 @@ def test_mixture_shares_are_met() -> None:
         (False, True, True),
     ]
     assert set(kinds) == set(names)
-    for name, share in zip(names, MIXTURE.shares, strict=True):
+    for name, share in zip(names, MIXTURE.values(), strict=True):
         assert kinds[name] / 10_000 == pytest.approx(share, abs=0.02)  # four standard deviations
 
 
-@pytest.mark.parametrize("name", ["none", "identity", "landmark", "emotion", "both"])
+@pytest.mark.parametrize("name", MIXTURE)
 def test_a_share_of_one_is_always_met(name: str) -> None:
-    one = drawn(batch=100, mixture=Mixture(**{name: 1.0}))
+    one = drawn(batch=100, mixture={**dict.fromkeys(MIXTURE, 0.0), name: 1.0})
     assert one.dropped.tolist() == [name == "none"] * 100
-    assert one.landmark.tolist() == [float(name in ("landmark", "both"))] * 100
-    assert one.emotion.tolist() == [float(name in ("emotion", "both"))] * 100
+    assert one.weights["landmark"].tolist() == [float("landmark" in name)] * 100
+    assert one.weights["emotion"].tolist() == [float("emotion" in name)] * 100
 
 
 @pytest.mark.parametrize("pair", [0.0, 0.3, 1.0])
@@ -133,7 +145,7 @@ def test_neighbouring_places_of_a_run_are_unrelated() -> None:
 
 @pytest.mark.parametrize("groups", [1, 2, 6, 12])
 def test_a_joint_batch_replicates_its_data_points(groups: int) -> None:
-    made = draw_joint(3, 5, 12, 50, LATENT, 7, groups, 0.0, 0.5)
+    made = draw_joint(3, 5, 12, 50, LATENT, 7, BOTH, groups, 0.0, 0.5)
     size = 12 // groups
     for name in ("indices", "swap", "pick", "identity_noise"):
         value = getattr(made, name).unflatten(0, (groups, size))
@@ -141,21 +153,21 @@ def test_a_joint_batch_replicates_its_data_points(groups: int) -> None:
     assert len(made.indices.unique()) == groups
     assert len(made.timesteps.unique()) > 6  # each replica has its own
     assert not torch.equal(made.noise[0], made.noise[1])
-    again = draw_joint(3, 5, 12, 50, LATENT, 7, groups, 0.0, 0.5)
+    again = draw_joint(3, 5, 12, 50, LATENT, 7, BOTH, groups, 0.0, 0.5)
     assert all(same(made, again))
 
 
 def test_joint_batches_go_through_all_data_points() -> None:
-    seen = torch.cat([draw_joint(0, step, 8, 10, LATENT, 7, 2, 0.0, 0.5).indices[::4] for step in range(5)])
+    seen = torch.cat([draw_joint(0, step, 8, 10, LATENT, 7, BOTH, 2, 0.0, 0.5).indices[::4] for step in range(5)])
     assert sorted(seen.tolist()) == list(range(10))
 
 
 def test_the_four_combinations_are_equally_likely() -> None:
-    made = [draw_joint(1, step, 40, 50, LATENT, 7, 1, 0.2, 0.5) for step in range(100)]
+    made = [draw_joint(1, step, 40, 50, LATENT, 7, BOTH, 1, 0.2, 0.5) for step in range(100)]
     kinds = Counter(
         (bool(d), int(a), int(b))
         for one in made
-        for d, a, b in zip(one.dropped, one.landmark, one.emotion, strict=True)
+        for d, a, b in zip(one.dropped, one.weights["landmark"], one.weights["emotion"], strict=True)
     )
     assert set(kinds) == {(True, 0, 0), *((False, a, b) for a in (0, 1) for b in (0, 1))}
     assert all(700 < count < 900 for count in kinds.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -17,15 +18,14 @@ from facecrafter.training.stages.distillation import DistillationObjective
 SOURCE = torch.Generator().manual_seed(0)
 LANDMARK, EMOTION = torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.0, 0.0])
 IMAGES = torch.rand(4, 3, 128, 128, generator=SOURCE)
-BATCH = {
+MOODS = torch.rand(4, 10, generator=SOURCE)
+BATCH: dict[str, Any] = {
     "latents": torch.randn(4, 32, 8, 8, generator=SOURCE),
     "noise": torch.randn(4, 32, 8, 8, generator=SOURCE),
     "timesteps": torch.tensor([10, 300, 600, 990]),
     "identity": torch.randn(4, 128, generator=SOURCE),
-    "landmark": IMAGES[LANDMARK.bool()],
-    "landmark_weight": LANDMARK,
-    "emotion": torch.rand(4, 10, generator=SOURCE),
-    "emotion_weight": EMOTION,
+    "values": {"landmark": IMAGES[LANDMARK.bool()], "emotion": MOODS[EMOTION.bool()]},
+    "weights": {"landmark": LANDMARK, "emotion": EMOTION},
     "scales": torch.tensor([[1.2, 2.5, 4.0], [2.0, 1.0, 3.0], [0.5, 2.0, 2.0], [3.0, 1.0, 1.0]]),
 }
 
@@ -44,7 +44,7 @@ def predict(objective: DistillationObjective, row: int, *given: str) -> Tensor:
     noisy = alpha_bar.sqrt() * BATCH["latents"][one] + (1 - alpha_bar).sqrt() * BATCH["noise"][one]
     encoder = objective.encoder
     tokens = encoder(BATCH["identity"][one]) if "identity" in given else encoder.unconditional(1)
-    values = {"landmark": IMAGES[one], "emotion": BATCH["emotion"][one]}
+    values = {"landmark": IMAGES[one], "emotion": MOODS[one]}
     made = branches(objective.controls, values, {name: torch.tensor([float(name in given)]) for name in values})
     out: Tensor = objective.unet(
         noisy, BATCH["timesteps"][one], tokens, cross_attention_kwargs={"conditions": AttentionInputs(made)}
@@ -100,7 +100,11 @@ def test_only_the_student_learns_and_what_it_learns_is_equation_6(objective: Dis
 
 
 def test_nobody_with_controls_is_plain_guidance(objective: DistillationObjective) -> None:
-    nothing = {"landmark": IMAGES[:0], "landmark_weight": torch.zeros(4), "emotion_weight": torch.zeros(4)}
+    names = ("landmark", "emotion")
+    nothing = {
+        "values": dict.fromkeys(names, torch.zeros(0)),
+        "weights": dict.fromkeys(names, torch.zeros(4)),
+    }
     loss = objective(**{**BATCH, **nothing})
     expected = torch.stack(
         [

@@ -108,6 +108,9 @@ def test_the_autoencoders_loss_is_its_three_terms(lpips: float, prior: float) ->
     assert float(got) == pytest.approx(expected, rel=1e-5)
 
 
+BOTH = "landmark+emotion"
+NAMES = ("identity", "landmark", "emotion", BOTH)
+
 # --- Eq. 2 and 3 ------------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +124,8 @@ def features_of(batch: int, sides: list[int], widths: list[int], seed: int = 0) 
 def equation_3(features: list[Tensor], masks: Tensor, names: list[str | None], group: int) -> float:
     """Eq. 3 over Eq. 2 as loops over groups, pairs of combinations, blocks, pairs of samples, and places."""
     pairs = [
-        ("ID", "ID+LMK"), ("ID", "ID+EMO"), ("ID", "ID+LMK+EMO"), ("ID+LMK", "ID+EMO"), ("ID+LMK", "ID+LMK+EMO"),
+        ("identity", "landmark"), ("identity", "emotion"), ("identity", BOTH),
+        ("landmark", "emotion"), ("landmark", BOTH),
     ]  # fmt: skip
     total, groups = 0.0, len(names) // group
     for first in range(0, len(names), group):
@@ -159,7 +163,7 @@ def test_equations_2_and_3_are_their_loops(
 ) -> None:
     features = features_of(len(numbers), sides, widths, seed)
     masks = (random(len(numbers), 8, 8, seed=seed + 50) + 0.2).sigmoid()
-    names = [None if number < 0 else losses.COMBINATIONS[number] for number in numbers]
+    names = [None if number < 0 else NAMES[number] for number in numbers]
     got = losses.attention_disentanglement(features, masks, torch.tensor(numbers), group)
     expected = equation_3(features, masks, names, group)
     assert expected > 0.01
@@ -221,6 +225,6 @@ def test_the_two_readings_of_a_feature() -> None:
 def test_combinations_are_numbered_as_they_are_named() -> None:
     dropped = torch.tensor([False, False, False, False, True])
     landmark, emotion = torch.tensor([0.0, 1, 0, 1, 0]), torch.tensor([0.0, 0, 1, 1, 0])
-    numbers = losses.combination(dropped, landmark, emotion).tolist()
+    numbers = losses.combination(dropped, {"landmark": landmark, "emotion": emotion}).tolist()
     assert numbers == [0, 1, 2, 3, -1]
-    assert losses.COMBINATIONS == ("ID", "ID+LMK", "ID+EMO", "ID+LMK+EMO")
+    assert [losses.number_of(name) for name in NAMES] == [0, 1, 2, 3]

@@ -175,7 +175,7 @@ class BaselineGenerator:
         self.baseline, self.base, self.batch_size = baseline.to(base.unet.device), base, batch_size
         self.guidance = Guidance(
             own["identity_scale"] if identity_scale is None else identity_scale,
-            own["landmark_scale"] if condition_scale is None else condition_scale,
+            {"landmark": own["landmark_scale"] if condition_scale is None else condition_scale},
         )
         self.steps = own["steps"] if steps is None else steps
         self.scheduler = own["scheduler"] if scheduler is None else scheduler
@@ -192,7 +192,8 @@ class BaselineGenerator:
 
     def settings(self) -> dict[str, object]:
         """What images depend on besides the networks."""
-        return {"kind": self.baseline.kind, **vars(self.guidance), "steps": self.steps, "scheduler": self.scheduler}
+        scales = {"identity": self.guidance.identity, **self.guidance.controls}
+        return {"kind": self.baseline.kind, **scales, "steps": self.steps, "scheduler": self.scheduler}
 
     def generate(
         self, requests: Sequence[Request], progress: Progress | None = None
@@ -244,7 +245,7 @@ class BaselineGenerator:
             progress: called after every step.
         """
         base, baseline, count = self.base, self.baseline, len(identity)
-        coefficients = self.guidance.coefficients(condition is not None and "landmark" in self.shown, False)
+        coefficients = self.guidance.coefficients({"landmark"} & self.shown.keys() if condition is not None else ())
         parts = [self.shown[name] for name in coefficients]
         people, nobody = base.encoder(identity), base.encoder.unconditional(count)
         tokens = torch.cat([people if person else nobody for person, _ in parts])

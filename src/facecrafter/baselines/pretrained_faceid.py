@@ -93,7 +93,7 @@ class PublishedFaceID:
         self.scheduler = own["scheduler"] if scheduler is None else scheduler
         check_sampling(self.steps, self.scheduler, batch_size)
         self.batch_size, self.adapter_scale = batch_size, adapter_scale
-        self.coefficients = Guidance(guidance_scale).coefficients(False, False)
+        self.coefficients = Guidance(guidance_scale).coefficients(())
         self.words = prompt, negative
         self.unet, self.autoencoder, self.text, self.tokenizer = _stable_diffusion(Path(base))
         image_proj, layers = _read_faceid(model)

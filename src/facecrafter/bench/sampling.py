@@ -15,6 +15,7 @@ from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from facecrafter.bench.measure import MIB, Spread, held, matmul_limit, peak, wait
+from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
 from facecrafter.models import attention, scales
 from facecrafter.models.checkpoint import FaceModel
@@ -119,8 +120,10 @@ class Networks:
         source = torch.Generator().manual_seed(0)
         self.identity = torch.randn(batch, scale.embedding, generator=source).to(device)
         size = controls.config.landmark_size
-        self.landmark = torch.rand(batch, 3, size, size, generator=source).to(device)
-        self.emotion = torch.rand(batch, 10, generator=source).to(device)
+        self.conditions = {
+            "landmark": torch.rand(batch, 3, size, size, generator=source).to(device),
+            "emotion": torch.rand(batch, 10, generator=source).to(device),
+        }
         pixels = PER_LATENT * side
         self.drawn = torch.rand(2 * batch, 3, pixels, pixels, generator=source).to(device, dtype)
         self.tokens = [torch.randn(2 * batch, ADAPTER_TOKENS, width, generator=source).to(device, dtype)] * 2
@@ -157,10 +160,10 @@ class Networks:
         self.unet.set_attn_processor(AttnProcessor2_0() if processors is None else dict(processors))
 
     def _ours(self, speed: str, steps: int) -> Tensor:
-        own = self.scale.sampling
-        guidance = Guidance(*(float(own[f"{name}_scale"]) for name in ("identity", "landmark", "emotion")))
+        own: Any = self.scale.sampling
+        guidance = Guidance(own["identity_scale"], {name: own[f"{name}_scale"] for name in CONTROLS})
         return Sampler(self.model).generate(
-            self.identity, self.landmark, self.emotion, guidance, steps, None, str(own["scheduler"]), speed=speed
+            self.identity, self.conditions, guidance, steps, None, str(own["scheduler"]), speed=speed
         )
 
     @torch.no_grad()

@@ -123,10 +123,14 @@ def _ours(
         **{name: values[name] for name in ("latents", "noise", "timesteps")},
         "identity": torch.randn(batch, scale.embedding, device=device),
         "dropped": torch.zeros(batch, dtype=torch.bool, device=device),
-        "landmark": torch.rand(batch, 3, size, size, device=device),
-        "landmark_weight": torch.ones(batch, device=device),
-        "emotion": torch.rand(batch, 10, device=device),
-        "emotion_weight": torch.full((batch,), float(stage == "joint"), device=device),
+        "values": {
+            "landmark": torch.rand(batch, 3, size, size, device=device),
+            "emotion": torch.rand(batch, 10, device=device),
+        },
+        "weights": {
+            "landmark": torch.ones(batch, device=device),
+            "emotion": torch.full((batch,), float(stage == "joint"), device=device),
+        },
         **joint,
     }
     learning = [controls, model.encoder] if stage == "joint" else controls.parts(stage)

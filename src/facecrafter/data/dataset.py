@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,18 +15,63 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from facecrafter.controls import CONTROLS, Control
 from facecrafter.data import shards
 from facecrafter.data.pairs import PairSampler
 from facecrafter.errors import DataError
 from facecrafter.estimators.differentiable import Crop
-from facecrafter.faces import landmarks
 from facecrafter.io import whole
 
-# Landmark images are kept in memory up to this size, and drawn again each time beyond it.
-_DRAWN_LIMIT = 2 * 2**30
+# What a control reads of all images is kept in memory up to this size, and encoded again each time beyond it.
+_KEPT_LIMIT = 2 * 2**30
 # What is encoded in one call: 64 images of 128 px, or 4 of 512. An encoder's activations grow with the pixels, and 64
 # images of 512 px took 22 GB.
 PIXELS_AT_ONCE = 64 * 128 * 128
+
+
+class Encoded:
+    """What a control's module reads of N images: encoded when it is first wanted, and kept where there is room.
+
+    Args:
+        control: the control.
+        readings: ``(N, ...)``.
+        size: side of the images in pixels.
+        options: of the encoding, see :class:`facecrafter.controls.base.Control`.
+    """
+
+    def __init__(self, control: Control, readings: NDArray[np.float32], size: int, options: Mapping[str, Any]) -> None:
+        self.control, self.readings, self.size, self.options = control, readings, size, options
+        self._kept: NDArray[Any] | None = None
+        self._is_kept = np.zeros(len(readings), bool)
+        self.placed: Tensor | None = None  # all of them, on an accelerator
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Some of them, ``(B, ...)``."""
+        if self.placed is not None:
+            return self.control.present(self.placed[rows.to(self.placed.device)])
+        distinct, places = np.unique(rows.numpy(), return_inverse=True)
+        return self.control.present(torch.from_numpy(self._encoded(distinct)[places]))
+
+    def place(self, device: torch.device, room: int) -> None:
+        """Keep all of them on an accelerator, if they take less than ``room`` bytes."""
+        if len(self.readings) * self._one(0).nbytes < room:
+            self.placed = torch.from_numpy(self._encoded(np.arange(len(self.readings)))).to(device)
+
+    def _encoded(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        if self._kept is not None and self._is_kept[rows].all():
+            return self._kept[rows]
+        with ThreadPoolExecutor() as pool:  # drawing releases the interpreter's lock
+            made = np.stack(list(pool.map(self._one, rows.tolist())))
+        if self._kept is None and len(self.readings) * made[0].nbytes < _KEPT_LIMIT:
+            self._kept = np.zeros((len(self.readings), *made.shape[1:]), made.dtype)
+        if self._kept is not None:
+            self._kept[rows], self._is_kept[rows] = made, True
+        return made
+
+    def _one(self, row: int) -> NDArray[Any]:
+        if self._kept is not None and self._is_kept[row]:
+            return np.asarray(self._kept[row])
+        return np.asarray(self.control.encode([self.readings[row]], self.size, self.options)[0])
 
 
 class TrainingSet:
@@ -33,45 +80,47 @@ class TrainingSet:
     Args:
         prepared: the folder's content.
         keep: ``(N,)`` bool, which samples to use; None for all.
-        landmark_size: side of the landmark images.
+        options: of the encodings by control; a control's own where they are left out.
         pairs: draws inputs and identity images together, on the same samples; None to draw them apart.
+        controls: what its samples can be given beside identity.
     """
-
-    draws = True  # whether landmark images are drawings, which an accelerator can keep
 
     def __init__(
         self,
         prepared: shards.Prepared,
         keep: NDArray[np.bool_] | None = None,
-        landmark_size: int = 128,
+        options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
         pairs: PairSampler | None = None,
+        controls: Mapping[str, Control] = CONTROLS,
     ) -> None:
         chosen = np.arange(len(prepared.files)) if keep is None else np.flatnonzero(keep)
         if len(chosen) == 0:
             raise DataError("no sample is left to train on; prepare more photos, or set held_out: false")
         self.count = len(chosen)
-        self.pixels, self.rows = prepared.images, chosen
+        self.prepared, self.pixels, self.rows = prepared, prepared.images, chosen
         self._digests = None if prepared.digests is None else prepared.digests[chosen]
         self.identity = torch.from_numpy(prepared.identity[chosen])
-        self.emotion = torch.from_numpy(prepared.emotion[chosen])
-        self.points, self.blendshapes = prepared.points[chosen], prepared.blendshapes[chosen]
+        self.points = prepared.points[chosen]
         self.masks = prepared.masks[chosen]
         self.persons = [prepared.persons[index] for index in chosen]
-        self.landmark_size, self.pairs = landmark_size, pairs
+        self.pairs = pairs
         self.latents: Tensor | None = None
         by_person: dict[str, list[int]] = defaultdict(list)
         for index, person in enumerate(self.persons):
             by_person[person].append(index)
         self._others = [by_person[person] for person in self.persons]
-        cells = self.count * landmark_size**2 * 3
-        self._drawn = (
-            np.zeros((self.count, landmark_size, landmark_size, 3), np.uint8) if cells < _DRAWN_LIMIT else None
-        )
-        self._is_drawn = np.zeros(self.count, bool)
+        self.encoded = {
+            name: Encoded(
+                control,
+                control.read(prepared)[chosen],
+                prepared.images.shape[1],
+                {**control.options, **options.get(name, {})},
+            )
+            for name, control in controls.items()
+        }
         self._grids: dict[tuple[int, int], NDArray[np.float32]] = {}
-        # On an accelerator with room for them: all images and landmark images, so that a batch moves indices only.
+        # On an accelerator with room for them: all images, so that a batch moves indices only.
         self._placed_images: Tensor | None = None
-        self._placed_drawings: Tensor | None = None
 
     def __len__(self) -> int:
         return 2 * self.count
@@ -80,13 +129,14 @@ class TrainingSet:
         """Images ``(B, 3, S, S)`` in [-1, 1]; indices from N on give mirrored ones."""
         return self._mirrored(self._shown(indices % self.count), indices) / 127.5 - 1
 
-    def landmark_images(self, indices: Tensor) -> Tensor:
-        """Landmark images ``(B, 3, L, L)`` in [0, 1], mirrored with their images."""
-        chosen = indices % self.count
-        if self._placed_drawings is not None:
-            return self._mirrored(self._placed_drawings[chosen.to(self._placed_drawings.device)], indices) / 255
-        rows, places = np.unique(chosen.numpy(), return_inverse=True)
-        return self._mirrored(torch.from_numpy(self._draw(rows)[places]), indices) / 255
+    def conditions(self, name: str, indices: Tensor) -> Tensor:
+        """What a control's module reads of samples, ``(B, ...)``, mirrored with their images; nothing of none."""
+        if len(indices) == 0:
+            return torch.zeros(0)
+        encoded = self.encoded[name]
+        own = encoded.rows(indices % self.count)
+        twins = (indices >= self.count).view(-1, *[1] * (own.ndim - 1)).to(own.device)
+        return torch.where(twins, encoded.control.mirror(own), own)
 
     def identities(self, indices: Tensor, swap: Tensor, pick: Tensor) -> Tensor:
         """Identity embeddings ``(B, D)``.
@@ -101,10 +151,6 @@ class TrainingSet:
             others = [other for other in self._others[index] if other != index] if swapped else []
             sources.append(others[int(share * len(others))] if others else index)
         return self.identity[sources]
-
-    def emotions(self, indices: Tensor) -> Tensor:
-        """Emotions ``(B, 10)``; a mirror does not change them."""
-        return self.emotion[indices % self.count]
 
     def face_masks(self, indices: Tensor) -> Tensor:
         """Face masks ``(B, M, M)`` in [0, 1], mirrored with their images."""
@@ -166,42 +212,27 @@ class TrainingSet:
             self._grids[crop.size, index] = known
         return known
 
-    def place(self, device: torch.device, drawings: bool = True) -> None:
-        """Keep images and landmark images on an accelerator, where they take at most a quarter of its free memory;
-        from then on batches are made there. On a CPU nothing happens.
+    def place(self, device: torch.device, controls: Collection[str] = ()) -> None:
+        """Keep images and what some controls read on an accelerator, each where it takes at most a quarter of its free
+        memory; from then on batches are made there. On a CPU nothing happens.
 
         Args:
             device: where training runs.
-            drawings: whether landmark images are wanted too.
+            controls: the names of those that are wanted.
         """
         if device.type != "cuda":
             return
         room = torch.cuda.mem_get_info(device)[0] // 4
         if self.count * self.pixels[0].nbytes < room:
             self._placed_images = torch.from_numpy(self.pixels[self.rows]).to(device)
-        if drawings and self.draws and self.count * self.landmark_size**2 * 3 < room:
-            self._placed_drawings = torch.from_numpy(self._draw(np.arange(self.count))).to(device)
+        for name in controls:
+            self.encoded[name].place(device, room)
 
     def _shown(self, rows: Tensor) -> Tensor:
         """Images ``(B, S, S, 3)`` uint8 by number."""
         if self._placed_images is not None:
             return self._placed_images[rows.to(self._placed_images.device)]
         return torch.from_numpy(self.pixels[self.rows[rows.numpy()]])
-
-    def _draw(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Landmark images ``(B, L, L, 3)`` by number."""
-        if self._drawn is not None and self._is_drawn[rows].all():
-            return self._drawn[rows]
-        with ThreadPoolExecutor() as pool:  # drawing releases the interpreter's lock
-            return np.stack(list(pool.map(self._landmark_image, rows.tolist())))
-
-    def _landmark_image(self, index: int) -> NDArray[np.uint8]:
-        if self._drawn is not None and self._is_drawn[index]:
-            return self._drawn[index]
-        image = landmarks.draw(self.points[index], self.pixels.shape[1], self.landmark_size)
-        if self._drawn is not None:
-            self._drawn[index], self._is_drawn[index] = image, True
-        return image
 
     def _mirrored(self, images: Tensor, indices: Tensor) -> Tensor:
         """``(B, S, S, 3)`` to ``(B, 3, S, S)`` float, left and right exchanged where the index names a twin."""

@@ -14,13 +14,13 @@ from pydantic import Field, model_validator
 from facecrafter import baselines
 from facecrafter import config as config_file
 from facecrafter.config import Strict
+from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
 from facecrafter.evaluation.judges import JudgesConfig
 from facecrafter.evaluation.result import RESULT, TableResult
 from facecrafter.io import check_free
 from facecrafter.pipelines.settings import Settings
 
-Condition = Literal["landmark", "emotion"]
 Distance = Literal["l2", "rmse"]
 OURS, FOLDER = "facecrafter", "folder"
 KINDS = (OURS, FOLDER, *baselines.TRAINED, *baselines.PUBLISHED)
@@ -35,7 +35,8 @@ class MethodConfig(Strict):
     model: Path  # `mini`, a model folder, a baseline's file or folder, or the folder of images
     base: Path | None = None  # baselines: the base that they are for, `mini` or a folder
     controls: Path | None = None  # facecrafter: a controls file in place of the model's own
-    conditions: tuple[Condition, ...] = ("landmark", "emotion")  # facecrafter: which modules it uses, in Table 1
+    # facecrafter: which controls it uses, in Table 1
+    conditions: tuple[str, ...] = Field(default_factory=lambda: tuple(CONTROLS))
     settings: dict[str, Any] = Field(default_factory=dict)  # how it samples; what is not named is the model's own
     extra_parameters: int | None = Field(None, ge=0)  # folder: what the method adds to its base
     of: str | None = None  # folder: the published baseline that made the images, for its row to say what that expects
@@ -53,6 +54,9 @@ class MethodConfig(Strict):
             raise ValueError(f"the baseline {self.kind} needs `base`, the model that it is for")
         if self.of is not None and self.of not in baselines.ELSEWHERE:
             raise ValueError(f"`of` is one of {', '.join(baselines.ELSEWHERE)}, not '{self.of}'")
+        for name in self.conditions:
+            if name not in CONTROLS:
+                raise ValueError(f"conditions: there is no '{name}'{_close(name, tuple(CONTROLS))}")
         if len(set(self.conditions)) < len(self.conditions):
             raise ValueError("`conditions` names one twice")
         for name in self._unknown_settings():

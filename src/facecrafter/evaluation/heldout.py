@@ -270,7 +270,11 @@ def evaluate(
     names = session.judges.names
     result = HeldoutResult(
         environment=made_with,
-        config={"data": data, **vars(protocol), "sampling": vars(sampling)},
+        config={
+            "data": data,
+            **vars(protocol),
+            "sampling": {**sampling.described(), "batch_size": sampling.batch_size},
+        },
         model=model_folder.name,
         controls=str(controls) if controls else None,
         estimators={

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -94,16 +93,6 @@ def draw(
     if large != size:
         canvas = np.asarray(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
     return canvas
-
-
-def drawn(points: Sequence[NDArray[np.float32]], source_size: float, size: int) -> NDArray[np.float32]:
-    """The landmark images of B faces as the landmark module reads them, ``(B, 3, size, size)`` in [0, 1].
-
-    Args:
-        points, source_size, size: see :func:`draw`.
-    """
-    images = np.stack([draw(one, source_size, size) for one in points])
-    return np.asarray(images.transpose(0, 3, 1, 2) / np.float32(255), np.float32)
 
 
 def turn(points: NDArray[np.float32], yaw: float = 0.0, pitch: float = 0.0, size: float = 256) -> NDArray[np.float32]:

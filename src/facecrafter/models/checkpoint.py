@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from facecrafter.errors import CheckpointError, ConfigError
 from facecrafter.io import whole
-from facecrafter.models import attention, scales
+from facecrafter.models import attention, registry, scales
 from facecrafter.models.autoencoder import FaceAutoencoder
 from facecrafter.models.controls import FaceControls
 from facecrafter.models.guidance_student import GuidanceStudent, layers_of
@@ -237,6 +237,12 @@ def load_part(
             raise CheckpointError(f"{path} is not a {title}: its {name} says {found}")
     try:
         config = json.loads(metadata["config"])
+        unknown = set(config.get("controls", ())) - registry.known().keys()
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise CheckpointError(f"{path} carries no config that a {kind} can be built from") from None
+    if unknown:
+        raise CheckpointError(f"{path} has the control '{min(unknown)}', which this version does not know; update it")
+    try:
         # Without memory first: a damaged config may ask for any amount.
         with torch.device("meta"):
             own = (build(config) if build else _build(kind, scale, config)).state_dict()
@@ -253,10 +259,11 @@ def load_part(
 def _build(kind: str, scale: str, config: dict[str, Any]) -> Any:
     if kind == "encoder":
         return CLIPTextModel(CLIPTextConfig(**config))
+    if kind == "controls":
+        return FaceControls(**config)
     builders = {
         "unet": UNet2DConditionModel,
         "autoencoder": _autoencoder_class(scale),
-        "controls": FaceControls,
         "distilled": GuidanceStudent,
     }
     return builders[kind].from_config(config)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from facecrafter.models import registry
 from facecrafter.models.attention import Branch, KeyValue
-from facecrafter.models.emotion_module import EmotionModule
-from facecrafter.models.landmark_module import LandmarkModule
-
-CONDITIONS = ("landmark", "emotion")
 
 
 class FaceControls(ModelMixin, ConfigMixin):
-    """Landmark module, emotion module, and for each a key and a value projection in every cross-attention block.
+    """A module a control, and for each a key and a value projection in every cross-attention block.
 
     Value projections start at zero: a fresh module changes nothing, and training leaves the base model's output
     continuously. The projections have no bias, so all-zero tokens add exactly zero.
@@ -24,65 +22,80 @@ class FaceControls(ModelMixin, ConfigMixin):
     Args:
         block_widths: inner width of every cross-attention block of the base, in its order.
         context_width: width of the condition tokens.
-        landmark_channels, landmark_strides: see :class:`LandmarkModule`; the last channel is the context width.
-        landmark_size: side of the landmark images in pixels.
-        landmark_place_sigma: see :func:`facecrafter.models.attention.place_bias`; None for Eq. 1 as the paper has it.
-        emotion_hidden, emotion_tokens: see :class:`EmotionModule`.
         scale: the name of the model scale these controls were made for.
-        emotion_estimator: the name of the estimator whose emotions the emotion module learned; None in files from
-            before it was written down.
+        controls: their names, of :data:`facecrafter.controls.CONTROLS`.
+        options: ``NAME_OPTION``, see :class:`facecrafter.controls.base.Control`.
+
+    Raises:
+        ValueError: an unknown control or option, or options that do not fit the context's width.
     """
 
-    @register_to_config
     def __init__(
         self,
         block_widths: Sequence[int],
         context_width: int = 256,
-        landmark_channels: Sequence[int] = (3, 128, 128, 128, 256, 512, 512, 256),
-        landmark_strides: Sequence[int] = (2, 2, 2, 2, 2, 2, 1),
-        landmark_size: int = 512,
-        landmark_place_sigma: float | None = None,
-        emotion_hidden: int = 128,
-        emotion_tokens: int = 4,
         scale: str = "arc2face",
-        emotion_estimator: str | None = None,
+        controls: Sequence[str] = registry.FORMER_CONTROLS,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if landmark_channels[-1] != context_width:
-            raise ValueError(
-                f"the landmark CNN ends at {landmark_channels[-1]} channels, not the context's {context_width}"
-            )
-        self.landmark = LandmarkModule(landmark_channels, landmark_strides)
-        self.emotion = EmotionModule(emotion_hidden, emotion_tokens, context_width)
-        self.landmark_keys, self.landmark_values = _projections(block_widths, context_width)
-        self.emotion_keys, self.emotion_values = _projections(block_widths, context_width)
+        self.register_to_config(block_widths=block_widths, context_width=context_width, scale=scale, controls=[])
+        self.add(controls, options)
 
-    def parts(self, condition: str) -> list[nn.Module]:
-        """The modules that belong to ``landmark`` or to ``emotion``: what its pre-training stage trains."""
-        return [getattr(self, condition), getattr(self, f"{condition}_keys"), getattr(self, f"{condition}_values")]
+    def add(self, names: Sequence[str], options: Mapping[str, Any]) -> None:
+        """Give it fresh controls that it does not have yet; the arguments are the class's ``controls`` and ``options``.
 
-    def keys_values(self, condition: str, value: Tensor) -> list[KeyValue]:
-        """K and V of a condition in every block.
+        Raises:
+            ValueError: as the class.
+        """
+        specs = {name: registry.known()[name] for name in names if name in registry.known()}
+        default = {f"{name}_{option}": value for name, spec in specs.items() for option, value in spec.options.items()}
+        if unknown := [*(set(names) - specs.keys()), *(options.keys() - default.keys())]:
+            raise ValueError(f"unknown controls or options: {', '.join(sorted(unknown))}")
+        self.register_to_config(controls=[*self.names, *names], **{**default, **options})
+        config: Any = self.config
+        for name, spec in specs.items():
+            self.add_module(name, spec.build(config.context_width, self.options(name)))
+        for name in specs:
+            keys, values = _projections(config.block_widths, config.context_width)
+            self.add_module(f"{name}_keys", keys)
+            self.add_module(f"{name}_values", values)
+
+    @property
+    def names(self) -> list[str]:
+        """The controls that it has."""
+        return list(self.config.controls)  # type: ignore[attr-defined]
+
+    def options(self, name: str) -> dict[str, Any]:
+        """The options of a control, by their names without the control's."""
+        return {option: self.config[f"{name}_{option}"] for option in registry.known()[name].options}  # type: ignore[index]
+
+    def parts(self, name: str) -> list[nn.Module]:
+        """The modules that belong to a control: what its pre-training stage trains."""
+        return [getattr(self, name), getattr(self, f"{name}_keys"), getattr(self, f"{name}_values")]
+
+    def keys_values(self, name: str, value: Tensor) -> list[KeyValue]:
+        """K and V of a control in every block.
 
         Args:
-            condition: ``landmark`` or ``emotion``.
-            value: landmark images ``(B, 3, S, S)`` in [0, 1], or emotions ``(B, 10)``.
+            name: of the control.
+            value: ``(B, ...)`` as its module reads it.
 
         Returns:
             For each block, two tensors ``(B, T, width of the block)``.
         """
-        module, *projections = self.parts(condition)
+        module, *projections = self.parts(name)
         keys, values = (list(one.children()) for one in projections)
         tokens = module(value)
         return [(key(tokens), value(tokens)) for key, value in zip(keys, values, strict=True)]
 
-    def branch(self, condition: str, value: Tensor, weights: Tensor) -> Branch | None:
-        """The condition's summand of Eq. 1.
+    def branch(self, name: str, value: Tensor, weights: Tensor) -> Branch | None:
+        """A control's summand of Eq. 1.
 
         Args:
-            condition: ``landmark`` or ``emotion``.
+            name: of the control.
             value: as for :meth:`keys_values`, for the samples whose weight is not 0, in their order, or for all B.
-            weights: ``(B,)``, the coefficient a of Eq. 1 for each sample, any real number; 0 cuts the condition.
+            weights: ``(B,)``, the coefficient a of Eq. 1 for each sample, any real number; 0 cuts the control.
 
         Returns:
             None where every weight is 0.
@@ -91,11 +104,11 @@ class FaceControls(ModelMixin, ConfigMixin):
         if len(rows) == 0:
             return None
         given = value if len(value) == len(rows) else value[rows]
-        return Branch(self.keys_values(condition, given), rows, weights[rows], self.place_sigma(condition))
+        return Branch(self.keys_values(name, given), rows, weights[rows], self.place_sigma(name))
 
-    def place_sigma(self, condition: str) -> float | None:
-        """The place bias of a condition; emotion has no place."""
-        return self.config.landmark_place_sigma if condition == "landmark" else None
+    def place_sigma(self, name: str) -> float | None:
+        """The place bias of a control; None where it has none."""
+        return self.options(name).get("place_sigma")
 
 
 def _projections(block_widths: Sequence[int], context_width: int) -> tuple[nn.ModuleList, nn.ModuleList]:
@@ -111,10 +124,7 @@ def parameter_count(modules: Sequence[nn.Module]) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def branches(controls: FaceControls, values: dict[str, Tensor], weights: dict[str, Tensor]) -> list[Branch]:
-    """The branches of a batch with mixed conditions: ``values`` and ``weights`` by condition, each with B rows."""
-    made = (controls.branch(name, values[name], weights[name]) for name in CONDITIONS if name in values)
+def branches(controls: FaceControls, values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[Branch]:
+    """The branches of a batch with mixed conditions: ``values`` and ``weights`` by control, each with B rows."""
+    made = (controls.branch(name, values[name], weights[name]) for name in registry.in_order(values))
     return [branch for branch in made if branch is not None]
-
-
-__all__ = ["CONDITIONS", "FaceControls", "branches", "parameter_count"]

@@ -1,4 +1,4 @@
-"""Guidance distillation (Meng et al., 2023): the predictions of Eq. 6 in one, with its three scales as inputs.
+"""Guidance distillation (Meng et al., 2023): the predictions of Eq. 6 in one, with its scales as inputs.
 
 The base and its controls stay as they are. What is trained lies beside them: low-rank updates of the base's layers (Hu
 et al., 2022), and an embedding of the scales that joins the timestep's and sets the weights of Eq. 1.
@@ -7,7 +7,7 @@ et al., 2022), and an embedding of the scales that joins the timestep's and sets
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+
+from facecrafter.models.registry import FORMER_CONTROLS
 
 # Sines of a scale w at these frequencies tell 0 to 8 apart, in steps of about a quarter.
 FREQUENCIES = tuple(math.pi / 8 * 2**k for k in range(4))
@@ -57,6 +59,7 @@ class GuidanceStudent(ModelMixin, ConfigMixin):
         rank: of the updates.
         hidden: width of the scales' embedding.
         scale: the name of the model scale it was made for.
+        controls: the names of the controls whose scales it reads after identity's.
     """
 
     @register_to_config
@@ -67,28 +70,36 @@ class GuidanceStudent(ModelMixin, ConfigMixin):
         rank: int = 16,
         hidden: int = 128,
         scale: str = "mini",
+        controls: Sequence[str] = FORMER_CONTROLS,
     ) -> None:
         super().__init__()
         self.updates = nn.ModuleList(
             LowRank(inputs, outputs, kernel, stride, rank) for _, inputs, outputs, kernel, stride in layers
         )
-        self.read = nn.Sequential(nn.Linear(3 * (1 + 2 * len(FREQUENCIES)), hidden), nn.SiLU())
-        self.to_time, self.to_weights = nn.Linear(hidden, time_width), nn.Linear(hidden, 2)
+        self.read = nn.Sequential(nn.Linear((1 + len(controls)) * (1 + 2 * len(FREQUENCIES)), hidden), nn.SiLU())
+        self.to_time, self.to_weights = nn.Linear(hidden, time_width), nn.Linear(hidden, len(controls))
         for layer in (self.to_time, self.to_weights):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def inputs(self, unet: nn.Module, scales: Tensor) -> StudentInputs:
+    @property
+    def controls(self) -> list[str]:
+        """The controls whose scales it reads, in their order."""
+        return list(self.config.controls)  # type: ignore[attr-defined]
+
+    def inputs(self, unet: nn.Module, scales: Mapping[str, Tensor]) -> StudentInputs:
         """What makes a prediction of a base the student's.
 
         Args:
             unet: the base, which stays as it is.
-            scales: of identity, landmarks and emotion, ``(1, 3)`` or one for each sample; 0 for what is not given.
+            scales: of identity and of each control, ``(1,)`` or one for each sample; 0 for what is not given.
         """
-        embedded = self.read(_waves(scales).to(self.dtype))
+        stacked = torch.stack([scales[name] for name in ("identity", *self.controls)], dim=1)
+        embedded = self.read(_waves(stacked).to(self.dtype))
         modules = dict(unet.named_modules())
         updates = {modules[name]: update for (name, *_), update in zip(self.config.layers, self.updates, strict=True)}
-        return StudentInputs(self.to_time(embedded), (1 + self.to_weights(embedded)).unbind(1), updates)
+        weights = dict(zip(self.controls, (1 + self.to_weights(embedded)).unbind(1), strict=True))
+        return StudentInputs(self.to_time(embedded), weights, updates)
 
 
 @dataclass(frozen=True)
@@ -97,18 +108,19 @@ class StudentInputs:
 
     Attributes:
         time_update: added to the timestep embedding, ``(1 or B, width)``.
-        weights: of Eq. 1 for landmarks and for emotion, each ``(1 or B,)``.
+        weights: of Eq. 1 for each control, ``(1 or B,)``.
         updates: what is added to the outputs of the base's layers.
     """
 
     time_update: Tensor
-    weights: tuple[Tensor, ...]
+    weights: dict[str, Tensor]
     updates: dict[nn.Module, nn.Module]
 
 
-def student_of(unet: Any, rank: int, scale: str) -> GuidanceStudent:
-    """A fresh student of a base."""
-    return GuidanceStudent(layers_of(unet), unet.time_embedding.linear_2.out_features, rank, scale=scale)
+def student_of(unet: Any, rank: int, scale: str, controls: Sequence[str] = FORMER_CONTROLS) -> GuidanceStudent:
+    """A fresh student of a base with some controls."""
+    width = unet.time_embedding.linear_2.out_features
+    return GuidanceStudent(layers_of(unet), width, rank, scale=scale, controls=list(controls))
 
 
 def layers_of(unet: nn.Module) -> list[Layer]:
@@ -126,6 +138,6 @@ def layers_of(unet: nn.Module) -> list[Layer]:
 
 
 def _waves(scales: Tensor) -> Tensor:
-    """Scales ``(B, 3)`` to ``(B, 27)``: themselves, and their sines and cosines."""
+    """Scales ``(B, N)`` to ``(B, 9 N)``: themselves, and their sines and cosines."""
     turned = scales[..., None] * torch.tensor(FREQUENCIES, device=scales.device)
     return torch.cat([scales[..., None], turned.sin(), turned.cos()], dim=-1).flatten(1)

@@ -8,13 +8,14 @@ A whole model is a folder in diffusers' layout, which is Arc2Face's own:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from facecrafter.models import attention
+from facecrafter.models import attention, registry
 from facecrafter.models.autoencoder import FaceAutoencoder
 from facecrafter.models.controls import FaceControls
 from facecrafter.models.identity_encoder import CLIP_END, CLIP_LENGTH, CLIP_PROMPT, IdentityEncoder
@@ -33,11 +34,11 @@ class Scale:
         recogniser: whose embeddings the identity encoder reads.
         embedding: their length.
         prompt, end, length, gain: see :class:`IdentityEncoder`.
-        unet, text, controls: arguments of the three networks.
+        unet, text: arguments of the two networks.
+        controls: arguments of the controls, over those that each control has for this scale.
         scheduler: arguments of the noise schedule.
-        sampling: how images are made unless something else is asked for: the scales of Eq. 6 (``identity_scale``,
-            ``landmark_scale``, ``emotion_scale``), ``steps``, the solver (``scheduler``), and how Eq. 6 is computed
-            (``speed``).
+        solving: how images are made unless something else is asked for: identity's scale in Eq. 6, ``steps``, the
+            solver (``scheduler``), and how Eq. 6 is computed (``speed``).
     """
 
     name: str
@@ -52,7 +53,26 @@ class Scale:
     text: dict[str, object]
     controls: dict[str, object]
     scheduler: dict[str, object]
-    sampling: dict[str, float | int | str]
+    solving: dict[str, float | int | str]
+
+    @property
+    def sampling(self) -> dict[str, float | int | str]:
+        """``solving``, and each control's scale in Eq. 6, ``NAME_scale``."""
+        own = {f"{name}_scale": control.scales[self.name] for name, control in registry.known().items()}
+        return {**own, **self.solving}
+
+    @property
+    def control_settings(self) -> dict[str, Any]:
+        """The arguments of :class:`FaceControls` but for the base's widths: every control with its options."""
+        known = registry.known()
+        options = {f"{name}_{option}": value for name in known for option, value in self.control_options(name).items()}
+        return {"controls": list(known), **self.controls, **options}
+
+    def control_options(self, name: str) -> dict[str, Any]:
+        """The options of a control at this scale, by their names without the control's."""
+        control = registry.known()[name]
+        options = {**control.options, **control.own_options.get(self.name, {})}
+        return {option: self.controls.get(f"{name}_{option}", value) for option, value in options.items()}
 
 
 TIMESTEPS = 1000  # of every scale's noise schedule
@@ -103,22 +123,14 @@ MINI = Scale(
     },
     controls={
         "context_width": 256,
-        "landmark_channels": (3, 32, 64, 128, 256, 256),
-        "landmark_strides": (2, 2, 2, 2, 1),
-        "landmark_size": 128,
-        "landmark_place_sigma": 0.12,
-        "emotion_hidden": 128,
-        "emotion_tokens": 4,
         "scale": "mini",
     },
     # v-prediction (Salimans & Ho, 2022) trains steadily at every noise level, which a short training run needs.
     scheduler={**_SCHEDULE, "prediction_type": "v_prediction"},
     # Close to how its training made the images that it judged (docs/history.md compares), and with Eq. 6 in every
     # third step only, which no metric tells from all of it (docs/speed.md).
-    sampling={
+    solving={
         "identity_scale": 1.5,
-        "landmark_scale": 1.2,
-        "emotion_scale": 2.5,
         "steps": 8,
         "scheduler": "ddim",
         "speed": "refresh",
@@ -150,10 +162,8 @@ ARC2FACE = Scale(
     scheduler={**_SCHEDULE, "prediction_type": "epsilon"},
     # The paper's scales. It samples with DDPM; DPM-Solver++ in 25 steps is Arc2Face's default, but for its spacing of
     # timesteps (see sampler.py).
-    sampling={
+    solving={
         "identity_scale": 2.5,
-        "landmark_scale": 2.0,
-        "emotion_scale": 2.0,
         "steps": 25,
         "scheduler": "dpm",
         "speed": "exact",
@@ -198,7 +208,7 @@ def build_autoencoder(scale: Scale) -> FaceAutoencoder | AutoencoderKL:
 
 def build_controls(scale: Scale, unet: nn.Module) -> FaceControls:
     """Fresh controls for a base: they start by changing nothing."""
-    return FaceControls(block_widths=attention.cross_attention_widths(unet), **scale.controls)
+    return FaceControls(block_widths=attention.cross_attention_widths(unet), **scale.control_settings)
 
 
 def on_meta(scale: Scale) -> tuple[nn.Module, FaceControls]:

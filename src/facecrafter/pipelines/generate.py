@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
@@ -265,8 +265,7 @@ class FaceCrafter(PhotoReader):
 
     def _made(self, request: Request) -> dict[str, Any]:
         """How an image was made."""
-        settings = asdict(request.settings or self.generator.settings)
-        settings.pop("batch_size")
+        settings = (request.settings or self.generator.settings).described()
         made: dict[str, Any] = {"model": self.name, "scale": self.model.scale.name, **request.described}
         precision = str(self.model.unet.dtype).removeprefix("torch.")
         return {**made, **settings, "precision": precision, "seed": request.seed}

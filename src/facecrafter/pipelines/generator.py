@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,31 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter import __version__
-from facecrafter.faces import landmarks
+from facecrafter.controls import CONTROLS
 from facecrafter.pipelines.settings import FilledSettings, Settings
-from facecrafter.request import Portrait, Progress, Request, batches
+from facecrafter.request import Progress, Request, batches
 
 if TYPE_CHECKING:
     from facecrafter.models.checkpoint import FaceModel
-
-
-def _landmark_images(portraits: Sequence[Portrait], model: FaceModel) -> NDArray[np.float32]:
-    """``(B, 3, L, L)`` in [0, 1]."""
-    # Without controls the sampler refuses the images, whatever their size.
-    size = model.controls.config.landmark_size if model.controls else model.scale.size
-    return np.concatenate([landmarks.drawn([one.points], one.size, size) for one in portraits])
-
-
-def _emotions(portraits: Sequence[Portrait], model: FaceModel) -> NDArray[np.float32]:
-    """``(B, 10)``."""
-    return np.stack([one.emotion for one in portraits]).astype(np.float32)
-
-
-# How portraits become what a control's module reads.
-ENCODED: dict[str, Callable[[Sequence[Portrait], FaceModel], NDArray[np.float32]]] = {
-    "landmark": _landmark_images,
-    "emotion": _emotions,
-}
 
 
 class FaceCrafterGenerator:
@@ -44,7 +24,7 @@ class FaceCrafterGenerator:
     Args:
         model: a whole model.
         name: what a table calls it.
-        conditions: which controls it takes from a request, where they are there.
+        conditions: which controls it takes from a request, where they are there; all if None.
         settings: how to sample where a request does not say; what is None is the scale's own.
 
     Raises:
@@ -55,12 +35,13 @@ class FaceCrafterGenerator:
         self,
         model: FaceModel,
         name: str = "",
-        conditions: Sequence[str] = tuple(ENCODED),
+        conditions: Sequence[str] | None = None,
         settings: Settings = Settings(),
     ) -> None:
         from facecrafter.sampling.sampler import Sampler
 
-        self.name, self.size, self.conditions = name, model.scale.size, tuple(sorted(conditions))
+        self.name, self.size = name, model.scale.size
+        self.conditions = tuple(sorted(CONTROLS if conditions is None else conditions))
         self.settings = settings.filled(model.scale)
         self.model, self._sampler = model, Sampler(model)
 
@@ -70,17 +51,17 @@ class FaceCrafterGenerator:
         from facecrafter.models.controls import parameter_count
 
         controls = self.model.controls
-        return 0 if controls is None else parameter_count([p for one in self.conditions for p in controls.parts(one)])
+        used = [] if controls is None else [name for name in self.conditions if name in controls.names]
+        return parameter_count([part for name in used for part in controls.parts(name)]) if controls else 0
 
     @cached_property
     def key(self) -> str:
         """Of the weights in use, the conditions, the settings and the project's version."""
         from facecrafter.models.checkpoint import digest
 
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "batch_size"}
         idle = set() if self.settings.speed == "distilled" else {"distilled"}
         modules = [module for name, module in sorted(self.model.modules.items()) if name not in idle]
-        return digest(modules, {**settings, "conditions": self.conditions, "version": __version__})
+        return digest(modules, {**self.settings.described(), "conditions": self.conditions, "version": __version__})
 
     def generate(
         self, requests: Sequence[Request], progress: Progress | None = None
@@ -100,7 +81,7 @@ class FaceCrafterGenerator:
 
     def _kind(self, request: Request) -> tuple[tuple[str, ...], FilledSettings | None]:
         """Which controls it reads of a request, in the order of the controls, and how that is sampled."""
-        given = tuple(name for name in ENCODED if name in self.conditions and name in request.conditions)
+        given = tuple(name for name in CONTROLS if name in self.conditions and name in request.conditions)
         return given, request.settings
 
     def _sample(
@@ -112,13 +93,15 @@ class FaceCrafterGenerator:
         from facecrafter.sampling.sampler import pixels
 
         device: Any = self.model.unet.device
-        given = {
-            name: torch.from_numpy(ENCODED[name]([one.conditions[name] for one in batch], self.model)).to(device)
-            for name in self._kind(batch[0])[0]
-        }
+        controls = self.model.controls
+        given = {}
+        for name in self._kind(batch[0])[0]:
+            # What the model has no control for the sampler refuses, however it is encoded.
+            options = controls.options(name) if controls and name in controls.names else CONTROLS[name].options
+            given[name] = CONTROLS[name].shown([one.conditions[name] for one in batch], options).to(device)
         images = self._sampler.generate(
             torch.from_numpy(np.stack([one.identity.embedding for one in batch])).to(device),
-            **given,
+            given,
             guidance=settings.guidance,
             steps=settings.steps,
             seeds=[one.seed for one in batch],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Settings:
         scheduler: ``dpm``, ``ddim``, ``ddpm``, ``euler`` or ``unipc``.
         batch_size: images made at once, at least 1; it changes how fast they come, not what they show.
         speed: ``exact`` for Eq. 6 as it is, or a way to spend less on it: ``interval``, ``refresh`` or ``distilled``.
+        scales: of the other controls, by name.
 
     Whatever is None is the model scale's own, see :class:`facecrafter.models.scales.Scale`.
 
@@ -50,12 +52,15 @@ class Settings:
     scheduler: str | None = None
     batch_size: int = 8
     speed: str | None = None
+    scales: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"the batch size must be at least 1, not {self.batch_size}")
-        for name in ("identity", "landmark", "emotion"):
-            scale = getattr(self, f"{name}_scale")
+        if unknown := self.scales.keys() - CONTROLS.keys():
+            raise ConfigError(f"there is no control '{min(unknown)}'; there are {', '.join(CONTROLS)}")
+        for name in ("identity", *CONTROLS):
+            scale = self.scale_of(name)
             number = isinstance(scale, int | float | np.number)
             if scale is not None and not (number and abs(scale) <= MOST_SCALE):  # NaN fails this too
                 raise ConfigError(f"the {name} scale must be from {-MOST_SCALE:g} to {MOST_SCALE:g}, not {scale}")
@@ -65,12 +70,23 @@ class Settings:
         """The scales, once they are :meth:`filled`."""
         from facecrafter.sampling.guidance import Guidance
 
-        return Guidance(self.identity_scale, self.landmark_scale, self.emotion_scale)  # type: ignore[arg-type]
+        return Guidance(self.identity_scale, {name: self.scale_of(name) for name in CONTROLS})  # type: ignore[arg-type, misc]
+
+    def scale_of(self, name: str) -> float | None:
+        """The scale of ``identity`` or of a control; None where it is the model scale's own."""
+        return getattr(self, f"{name}_scale", self.scales.get(name))
+
+    def described(self) -> dict[str, object]:
+        """What of them an image depends on, by name: all but the batch size."""
+        own = {name: value for name, value in vars(self).items() if name not in ("batch_size", "scales")}
+        return {**own, **{f"{name}_scale": value for name, value in self.scales.items()}}
 
     def filled(self, scale: Scale) -> FilledSettings:
         """The same with a model scale's own values in place of None."""
         own = {name: value for name, value in vars(self).items() if value is not None}
-        return FilledSettings(**{**scale.sampling, **own})  # type: ignore[arg-type]
+        usual = scale.sampling
+        scales = {name: float(usual.pop(f"{name}_scale")) for name in CONTROLS if not hasattr(self, f"{name}_scale")}
+        return FilledSettings(**{**usual, **own, "scales": {**scales, **self.scales}})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -98,14 +114,14 @@ def ineffective(settings: Settings, given: Collection[str], scale: Scale) -> Ite
     if isinstance(settings, FilledSettings):
         return
     filled = settings.filled(scale)
-    for name, words in (("landmark", "landmarks are"), ("emotion", "emotion is")):
-        value = getattr(settings, f"{name}_scale")
+    for name, control in CONTROLS.items():
+        value = settings.scale_of(name)
         if value and name not in given:
-            yield f"the {name} scale {value:g} has no effect where no {words} asked for"
+            yield f"the {name} scale {value:g} has no effect where no {control.title} asked for"
     if filled.steps < ENOUGH_STEPS:
         few, own = "1 step" if filled.steps == 1 else f"{filled.steps} steps", scale.sampling["steps"]
         yield f"after {few} an image need not show a face; the {scale.name} scale's own are {own}"
-    weights = filled.guidance.coefficients("landmark" in given, "emotion" in given)
+    weights = filled.guidance.coefficients(given)
     guided = len(weights) > 1
     if not guided and settings.speed not in (None, "exact"):
         yield f"the speed '{settings.speed}' has no effect: with these scales Eq. 6 is one prediction a step"
@@ -119,7 +135,7 @@ def ineffective(settings: Settings, given: Collection[str], scale: Scale) -> Ite
 def _not_distilled(settings: Settings, scale: Scale, given: Collection[str]) -> Iterator[str]:
     """What :func:`ineffective` says of scales that the distilled network has not learned."""
     for name in ("identity", *given):
-        value = getattr(settings, f"{name}_scale")
+        value = settings.scale_of(name)
         low, high = (share * float(scale.sampling[f"{name}_scale"]) for share in DISTILLED_RANGE)
         off = value == 0 and name != "identity"
         if value is not None and not off and not low <= value <= high:

@@ -14,19 +14,11 @@ from functools import partial
 
 from torch import Tensor
 
+from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
 from facecrafter.sampling.guidance import combine
 
 Coefficients = dict[str, float]
-
-# What each prediction is given. The first four are those of Eq. 6, "both" is Eq. 1 with both controls at once.
-GIVEN: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "identity": ("identity",),
-    "landmark": ("identity", "landmark"),
-    "emotion": ("identity", "emotion"),
-    "both": ("identity", "landmark", "emotion"),
-}
 
 
 @dataclass(frozen=True)
@@ -51,8 +43,7 @@ Plan = Callable[[Coefficients, int], Sequence[Step]]
 
 def together(coefficients: Coefficients) -> str:
     """The one prediction that is given every condition that has a weight."""
-    controls = [name for name in ("landmark", "emotion") if name in coefficients]
-    return "both" if len(controls) == 2 else controls[0] if controls else "identity"
+    return "+".join(name for name in CONTROLS if name in coefficients) or "identity"
 
 
 def exact(coefficients: Coefficients, steps: int) -> Sequence[Step]:
@@ -78,10 +69,10 @@ def interval(coefficients: Coefficients, steps: int, first: float, last: float) 
 def refresh(coefficients: Coefficients, steps: int, every: int) -> Sequence[Step]:
     """Eq. 6 in every ``every``-th step; what it adds to one of the predictions is added again in between.
 
-    That prediction is the one with landmarks where they are on, because where things are changes fastest; else the one
-    with emotion, else the one with identity. In between it is made alone.
+    That prediction is the one with the first control that is on: landmarks, because where things are changes fastest;
+    else emotion; without controls the one with identity. In between it is made alone.
     """
-    base = next(name for name in ("landmark", "emotion", "identity") if name in coefficients)
+    base = next(name for name in (*CONTROLS, "identity") if name in coefficients)
     fresh, between = Step(coefficients, keep=base), Step({base: 1.0}, reuse=True)
     return [between if index % every else fresh for index in range(steps)]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -11,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
 from facecrafter.models.attention import AttentionInputs, Branch, identity_keys_values
 from facecrafter.models.checkpoint import FaceModel
-from facecrafter.models.controls import CONDITIONS
 from facecrafter.models.guidance_student import StudentInputs
 from facecrafter.models.prediction import predict
 from facecrafter.models.scales import TIMESTEPS
-from facecrafter.sampling.guidance import Guidance
-from facecrafter.sampling.plans import GIVEN, Step, plan, summed
+from facecrafter.sampling.guidance import Guidance, given_to
+from facecrafter.sampling.plans import Step, plan, summed
 
 # The paper samples with DDPM. DPM-Solver++ in 25 steps is Arc2Face's default solver, there with timesteps spaced by
 # linspace and here trailing, as for all solvers.
@@ -49,9 +50,8 @@ class Sampler:
     def generate(
         self,
         identity: Tensor,
-        landmark: Tensor | None = None,
-        emotion: Tensor | None = None,
-        guidance: Guidance = Guidance(),
+        conditions: Mapping[str, Tensor] = MappingProxyType({}),
+        guidance: Guidance | None = None,
         steps: int = 25,
         seeds: Sequence[int] | None = None,
         scheduler: str = "dpm",
@@ -62,9 +62,8 @@ class Sampler:
 
         Args:
             identity: embeddings ``(B, D)``.
-            landmark: landmark images ``(B, 3, L, L)`` in [0, 1], or None to leave pose and expression free.
-            emotion: ``(B, 10)``, or None to leave emotion free.
-            guidance: the scales of Eq. 6.
+            conditions: by control, ``(B, ...)`` as its module reads it; what is left out is free.
+            guidance: the scales of Eq. 6; the paper's if None.
             steps: denoising steps.
             seeds: one an image; an image depends on its own seed and not on its neighbours. 0, 1, ... if None.
             scheduler: one of :data:`SCHEDULERS`.
@@ -79,36 +78,41 @@ class Sampler:
                 or a speed is asked of a model that lacks the weights for it.
         """
         seeds = list(range(len(identity))) if seeds is None else list(seeds)
-        self._check(identity, landmark, emotion, steps, seeds, scheduler)
-        model = self.model
-        given = (landmark is not None, emotion is not None)
-        planned = plan(speed, guidance.coefficients(*given), steps)
+        self._check(identity, conditions, steps, seeds, scheduler)
+        model, guidance = self.model, guidance or Guidance()
+        planned = plan(speed, guidance.coefficients(conditions), steps)
 
-        student = self._student(planned, identity.new_tensor([guidance.scales(*given)]))
+        scales = {name: identity.new_tensor([scale]) for name, scale in guidance.scales(conditions).items()}
+        student = self._student(planned, scales, conditions)
         predictions = {name for step in planned for name in step.weights}
-        conditions = _Conditions(model, identity, landmark, emotion, predictions, student)
+        computed = _Conditions(model, identity, conditions, predictions, student)
         ahead, kept = iter(planned), None
 
         def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
             nonlocal kept
             step = next(ahead)
-            total, kept = summed(self._predict(noisy, timestep, step, conditions), step, kept)
+            total, kept = summed(self._predict(noisy, timestep, step, computed), step, kept)
             return total
 
         latents = denoise(guided, model.unet, model.scale.scheduler, steps, scheduler, seeds, progress)
         return decode(model.autoencoder, latents, model.scale.size)
 
-    def _student(self, planned: Sequence[Step], scales: Tensor) -> StudentInputs | None:
+    def _student(
+        self, planned: Sequence[Step], scales: Mapping[str, Tensor], given: Collection[str]
+    ) -> StudentInputs | None:
         """What the distilled network adds to every prediction, where the plan asks for it.
 
         Args:
             planned: the plan.
-            scales: of Eq. 6, ``(1, 3)``.
+            scales: of Eq. 6, each ``(1,)``.
+            given: the controls that are.
         """
         if not planned[0].distilled:
             return None
         if self.model.distilled is None:
             raise ConfigError("this model has no distilled network; train one (docs/speed.md), or choose another speed")
+        if unknown := set(given) - set(self.model.distilled.controls):
+            raise ConfigError(f"the distilled network does not know the control '{min(unknown)}'; choose another speed")
         return self.model.distilled.inputs(self.model.unet, scales)
 
     def _predict(self, noisy: Tensor, timestep: Tensor, step: Step, conditions: _Conditions) -> Tensor:
@@ -126,8 +130,7 @@ class Sampler:
     def _check(
         self,
         identity: Tensor,
-        landmark: Tensor | None,
-        emotion: Tensor | None,
+        conditions: Mapping[str, Tensor],
         steps: int,
         seeds: Sequence[int],
         scheduler: str,
@@ -140,8 +143,12 @@ class Sampler:
             raise ConfigError(
                 f"the {self.model.scale.name} scale reads embeddings of {wanted} numbers, not {identity.shape[1]}"
             )
-        if self.model.controls is None and (landmark is not None or emotion is not None):
-            raise ConfigError("this model has no controls; leave landmarks and emotion out, or load a controls file")
+        controls = self.model.controls
+        if controls is None and conditions:
+            titles = " and ".join(control.title.rpartition(" ")[0] for control in CONTROLS.values())
+            raise ConfigError(f"this model has no controls; leave {titles} out, or load a controls file")
+        if controls is not None and (lacking := conditions.keys() - set(controls.names)):
+            raise ConfigError(f"this model has no control '{min(lacking)}'; it has {', '.join(controls.names)}")
 
 
 class _Conditions:
@@ -149,8 +156,8 @@ class _Conditions:
 
     Args:
         model: the model.
-        identity, landmark, emotion: see :meth:`Sampler.generate`.
-        predictions: the names of all predictions that will be made, of :data:`facecrafter.sampling.plans.GIVEN`.
+        identity, conditions: see :meth:`Sampler.generate`.
+        predictions: the names of all predictions that will be made; see :mod:`facecrafter.sampling.guidance`.
         student: the distilled network's part in every prediction, and with it the weights of Eq. 1; None for the base
             alone and weights of 1.
     """
@@ -159,46 +166,44 @@ class _Conditions:
         self,
         model: FaceModel,
         identity: Tensor,
-        landmark: Tensor | None,
-        emotion: Tensor | None,
+        conditions: Mapping[str, Tensor],
         predictions: set[str],
         student: StudentInputs | None,
     ) -> None:
         self.model, self.batch, self.device, self.student = model, len(identity), identity.device, student
-        weights = (identity.new_ones(1),) * len(CONDITIONS) if student is None else student.weights
-        self.weights = dict(zip(CONDITIONS, weights, strict=True))
+        self.weights = dict.fromkeys(conditions, identity.new_ones(1)) if student is None else student.weights
         self.updates = {} if student is None else student.updates
         self.laid_out: dict[tuple[str, ...], AttentionInputs] = {}
         # The empty prompt's one row, where a prediction is without identity, comes after the persons'.
         contexts = [model.encoder(identity)] + [model.encoder.unconditional(1)] * ("none" in predictions)
         self.persons = identity_keys_values(model.unet, torch.cat(contexts))
-        wanted = {name for prediction in predictions for name in GIVEN[prediction]}
+        wanted = {name for prediction in predictions for name in given_to(prediction)}
         self.controls = {
-            name: model.controls.keys_values(name, value.to(model.controls.dtype))
-            for name, value in zip(CONDITIONS, (landmark, emotion), strict=True)
-            if name in wanted and model.controls is not None and value is not None
+            name: model.controls.keys_values(name, conditions[name].to(model.controls.dtype))
+            for name in CONTROLS
+            if name in wanted and model.controls is not None
         }
 
     def inputs(self, predictions: tuple[str, ...]) -> AttentionInputs:
         """What a call needs for some predictions laid end to end, all samples of the first one first."""
         if predictions not in self.laid_out:
             own = torch.arange(self.batch, device=self.device)
-            rows = torch.cat([own if GIVEN[name] else torch.full_like(own, self.batch) for name in predictions])
+            rows = torch.cat([own if given_to(name) else torch.full_like(own, self.batch) for name in predictions])
             persons = [(key[rows], value[rows]) for key, value in self.persons]
             branches = [branch for name in self.controls for branch in self._branches(name, predictions)]
             self.laid_out[predictions] = AttentionInputs(branches, persons, updates=self.updates)
         return self.laid_out[predictions]
 
-    def _branches(self, condition: str, predictions: tuple[str, ...]) -> list[Branch]:
-        """A condition's summand of Eq. 1 in each prediction that is given it."""
+    def _branches(self, control: str, predictions: tuple[str, ...]) -> list[Branch]:
+        """A control's summand of Eq. 1 in each prediction that is given it."""
         assert self.model.controls is not None
-        sigma = self.model.controls.place_sigma(condition)
-        first = [index * self.batch for index, name in enumerate(predictions) if condition in GIVEN[name]]
+        sigma = self.model.controls.place_sigma(control)
+        first = [index * self.batch for index, name in enumerate(predictions) if control in given_to(name)]
         return [
             Branch(
-                self.controls[condition],
+                self.controls[control],
                 torch.arange(start, start + self.batch, device=self.device),
-                self.weights[condition].expand(self.batch),
+                self.weights[control].expand(self.batch),
                 sigma,
             )
             for start in first

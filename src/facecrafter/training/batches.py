@@ -6,12 +6,13 @@ seen: nothing has a state that must be saved.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from facecrafter.training.config import Mixture
+from facecrafter.controls import CONTROLS, together
 
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -25,7 +26,7 @@ class Draw:
         timesteps: ``(B,)`` int64 in [0, 1000).
         noise: standard normal, the shape of the latents.
         dropped: ``(B,)`` bool, samples without identity.
-        landmark, emotion: ``(B,)``, the coefficients of Eq. 1, 0 or 1.
+        weights: of each control, ``(B,)``, the coefficients of Eq. 1, 0 or 1.
         swap, pick: see :meth:`facecrafter.data.dataset.TrainingSet.identities`.
         identity_noise: standard normal, ``(B, D)``.
     """
@@ -34,8 +35,7 @@ class Draw:
     timesteps: Tensor
     noise: Tensor
     dropped: Tensor
-    landmark: Tensor
-    emotion: Tensor
+    weights: dict[str, Tensor]
     swap: Tensor
     pick: Tensor
     identity_noise: Tensor
@@ -44,7 +44,8 @@ class Draw:
         """An even share of the batch, for one process or one accumulated step."""
         size = len(self.indices) // parts
         window = slice(index * size, (index + 1) * size)
-        return Draw(**{name: value[window] for name, value in vars(self).items()})
+        own = {name: value[window] for name, value in vars(self).items() if name != "weights"}
+        return Draw(**own, weights={name: weight[window] for name, weight in self.weights.items()})
 
 
 def generator(seed: int, *path: int) -> torch.Generator:
@@ -68,7 +69,14 @@ def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
 
 
 def draw(
-    seed: int, step: int, batch: int, count: int, latent: torch.Size, embedding: int, mixture: Mixture, pair: float
+    seed: int,
+    step: int,
+    batch: int,
+    count: int,
+    latent: torch.Size,
+    embedding: int,
+    shares: Mapping[str, float],
+    pair: float,
 ) -> Draw:
     """The random part of one step.
 
@@ -78,18 +86,19 @@ def draw(
         count: samples in the set.
         latent: shape of one sample's latents.
         embedding: length of an identity embedding.
-        mixture: shares of the condition combinations.
+        shares: of ``none`` and of what is given together, see :func:`facecrafter.controls.together`, in that order.
         pair: chance that the identity comes from another photo.
     """
     source = generator(seed, 1, step)
-    kind = _spread(mixture.shares, batch, source)
+    kind = _spread(tuple(shares.values()), batch, source)
     return Draw(
         indices=batch_indices(seed, step, batch, count),
         timesteps=_stratified(batch, source),
         noise=torch.randn(batch, *latent, generator=source),
-        dropped=kind == 0,
-        landmark=((kind == 2) | (kind == 4)).float(),
-        emotion=((kind == 3) | (kind == 4)).float(),
+        dropped=_is_one_of(kind, [name == "none" for name in shares]),
+        weights={
+            control: _is_one_of(kind, [control in name.split("+") for name in shares]).float() for control in CONTROLS
+        },
         swap=torch.rand(batch, generator=source) < pair,
         pick=torch.rand(batch, generator=source),
         identity_noise=torch.randn(batch, embedding, generator=source),
@@ -103,23 +112,26 @@ def draw_joint(
     count: int,
     latent: torch.Size,
     embedding: int,
+    controls: Sequence[str],
     groups: int,
     drop: float,
     pair: float,
 ) -> Draw:
     """The random part of one joint step: Intra-Batch Mixed Conditioning (Sec. 3.2).
 
-    ``groups`` data points are each replicated ``batch / groups`` times, replicas side by side; each replica gets one
-    of ID, ID+LMK, ID+EMO and ID+LMK+EMO with equal chance, and noise and timestep of its own. Replicas share the photo
-    that says who they are.
+    ``groups`` data points are each replicated ``batch / groups`` times, replicas side by side. Each replica gets
+    identity alone or with some of the controls, every combination with equal chance, and noise and timestep of its
+    own. Replicas share the photo that says who they are.
 
     Args:
+        controls: those that learn; the paper's are landmarks and emotion, and its combinations four.
         groups: data points in the batch; 1 is the paper's.
         drop: chance that a replica has no condition at all, so that guidance keeps its starting point.
         seed, step, batch, count, latent, embedding, pair: see :func:`draw`.
     """
-    mixture = Mixture(none=drop, **dict.fromkeys(("identity", "landmark", "emotion", "both"), (1 - drop) / 4))
-    mixed = draw(seed, step, batch, count, latent, embedding, mixture, pair)
+    given = together(controls)
+    shares = {"none": drop, **dict.fromkeys(given, (1 - drop) / len(given))}
+    mixed = draw(seed, step, batch, count, latent, embedding, shares, pair)
     first = torch.arange(groups).repeat_interleave(batch // groups)
     return replace(
         mixed,
@@ -137,6 +149,11 @@ def _spread(shares: tuple[float, ...], batch: int, source: torch.Generator) -> T
     places = (torch.rand((), generator=source, dtype=torch.float64) + torch.arange(batch) * _GOLDEN) % 1
     ends = torch.tensor(shares, dtype=torch.float64).cumsum(0)
     return torch.searchsorted(ends, places * ends[-1], right=True).clamp(max=len(shares) - 1)
+
+
+def _is_one_of(kind: Tensor, kinds: list[bool]) -> Tensor:
+    """Whether each number of a kind ``(B,)`` is of those that are true, ``(B,)`` bool."""
+    return torch.tensor(kinds)[kind]
 
 
 def _stratified(batch: int, source: torch.Generator) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, RootModel, model_validator
 
 from facecrafter.config import Bearing, Strict
+from facecrafter.controls import CONTROLS, together
 from facecrafter.weights import ASSETS
 
 if TYPE_CHECKING:
@@ -22,26 +25,44 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ASIDE, PLACE = Bearing.ASIDE, Bearing.PLACE
 
 
-class Mixture(Strict):
-    """How often a sample has which conditions; the shares sum to 1. The paper does not state them: our choice."""
+class Mixture(RootModel[dict[str, Share]]):
+    """How often a sample has which conditions; the shares sum to 1. The paper does not state them: our choice.
 
-    none: Share = 0.0
-    identity: Share = 0.0
-    landmark: Share = 0.0  # identity and landmarks
-    emotion: Share = 0.0  # identity and emotion
-    both: Share = 0.0  # identity, landmarks and emotion
+    Its keys are ``none``, ``identity``, a control's name for identity with it, and such names joined by ``+``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    # `both` is from when there were two controls.
+    ALIASES: ClassVar[Mapping[str, str]] = {"both": "landmark+emotion"}
 
     @model_validator(mode="after")
-    def _sums_to_one(self) -> Mixture:
-        total = sum(self.shares)
+    def _names_and_sum(self) -> Mixture:
+        known = ["none", *together(CONTROLS)]
+        given = {self.ALIASES.get(name, name): share for name, share in self.root.items()}
+        for name in given.keys() - set(known):
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(known)}"
+            raise ValueError(f"a mixture has no share '{name}'{hint}")
+        total = sum(given.get(name, 0.0) for name in known)
         if abs(total - 1) > 1e-6:
             raise ValueError(f"the shares of a mixture sum to {total:g}, not 1")
+        # Without the zeros that runs used to write down, and in one order, so that equal mixtures are equal.
+        self.root.clear()
+        self.root.update({name: given[name] for name in known if given.get(name)})
         return self
 
+    def share(self, name: str) -> float:
+        """Of a combination, by its name."""
+        return self.root.get(name, 0.0)
+
     @property
-    def shares(self) -> tuple[float, ...]:
-        """In the order none, identity, landmark, emotion, both."""
-        return self.none, self.identity, self.landmark, self.emotion, self.both
+    def shares(self) -> dict[str, float]:
+        """Of every combination, in the order of :func:`facecrafter.controls.together` after ``none``."""
+        return {name: self.share(name) for name in ("none", *together(CONTROLS))}
+
+    def foreign(self, *own: str) -> bool:
+        """Whether it names a combination beside some, ``none`` and ``identity``."""
+        return bool(self.root.keys() - {"none", "identity", *own})
 
 
 class Stage(ABC):
@@ -89,7 +110,7 @@ class RunConfig(Strict):
     # Settings that are shares of `steps`, so that more steps change what they mean.
     SHARES_OF_STEPS: ClassVar[tuple[str, ...]] = ()
 
-    stage: str  # a name of facecrafter.training.stages.STAGES
+    stage: str  # a name of facecrafter.training.stages.stages
     data: Annotated[Path, PLACE]  # a folder that `facecrafter data prepare` wrote
     run: Annotated[Path, ASIDE]  # where checkpoints, logs and the result go
     steps: Annotated[int, ASIDE] = Field(ge=1)  # a run that goes on may have more: docs/training.md

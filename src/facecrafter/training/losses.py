@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from facecrafter.controls import CONTROLS
 
 
 def noised(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -53,25 +57,32 @@ def diffusion_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor
     return (weight * (prediction.float() - target.float()).square().mean((1, 2, 3))).mean()
 
 
-# The five pairs of combinations in Eq. 3. The sixth, ID+EMO with ID+LMK+EMO, is not in it.
-COMBINATIONS = ("ID", "ID+LMK", "ID+EMO", "ID+LMK+EMO")
+# The five pairs of what is given together in Eq. 3. The sixth, emotion with both, is not in it. Other controls have no
+# pair: the paper has none, and Eq. 3 leaves out what it does not name.
 DISENTANGLED = (
-    ("ID", "ID+LMK"),
-    ("ID", "ID+EMO"),
-    ("ID", "ID+LMK+EMO"),
-    ("ID+LMK", "ID+EMO"),
-    ("ID+LMK", "ID+LMK+EMO"),
+    ("identity", "landmark"),
+    ("identity", "emotion"),
+    ("identity", "landmark+emotion"),
+    ("landmark", "emotion"),
+    ("landmark", "landmark+emotion"),
 )
 
 
-def combination(dropped: Tensor, landmark: Tensor, emotion: Tensor) -> Tensor:
-    """Which of :data:`COMBINATIONS` each sample has, ``(B,)`` int64; -1 where identity is dropped.
+def number_of(given: str) -> int:
+    """The number of what is given together, a bit a control, by its name; see :func:`facecrafter.controls.together`."""
+    return sum(1 << place for place, name in enumerate(CONTROLS) if name in given.split("+"))
+
+
+def combination(dropped: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """What each sample is given together, ``(B,)`` int64 as :func:`number_of` has it; -1 where identity is dropped.
 
     Args:
         dropped: ``(B,)`` bool.
-        landmark, emotion: the coefficients of Eq. 1, ``(B,)``.
+        weights: of each control, the coefficients of Eq. 1, ``(B,)``.
     """
-    numbers = (landmark != 0).long() + 2 * (emotion != 0).long()
+    numbers = torch.zeros_like(dropped, dtype=torch.int64)
+    for name, weight in weights.items():
+        numbers = numbers + number_of(name) * (weight != 0).long()
     return torch.where(dropped, -1, numbers)
 
 
@@ -104,9 +115,9 @@ def attention_disentanglement(features: list[Tensor], masks: Tensor, combination
     Returns:
         A scalar, 0 where no pair of combinations is in the batch.
     """
-    wanted = torch.zeros(len(COMBINATIONS), len(COMBINATIONS), device=combinations.device)
+    wanted = torch.zeros(1 << len(CONTROLS), 1 << len(CONTROLS), device=combinations.device)
     for a, b in DISENTANGLED:
-        wanted[COMBINATIONS.index(a), COMBINATIONS.index(b)] = 1
+        wanted[number_of(a), number_of(b)] = 1
     rows = combinations.view(-1, group)
     known = rows >= 0
     pairs = wanted[rows.clamp(min=0)[:, :, None], rows.clamp(min=0)[:, None, :]]

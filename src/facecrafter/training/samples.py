@@ -24,7 +24,7 @@ def grid(data: TrainingSet, rows: Iterable[tuple[Generator, Iterable[str]]]) -> 
         ``(N, 3, S, S)`` in [-1, 1], eight a row.
     """
     people = torch.arange(0, data.count, max(1, data.count // PEOPLE))[:PEOPLE]
-    own = [_portrait(data, index) for index in people.tolist()]
+    own = [Portrait.of(data.prepared, row) for row in data.rows[people.numpy()].tolist()]
     targets = own[1:] + own[:1]
     shown = [data.images(people).cpu(), data.images(people.roll(-1)).cpu()]
     for generator, controls in rows:
@@ -34,15 +34,3 @@ def grid(data: TrainingSet, rows: Iterable[tuple[Generator, Iterable[str]]]) -> 
         ]
         shown.append(torch.from_numpy(images_of(generator, requests)).permute(0, 3, 1, 2) / 127.5 - 1)
     return torch.cat(shown)
-
-
-def _portrait(data: TrainingSet, index: int) -> Portrait:
-    """A sample that is not mirrored."""
-    return Portrait(
-        image=data.pixels[data.rows[index]],
-        points=data.points[index],
-        size=data.pixels.shape[1],
-        blendshapes=data.blendshapes[index],
-        embedding=data.identity[index].numpy(),
-        emotion=data.emotion[index].numpy(),
-    )

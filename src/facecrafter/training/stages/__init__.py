@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from facecrafter import config
+from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
-from facecrafter.models.controls import CONDITIONS
 from facecrafter.training.config import RunConfig
 from facecrafter.training.stages.autoencoder import AutoencoderConfig
 from facecrafter.training.stages.base import BaseConfig
@@ -20,22 +20,26 @@ from facecrafter.training.stages.emotion_estimator import EstimatorConfig
 from facecrafter.training.stages.expression import ExpressionConfig
 from facecrafter.training.stages.joint import JointConfig
 
-STAGES: dict[str, type[RunConfig]] = {
-    "autoencoder": AutoencoderConfig,
-    "base": BaseConfig,
-    **dict.fromkeys(CONDITIONS, ControlConfig),
-    "joint": JointConfig,
-    "distill": DistillationConfig,
-    "baseline": BaselineConfig,
-    "estimator": EstimatorConfig,
-    "expression": ExpressionConfig,
-}
 RENAMED = {"rival": "baseline"}
 # What every run wrote down while all stages had one config: the settings of every stage, whichever it was. No stage has
 # all of these.
 _ALL_STAGES = {"accumulate", "clip", "held_out", "identity_noise", "loss", "plain_attention", "scaffold", "snr_gamma"}
 # A loss that the image losses replaced, which runs wrote down where it was off too.
 _REPLACED = {"identity_loss": lambda value: not value.get("weight")}
+
+
+def stages() -> dict[str, type[RunConfig]]:
+    """The config of every stage by its name; each control has one of its own."""
+    return {
+        "autoencoder": AutoencoderConfig,
+        "base": BaseConfig,
+        **dict.fromkeys(CONTROLS, ControlConfig),
+        "joint": JointConfig,
+        "distill": DistillationConfig,
+        "baseline": BaselineConfig,
+        "estimator": EstimatorConfig,
+        "expression": ExpressionConfig,
+    }
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -62,7 +66,7 @@ def parse(path: Path, content: Mapping[str, Any]) -> RunConfig:
         ConfigError: a name or value that is not allowed; the message says which, and the nearest name that is.
     """
     content = {**content, "stage": _stage(path, content)}
-    kind = STAGES[content["stage"]]
+    kind = stages()[content["stage"]]
     foreign = {name: owners for name in content if (owners := _owners(name)) and content["stage"] not in owners}
     if content.keys() >= _ALL_STAGES:
         off = [name for name, is_off in _REPLACED.items() if name in content and is_off(content[name])]
@@ -77,19 +81,19 @@ def parse(path: Path, content: Mapping[str, Any]) -> RunConfig:
 def _owners(name: str) -> list[str]:
     """The stages that have a setting, by its name of today or an earlier one."""
     name = RunConfig.RENAMED.get(name, name)
-    return [stage for stage, kind in STAGES.items() if name in kind.model_fields]
+    return [stage for stage, kind in stages().items() if name in kind.model_fields]
 
 
 def _stage(path: Path, content: Mapping[str, Any]) -> str:
     """What `stage:` says, under its name of today."""
     if "stage" not in content:
-        raise ConfigError(f"{path}: stage: Field required; one of {', '.join(STAGES)}")
+        raise ConfigError(f"{path}: stage: Field required; one of {', '.join(stages())}")
     stage = str(content["stage"])
     if stage in RENAMED:
         config.note_renamed("stage", stage, RENAMED[stage])
         return RENAMED[stage]
-    if stage not in STAGES:
-        close = difflib.get_close_matches(stage, STAGES, 1)
-        way_out = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(STAGES)}"
+    if stage not in stages():
+        close = difflib.get_close_matches(stage, stages(), 1)
+        way_out = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(stages())}"
         raise ConfigError(f"{path}: there is no stage '{stage}'; {way_out}")
     return stage

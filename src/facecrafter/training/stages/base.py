@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,6 @@ from facecrafter.estimators import expression
 from facecrafter.estimators.differentiable import ARCFACE_CROP, differentiable
 from facecrafter.estimators.lpips import LPIPS
 from facecrafter.models import checkpoint, scales
-from facecrafter.models.controls import CONDITIONS
 from facecrafter.models.pretrained import is_published
 from facecrafter.training.batches import Draw, generator
 from facecrafter.training.config import PLACE, start_folder
@@ -80,10 +80,9 @@ class BaseObjective(DiffusionObjective):
         if rollout is None or self.image_loss is None:
             return loss
         first = len(rollout.identity)
-        names = ("landmark_weight", "emotion", "emotion_weight")
-        landmark_weight, emotion, emotion_weight = (batch[name][:first] for name in names)
-        landmark = batch["landmark"][: int(landmark_weight.count_nonzero())]
-        conditions = self.conditions(landmark, landmark_weight, emotion, emotion_weight)
+        weights = {name: weight[:first] for name, weight in batch["weights"].items()}
+        values = {name: batch["values"][name][: int(weight.count_nonzero())] for name, weight in weights.items()}
+        conditions = self.conditions(values, weights)
         return loss + self.image_loss(rollout, self.encoder(rollout.identity), conditions)
 
 
@@ -122,7 +121,7 @@ class BaseStage(DiffusionStage[BaseConfig]):
             model.controls = None
         if model.controls is None and config.scaffold:
             add_controls(model, config.seed)
-        if model.controls is None and sum(config.mixture.shares[2:]) > 0:
+        if model.controls is None and config.mixture.foreign():
             raise ConfigError(
                 f"the mixture names controls, and {config.start} has none; set scaffold: true, or drop them"
             )
@@ -136,9 +135,9 @@ class BaseStage(DiffusionStage[BaseConfig]):
         scaffold = [self.model.controls] if self.config.scaffold and self.model.controls else []
         return [self.model.unet, self.model.encoder, *scaffold, *self._discriminators]
 
-    def learned_controls(self) -> tuple[str, ...]:
+    def learned_controls(self) -> Sequence[str]:
         """All of them, as a scaffold."""
-        return CONDITIONS if self.config.scaffold else ()
+        return self.model.controls.names if self.model.controls and self.config.scaffold else ()
 
     def rates(self) -> list[tuple[list[nn.Parameter], float]]:
         """Rates of the encoder, the identity's K and V, the scaffold and the discriminators."""
@@ -182,7 +181,7 @@ class BaseStage(DiffusionStage[BaseConfig]):
         kind, between = torch.rand(2, count, 1, generator=source)
         crossed, blended = kind < config.cross, kind < config.cross + config.blend
         share = torch.where(crossed, 1.0, between * blended)
-        indices, posed = chosen.indices[:count], chosen.landmark[:count] != 0
+        indices, posed = chosen.indices[:count], chosen.weights["landmark"][:count] != 0
         grids, views = (
             torch.where(posed.view(-1, 1, 1), data.crop_grids(crop, indices), usual) for crop, usual in self.crops
         )

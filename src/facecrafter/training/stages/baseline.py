@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +15,13 @@ from torch import Tensor, nn
 
 from facecrafter.baselines import baseline_class, head
 from facecrafter.baselines.base import Baseline, BaselineGenerator, save_baseline
+from facecrafter.controls import CONTROLS, Control
+from facecrafter.controls.base import stacked, unchanged
 from facecrafter.data.dataset import TrainingSet
 from facecrafter.faces import symmetry
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.sampling.sampler import build_scheduler
 from facecrafter.training import losses
-from facecrafter.training.config import Mixture
 from facecrafter.training.samples import grid
 from facecrafter.training.stages.diffusion import DiffusionLossConfig, DiffusionStage, Mixed, Paired, load_start
 
@@ -37,54 +39,43 @@ class BaselineConfig(Mixed, Paired, DiffusionLossConfig):
     @model_validator(mode="after")
     def _learns(self) -> BaselineConfig:
         own = "identity" if baseline_class(self.baseline).is_identity else "landmark"
-        if any(getattr(self.mixture, name) for name in {*Mixture.model_fields} - {"none", "identity", own}):
+        if self.mixture.foreign(own):
             raise ValueError(f"the baseline {self.baseline} has one condition, {own}; its mixture names another")
-        if not getattr(self.mixture, own):
+        if not self.mixture.share(own):
             raise ValueError(f"the baseline {self.baseline} learns nothing from a mixture without {own}")
         return self
 
     @property
-    def training_set(self) -> type[TrainingSet]:
-        """What gives the baseline its conditions; most read landmark images, or who it is."""
-        return SETS.get(self.baseline, TrainingSet)
+    def controls(self) -> Mapping[str, Control]:
+        """The landmark module's place, taken by what the baseline reads: mostly landmark images, or who it is."""
+        return {"landmark": READ_BY.get(self.baseline, CONTROLS["landmark"])}
 
     def build(self, device: torch.device) -> BaselineStage:
         """A fresh baseline beside the base that `start` holds."""
         return BaselineStage(self, device)
 
 
-class HeadSet(TrainingSet):
-    """A training set whose landmark images are head maps, which CapHuman's way reads."""
-
-    draws = False  # its maps are not bytes
-
-    def landmark_images(self, indices: Tensor) -> Tensor:
-        """Head maps ``(B, 5, L, L)``, mirrored with their images; see :func:`facecrafter.baselines.head.draw`."""
-        side = self.pixels.shape[1]
-        rows = (indices % self.count).tolist()
-        with ThreadPoolExecutor() as pool:
-            drawn = pool.map(lambda row: head.draw(self.points[row], side, self.landmark_size), rows)
-            maps = np.stack(list(drawn))
-        return torch.from_numpy(_twins(maps, head.mirrored(maps), indices >= self.count))
+def _heads(points: Sequence[NDArray[np.float32]], size: float, options: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Head maps ``(B, 5, L, L)``; see :func:`facecrafter.baselines.head.draw`."""
+    return np.stack([head.draw(one, size, options["size"]) for one in points])
 
 
-class ExpressionSet(TrainingSet):
-    """A training set whose landmark images are blendshapes, which the expression adapter reads."""
-
-    draws = False
-
-    def landmark_images(self, indices: Tensor) -> Tensor:
-        """Blendshapes ``(B, 52)``, mirrored with their images."""
-        shapes = self.blendshapes[(indices % self.count).numpy()]
-        return torch.from_numpy(_twins(shapes, symmetry.blendshapes(shapes), indices >= self.count))
+def _mirrored(mirror: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Callable[[Tensor], Tensor]:
+    """A mirror of arrays as one of tensors."""
+    return lambda value: torch.from_numpy(np.ascontiguousarray(mirror(value.cpu().numpy()))).to(value.device)
 
 
-def _twins(own: NDArray[np.float32], mirrored: NDArray[np.float32], twin: Tensor) -> NDArray[np.float32]:
-    """Rows of the first, and of the second where ``twin`` ``(B,)`` is true."""
-    return np.where(twin.numpy().reshape(-1, *[1] * (own.ndim - 1)), mirrored, own)
-
-
-SETS: dict[str, type[TrainingSet]] = {"caphuman": HeadSet, "expression_adapter": ExpressionSet}
+# What baselines read that do not read landmark images.
+READ_BY: dict[str, Control] = {
+    "caphuman": replace(CONTROLS["landmark"], encode=_heads, present=unchanged, mirror=_mirrored(head.mirrored)),
+    "expression_adapter": replace(
+        CONTROLS["landmark"],
+        read=lambda portrait: portrait.blendshapes,
+        encode=stacked,
+        present=unchanged,
+        mirror=_mirrored(symmetry.blendshapes),
+    ),
+}
 
 
 class BaselineObjective(nn.Module):
@@ -160,7 +151,7 @@ class BaselineStage(DiffusionStage[BaselineConfig]):
         drawn = super()._batch(data, seed, step, index, parts, device)
         batch = {name: drawn[name] for name in ("latents", "noise", "timesteps", "identity", "dropped")}
         if not self.baseline.is_identity:
-            return {**batch, "condition": drawn["landmark"], "given": drawn["landmark_weight"] != 0}
+            return {**batch, "condition": drawn["values"]["landmark"], "given": drawn["weights"]["landmark"] != 0}
         given = ~drawn["dropped"]
         return {**batch, "dropped": torch.ones_like(given), "condition": drawn["identity"][given], "given": given}
 

@@ -10,13 +10,13 @@ from torch import nn
 
 from facecrafter.data.pairs import Kind
 from facecrafter.models import checkpoint
-from facecrafter.models.controls import CONDITIONS
 from facecrafter.training.stages.diffusion import (
     DiffusionLossConfig,
     DiffusionObjective,
     DiffusionStage,
     Mixed,
     Paired,
+    add_control,
     add_controls,
     load_start,
 )
@@ -29,10 +29,9 @@ class ControlConfig(Mixed, Paired, DiffusionLossConfig):
 
     @model_validator(mode="after")
     def _learns(self) -> ControlConfig:
-        others = {*CONDITIONS, "both"} - {self.stage}
-        if any(getattr(self.mixture, name) for name in others):
-            raise ValueError(f"the {self.stage} stage trains one module alone; its mixture names the other too")
-        if not getattr(self.mixture, self.stage):
+        if self.mixture.foreign(self.stage):
+            raise ValueError(f"the {self.stage} stage trains one module alone; its mixture names another too")
+        if not self.mixture.share(self.stage):
             raise ValueError(f"the {self.stage} stage learns nothing from a mixture without {self.stage}")
         return self
 
@@ -42,7 +41,7 @@ class ControlConfig(Mixed, Paired, DiffusionLossConfig):
         return next((kind for kind in get_args(Kind) if kind == self.stage), super().pair_kind)
 
     def build(self, device: torch.device) -> ControlStage:
-        """The model that `start` holds, with untrained controls where it has none."""
+        """The model that `start` holds, with an untrained control where it lacks this one."""
         return ControlStage(self, device)
 
 
@@ -53,6 +52,8 @@ class ControlStage(DiffusionStage[ControlConfig]):
         model = load_start(self.config)
         if self.config.fresh_controls or model.controls is None:
             add_controls(model, self.config.seed)
+        elif self.config.stage not in model.controls.names:
+            add_control(model, self.config.stage, self.config.seed)
         return model
 
     def _build_objective(self) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from facecrafter.controls import CONTROLS, Control
 from facecrafter.data.dataset import TrainingSet
 from facecrafter.data.pairs import Kind, PairConfig, PairSampler
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import ConfigError
 from facecrafter.models import attention, checkpoint, scales
-from facecrafter.models.controls import CONDITIONS, branches
+from facecrafter.models.controls import branches
 from facecrafter.models.pretrained import is_published
 from facecrafter.models.pretrained import load as load_published
 from facecrafter.pipelines.generator import FaceCrafterGenerator
@@ -35,8 +37,6 @@ log = logging.getLogger(__name__)
 
 # Validation draws the same batches whatever the run's own seed is, so that runs can be compared.
 VALIDATION_SEED, VALIDATION_BATCHES = 20_000, 8
-# Where a control's config says which network read what the control learned from, for those that several can read.
-READERS = {"emotion": "emotion_estimator"}
 
 
 class DiffusionConfig(PreparedConfig):
@@ -51,9 +51,9 @@ class DiffusionConfig(PreparedConfig):
     plain_attention: Annotated[bool, ASIDE] = True
 
     @property
-    def training_set(self) -> type[TrainingSet]:
-        """What gives the samples' conditions."""
-        return TrainingSet
+    def controls(self) -> Mapping[str, Control]:
+        """What samples can be given beside identity."""
+        return CONTROLS
 
     @property
     def recomputes(self) -> bool:
@@ -142,10 +142,8 @@ class DiffusionObjective(nn.Module):
         timesteps: Tensor,
         identity: Tensor,
         dropped: Tensor,
-        landmark: Tensor,
-        landmark_weight: Tensor,
-        emotion: Tensor,
-        emotion_weight: Tensor,
+        values: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
         record: attention.AttentionRecord | None = None,
     ) -> Tensor:
         """The loss of a batch.
@@ -156,32 +154,25 @@ class DiffusionObjective(nn.Module):
             timesteps: ``(B,)``.
             identity: embeddings ``(B, D)``.
             dropped: ``(B,)`` bool, samples without identity.
-            landmark: landmark images ``(R, 3, L, L)`` in [0, 1], only of the R samples whose weight is not 0.
-            landmark_weight: ``(B,)``.
-            emotion: ``(B, 10)``.
-            emotion_weight: ``(B,)``.
+            values: what each control's module reads, ``(R, ...)``, only of the R samples whose weight is not 0.
+            weights: of each control, ``(B,)``.
             record: takes up what the attention of every block adds.
         """
         alpha_bar = self.alpha_bars[timesteps]
         noisy = losses.noised(latents, noise, alpha_bar)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
             tokens = self.encoder.mixed(identity, dropped)
-        conditions = self.conditions(landmark, landmark_weight, emotion, emotion_weight)
+        conditions = self.conditions(values, weights)
         conditions.record = record
         prediction = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
         target = losses.diffusion_target(self.kind, latents, noise, alpha_bar)
         return losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
 
-    def conditions(
-        self, landmark: Tensor, landmark_weight: Tensor, emotion: Tensor, emotion_weight: Tensor
-    ) -> attention.AttentionInputs:
-        """The controls' summands of Eq. 1; landmark images only of the samples whose weight is not 0."""
+    def conditions(self, values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> attention.AttentionInputs:
+        """The controls' summands of Eq. 1; values only of the samples whose weight is not 0."""
         if self.controls is None:
             return attention.AttentionInputs()
-        values = {"landmark": landmark, "emotion": emotion}
-        return attention.AttentionInputs(
-            branches(self.controls, values, {"landmark": landmark_weight, "emotion": emotion_weight})
-        )
+        return attention.AttentionInputs(branches(self.controls, values, weights))
 
 
 Own = TypeVar("Own", bound=DiffusionConfig)
@@ -200,9 +191,10 @@ class DiffusionStage(Stage, Generic[Own]):
     def __init__(self, config: Own, device: torch.device) -> None:
         self.config, self.device = config, device
         prepared, keep = config.read_at_scale()
-        side = int(scales.SCALES[config.scale].controls.get("landmark_size", 512))  # type: ignore[call-overload]
+        controls, scale = config.controls, scales.SCALES[config.scale]
+        options = {name: scale.control_options(name) for name in controls}
         pairs = config.pair_sampler(prepared, keep)
-        data, held = training_sets(prepared, keep, config.training_set, landmark_size=side, pairs=pairs)
+        data, held = training_sets(prepared, keep, options=options, pairs=pairs, controls=controls)
         self.data, self.held = data, held
         self.model = self._starting_model()
         attention.install(self.model.unet, plain=config.plain_attention and device.type == "cpu")
@@ -211,9 +203,9 @@ class DiffusionStage(Stage, Generic[Own]):
         for part in (data, held):
             if part is not None:
                 part.encode(self.model.autoencoder.to(device), config.data / "cache", device)
-        data.place(device)
+        data.place(device, controls)
         self.objective = self._build_objective().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._note_reader(prepared.estimator)
+        self._note_origin(prepared)
 
     def _starting_model(self) -> checkpoint.FaceModel:
         """The model to begin with."""
@@ -223,24 +215,24 @@ class DiffusionStage(Stage, Generic[Own]):
     def _build_objective(self) -> nn.Module:
         """What this stage minimises, on the model as it starts."""
 
-    def learned_controls(self) -> tuple[str, ...]:
+    def learned_controls(self) -> Sequence[str]:
         """The names of the controls that learn."""
         return ()
 
-    def _note_reader(self, estimator: str | None) -> None:
-        """Write into the controls' config whose readings they learn, for generation to read a photo in the same way."""
-        config = self.config
-        for key in (READERS[name] for name in self.learned_controls() if name in READERS):
+    def _note_origin(self, prepared: Prepared) -> None:
+        """Write into the controls' config where what they learn comes from, for generation to read photos likewise."""
+        for name in self.learned_controls():
             assert self.model.controls is not None
-            before = getattr(self.model.controls.config, key)
-            if estimator is None:
-                continue
-            if before not in (None, estimator):
-                log.warning(
-                    "the controls of %s learned emotions from %s, and go on with those that %s has from %s",
-                    config.start, before, config.data, estimator,
-                )  # fmt: skip
-            self.model.controls.register_to_config(**{key: estimator})
+            for option, value in CONTROLS[name].origin(prepared).items():
+                before = self.model.controls.options(name)[option]
+                if value is None:
+                    continue
+                if before not in (None, value):
+                    log.warning(
+                        "the control '%s' of %s learned from %s, and goes on with what %s has from %s",
+                        name, self.config.start, before, self.config.data, value,
+                    )  # fmt: skip
+                self.model.controls.register_to_config(**{f"{name}_{option}": value})
 
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
         """A share of a step's batch, of the samples to learn from."""
@@ -258,25 +250,26 @@ class DiffusionStage(Stage, Generic[Own]):
         else:
             chosen = whole.part(index, parts)
             identity = data.identities(chosen.indices, chosen.swap, chosen.pick)
-        with_landmarks = chosen.indices[chosen.landmark.bool()]
         batch = {
             "latents": data.latents[chosen.indices.to(data.latents.device)].float(),
             "noise": chosen.noise,
             "timesteps": chosen.timesteps,
             "identity": identity + self.config.identity_noise * chosen.identity_noise,
             "dropped": chosen.dropped,
-            "landmark": data.landmark_images(with_landmarks) if len(with_landmarks) else torch.zeros(0),
-            "landmark_weight": chosen.landmark,
-            "emotion": data.emotions(chosen.indices),
-            "emotion_weight": chosen.emotion,
         }
-        placed = {name: value.to(device) for name, value in batch.items()}
+        placed: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
+        placed["weights"] = {name: weight.to(device) for name, weight in chosen.weights.items()}
+        placed["values"] = {
+            name: data.conditions(name, chosen.indices[weight.bool()]).to(device)
+            for name, weight in chosen.weights.items()
+            if name in data.encoded
+        }
         return {**placed, **self._more(data, step, index, parts, chosen, identity, device)}
 
     def _draw(self, data: TrainingSet, seed: int, step: int) -> Draw:
         """The random part of a step's whole batch."""
         assert isinstance(self.config, Mixed)
-        return draw(*self._about(data, seed, step), self.config.mixture, self.config.pair)
+        return draw(*self._about(data, seed, step), self.config.mixture.shares, self.config.pair)
 
     def _about(self, data: TrainingSet, seed: int, step: int) -> tuple[int, int, int, int, torch.Size, int]:
         """What every draw begins with; see :func:`facecrafter.training.batches.draw`."""
@@ -321,7 +314,7 @@ class DiffusionStage(Stage, Generic[Own]):
     def samples(self) -> Tensor:
         """Identity alone, and identity with each condition of the next person's photo."""
         method = FaceCrafterGenerator(self.model, settings=Settings(speed="exact"))
-        alone = [[name] for name in CONDITIONS] if self.model.controls else []
+        alone = [[name] for name in self.model.controls.names] if self.model.controls else []
         return grid(self.data, [(method, given) for given in ([], *alone)])
 
     def save(self, folder: Path) -> None:
@@ -349,6 +342,14 @@ def add_controls(model: checkpoint.FaceModel, seed: int) -> None:
     """Give a model untrained controls, the same for a seed."""
     torch.manual_seed(seed)
     model.controls = scales.build_controls(model.scale, model.unet)
+
+
+def add_control(model: checkpoint.FaceModel, name: str, seed: int) -> None:
+    """Give a model's controls one more, untrained, the same for a seed."""
+    assert model.controls is not None
+    torch.manual_seed(seed)
+    options = model.scale.control_options(name)
+    model.controls.add([name], {f"{name}_{option}": value for option, value in options.items()})
 
 
 def need_controls(model: checkpoint.FaceModel, config: DiffusionConfig) -> checkpoint.FaceModel:

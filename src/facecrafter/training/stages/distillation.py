@@ -1,7 +1,8 @@
-"""Guidance distillation (Meng et al., 2023): one prediction learns to say what the four of Eq. 6 say together."""
+"""Guidance distillation (Meng et al., 2023): one prediction learns to say what those of Eq. 6 say together."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,6 @@ from facecrafter.config import Strict
 from facecrafter.data.dataset import TrainingSet
 from facecrafter.models.attention import AttentionInputs, Branch
 from facecrafter.models.checkpoint import FaceModel
-from facecrafter.models.controls import CONDITIONS
 from facecrafter.models.guidance_student import GuidanceStudent, student_of
 from facecrafter.models.prediction import predict
 from facecrafter.pipelines.generator import FaceCrafterGenerator
@@ -41,7 +41,7 @@ class DistillationConfig(Mixed):
 
     @model_validator(mode="after")
     def _has_an_identity(self) -> DistillationConfig:
-        if self.mixture.none:
+        if self.mixture.share("none"):
             raise ValueError("the distill stage gives every sample an identity; leave `none` out of its mixture")
         return self
 
@@ -72,10 +72,8 @@ class DistillationObjective(nn.Module):
         noise: Tensor,
         timesteps: Tensor,
         identity: Tensor,
-        landmark: Tensor,
-        landmark_weight: Tensor,
-        emotion: Tensor,
-        emotion_weight: Tensor,
+        values: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
         scales: Tensor,
     ) -> Tensor:
         """The loss of a batch.
@@ -85,28 +83,27 @@ class DistillationObjective(nn.Module):
             noise: standard normal, the same shape.
             timesteps: ``(B,)``.
             identity: embeddings ``(B, D)``.
-            landmark: landmark images ``(R, 3, L, L)`` in [0, 1], only of the R samples whose weight is not 0.
-            landmark_weight: ``(B,)``, 0 where landmarks are not given.
-            emotion: ``(B, 10)``.
-            emotion_weight: ``(B,)``, 0 where emotion is not given.
-            scales: of Eq. 6, for identity, landmarks and emotion, ``(B, 3)``.
+            values: what each control's module reads, ``(R, ...)``, only of the R samples whose weight is not 0.
+            weights: of each control, ``(B,)``, 0 where it is not given.
+            scales: of Eq. 6, for identity and each control of the model, ``(B, 1 + controls)``.
         """
         noisy = losses.noised(latents, noise, self.alpha_bars[timesteps])
-        scales = scales * torch.stack([torch.ones_like(landmark_weight), landmark_weight, emotion_weight], 1)
+        by_name = dict(zip(("identity", *self.controls.names), scales.unbind(1), strict=True))
+        by_name |= {name: by_name[name] * weights[name] for name in self.controls.names}
         with torch.no_grad():
             tokens = self.encoder(identity)
-            branches = self._branches(landmark, landmark_weight, emotion, emotion_weight)
-            target = self.teacher(noisy, timesteps, tokens, branches, scales)
-        student = self.student.inputs(self.unet, scales)
-        for name, weights in zip(CONDITIONS, student.weights, strict=True):
+            branches = self._branches(values, weights)
+            target = self.teacher(noisy, timesteps, tokens, branches, by_name)
+        student = self.student.inputs(self.unet, by_name)
+        for name, weight in student.weights.items():
             if name in branches:
-                branches[name].weights = weights[branches[name].rows]
+                branches[name].weights = weight[branches[name].rows]
         inputs = AttentionInputs(list(branches.values()), updates=student.updates)
         prediction = predict(self.unet, noisy, timesteps, inputs, tokens, time_update=student.time_update)
         return F.mse_loss(prediction.float(), target)
 
     def teacher(
-        self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, branches: dict[str, Branch], scales: Tensor
+        self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, branches: dict[str, Branch], scales: dict[str, Tensor]
     ) -> Tensor:
         """Eq. 6 with scales of each sample's own, ``(B, C, h, w)`` float32, its predictions made in one call.
 
@@ -115,7 +112,7 @@ class DistillationObjective(nn.Module):
             timesteps: ``(B,)``.
             tokens: identity tokens ``(B, T, width)``.
             branches: of the controls that are given, for the rows that have them.
-            scales: ``(B, 3)``, 0 where a control is not given.
+            scales: of identity and each control, ``(B,)``, 0 where a control is not given.
         """
         batch = len(noisy)
         rows = torch.cat([torch.arange(batch, device=noisy.device).repeat(2), *(one.rows for one in branches.values())])
@@ -127,7 +124,7 @@ class DistillationObjective(nn.Module):
             first += len(own)
         conditions = {"conditions": AttentionInputs(laid_out)}
         said = self.unet(noisy[rows], timesteps[rows], contexts, cross_attention_kwargs=conditions).sample.float()
-        scale = dict(zip(("identity", *CONDITIONS), scales.view(batch, 3, 1, 1, 1).unbind(1), strict=True))
+        scale = {name: value.view(batch, 1, 1, 1) for name, value in scales.items()}
         none, identity = said[:batch], said[batch : 2 * batch]
         total = none + scale["identity"] * (identity - none)
         parts = said[2 * batch :].split([len(branch.rows) for branch in branches.values()])
@@ -136,13 +133,10 @@ class DistillationObjective(nn.Module):
             total = total.index_add(0, branch.rows, difference)
         return total
 
-    def _branches(
-        self, landmark: Tensor, landmark_weight: Tensor, emotion: Tensor, emotion_weight: Tensor
-    ) -> dict[str, Branch]:
+    def _branches(self, values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Branch]:
         """Each control that is given to somebody, with a weight of 1 for those."""
-        given = {"landmark": (landmark, landmark_weight), "emotion": (emotion, emotion_weight)}
         made = {
-            name: self.controls.branch(name, value, (weight != 0).float()) for name, (value, weight) in given.items()
+            name: self.controls.branch(name, values[name], (weights[name] != 0).float()) for name in self.controls.names
         }
         return {name: branch for name, branch in made.items() if branch is not None}
 
@@ -155,9 +149,15 @@ class DistillationStage(DiffusionStage[DistillationConfig]):
     def _starting_model(self) -> FaceModel:
         return need_controls(load_start(self.config), self.config)
 
+    @property
+    def _names(self) -> list[str]:
+        """What has a scale in Eq. 6: identity and the model's controls."""
+        assert self.model.controls is not None
+        return ["identity", *self.model.controls.names]
+
     def _build_objective(self) -> nn.Module:
         torch.manual_seed(self.config.seed)
-        self.student = student_of(self.model.unet, self.config.distill.rank, self.model.scale.name)
+        self.student = student_of(self.model.unet, self.config.distill.rank, self.model.scale.name, self._names[1:])
         self.model.distilled = self.student
         return DistillationObjective(self.model, self.student)
 
@@ -172,12 +172,12 @@ class DistillationStage(DiffusionStage[DistillationConfig]):
         batch = super()._batch(data, seed, step, index, parts, device)
         del batch["dropped"]  # everybody has an identity
         size, spread = len(batch["latents"]), self.config.distill.spread
-        share = torch.rand(self.config.batch_size, 3, generator=generator(seed, 7, step))
-        own = torch.tensor([float(self.model.scale.sampling[f"{name}_scale"]) for name in ("identity", *CONDITIONS)])
+        share = torch.rand(self.config.batch_size, len(self._names), generator=generator(seed, 7, step))
+        own = torch.tensor([float(self.model.scale.sampling[f"{name}_scale"]) for name in self._names])
         drawn = own * (1 + spread * (2 * share - 1))
         return {**batch, "scales": drawn[index * size : (index + 1) * size].to(device)}
 
     def samples(self) -> Tensor:
         """Every condition of the next person's photo, by Eq. 6 and by the student."""
         methods = [FaceCrafterGenerator(self.model, settings=Settings(speed=speed)) for speed in ("exact", "distilled")]
-        return grid(self.data, [(method, method.conditions) for method in methods])
+        return grid(self.data, [(method, self._names[1:]) for method in methods])

@@ -144,7 +144,7 @@ class ExpressionStage(Stage):
         self.config, self.about = config, config.expression
         prepared, keep = config.read()
         self.data, self.held = training_sets(prepared, keep)
-        self.data.place(device, drawings=False)
+        self.data.place(device)
         self.labels = Reading(*(part.to(device) for part in labels(prepared, self.data.rows)))
         self.held_labels = labels(prepared, self.held.rows) if self.held else None
         self.fields = noise_fields(prepared.images.shape[1]).to(device)

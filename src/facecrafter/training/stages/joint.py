@@ -1,7 +1,8 @@
-"""The joint disentanglement stage (Sec. 3.2): both controls and the identity encoder by Eq. 5."""
+"""The joint disentanglement stage (Sec. 3.2): the controls and the identity encoder by Eq. 5."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,6 @@ from facecrafter.config import Strict
 from facecrafter.data.dataset import TrainingSet
 from facecrafter.errors import ConfigError
 from facecrafter.models import attention, checkpoint
-from facecrafter.models.controls import CONDITIONS
 from facecrafter.training import losses
 from facecrafter.training.batches import Draw, draw_joint
 from facecrafter.training.config import Share
@@ -40,7 +40,7 @@ class Joint(Strict):
 
 
 class JointConfig(Paired, EncoderConfig, DiffusionLossConfig):
-    """A run of the joint stage, which mixes the four combinations of Sec. 3.2 evenly."""
+    """A run of the joint stage, which mixes the combinations of Sec. 3.2 evenly: four of two controls."""
 
     stage: Literal["joint"] = "joint"
     joint: Joint = Joint()
@@ -80,7 +80,7 @@ class JointObjective(DiffusionObjective):
             losses.attention_features(own, controls, self.joint.reading)
             for own, controls in zip(taken.identity, taken.controls, strict=True)
         ]
-        combinations = losses.combination(batch["dropped"], batch["landmark_weight"], batch["emotion_weight"])
+        combinations = losses.combination(batch["dropped"], batch["weights"])
         return loss + self.joint.weight * losses.attention_disentanglement(features, masks, combinations, group)
 
 
@@ -99,9 +99,10 @@ class JointStage(DiffusionStage[JointConfig]):
         own = attention.identity_projections(self.model.unet) if self.config.joint.identity_projections else []
         return [self.model.controls, self.model.encoder, *own]
 
-    def learned_controls(self) -> tuple[str, ...]:
+    def learned_controls(self) -> Sequence[str]:
         """All of them."""
-        return CONDITIONS
+        assert self.model.controls is not None
+        return self.model.controls.names
 
     def rates(self) -> list[tuple[list[nn.Parameter], float]]:
         """Rates of the encoder and of the identity's K and V."""
@@ -112,8 +113,8 @@ class JointStage(DiffusionStage[JointConfig]):
         return self.config.joint.groups
 
     def _draw(self, data: TrainingSet, seed: int, step: int) -> Draw:
-        config = self.config
-        return draw_joint(*self._about(data, seed, step), config.joint.groups, config.joint.drop, config.pair)
+        joint, controls = self.config.joint, self.learned_controls()
+        return draw_joint(*self._about(data, seed, step), controls, joint.groups, joint.drop, self.config.pair)
 
     def _more(
         self,
