@@ -37,11 +37,11 @@ def test_a_probe_changes_one_thing_at_a_time(world, probes):
     assert len(probes) == 14
     assert len({(probe.person.file, probe.other.file) for probe in probes}) == 10
     for number, probe in enumerate(probes):
-        assert probe.posed.name == probe.moved.name and probe.posed.file != probe.moved.file
-        assert len({probe.person.name, probe.other.name, probe.posed.name}) == 3
+        assert probe.start.name == probe.changed["landmark"].name and probe.start.file != probe.changed["landmark"].file
+        assert len({probe.person.name, probe.other.name, probe.start.name}) == 3
         assert all(out[photo.file] for photo in probe.photos)
         first, *changed = probe.requests
-        assert first.conditions["landmark"] is first.conditions["emotion"] is probe.posed
+        assert first.conditions["landmark"] is first.conditions["emotion"] is probe.start
 
         def parts(request):
             given = request.conditions.get
@@ -109,12 +109,12 @@ def test_a_method_that_ignores_emotion_moves_nothing_by_it(probes, stub_method, 
 
 def test_the_matrix_by_a_plain_loop():
     random = np.random.default_rng(0)
-    moved, real = random.random((6, 3, 4)), random.random((6, 4))
+    moved, real = random.random((6, 3, 4)), random.random((6, 3, 4))
     moved[4, 1, 2] = np.nan
     kept = [0, 1, 2, 3, 5]
-    wanted = np.empty((3, 3))
+    wanted, place = np.empty((3, 3)), (0, 1, 1, 2)  # which change is meant to move each of the four
     for change in range(3):
-        ratio = [sum(moved[q, change, m] for q in kept) / sum(real[q, m] for q in kept) for m in range(4)]
+        ratio = [sum(moved[q, change, m] for q in kept) / sum(real[q, place[m], m] for q in kept) for m in range(4)]
         wanted[change] = ratio[0], (ratio[1] + ratio[2]) / 2, ratio[3]
     assert leakage.matrix(moved, real) == pytest.approx(wanted)
     assert np.isnan(leakage.matrix(moved * np.nan, real)).all()
@@ -122,7 +122,7 @@ def test_the_matrix_by_a_plain_loop():
 
 def test_movements_by_a_plain_loop(probes, stub_judges):
     judges = stub_judges()
-    first, second = (seen(judges, [getattr(probe, name).image for probe in probes]) for name in ("person", "mood"))
+    first, second = (seen(judges, [getattr(probe, name).image for probe in probes]) for name in ("person", "other"))
     made = leakage.movements(first, second)
     for row in range(len(probes)):
         assert made[row, 0] == pytest.approx(1 - float(first.identity[row] @ second.identity[row]))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facecrafter.controls import CONTROLS
 from facecrafter.evaluation import frechet, leakage, metrics, subgroups
 from facecrafter.evaluation.config import FOLDER, ControlConfig, Distance, MethodConfig
 from facecrafter.evaluation.measurements import Measurements
@@ -213,7 +214,7 @@ def _cast(session: Session, config: ControlConfig, pairs: Pairs) -> Cast:
     portraits = {row: session.portrait(row) for row in np.union1d(pairs.identity, pairs.target).tolist()}
     requests = []
     for number, (one, other) in enumerate(zip(pairs.identity.tolist(), pairs.target.tolist(), strict=True)):
-        target = dict.fromkeys(("landmark", "emotion"), portraits[other])
+        target = dict.fromkeys(CONTROLS, portraits[other])
         requests.append(Request(portraits[one], target, config.seed + number))
     probes = leakage.choose_probes(prepared, rows.tolist(), config.leakage, config.seed)
     return Cast(

@@ -1,8 +1,8 @@
 """What moves when something else was asked to: leakage, control curves, and the shape that landmarks bring along.
 
-**The matrix.** A probe is an image of a person in somebody's pose and expression and emotion, and the same image,
-from the same noise, with one of the three changed: another person; the landmarks of another photo *of the same third
-person*, so that pose and expression change and the face's shape does not; the emotion of another photo. Between the
+**The matrix.** A probe is an image of a person with every control from one photo, and the same image, from the same
+noise, with one thing changed: another person; the landmarks of another photo *of the same third person*, so that pose
+and expression change and the face's shape does not; the emotion of another photo, and so any other control. Between the
 first image and each of the others the judges measure how far identity went (1 - cosine), pose (length of the
 difference), expression (length), and emotion (root mean square over valence, arousal and the eight probabilities).
 
@@ -24,12 +24,13 @@ exactly 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facecrafter.controls import CONTROLS
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import DataError
 from facecrafter.evaluation import bootstrap
@@ -47,10 +48,16 @@ ABOUT = (
     "How far a thing moved when one thing was changed, as a share of how far it is between the photos that the change "
     "came from, by the same judges: 1 on the diagonal is full control, 0 elsewhere is no leakage."
 )
-KINDS = ("identity", "pose", "emotion")  # pose is pose and expression
 AXES = ("valence", "arousal")
 ASKED = np.linspace(-1, 1, 9)
-DRAWN = 10  # photos among which the farthest emotion is taken
+DRAWN = 10  # photos among which the farthest reading of a control is taken
+# What judges measure between two images.
+MOVEMENTS: dict[str, Callable[[Measurements, Measurements], Array]] = {
+    "identity": lambda one, other: 1 - cosines(one.identity, other.identity),
+    "pose": lambda one, other: np.linalg.norm(one.pose - other.pose, axis=1),
+    "expression": lambda one, other: np.linalg.norm(one.expression - other.expression, axis=1),
+    "emotion": lambda one, other: distances(one.emotion, other.emotion),
+}
 
 
 @dataclass(frozen=True)
@@ -59,36 +66,39 @@ class Probe:
 
     Attributes:
         person, other: whose identity, first and after the change.
-        posed, moved: two photos of a third person: landmarks, first and after the change. The first also gives the
-            emotion.
-        mood: whose emotion after the change.
-        seed: of all five images.
+        start: a photo of a third person, which gives every control first.
+        changed: by control, the photo that gives it after its change.
+        seed: of all images.
     """
 
     person: Portrait
     other: Portrait
-    posed: Portrait
-    moved: Portrait
-    mood: Portrait
+    start: Portrait
+    changed: dict[str, Portrait]
     seed: int
 
     @property
     def requests(self) -> list[Request]:
-        """Five: as it is, another identity, other landmarks, another emotion, and without landmarks."""
-        given = {"landmark": self.posed, "emotion": self.posed}
+        """As it is, with another identity, with each control changed, and without those that carry a face's shape."""
+        given = dict.fromkeys(self.changed, self.start)
+        free = {name: one for name, one in given.items() if not CONTROLS[name].carries_shape}
         first = Request(self.person, given, self.seed)
         return [
             first,
             replace(first, identity=self.other),
-            replace(first, conditions={**given, "landmark": self.moved}),
-            replace(first, conditions={**given, "emotion": self.mood}),
-            replace(first, conditions={"emotion": self.posed}),
+            *(replace(first, conditions={**given, name: photo}) for name, photo in self.changed.items()),
+            replace(first, conditions=free),
         ]
 
     @property
     def photos(self) -> list[Portrait]:
-        """The five photos that it is made of, in the order of the attributes."""
-        return [self.person, self.other, self.posed, self.moved, self.mood]
+        """The photos that it is made of, in the order of the attributes: as many as there are requests."""
+        return [self.person, self.other, self.start, *self.changed.values()]
+
+
+def changes() -> dict[str, tuple[str, ...]]:
+    """The changes of the matrix in order, each with what of :data:`MOVEMENTS` it is meant to move."""
+    return {"identity": ("identity",), **{control.row: control.moves for control in CONTROLS.values()}}
 
 
 def choose_probes(prepared: Prepared, people: Sequence[int], count: int, seed: int) -> list[Probe]:
@@ -119,67 +129,82 @@ def choose_probes(prepared: Prepared, people: Sequence[int], count: int, seed: i
         if not thirds:
             raise DataError("the leakage matrix needs a third person with two photos held out; set leakage: 0")
         some = photos[thirds[int(random.integers(len(thirds)))]]
-        posed = some[int(random.integers(len(some)))]
-        moved = max((one for one in some if one != posed), key=lambda one: np.linalg.norm(apart[one] - apart[posed]))
-        moods = random.choice(rows, min(DRAWN, len(rows)), replace=False)
-        mood = moods[np.linalg.norm(prepared.emotion[moods] - prepared.emotion[posed], axis=1).argmax()]
-        rows_of = {"person": person, "other": other, "posed": posed, "moved": moved, "mood": int(mood)}
-        portraits = {name: Portrait.of(prepared, row) for name, row in rows_of.items()}
-        probes.append(Probe(**portraits, seed=seed + number))
+        start = some[int(random.integers(len(some)))]
+        changed = {}
+        for name, control in CONTROLS.items():
+            if control.carries_shape:
+                own = [one for one in some if one != start]
+                changed[name] = max(own, key=lambda one: float(np.linalg.norm(apart[one] - apart[start])))
+            else:
+                drawn = random.choice(rows, min(DRAWN, len(rows)), replace=False)
+                readings = control.read(prepared)
+                away = (readings[drawn] - readings[start]).reshape(len(drawn), -1)
+                changed[name] = int(drawn[np.linalg.norm(away, axis=1).argmax()])
+        first, second, third = (Portrait.of(prepared, row) for row in (person, other, start))
+        others = {name: Portrait.of(prepared, row) for name, row in changed.items()}
+        probes.append(Probe(first, second, third, others, seed + number))
     return probes
 
 
 def movements(first: Measurements, second: Measurements) -> Array:
-    """``(Q, 4)``: how far identity, pose, expression and emotion are apart in Q pairs of images."""
-    return np.stack(
-        [
-            1 - cosines(first.identity, second.identity),
-            np.linalg.norm(first.pose - second.pose, axis=1),
-            np.linalg.norm(first.expression - second.expression, axis=1),
-            distances(first.emotion, second.emotion),
-        ],
-        axis=1,
-    )
+    """``(Q, 4)``: how far each of :data:`MOVEMENTS` is apart in Q pairs of images."""
+    return np.stack([movement(first, second) for movement in MOVEMENTS.values()], axis=1)
 
 
 def matrix(moved: Array, real: Array) -> Array:
-    """The leakage matrix ``(3, 3)``: a row a change, a column what moved, both in the order of :data:`KINDS`.
+    """The leakage matrix ``(C, C)``: a row a change, a column what moved, both in the order of :func:`changes`.
 
     Args:
-        moved: ``(Q, 3, 4)``: movements of Q probes for each change.
-        real: ``(Q, 4)``: movements between the photos: of identity between those of the first change, of pose and
-            expression between those of the second, of emotion between those of the third.
-            Probes with a NaN on either side are left out.
+        moved: ``(Q, C, 4)``: movements of Q probes for each change.
+        real: ``(Q, C, 4)``: movements between the photos that each change came from.
+            Probes with a NaN on either side are left out, of the photos where what the change is meant to move is NaN.
     """
-    whole = np.isfinite(moved).all((1, 2)) & np.isfinite(real).all(1)
+    whole, columns = _whole(moved, real), _columns()
     if not whole.any():
-        return np.full((3, 3), np.nan)
+        return np.full((len(columns), len(columns)), np.nan)
+    mean, wanted = moved[whole].mean(0), real[whole].mean(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = moved[whole].mean(0) / real[whole].mean(0)
-    return np.stack([ratios[:, 0], ratios[:, 1:3].mean(1), ratios[:, 3]], axis=1)
+        shares = [(mean[:, places] / wanted[change, places]).mean(1) for change, places in enumerate(columns)]
+    return np.stack(shares, axis=1)
+
+
+def _columns() -> list[list[int]]:
+    """For each change, which of :data:`MOVEMENTS` it is meant to move."""
+    return [[list(MOVEMENTS).index(name) for name in moves] for moves in changes().values()]
+
+
+def _whole(moved: Array, real: Array) -> NDArray[np.bool_]:
+    """``(Q,)``: which probes were measured on both sides; see :func:`matrix`."""
+    wanted = [real[:, change, places] for change, places in enumerate(_columns())]
+    return np.asarray(np.isfinite(moved).all((1, 2)) & np.isfinite(np.concatenate(wanted, axis=1)).all(1))
 
 
 def real_movements(photos: Measurements) -> Array:
-    """``(Q, 4)`` of the photos of Q probes, ``Q * 5`` in the order of :attr:`Probe.photos`; see :func:`matrix`."""
-    person, other, posed, moved, mood = (photos.rows(slice(start, None, 5)) for start in range(5))
-    people, poses, moods = movements(person, other), movements(posed, moved), movements(posed, mood)
-    return np.stack([people[:, 0], poses[:, 1], poses[:, 2], moods[:, 3]], axis=1)
+    """``(Q, C, 4)`` of the photos of Q probes, in the order of :attr:`Probe.photos`; see :func:`matrix`."""
+    person, other, start, *changed = _by_place(photos)
+    return np.stack([movements(person, other), *(movements(start, one) for one in changed)], axis=1)
+
+
+def _by_place(measured: Measurements) -> list[Measurements]:
+    """What was measured of Q probes' images, or of their photos, by place within a probe."""
+    places = len(CONTROLS) + 3
+    return [measured.rows(slice(start, None, places)) for start in range(places)]
 
 
 def leakage(images: Measurements, photos: Measurements) -> Leakage:
-    """The matrix, as the result has it.
+    """The matrix as a result has it.
 
     Args:
-        images: of Q probes, ``Q * 5`` in the order of :attr:`Probe.requests`.
-        photos: of the same probes, ``Q * 5`` in the order of :attr:`Probe.photos`.
+        images: of Q probes, in the order of :attr:`Probe.requests`.
+        photos: of the same probes, in the order of :attr:`Probe.photos`.
     """
-    first, *changed, _ = (images.rows(slice(start, None, 5)) for start in range(5))
+    first, *changed, _ = _by_place(images)
     moved = np.stack([movements(first, one) for one in changed], axis=1)
     real = real_movements(photos)
-    whole = np.asarray(np.isfinite(moved).all((1, 2)) & np.isfinite(real).all(1))
+    whole, names = _whole(moved, real), list(changes())
     return Leakage(
-        changed=list(KINDS),
-        moved=list(KINDS),
+        changed=names,
+        moved=names,
         values=matrix(moved, real).tolist(),
         about=ABOUT,
         probes=len(whole),
@@ -189,8 +214,7 @@ def leakage(images: Measurements, photos: Measurements) -> Leakage:
 
 def shape_leak(images: Measurements, photos: Measurements, people: Sequence[str]) -> Interval:
     """The shape that landmarks bring along, over Q probes of people, Q; see :func:`leakage` and this module."""
-    given, free = images.rows(slice(0, None, 5)), images.rows(slice(4, None, 5))
-    target = photos.rows(slice(2, None, 5)).identity
+    (given, *_, free), target = _by_place(images), _by_place(photos)[2].identity
     more = cosines(given.identity, target) - cosines(free.identity, target)
     seen = np.isfinite(more)
     return bootstrap.mean(more[seen], [person for person, one in zip(people, seen, strict=True) if one])
