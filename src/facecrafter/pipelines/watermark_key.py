@@ -35,7 +35,7 @@ def key_signs() -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1)
-def functions() -> NDArray[np.float64]:
+def basis_functions() -> NDArray[np.float64]:
     """Malvar's lapped orthogonal transform of 8 values: a basis function a row, ``(8, 16)``, even and odd in turn."""
     cosines = np.cos(np.pi / 16 * np.outer(np.arange(8), 2 * np.arange(8) + 1)) / 2
     cosines[0] /= np.sqrt(2)
@@ -57,7 +57,7 @@ def _placed() -> NDArray[np.float64]:
     """The basis functions of each frequency at their 15 places, orthonormal rows of ``(8, 15, 128)``."""
     placed = np.zeros((8, _BLOCKS, GRID))
     for block in range(_BLOCKS):
-        placed[:, block, _BLOCK * block : _BLOCK * block + _LENGTH] = functions()
+        placed[:, block, _BLOCK * block : _BLOCK * block + _LENGTH] = basis_functions()
     return placed
 
 
@@ -91,7 +91,7 @@ def agreement_with(coefficients: NDArray[np.float64], inside: NDArray[np.uint8] 
         coefficients: ``(bands, 15, 15)``.
         inside: which of the places ``(15, 15)`` count; all if None.
     """
-    votes = votes(coefficients)
+    votes = votes_of(coefficients)
     if inside is not None:
         votes = votes * inside
     middle = _BLOCKS // 2
@@ -102,7 +102,7 @@ def agreement_with(coefficients: NDArray[np.float64], inside: NDArray[np.uint8] 
     return float((pairs * key_signs()[:, :, : middle + 1]).sum()) / length if length > 1e-6 else 0.0
 
 
-def votes(responses: NDArray[np.floating]) -> NDArray[np.floating]:
+def votes_of(responses: NDArray[np.floating]) -> NDArray[np.floating]:
     """Coefficients ``(bands, ...)`` in [-1, 1]: nearly their signs, but nothing where there is nothing."""
     limits = _LIMIT * np.abs(responses).mean(axis=(1, 2), keepdims=True) + 0.3
     return np.clip(responses / limits, -1, 1)

@@ -22,7 +22,7 @@ from facecrafter.pipelines.watermark_key import (
     coefficients_of,
     key_signs,
     orders_of_magnitude,
-    votes,
+    votes_of,
 )
 
 _STEP = 1.04  # ratio of neighbouring scales
@@ -156,7 +156,7 @@ def _agreements(pyramid: Pyramid, window: Part, side: int) -> Array:
     grey, inside = pyramid.cut(window, side)
     functions, signs, places = _spectra(side)
     responses = fft.irfft2(fft.rfft2(grey - grey.mean()) * functions, (side, side))
-    votes = votes(responses) * inside
+    votes = votes_of(responses) * inside
     sums = fft.irfft2((fft.rfft2(votes) * signs).sum(axis=0), (side, side))
     squares = fft.irfft2(fft.rfft2((votes**2).sum(axis=0)) * places, (side, side))
     least = _LEAST_COVER * len(_BANDS) * _BLOCKS**2
@@ -169,7 +169,7 @@ def _spectra(side: int) -> tuple[NDArray[np.complex64], NDArray[np.complex64], N
     functions = np.zeros((len(_BANDS), side, side), np.float32)
     signs = np.zeros_like(functions)
     places = np.zeros((side, side), np.float32)
-    own = functions()
+    own = basis_functions()
     for index, (row, column) in enumerate(_BANDS):
         functions[index, :_LENGTH, :_LENGTH] = np.outer(own[row], own[column])
     reach = slice(0, _BLOCKS * _BLOCK, _BLOCK)
