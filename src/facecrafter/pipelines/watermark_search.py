@@ -19,6 +19,7 @@ from facecrafter.pipelines.watermark_key import (
     THRESHOLD,
     Array,
     agreement_with,
+    basis_functions,
     coefficients_of,
     key_signs,
     orders_of_magnitude,
