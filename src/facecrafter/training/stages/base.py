@@ -156,21 +156,11 @@ class BaseStage(DiffusionStage[BaseConfig]):
         loss = self.objective.image_loss
         return [loss.discriminators] if loss is not None and loss.discriminators is not None else []
 
-    def _more(
-        self,
-        data: TrainingSet,
-        step: int,
-        index: int,
-        parts: int,
-        chosen: Draw,
-        identity: Tensor,
-        device: torch.device,
-    ) -> dict[str, Any]:
+    def _more(self, data: TrainingSet, chosen: Draw, identity: Tensor, place: tuple[int, int, int]) -> dict[str, Any]:
         if not self.config.image_loss.on or data is not self.data:
             return {}
-        return {
-            "rollout": self._rollout(step, index, chosen, identity, self.config.image_loss.batch // parts).to(device)
-        }
+        step, index, parts = place
+        return {"rollout": self._rollout(step, index, chosen, identity, self.config.image_loss.batch // parts)}
 
     def _rollout(self, step: int, index: int, chosen: Draw, identity: Tensor, count: int) -> Rollout:
         """Rollouts for the first ``count`` samples of a batch: some keep their person, some get one between two people

@@ -264,7 +264,9 @@ class DiffusionStage(Stage, Generic[Own]):
             for name, weight in chosen.weights.items()
             if name in data.encoded
         }
-        return {**placed, **self._more(data, step, index, parts, chosen, identity, device)}
+        for name, value in self._more(data, chosen, identity, (step, index, parts)).items():
+            placed[name] = value if isinstance(value, int) else value.to(device)
+        return placed
 
     def _draw(self, data: TrainingSet, seed: int, step: int) -> Draw:
         """The random part of a step's whole batch."""
@@ -289,17 +291,15 @@ class DiffusionStage(Stage, Generic[Own]):
         replicas = torch.arange(points).repeat_interleave(config.batch_size // points)
         return replace(whole, indices=(inputs + self.data.count * mirrored)[replicas]), sources[replicas]
 
-    def _more(
-        self,
-        data: TrainingSet,
-        step: int,
-        index: int,
-        parts: int,
-        chosen: Draw,
-        identity: Tensor,
-        device: torch.device,
-    ) -> dict[str, Any]:
-        """What this stage's objective takes beside Eq. 4's; ``chosen`` is this share of the draw."""
+    def _more(self, data: TrainingSet, chosen: Draw, identity: Tensor, place: tuple[int, int, int]) -> dict[str, Any]:
+        """What this stage's objective takes beside Eq. 4's.
+
+        Args:
+            data: where the samples come from.
+            chosen: the draw of this share of the batch.
+            identity: its embeddings, without noise.
+            place: the step, which share it is, and of how many.
+        """
         return {}
 
     @torch.no_grad()

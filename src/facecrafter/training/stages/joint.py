@@ -116,16 +116,7 @@ class JointStage(DiffusionStage[JointConfig]):
         joint, controls = self.config.joint, self.learned_controls()
         return draw_joint(*self._about(data, seed, step), controls, joint.groups, joint.drop, self.config.pair)
 
-    def _more(
-        self,
-        data: TrainingSet,
-        step: int,
-        index: int,
-        parts: int,
-        chosen: Draw,
-        identity: Tensor,
-        device: torch.device,
-    ) -> dict[str, Any]:
+    def _more(self, data: TrainingSet, chosen: Draw, identity: Tensor, place: tuple[int, int, int]) -> dict[str, Any]:
         count = len(chosen.indices)
         # A group that is cut into several parts of the batch is compared within each part.
         group = min(self.config.batch_size // self.config.joint.groups, count)
@@ -134,4 +125,4 @@ class JointStage(DiffusionStage[JointConfig]):
                 f"groups of {group} replicas do not fit into parts of {count} samples; choose joint.groups so that a "
                 "group is a multiple of a part or a part of a group"
             )
-        return {"masks": data.face_masks(chosen.indices).to(device), "group": group}
+        return {"masks": data.face_masks(chosen.indices), "group": group}
