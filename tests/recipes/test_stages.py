@@ -31,7 +31,7 @@ from facecrafter.io import alone
 from facecrafter.models import checkpoint, scales
 from facecrafter.models.scales import Scale
 from facecrafter.sampling.sampler import Sampler
-from facecrafter.training import trainer
+from facecrafter.training import run_folder, trainer
 from facecrafter.training.config import RunConfig
 from facecrafter.training.image_loss import ImageLossConfig
 from facecrafter.training.stages import load, parse, stages
@@ -135,7 +135,7 @@ def test_a_control_stage_changes_its_own_tensors_and_no_other(condition: str, tm
     own = {name for name in load_file(before / FILES[3]) if is_control_of(condition)(name)}
     assert different == {FILES[0]: set(), FILES[1]: set(), FILES[2]: set(), FILES[3]: own}
     assert len(own) == {"landmark": 10 + 8, "emotion": 6 + 8}[condition]
-    learned = torch.load(config.run / trainer.CHECKPOINT, weights_only=True)["parameters"]
+    learned = torch.load(config.run / run_folder.CHECKPOINT, weights_only=True)["parameters"]
     assert len(learned) == len(own)  # the optimiser holds nothing else
     assert [record["step"] for record in logged(config)] == [1, 2]
     assert all(0 < record["loss"] < 100 for record in logged(config))
@@ -562,7 +562,7 @@ def test_a_moved_run_that_trains_longer_is_the_long_run_to_the_bit(
     assert losses[1] == [*losses[0][:2], losses[0][3]]
     saved = [load(longer.run / name) for name in ("config.yaml", "config-to-2.yaml")]
     assert saved == [longer, short]
-    assert torch.load(longer.run / trainer.CHECKPOINT, weights_only=True)["step"] == 4
+    assert torch.load(longer.run / run_folder.CHECKPOINT, weights_only=True)["step"] == 4
 
 
 def test_a_longer_cosine_is_followed_from_there_on_and_said(
@@ -584,8 +584,8 @@ def test_a_longer_cosine_is_followed_from_there_on_and_said(
 
 def test_a_share_of_a_longer_run_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = config_of("autoencoder", tmp_path, steps=4)
-    trainer._write_config(config)
-    trainer._go_on(config.model_copy(update={"steps": 8}), config, 4)
+    run_folder._write_config(config)
+    run_folder.go_on(config.model_copy(update={"steps": 8}), config, 4)
     assert "loss.whole_from is a share of 8 steps now, and was of 4" in caplog.text
 
 
@@ -621,16 +621,16 @@ def test_a_run_goes_on_with_what_it_began_with_and_nothing_else(
 
 def test_a_joint_runs_own_config_is_one(small: Scale, tmp_path: Path) -> None:
     config = joint_config(tmp_path)
-    trainer._open_run(config, torch.device("cpu"))
+    run_folder.open_run(config, torch.device("cpu"))
     assert load(config.run / "config.yaml") == config
 
 
 def test_the_log_holds_no_step_twice(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2}\n[]\n{"step": 3}\n{"step": 4, "lo')
-    trainer._trim(path, 2)
+    run_folder._trim(path, 2)
     assert path.read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2}\n'
-    trainer._trim(path, 0)
+    run_folder._trim(path, 0)
     assert path.read_text() == ""
 
 
@@ -722,12 +722,12 @@ def test_a_used_folder_is_refused_and_a_resume_must_be_of_the_same_run(small: Sc
     with pytest.raises(ConfigError, match="no checkpoint to resume"):
         trainer.train(config, resume=True, progress=False)
     trainer.train(config, progress=False)
-    before = (config.run / trainer.CHECKPOINT).read_bytes()
+    before = (config.run / run_folder.CHECKPOINT).read_bytes()
     with pytest.raises(ConfigError, match="already holds a run"):
         trainer.train(config, progress=False)
     with pytest.raises(ConfigError, match="another config: learning_rate; see"):
         trainer.train(config.model_copy(update={"learning_rate": 1.0}), resume=True, progress=False)
-    assert (config.run / trainer.CHECKPOINT).read_bytes() == before
+    assert (config.run / run_folder.CHECKPOINT).read_bytes() == before
 
 
 def test_a_run_from_before_there_was_a_setting_goes_on(small: Scale, tmp_path: Path) -> None:
@@ -745,11 +745,11 @@ def test_a_run_from_before_there_was_a_setting_goes_on(small: Scale, tmp_path: P
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_config_knows_its_own_run_again(path: Path, tmp_path: Path) -> None:
     config = load(path, {"run": tmp_path})
-    trainer._open_run(config, torch.device("cpu"))
-    (tmp_path / trainer.CHECKPOINT).touch()
-    trainer._check_run(config, resume=True)
+    run_folder.open_run(config, torch.device("cpu"))
+    (tmp_path / run_folder.CHECKPOINT).touch()
+    run_folder.check(config, resume=True)
     with pytest.raises(ConfigError, match="another config: seed; see"):
-        trainer._check_run(config.model_copy(update={"seed": 77}), resume=True)
+        run_folder.check(config.model_copy(update={"seed": 77}), resume=True)
 
 
 def test_images_of_another_size_are_refused(
@@ -757,7 +757,7 @@ def test_images_of_another_size_are_refused(
 ) -> None:
     start_folder(tmp_path / "start", small)
     coarse = dataclasses.replace(prepared, images=prepared.images[:, ::2, ::2])
-    monkeypatch.setattr(trainer.shards, "load", lambda *_, **__: coarse)
+    monkeypatch.setattr(shards, "load", lambda *_, **__: coarse)
     with pytest.raises(DataError, match="are of 64 px, and the mini scale's of 128; prepare them with --size 128"):
         trainer.train(config_of("landmark", tmp_path), progress=False)
 
@@ -794,7 +794,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(
     monkeypatch.setattr(DiffusionObjective, "forward", forward)
     with pytest.raises(FaceCrafterError, match=r"at step 2 of .*checkpoint is kept"):
         trainer.train(config, progress=False)
-    state = torch.load(config.run / trainer.CHECKPOINT, weights_only=True)
+    state = torch.load(config.run / run_folder.CHECKPOINT, weights_only=True)
     assert state["step"] == 2
     assert all(parameter.isfinite().all() for parameter in state["parameters"])
 
@@ -805,17 +805,17 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
 ) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of("landmark", tmp_path, steps=2, save_every=1)
-    real = trainer._save
+    real = run_folder.State.save
 
-    def save(config: RunConfig, step: int, *arguments: Any) -> None:
+    def save(self: run_folder.State, config: RunConfig, step: int) -> None:
         if step == 2:
-            (config.run / f"{trainer.CHECKPOINT}.partial").symlink_to("/dev/full")
-        real(config, step, *arguments)
+            (config.run / f"{run_folder.CHECKPOINT}.partial").symlink_to("/dev/full")
+        real(self, config, step)
 
-    monkeypatch.setattr(trainer, "_save", save)
+    monkeypatch.setattr(run_folder.State, "save", save)
     with pytest.raises(CheckpointError, match="step 2 could not be written"):
         trainer.train(config, progress=False)
-    assert torch.load(config.run / trainer.CHECKPOINT, weights_only=True)["step"] == 1
+    assert torch.load(config.run / run_folder.CHECKPOINT, weights_only=True)["step"] == 1
     assert not list(config.run.glob("*.partial"))
 
 
@@ -823,7 +823,7 @@ def test_a_damaged_checkpoint_is_named(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of("landmark", tmp_path, steps=1)
     trainer.train(config, progress=False)
-    path = config.run / trainer.CHECKPOINT
+    path = config.run / run_folder.CHECKPOINT
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read"):
         trainer.train(config, resume=True, progress=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,6 +139,14 @@ class RunConfig(Strict):
     def divided(self) -> dict[str, int]:
         """The counts of samples a step that are divided among processes and accumulated steps, by setting."""
         return {"batch_size": self.batch_size}
+
+    def rate_factor(self, step: int) -> float:
+        """The learning rate's factor at a step, in (0, 1]: linear warm-up, then constant or half a cosine down to
+        2 %."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        if self.schedule == "constant":
+            return warm
+        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
     @abstractmethod
     def build(self, device: torch.device) -> Stage:

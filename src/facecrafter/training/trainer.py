@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import logging
 import math
 import os
@@ -12,28 +9,24 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from torch import Tensor, nn
+from torch import nn
 
-from facecrafter import config as config_file
-from facecrafter import weights
-from facecrafter.data import shards
-from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
-from facecrafter.interruption import deferred, stating
-from facecrafter.io import alone, whole, write_whole
-from facecrafter.provenance import environment
-from facecrafter.training.config import RunConfig, Stage, start_folder
-from facecrafter.training.stages import load
+from facecrafter.errors import ConfigError, FaceCrafterError
+from facecrafter.interruption import stating
+from facecrafter.io import alone
+from facecrafter.training import run_folder
+from facecrafter.training.config import RunConfig, Stage
+from facecrafter.training.run_folder import Log, State
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT, CONFIG, INPUTS, LOG = "checkpoint.pt", "config.yaml", "inputs.json", "log.jsonl"
 _AHEAD = 3  # batches made ahead of their step
 
 
@@ -53,11 +46,11 @@ def train(config: RunConfig, resume: bool = False, progress: bool = True) -> Pat
         FaceCrafterError: the loss is no longer a number; the last checkpoint is kept.
         KeyboardInterrupt: after Ctrl-C, with a note that says which step is kept.
     """
-    before, reached = _check_run(config, resume), _Reached()
+    before, reached = run_folder.check(config, resume), _Reached()
     # Of several processes of one run the first one locks.
     with (
-        alone(config.run, "run") if os.environ.get("RANK", "0") == "0" else _nothing(),
-        stating(lambda: _kept(config, reached.step)),
+        alone(config.run, "run") if os.environ.get("RANK", "0") == "0" else nullcontext(),
+        stating(lambda: run_folder.kept(config, reached.step)),
     ):
         return _train(config, before, progress, reached)
 
@@ -84,7 +77,7 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
     _check_shares(config, parts)
     main = accelerator.is_main_process
     if main and before is None:
-        _open_run(config, accelerator.device)
+        run_folder.open_run(config, accelerator.device)
     accelerator.wait_for_everyone()
 
     # data, network
@@ -102,16 +95,17 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
         config.learning_rate,
         betas=(0.9, 0.99),
         weight_decay=config.weight_decay,
-        fused=_fused(accelerator.device),
+        fused=accelerator.device.type in ("cuda", "cpu"),
     )
     objective, optimizer = accelerator.prepare(stage.objective, optimizer)
-    first = reached.step = _restore(config, parameters, buffers, optimizer, ema) if before else 0
+    state = State(parameters, buffers, optimizer, ema)
+    first = reached.step = state.restore(config) if before else 0
     if main and before:
-        _go_on(config, before, first)
+        run_folder.go_on(config, before, first)
     batches = _batches(config, stage, accelerator, first)
 
     # loop
-    records = _Log(config.run, main, first)
+    records = Log(config.run, main, first)
     bar = tqdm(
         range(first, config.steps),
         initial=first,
@@ -121,8 +115,9 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
     )
     started = time.monotonic()
     for step in bar:
+        factor = config.rate_factor(step)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * group["share"] * schedule(config, step)
+            group["lr"] = config.learning_rate * group["share"] * factor
         loss = _step(config, batches, objective, optimizer, parameters, accelerator)
         if not math.isfinite(loss):
             raise FaceCrafterError(
@@ -133,12 +128,7 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
         reached.step = step + 1
         if (step + 1) % config.log_every == 0:
             rate = (step + 1 - first) * config.batch_size / (time.monotonic() - started)
-            records.scalars(
-                step + 1,
-                loss=loss,
-                learning_rate=config.learning_rate * schedule(config, step),
-                samples_per_second=rate,
-            )
+            records.scalars(step + 1, loss=loss, learning_rate=config.learning_rate * factor, samples_per_second=rate)
             bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.0f}/s")
         if main and (step + 1) % config.validate_every == 0:
             _validate(stage, objective, accelerator, records, step + 1)
@@ -146,7 +136,7 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
             with _averaged(ema, parameters, stage):
                 records.images(step + 1, stage.samples(), _people(stage))
         if main and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
-            _save(config, step + 1, parameters, buffers, optimizer, ema)
+            state.save(config, step + 1)
 
     # result
     if main:
@@ -163,14 +153,6 @@ def _check_shares(config: RunConfig, parts: int) -> None:
     for name, count in config.divided().items():
         if count % parts:
             raise ConfigError(f"{name} {count} does not divide among {parts} processes and accumulated steps")
-
-
-def schedule(config: RunConfig, step: int) -> float:
-    """The learning rate's factor at a step, in (0, 1]: linear warm-up, then constant or half a cosine down to 2 %."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup))
-    if config.schedule == "constant":
-        return warm
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
 def _batches(config: RunConfig, stage: Stage, accelerator: Any, first: int) -> Iterator[dict[str, Any]]:
@@ -207,7 +189,7 @@ def _step(
     for turn in range(config.accumulate):
         batch = next(batches)
         last = turn == config.accumulate - 1
-        with accelerator.no_sync(objective) if not last else _nothing():
+        with accelerator.no_sync(objective) if not last else nullcontext():
             with accelerator.autocast():
                 loss = objective(**batch) / config.accumulate
             if loss.requires_grad:  # a share may happen to hold no sample with the condition that learns
@@ -228,7 +210,7 @@ def _people(stage: Stage) -> int:
     return min(8, stage.data.count) if stage.data else 8
 
 
-def _validate(stage: Stage, objective: nn.Module, accelerator: Any, records: _Log, step: int) -> None:
+def _validate(stage: Stage, objective: nn.Module, accelerator: Any, records: Log, step: int) -> None:
     objective.eval()
     with accelerator.autocast():
         loss = stage.validate()
@@ -256,236 +238,14 @@ def _groups(config: RunConfig, stage: Stage, parameters: list[nn.Parameter]) -> 
     return [group for group in groups if group["params"]]
 
 
-def _fused(device: torch.device) -> bool:
-    return device.type in ("cuda", "cpu")
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-class _averaged:
+@contextmanager
+def _averaged(ema: Any, parameters: list[nn.Parameter], stage: Stage) -> Iterator[None]:
     """Within it the model has the averaged weights."""
-
-    def __init__(self, ema: Any, parameters: list[nn.Parameter], stage: Stage) -> None:
-        self.ema, self.parameters, self.stage = ema, parameters, stage
-
-    def __enter__(self) -> None:
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
-        self.stage.objective.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.ema.restore(self.parameters)
-        self.stage.objective.train()
-
-
-# --- the run folder ---------------------------------------------------------------------------------------------------
-
-
-def _check_run(config: RunConfig, resume: bool) -> RunConfig | None:
-    """Refuse a run folder that is not this run's; returns the config of the run that goes on. Every process asks, so
-    that none waits for one that has given up."""
-    checkpoint, saved = config.run / CHECKPOINT, config.run / CONFIG
-    if not resume:
-        if checkpoint.is_file():
-            raise ConfigError(f"{config.run} already holds a run; go on with --resume, or choose another run folder")
-        return None
-    if not checkpoint.is_file():
-        raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
-    before = load(saved)  # what it does not name yet has its default
-    changed = config_file.differences(before, config) if before.stage == config.stage else ["stage"]
-    if changed:
-        raise ConfigError(
-            f"{config.run} was started with another config: {', '.join(changed)}; see {saved}, or choose another run "
-            "folder"
-        )
-    _check_inputs(config, before)
-    return before
-
-
-def _check_inputs(config: RunConfig, before: RunConfig) -> None:
-    """Refuse to go on with other data or weights than the run began with, wherever they lie now."""
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    stage.objective.eval()
     try:
-        began = json.loads((config.run / INPUTS).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # a run of an earlier version
-        now, then = config_file.places(config), config_file.places(before)
-        moved = [name for name in now if now[name] != then.get(name)]
-        if moved:
-            log.warning(f"{config.run} does not say what {', '.join(moved)} held; it is taken for the same")
-        return
-    except ValueError:
-        raise ConfigError(f"{config.run / INPUTS} is damaged; delete it to go on without a comparison") from None
-    digests = _inputs(config)
-    other = [name for name in digests if began.get(name, digests[name]) != digests[name]]
-    if other:
-        where = ", ".join(f"{name} ({config_file.places(config)[name]})" for name in other)
-        raise ConfigError(
-            f"{config.run} was started with other content of {where}; name what it was started with, or choose "
-            "another run folder"
-        )
-
-
-def _inputs(config: RunConfig) -> dict[str, str]:
-    """The sha256 of what a run reads, by setting: of a file, of a prepared folder's index, of a model folder's weights.
-    What is none of these, or is not there, has none."""
-    found = {}
-    for name, path in config_file.places(config).items():
-        place = start_folder(path) if name == "start" else path
-        index = place / shards.INDEX
-        files = [index] if index.is_file() else sorted(place.rglob("*.safetensors"))
-        if place.is_file():
-            files = [place]
-        if files:
-            digests = "".join(f"{file.relative_to(place)} {weights.sha256(file)}\n" for file in files)
-            found[name] = hashlib.sha256(digests.encode()).hexdigest()
-    return found
-
-
-def _open_run(config: RunConfig, device: torch.device) -> None:
-    """Make the run folder and write down how the run was made."""
-    _write_config(config)
-    write_whole(config.run / INPUTS, (json.dumps(_inputs(config), indent=2) + "\n").encode())
-    write_whole(config.run / "environment.json", (json.dumps(environment(device), indent=2) + "\n").encode())
-
-
-def _write_config(config: RunConfig) -> None:
-    values = json.loads(config.model_dump_json())
-    write_whole(config.run / CONFIG, yaml.safe_dump(values, sort_keys=False).encode())
-
-
-def _go_on(config: RunConfig, before: RunConfig, step: int) -> None:
-    """Write down, and say, with what a run goes on from a step."""
-    if config != before:
-        write_whole(config.run / f"config-to-{step}.yaml", (config.run / CONFIG).read_bytes())
-        _write_config(config)
-    if config.steps == before.steps:
-        return
-    if config.schedule == "cosine":
-        rates = [one.learning_rate * schedule(one, step) for one in (before, config)]
-        log.warning(
-            f"from step {step} on the learning rate follows the cosine of {config.steps} steps: it goes from "
-            f"{rates[0]:.3g} to {rates[1]:.3g}"
-        )
-    for name in config.SHARES_OF_STEPS:
-        log.warning(f"{name} is a share of {config.steps} steps now, and was of {before.steps}")
-
-
-def _kept(config: RunConfig, reached: int) -> str:
-    """What a run that was stopped can go on from."""
-    path = config.run / CHECKPOINT
-    if not path.is_file():
-        return (
-            f"{config.run} has no checkpoint yet after {reached} steps (save_every is {config.save_every}); start it "
-            "again without --resume"
-        )
-    try:
-        step = int(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["step"])
-    except Exception:  # see _restore
-        return f"{path} cannot be read"
-    lost = max(0, reached - step)
-    return f"step {step} is kept in {path}, {lost} steps after it are lost; --resume goes on from there"
-
-
-def _save(
-    config: RunConfig, step: int, parameters: list[nn.Parameter], buffers: list[Tensor], optimizer: Any, ema: Any
-) -> None:
-    """Write the checkpoint: at any moment the last one or this one is whole."""
-    state = {
-        "step": step,
-        "parameters": [parameter.detach() for parameter in parameters],
-        "buffers": buffers,
-        "optimizer": optimizer.state_dict(),
-        "ema": ema.state_dict(),
-    }
-    try:
-        with deferred(), whole(config.run / CHECKPOINT) as partial, open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # what torch's writer raises on its way out of one
-            raise error.__context__ from None
-        raise CheckpointError(f"the checkpoint of step {step} could not be written to {config.run}: {error}") from None
-
-
-def _restore(config: RunConfig, parameters: list[nn.Parameter], buffers: list[Tensor], optimizer: Any, ema: Any) -> int:
-    """Take up the last checkpoint; returns the number of steps it has behind it.
-
-    Raises:
-        CheckpointError: it is damaged.
-        ConfigError: it is beyond the config's steps already.
-    """
-    path = config.run / CHECKPOINT
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types on a damaged file
-        raise CheckpointError(f"{path} cannot be read: {str(error)[:200]}") from None
-    if state["step"] > config.steps:
-        raise ConfigError(f"{config.run} is at step {state['step']}, and steps says {config.steps}; set it higher")
-    with torch.no_grad():
-        for tensors, name in ((parameters, "parameters"), (buffers, "buffers")):
-            for tensor, value in zip(tensors, state[name], strict=True):
-                tensor.copy_(value)
-    optimizer.load_state_dict(state["optimizer"])
-    ema.load_state_dict(state["ema"])
-    ema.to(parameters[0].device)
-    return int(state["step"])
-
-
-class _Log:
-    """TensorBoard events and a line of JSON a record, in the run folder. What a run that was stopped had recorded of
-    steps after ``first``, which are computed again, is cleared away."""
-
-    def __init__(self, run: Path, active: bool, first: int) -> None:
-        self._writer = None
-        if active:
-            from torch.utils.tensorboard import SummaryWriter
-
-            _trim(run / LOG, first)
-            self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first + 1)
-            self._lines = open(run / LOG, "a", buffering=1)  # noqa: SIM115 - open as long as the run
-            self._folder = run / "samples"
-
-    def scalars(self, step: int, **values: float) -> None:
-        if self._writer:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-            self._lines.write(
-                json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n"
-            )
-
-    def images(self, step: int, images: torch.Tensor, columns: int) -> None:
-        if self._writer:
-            from PIL import Image
-
-            count, channels, height, width = images.shape
-            rows = count // columns
-            grid = images[: rows * columns].unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
-            grid = grid.reshape(channels, rows * height, columns * width).float().clamp(-1, 1) * 127.5 + 127.5
-            values = grid.round().to(torch.uint8)
-            self._writer.add_image("samples", values, step)
-            content = io.BytesIO()
-            Image.fromarray(values.permute(1, 2, 0).numpy()).save(content, "PNG")
-            write_whole(self._folder / f"{step:07d}.png", content.getvalue())
-
-    def close(self) -> None:
-        if self._writer:
-            self._writer.close()
-            self._lines.close()
-
-
-def _trim(path: Path, last: int) -> None:
-    """Leave of a log the records up to a step; half a line, which a kill may have left, is none."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= last:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+        yield
+    finally:
+        ema.restore(parameters)
+        stage.objective.train()

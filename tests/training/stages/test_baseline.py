@@ -23,7 +23,7 @@ from facecrafter.faces.face import Face
 from facecrafter.models import checkpoint, scales
 from facecrafter.models.scales import Scale
 from facecrafter.request import Portrait, Request, images_of
-from facecrafter.training import trainer
+from facecrafter.training import run_folder, trainer
 from facecrafter.training.config import RunConfig
 from facecrafter.training.stages import parse
 from facecrafter.training.stages.baseline import BaselineStage
@@ -92,7 +92,7 @@ def test_a_baseline_learns_and_nothing_else_does(
     for name in ("unet", "encoder", "autoencoder"):
         trained, given = stage.model.modules[name].state_dict(), base.modules[name].state_dict()
         assert all(torch.equal(trained[key], given[key]) for key in given)
-    learned = torch.load(config.run / trainer.CHECKPOINT, weights_only=True)["parameters"]
+    learned = torch.load(config.run / run_folder.CHECKPOINT, weights_only=True)["parameters"]
     assert len(learned) == len(list(stage.baseline.parameters()))  # the optimiser holds nothing else
     records = [json.loads(line) for line in (config.run / "log.jsonl").read_text().splitlines()]
     assert all(0 < record["loss"] < 100 for record in records)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
+from facecrafter.errors import ConfigError
 from facecrafter.estimators.expression import ExpressionNet, load
 from facecrafter.faces.face import BLENDSHAPES
 from facecrafter.training import trainer
@@ -183,12 +183,16 @@ def test_images_are_varied_as_asked() -> None:
     assert varied(images, torch.rand(2, CHANCES), fields, Expression(**ABOUT)).abs().max() <= 1.2
 
 
-def test_a_wrong_config_is_refused(tmp_path: Path) -> None:
-    for settings, said in (
-        ({"expression": None}, "belongs to the expression stage"),
-        ({"stage": "autoencoder"}, "belongs to the expression stage"),
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"expression": None}, "expression: Input should be a valid dictionary"),
+        ({"stage": "autoencoder"}, "'expression' is a setting of the expression stage, not of autoencoder"),
         ({"expression": {"widths": [32], "blocks": [1, 1]}}, "a number a stage"),
         ({"expression": {"widths": [40], "blocks": [1]}}, "multiples of 32"),
-    ):
-        with pytest.raises(ValidationError, match=said):
-            config_of(tmp_path, **settings)
+        ({"start": "s"}, "'start' is a setting of the base, landmark"),
+    ],
+)
+def test_a_wrong_config_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_of(tmp_path, **settings)
