@@ -41,11 +41,11 @@ class StubJudges:
         self.names = {role: f"stub {role}" for role in roles}
         self.shown = 0
 
-    def look(self, images: Sequence[np.ndarray], progress: bool = False) -> Measurements:
+    def measure(self, images: Sequence[np.ndarray], progress: bool = False) -> Measurements:
         self.shown += len(images)
-        seen = [read(image) for image in images]
+        measured = [read(image) for image in images]
         found = np.array([image[-1, -1, 0] != NOBODY for image in images])
-        rows = {name: np.array([one[name] for one in seen]) for name in seen[0]}
+        rows = {name: np.array([one[name] for one in measured]) for name in measured[0]}
         for row in rows.values():
             row[~found] = np.nan
         return Measurements(found, [None] * len(images), **rows)
@@ -97,14 +97,14 @@ def world() -> Prepared:
     persons = [name for name in people for _ in range(3)]
     images = random.integers(10, 256, (len(persons), SIDE, SIDE, 1), np.uint8).repeat(3, axis=3)
     images[:, 2] = images[::3, 2].repeat(3, axis=0)
-    seen = [read(image) for image in images]
+    measured = [read(image) for image in images]
     return Prepared(
         images=images,
         points=random.uniform(0, SIDE, (len(persons), 478, 3)).astype(np.float32),
-        blendshapes=np.array([np.resize(one["expression"], 52) for one in seen], np.float32),
-        angles=np.degrees([one["pose"] for one in seen]).astype(np.float32),
+        blendshapes=np.array([np.resize(one["expression"], 52) for one in measured], np.float32),
+        angles=np.degrees([one["pose"] for one in measured]).astype(np.float32),
         identity=random.normal(size=(len(persons), 128)).astype(np.float32),
-        emotion=np.array([one["emotion"] for one in seen], np.float32),
+        emotion=np.array([one["emotion"] for one in measured], np.float32),
         masks=np.zeros((len(persons), 64, 64), np.uint8),
         persons=persons,
         files=[f"{name}/{number % 3}.jpg" for number, name in enumerate(persons)],

@@ -1,4 +1,4 @@
-"""Table 1 from config to folder: with stubs whose numbers are known, and once with real eyes on real photos."""
+"""Table 1 from config to folder: with stubs whose numbers are known, and once with real judges on real photos."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def test_scores_are_the_metrics_of_the_right_columns():
             np.ones(4, bool), random.normal(size=(4, 3)), random.random((4, 5)), people, random.random((4, 10))
         )
 
-    seen, wanted, people, place = some(), some(), some().identity[:2], np.array([0, 1, 1, 0])
-    made = control.scores(seen, wanted, people, place)
-    others = control.scores(seen, wanted, people, place, "rmse")
+    measured, wanted, people, place = some(), some(), some().identity[:2], np.array([0, 1, 1, 0])
+    made = control.scores(measured, wanted, people, place)
+    others = control.scores(measured, wanted, people, place, "rmse")
     for row in range(4):
-        feeling = seen.emotion[row] - wanted.emotion[row]
+        feeling = measured.emotion[row] - wanted.emotion[row]
         assert made["valence_rmse"][row] == pytest.approx(abs(feeling[0]))
         assert made["arousal_rmse"][row] == pytest.approx(abs(feeling[1]))
         assert made["distribution_distance"][row] == pytest.approx(np.sqrt(np.sum(feeling[2:] ** 2)))
         assert others["distribution_rmse"][row] == pytest.approx(np.sqrt(np.mean(feeling[2:] ** 2)))
-        shape = seen.expression[row] - wanted.expression[row]
+        shape = measured.expression[row] - wanted.expression[row]
         assert made["expression_distance"][row] == pytest.approx(np.sqrt(np.sum(shape**2)))
         assert others["expression_rmse"][row] == pytest.approx(np.sqrt(np.mean(shape**2)))
-        agree = seen.emotion[row, 2:].argmax() == wanted.emotion[row, 2:].argmax()
+        agree = measured.emotion[row, 2:].argmax() == wanted.emotion[row, 2:].argmax()
         assert made["class_accuracy"][row] == agree
-        assert made["pose_rmse"][row] == pytest.approx(np.sqrt(np.mean((seen.pose[row] - wanted.pose[row]) ** 2)))
-        assert made["identity_similarity"][row] == pytest.approx(seen.identity[row] @ people[place[row]])
+        assert made["pose_rmse"][row] == pytest.approx(np.sqrt(np.mean((measured.pose[row] - wanted.pose[row]) ** 2)))
+        assert made["identity_similarity"][row] == pytest.approx(measured.identity[row] @ people[place[row]])
     assert set(made) == {column.key for column in control.COLUMNS if column.way}
     assert set(others) == {column.key for column in control.columns_by("rmse") if column.way}
 
@@ -58,8 +58,8 @@ def test_two_certain_and_different_emotions_have_the_largest_distance_of_either_
     happy[:, 3], sad[:, 4] = 1, 1
     pose, shape, person = np.zeros((2, 3)), np.zeros((2, 5)), np.eye(2)
     for distance, key, largest in (("l2", "distribution_distance", 2**0.5), ("rmse", "distribution_rmse", 0.5)):
-        seen, wanted = (Measurements(np.ones(2, bool), pose, shape, person, emotion) for emotion in (happy, sad))
-        scored = control.scores(seen, wanted, person, np.arange(2), distance)
+        measured, wanted = (Measurements(np.ones(2, bool), pose, shape, person, emotion) for emotion in (happy, sad))
+        scored = control.scores(measured, wanted, person, np.arange(2), distance)
         column = next(one for one in control.columns_by(distance) if one.key == key)
         assert metrics.value(column, scored[key]) == pytest.approx(largest)
 
@@ -230,7 +230,7 @@ def test_real_judges_on_real_photos(lfw, tmp_path, monkeypatch, model_folder):
     row = tables.run(config, progress=False).methods[0]
     assert row.images == 6 and row.seconds_an_image > 0
     assert row.values["frechet"].value > 0
-    # Random weights make no faces; where one is seen anyway it has scores, and where none is it has none.
+    # Random weights make no faces; where one is measured anyway it has scores, and where none is it has none.
     assert (row.values["pose_rmse"].value is None) == (row.failures == 6)
 
     def copies(entry, requests, *_):

@@ -47,9 +47,9 @@ def test_scores_by_a_plain_loop():
     rows = {name: random.normal(size=(7, width)) for name, width in (("pose", 3), ("expression", 5), ("identity", 4))}
     for values in rows.values():
         values[~found] = np.nan
-    seen = Measurements(found, emotion=np.zeros((7, 10)), **rows)
+    measured = Measurements(found, emotion=np.zeros((7, 10)), **rows)
     own, apart = random.normal(size=(3, 4)), random.random(7)
-    made = diversity.scores(seen, own, place, apart)
+    made = diversity.scores(measured, own, place, apart)
     for key, name in (("pose_spread", "pose"), ("expression_spread", "expression")):
         for person, members in ((0, [0, 1, 2]), (1, [3, 4])):
             total = sum(np.var(rows[name][members, k], ddof=1) for k in range(rows[name].shape[1]))

@@ -49,7 +49,7 @@ def feeling(shapes: np.ndarray) -> np.ndarray:
     return Emotion.from_probabilities(shapes[:8] / shapes[:8].sum()).vector
 
 
-def seen(angles: np.ndarray, shapes: np.ndarray, found: np.ndarray | None = None) -> Measurements:
+def shown(angles: np.ndarray, shapes: np.ndarray, found: np.ndarray | None = None) -> Measurements:
     """What images show that have these angles in degrees and blendshapes; identity is by the first of these."""
     found = np.ones(len(angles), bool) if found is None else found
     rows = [np.radians(angles), shapes, shapes[:, :8], np.array([feeling(shape) for shape in shapes])]
@@ -60,7 +60,7 @@ def seen(angles: np.ndarray, shapes: np.ndarray, found: np.ndarray | None = None
 
 def showing(prepared: Prepared, rows: np.ndarray, turned: float = 0, moved: float = 0) -> Measurements:
     """Images that show what photos show, with the head turned and the face moved by so much."""
-    return seen(prepared.angles[rows] + [turned, 0, 0], prepared.blendshapes[rows] + moved)
+    return shown(prepared.angles[rows] + [turned, 0, 0], prepared.blendshapes[rows] + moved)
 
 
 PROTOCOL = heldout.Protocol(identities=6, targets=3)
@@ -165,14 +165,14 @@ class Judges:
     def __init__(self, sees):
         self.sees, self.numbers, self.random = sees, count(), np.random.default_rng(0)
 
-    def look(self, images):
+    def measure(self, images):
         found = np.array([bool(self.sees(next(self.numbers))) for _ in images])
-        return seen(self.random.uniform(-40, 40, (len(images), 3)), self.random.random((len(images), 52)), found)
+        return shown(self.random.uniform(-40, 40, (len(images), 3)), self.random.random((len(images), 52)), found)
 
 
 @pytest.fixture
 def measured(prepared, model_folder, monkeypatch, tmp_path):
-    """Measures the small model; ``sees`` says which of the images looked at show a face, photos coming first."""
+    """Measures the small model; ``sees`` says which of the measured images show a face, photos coming first."""
 
     def measure(sees=lambda number: True, size=128, pairs=(3, 1), asked=0, labels="pixels", **options):
         about = {"format": 1, "size": size, "recognisers": {"dlib": {"dimension": 128}}, "emotion": {"name": labels}}
@@ -250,12 +250,12 @@ def test_without_people_asked_in_words_there_is_no_record(measured, tmp_path):
 def test_only_the_words_differ_between_the_images_of_a_person(prepared, small_model, monkeypatch):
     given = []
     monkeypatch.setattr(heldout, "_loaded", lambda made: np.zeros((24, 8, 8, 3), np.uint8))
-    nobody = seen(np.zeros((24, 3)), np.ones((24, 52)), np.zeros(24, bool))
+    nobody = shown(np.zeros((24, 3)), np.ones((24, 52)), np.zeros(24, bool))
     stub = SimpleNamespace(
         prepared=prepared,
         portrait=lambda row: Portrait.of(prepared, int(row)),
         make=lambda generator, requests: given.append(requests) or SimpleNamespace(paths=requests),
-        look=lambda paths: nobody,
+        measure=lambda paths: nobody,
         judges=Judges,
     )
     asked = words.choose(prepared, 3, seed=0)

@@ -21,7 +21,7 @@ from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.estimators.identity import recogniser
 from facecrafter.evaluation import frechet
 from facecrafter.evaluation import judges as module
-from facecrafter.evaluation.judges import Judges, JudgesConfig, Measurements, see
+from facecrafter.evaluation.judges import Judges, JudgesConfig, Measurements, detect
 
 Images = NDArray[np.uint8]
 
@@ -85,8 +85,8 @@ def images(astronaut: Images) -> Images:
 
 
 @pytest.fixture(scope="module")
-def looks(free: Judges, images: Images) -> Measurements:
-    return free.look(images)
+def measured(free: Judges, images: Images) -> Measurements:
+    return free.measure(images)
 
 
 def test_names_carry_the_weights(free: Judges) -> None:
@@ -102,54 +102,56 @@ def test_names_carry_the_weights(free: Judges) -> None:
     }
 
 
-def test_a_face_is_found_as_elsewhere_and_read_by_each(looks: Measurements, images: Images, finder: FaceFinder) -> None:
-    assert looks.found.tolist() == [True, False, True, False]
-    assert [face is not None for face in looks.faces] == looks.found.tolist()
+def test_a_face_is_found_as_elsewhere_and_read_by_each(
+    measured: Measurements, images: Images, finder: FaceFinder
+) -> None:
+    assert measured.found.tolist() == [True, False, True, False]
+    assert [face is not None for face in measured.faces] == measured.found.tolist()
     expected = [finder.find(images[index], 256, "centre") for index in (0, 2)]
-    found = [face for face in looks.faces if face]
+    found = [face for face in measured.faces if face]
     for one, other in zip(found, expected, strict=True):
         assert np.array_equal(one.image, other.image) and np.array_equal(one.points, other.points)
         assert (one.box, one.others) == (other.box, other.others)
-    np.testing.assert_allclose(looks.pose[looks.found], np.radians([face.angles for face in expected]))
-    np.testing.assert_allclose(looks.expression[looks.found], [face.blendshapes for face in expected])
-    np.testing.assert_allclose(looks.identity[looks.found], recogniser("sface").embed(expected), atol=1e-6)
+    np.testing.assert_allclose(measured.pose[measured.found], np.radians([face.angles for face in expected]))
+    np.testing.assert_allclose(measured.expression[measured.found], [face.blendshapes for face in expected])
+    np.testing.assert_allclose(measured.identity[measured.found], recogniser("sface").embed(expected), atol=1e-6)
     np.testing.assert_allclose(
-        looks.emotion[looks.found], [emotion.vector for emotion in estimator().estimate(expected)], atol=1e-6
+        measured.emotion[measured.found], [emotion.vector for emotion in estimator().estimate(expected)], atol=1e-6
     )
 
 
-def test_a_mirror_turns_the_head_and_keeps_the_person(looks: Measurements) -> None:
-    assert looks.pose[0, 0] == pytest.approx(-looks.pose[2, 0], abs=0.06)
-    assert looks.identity[0] @ looks.identity[2] > 0.9
-    np.testing.assert_allclose(np.linalg.norm(looks.identity[looks.found], axis=1), 1, atol=1e-6)
+def test_a_mirror_turns_the_head_and_keeps_the_person(measured: Measurements) -> None:
+    assert measured.pose[0, 0] == pytest.approx(-measured.pose[2, 0], abs=0.06)
+    assert measured.identity[0] @ measured.identity[2] > 0.9
+    np.testing.assert_allclose(np.linalg.norm(measured.identity[measured.found], axis=1), 1, atol=1e-6)
 
 
-def test_rows_without_a_face_are_not_numbers(looks: Measurements) -> None:
+def test_rows_without_a_face_are_not_numbers(measured: Measurements) -> None:
     shapes = {"pose": 3, "expression": 52, "identity": 128, "emotion": 10}
     for name, width in shapes.items():
-        rows = getattr(looks, name)
+        rows = getattr(measured, name)
         assert rows.shape == (4, width) and rows.dtype == np.float64
-        assert np.isnan(rows[~looks.found]).all() and np.isfinite(rows[looks.found]).all()
+        assert np.isnan(rows[~measured.found]).all() and np.isfinite(rows[measured.found]).all()
 
 
 def test_of_several_faces_the_one_in_the_middle(finder: FaceFinder, images: Images) -> None:
     three = np.concatenate([images[0], images[0], images[0]], axis=1)
-    sight = see(finder, three)
-    assert sight is not None and sight.face.others == 2
-    assert 256 < sight.points[:, 0].mean() < 512
-    assert np.array_equal(sight.face.points, finder.find(three, 256, "centre").points)
+    one = detect(finder, three)
+    assert one is not None and one.face.others == 2
+    assert 256 < one.points[:, 0].mean() < 512
+    assert np.array_equal(one.face.points, finder.find(three, 256, "centre").points)
 
 
 def test_no_images(free: Judges) -> None:
     nothing = np.zeros((0, 64, 64, 3), np.uint8)
-    looks = free.look(nothing)
-    assert looks.faces == [] and looks.found.shape == (0,) and looks.identity.shape == (0, 128)
+    measured = free.measure(nothing)
+    assert measured.faces == [] and measured.found.shape == (0,) and measured.identity.shape == (0, 128)
     assert free.features(nothing).shape == (0, 256) and free.lpips(nothing, nothing).shape == (0,)
 
 
 def test_images_without_any_face(free: Judges, images: Images) -> None:
-    looks = free.look(images[1:2])
-    assert looks.faces == [None] and np.isnan(looks.emotion).all() and looks.emotion.shape == (1, 10)
+    measured = free.measure(images[1:2])
+    assert measured.faces == [None] and np.isnan(measured.emotion).all() and measured.emotion.shape == (1, 10)
 
 
 def test_features_do_not_depend_on_the_batch(free: Judges, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,15 +207,15 @@ def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JudgesConfig:
     return JudgesConfig(pose="emoca", expression="emoca", identity="facenet", frechet="inception", **files)
 
 
-def test_the_papers_judges_read_the_same_faces(brought: JudgesConfig, images: Images, looks: Measurements) -> None:
+def test_the_papers_judges_read_the_same_faces(brought: JudgesConfig, images: Images, measured: Measurements) -> None:
     judges = Judges(brought)
-    seen = judges.look(images[:2])
-    assert seen.found.tolist() == [True, False]
-    assert seen.faces[0] is not None and np.array_equal(seen.faces[0].points, looks.faces[0].points)
-    assert (seen.pose.shape, seen.expression.shape, seen.identity.shape) == ((2, 3), (2, 50), (2, 512))
-    assert np.linalg.norm(seen.identity[0]) == pytest.approx(1) and np.isnan(seen.identity[1]).all()
-    assert np.isfinite(seen.pose[0]).all() and np.isfinite(seen.expression[0]).all()
-    np.testing.assert_allclose(seen.emotion[0], looks.emotion[0], atol=1e-6)
+    measured = judges.measure(images[:2])
+    assert measured.found.tolist() == [True, False]
+    assert measured.faces[0] is not None and np.array_equal(measured.faces[0].points, measured.faces[0].points)
+    assert (measured.pose.shape, measured.expression.shape, measured.identity.shape) == ((2, 3), (2, 50), (2, 512))
+    assert np.linalg.norm(measured.identity[0]) == pytest.approx(1) and np.isnan(measured.identity[1]).all()
+    assert np.isfinite(measured.pose[0]).all() and np.isfinite(measured.expression[0]).all()
+    np.testing.assert_allclose(measured.emotion[0], measured.emotion[0], atol=1e-6)
     assert judges.features(images[:2]).shape == (2, 2048)
     for role, name in (("pose", "emoca"), ("expression", "emoca"), ("identity", "facenet"), ("frechet", "inception")):
         path = getattr(brought, f"{name}_file")
@@ -232,7 +234,7 @@ def test_a_result_names_which_program_computes_the_fid(brought: JudgesConfig, im
 def test_crops_come_from_the_image_itself(
     brought: JudgesConfig, images: Images, finder: FaceFinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not from the aligned face, which is turned upright: a tilted head is seen tilted."""
+    """Not from the aligned face, which is turned upright: a tilted head is measured tilted."""
     taken: list[tuple[Images, NDArray[np.float32]]] = []
 
     def cut(image: Images, points: NDArray[np.float32]) -> Images:
@@ -240,10 +242,10 @@ def test_crops_come_from_the_image_itself(
         return np.zeros((160, 160, 3), np.uint8)
 
     monkeypatch.setattr(facenet, "crop", cut)
-    unneeded = module.Eye("unneeded", 0, lambda _: np.zeros((0, 0)))
+    unneeded = module.Judge("unneeded", 0, lambda _: np.zeros((0, 0)))
     monkeypatch.setitem(module.IMAGE_JUDGES, "alexnet", lambda _: unneeded)
     judges = Judges(JudgesConfig(identity="facenet", facenet_file=brought.facenet_file))
-    judges.look(images[:1])
+    judges.measure(images[:1])
     ((image, points),) = taken
     assert np.array_equal(image, images[0])
     (detection,) = finder.find_all(images[0])

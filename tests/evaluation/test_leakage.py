@@ -21,14 +21,14 @@ def probes(world):
     return leakage.choose_probes(world, people, 14, seed=3)
 
 
-def seen(judges, images):
-    looks = judges.look(images)
-    return Measurements(looks.found, looks.pose, looks.expression, looks.identity, looks.emotion)
+def readings_of(judges, images):
+    readings = judges.measure(images)
+    return Measurements(readings.found, readings.pose, readings.expression, readings.identity, readings.emotion)
 
 
 def measured(method, judges, probes):
-    images = seen(judges, images_of(method, [request for probe in probes for request in probe.requests]))
-    photos = seen(judges, [photo.image for probe in probes for photo in probe.photos])
+    images = readings_of(judges, images_of(method, [request for probe in probes for request in probe.requests]))
+    photos = readings_of(judges, [photo.image for probe in probes for photo in probe.photos])
     return images, photos
 
 
@@ -122,7 +122,9 @@ def test_the_matrix_by_a_plain_loop():
 
 def test_movements_by_a_plain_loop(probes, stub_judges):
     judges = stub_judges()
-    first, second = (seen(judges, [getattr(probe, name).image for probe in probes]) for name in ("person", "other"))
+    first, second = (
+        readings_of(judges, [getattr(probe, name).image for probe in probes]) for name in ("person", "other")
+    )
     made = leakage.movements(first, second)
     for row in range(len(probes)):
         assert made[row, 0] == pytest.approx(1 - float(first.identity[row] @ second.identity[row]))
@@ -149,8 +151,8 @@ def test_curves_of_a_method_that_follows(probes, stub_method, stub_judges):
     requests = leakage.curve_requests(people, seed=5)
     assert len(requests) == 2 * 4 * 9
     assert all("landmark" not in request.conditions for request in requests)
-    looks = stub_judges().look(images_of(stub_method(), requests))
-    told = leakage.curves(looks.emotion, [person.name for person in people])
+    readings = stub_judges().measure(images_of(stub_method(), requests))
+    told = leakage.curves(readings.emotion, [person.name for person in people])
     for name in ("valence", "arousal"):
         assert told[name].asked == np.linspace(-1, 1, 9).tolist()
         assert told[name].perceived == pytest.approx(told[name].asked, abs=0.005)
@@ -163,9 +165,9 @@ def test_curves_of_a_method_that_does_not(probes, stub_method, stub_judges):
     def calm(image, request):
         image[3] = request.identity.image[3]
 
-    looks = stub_judges().look(images_of(stub_method(paint=calm), leakage.curve_requests(people, 5)))
-    looks.emotion[:9] = np.nan  # the first person's valence
-    told = leakage.curves(looks.emotion, [person.name for person in people])
+    readings = stub_judges().measure(images_of(stub_method(paint=calm), leakage.curve_requests(people, 5)))
+    readings.emotion[:9] = np.nan  # the first person's valence
+    told = leakage.curves(readings.emotion, [person.name for person in people])
     own = [float(person.emotion[0]) for person in people]
     assert told["valence"].perceived == pytest.approx([np.mean(own[1:])] * 9)
     assert told["valence"].low[0] < told["valence"].perceived[0] < told["valence"].high[0]

@@ -1,4 +1,4 @@
-"""What was seen is not looked at again."""
+"""What was measured is not looked at again."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ def shown(tmp_path, requests_of, stub_method):
 def test_rows_are_the_judges_own_and_are_kept(tmp_path, shown, stub_judges, monkeypatch):
     monkeypatch.setattr(measurements, "CHUNK", 2)
     judges = stub_judges()
-    seen = measurements.look(judges, shown, tmp_path, progress=False)
-    direct = stub_judges().look([measurements.load_photo(path) for path in shown])
+    measured = measurements.measure(judges, shown, tmp_path, progress=False)
+    direct = stub_judges().measure([measurements.load_photo(path) for path in shown])
     for name in ("found", "pose", "expression", "identity", "emotion"):
-        assert np.array_equal(getattr(seen, name), getattr(direct, name)), name
+        assert np.array_equal(getattr(measured, name), getattr(direct, name)), name
     assert judges.shown == 5
-    again = measurements.look(judges, shown, tmp_path, progress=False)
+    again = measurements.measure(judges, shown, tmp_path, progress=False)
     assert judges.shown == 5
-    assert np.array_equal(again.emotion, seen.emotion) and again.found.dtype == bool
+    assert np.array_equal(again.emotion, measured.emotion) and again.found.dtype == bool
 
 
 def test_one_image_is_one_whether_a_file_or_an_array(tmp_path, shown, stub_judges):
     judges = stub_judges()
-    measurements.look(judges, shown, tmp_path, progress=False)
-    measurements.look(judges, np.stack([measurements.load_photo(path) for path in shown]), tmp_path, progress=False)
+    measurements.measure(judges, shown, tmp_path, progress=False)
+    measurements.measure(judges, np.stack([measurements.load_photo(path) for path in shown]), tmp_path, progress=False)
     assert judges.shown == 5
 
 
 def test_other_judges_look_again(tmp_path, shown, stub_judges):
-    measurements.look(stub_judges(), shown, tmp_path, progress=False)
+    measurements.measure(stub_judges(), shown, tmp_path, progress=False)
     other = stub_judges()
     other.names["emotion"] = "another"
-    measurements.look(other, shown, tmp_path, progress=False)
+    measurements.measure(other, shown, tmp_path, progress=False)
     assert other.shown == 5
 
 
@@ -51,14 +51,14 @@ def test_features_are_apart_and_kept(tmp_path, shown, stub_judges):
 
 
 def test_a_damaged_file_is_looked_at_again(tmp_path, shown, stub_judges):
-    first = measurements.look(stub_judges(), shown, tmp_path, progress=False)
+    first = measurements.measure(stub_judges(), shown, tmp_path, progress=False)
     next(tmp_path.rglob("*.npz")).write_bytes(b"PK\x03\x04 cut")
     judges = stub_judges()
-    assert np.array_equal(measurements.look(judges, shown, tmp_path, progress=False).pose, first.pose)
+    assert np.array_equal(measurements.measure(judges, shown, tmp_path, progress=False).pose, first.pose)
     assert judges.shown == 1
 
 
 def test_rows_of_what_was_seen(tmp_path, shown, stub_judges):
-    seen = measurements.look(stub_judges(), shown, tmp_path, progress=False)
-    assert np.array_equal(seen.rows(np.array([3, 0])).pose, seen.pose[[3, 0]])
-    assert seen.rows(slice(0, None, 2)).found.shape == (3,)
+    measured = measurements.measure(stub_judges(), shown, tmp_path, progress=False)
+    assert np.array_equal(measured.rows(np.array([3, 0])).pose, measured.pose[[3, 0]])
+    assert measured.rows(slice(0, None, 2)).found.shape == (3,)

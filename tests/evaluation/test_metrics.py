@@ -21,11 +21,11 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def test_distances() -> None:
-    seen, wanted = RANDOM.normal(size=(5, 4)), RANDOM.normal(size=(5, 4))
-    seen[2] = np.nan
-    made, norms = metrics.distances(seen, wanted), metrics.lengths(seen, wanted)
+    measured, wanted = RANDOM.normal(size=(5, 4)), RANDOM.normal(size=(5, 4))
+    measured[2] = np.nan
+    made, norms = metrics.distances(measured, wanted), metrics.lengths(measured, wanted)
     for row in (0, 1, 3, 4):
-        total = sum((seen[row, k] - wanted[row, k]) ** 2 for k in range(4))
+        total = sum((measured[row, k] - wanted[row, k]) ** 2 for k in range(4))
         assert made[row] == pytest.approx(math.sqrt(total / 4))
         assert norms[row] == pytest.approx(math.sqrt(total))
     assert math.isnan(made[2]) and math.isnan(norms[2])

@@ -1,1 +1,1 @@
-"""Judges the images, with other eyes than training had."""
+"""Judges images, with other networks than training used."""

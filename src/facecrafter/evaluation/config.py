@@ -85,7 +85,7 @@ class _Table(Strict):
 
     data: Path  # a folder that `facecrafter data prepare` wrote
     out: Path  # where the result goes
-    cache: Path | None = None  # made images and what was seen in them, for several tables to share; `out`/cache
+    cache: Path | None = None  # made images and what was measured on them, for several tables to share; `out`/cache
     methods: tuple[MethodConfig, ...] = Field(min_length=1)
     judges: JudgesConfig = JudgesConfig()
     condition: Literal["dlib", "sface", "arcface"] = "dlib"  # the recogniser whose embeddings the methods get
@@ -181,7 +181,7 @@ def load(path: Path) -> TableConfig:
 def run(config: str | Path | TableConfig, progress: bool = True, overwrite: bool = False) -> TableResult:
     """Make a table: generate what is missing, measure, and write the result folder.
 
-    Images, and what was seen in them, are kept in the cache: a run that was stopped goes on, and one with other
+    Images, and what was measured on them, are kept in the cache: a run that was stopped goes on, and one with other
     metrics generates nothing again.
 
     Args:

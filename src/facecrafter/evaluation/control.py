@@ -1,7 +1,7 @@
 """Table 1: how closely images follow the pose, expression and emotion of a target, and whether they stay the person.
 
-The judges look at a target's photo and at the image made for it, so that an error is a difference between two of
-their own readings. Which person meets which target is said in :mod:`facecrafter.evaluation.pairs`.
+The judges measure a target's photo and the image made for it, so that an error is a difference between two of
+their own readings. Which person meets which target is decided in :mod:`facecrafter.evaluation.pairs`.
 """
 
 from __future__ import annotations
@@ -152,28 +152,28 @@ class Cast:
 
 
 def scores(
-    seen: Measurements, wanted: Measurements, identities: Array, place: NDArray[np.int64], distance: Distance = "l2"
+    measured: Measurements, wanted: Measurements, identities: Array, place: NDArray[np.int64], distance: Distance = "l2"
 ) -> dict[str, Array]:
     """The scores of P images, ``(P,)`` a column of :func:`columns_by`; NaN where no face was found.
 
     Args:
-        seen: what the images show.
+        measured: what the images show.
         wanted: what their targets show.
         identities: ``(I, D)`` embeddings of the people by the judge.
         place: ``(P,)``, which person each is of.
         distance: the definition of the expression and distribution columns.
     """
     norm, expression, distribution = _NORMS[distance], _EXPRESSION[distance].key, _DISTRIBUTION[distance].key
-    feeling, asked = seen.emotion, wanted.emotion
+    feeling, asked = measured.emotion, wanted.emotion
     return {
-        expression: norm(seen.expression, wanted.expression),
-        "pose_rmse": metrics.distances(seen.pose, wanted.pose),
+        expression: norm(measured.expression, wanted.expression),
+        "pose_rmse": metrics.distances(measured.pose, wanted.pose),
         "valence_rmse": metrics.distances(feeling[:, :1], asked[:, :1]),
         "arousal_rmse": metrics.distances(feeling[:, 1:2], asked[:, 1:2]),
         distribution: norm(feeling[:, 2:], asked[:, 2:]),
         "class_accuracy": metrics.same_class(feeling[:, 2:], asked[:, 2:]),
-        "identity_similarity": metrics.cosines(seen.identity, identities[place]),
-        "identity_auc": metrics.order(seen.identity, identities, place),
+        "identity_similarity": metrics.cosines(measured.identity, identities[place]),
+        "identity_auc": metrics.order(measured.identity, identities, place),
     }
 
 
@@ -201,7 +201,7 @@ def choose_pairs(session: Session, config: ControlConfig) -> tuple[Pairs, list[s
     while True:
         pairs = choose(session.prepared, config.identities, config.targets, config.pool, config.seed, usable)
         rows = np.unique(np.concatenate([pairs.identity, pairs.target]))
-        found = session.look(session.prepared.images[rows]).found
+        found = session.measure(session.prepared.images[rows]).found
         if found.all():
             return pairs, [session.prepared.files[row] for row in np.flatnonzero(~usable)]
         usable[rows[~found]] = False
@@ -221,11 +221,11 @@ def _cast(session: Session, config: ControlConfig, pairs: Pairs) -> Cast:
         requests=requests,
         people=[request.identity.name for request in requests],
         place=place,
-        identities=session.look(prepared.images[rows]).identity,
-        wanted=session.look(prepared.images[targets]).rows(asked),
+        identities=session.measure(prepared.images[rows]).identity,
+        wanted=session.measure(prepared.images[targets]).rows(asked),
         real=session.real(),
         probes=probes,
-        photos=session.look([photo.image for probe in probes for photo in probe.photos]) if probes else None,
+        photos=session.measure([photo.image for probe in probes for photo in probe.photos]) if probes else None,
         curve=[portraits[row] for row in rows[: config.curve].tolist()],
         labels=_labels(requests),
     )
@@ -249,9 +249,9 @@ def _labels(requests: list[Request]) -> dict[str, tuple[list[str], tuple[str, ..
 def _row(session: Session, config: ControlConfig, cast: Cast, entry: MethodConfig, method: Generator) -> MethodResult:
     """Make and measure one method."""
     made = session.make(method, cast.requests)
-    seen = session.look(made.paths)
+    measured = session.measure(made.paths)
     columns = columns_by(config.distance)
-    scored = scores(seen, cast.wanted, cast.identities, cast.place, config.distance)
+    scored = scores(measured, cast.wanted, cast.identities, cast.place, config.distance)
     values = metrics.values(columns, scored, cast.people)
     features = session.features(made.paths)
     distance = metrics.frechet_distance(features, cast.people, cast.real, config.frechet_draws)
@@ -259,7 +259,7 @@ def _row(session: Session, config: ControlConfig, cast: Cast, entry: MethodConfi
     groups = {name: subgroups.split(columns, scored, *labels) for name, labels in cast.labels.items()}
     # Of images made elsewhere there are those of the table alone.
     beyond = {} if entry.kind == FOLDER else _beyond(session, config, cast, method, values)
-    counts = session.written(entry, method, made, cast.requests, seen, columns, scored)
+    counts = session.written(entry, method, made, cast.requests, measured, columns, scored)
     return MethodResult(**counts, values=values, groups=groups, **beyond)
 
 
@@ -270,12 +270,12 @@ def _beyond(
     found: dict[str, Any] = {}
     if cast.photos is not None:
         requests = [request for probe in cast.probes for request in probe.requests]
-        seen = session.look(session.make(method, requests).paths)
-        found["leakage"] = leakage.leakage(seen, cast.photos)
+        measured = session.measure(session.make(method, requests).paths)
+        found["leakage"] = leakage.leakage(measured, cast.photos)
         names = [probe.person.name for probe in cast.probes]
-        values["shape_leak"] = leakage.shape_leak(seen, cast.photos, names)
+        values["shape_leak"] = leakage.shape_leak(measured, cast.photos, names)
     if cast.curve:
         requests = leakage.curve_requests(cast.curve, config.seed)
-        emotion = session.look(session.make(method, requests).paths).emotion
+        emotion = session.measure(session.make(method, requests).paths).emotion
         found["curves"] = leakage.curves(emotion, [person.name for person in cast.curve])
     return found

@@ -69,23 +69,23 @@ COLUMNS = (
 )
 
 
-def scores(seen: Measurements, own: Array, place: NDArray[np.int64], apart: Array) -> dict[str, Array]:
+def scores(measured: Measurements, own: Array, place: NDArray[np.int64], apart: Array) -> dict[str, Array]:
     """The scores of P images, ``(P,)`` a column of :data:`COLUMNS`; NaN where no face was found.
 
-    What is said of a person's images together is the score of each of them, so that a mean over images is one over
+    What is measured of a person's images together is the score of each of them, so that a mean over images is one over
     people, each counting as often as faces were found of it.
 
     Args:
-        seen: what the images show.
+        measured: what the images show.
         own: ``(I, D)`` embeddings of the people by the judge.
         place: ``(P,)``, which person each is of.
         apart: ``(P,)``, the mean distance of each image to the others of its person.
     """
-    made = {"lpips": apart, "identity_similarity": metrics.cosines(seen.identity, own[place])}
-    for key, rows in (("expression_spread", seen.expression), ("pose_spread", seen.pose)):
+    made = {"lpips": apart, "identity_similarity": metrics.cosines(measured.identity, own[place])}
+    for key, rows in (("expression_spread", measured.expression), ("pose_spread", measured.pose)):
         made[key] = np.full(len(place), np.nan)
         for person in np.unique(place):
-            here = np.flatnonzero((place == person) & seen.found)
+            here = np.flatnonzero((place == person) & measured.found)
             made[key][here] = metrics.spread(rows[here])
     return made
 
@@ -112,13 +112,13 @@ def measure(config: DiversityConfig, progress: bool = True) -> TableResult:
 
     def row(entry: MethodConfig, method: Generator) -> MethodResult:
         made = session.make(method, requests)
-        seen = session.look(made.paths)
-        apart = _apart(session, seen, made.paths, place)
-        scored = scores(seen, own, place, apart)
+        measured = session.measure(made.paths)
+        apart = _apart(session, measured, made.paths, place)
+        scored = scores(measured, own, place, apart)
         values = metrics.values(COLUMNS, scored, names)
         distance = metrics.frechet_distance(session.features(made.paths), names, real, config.frechet_draws)
         values["frechet"] = distance
-        return MethodResult(**session.written(entry, method, made, requests, seen, COLUMNS, scored), values=values)
+        return MethodResult(**session.written(entry, method, made, requests, measured, COLUMNS, scored), values=values)
 
     rows = session.rows(requests, False, row)
     roles = ("pose", "expression", "identity", "frechet", "lpips")
@@ -127,7 +127,7 @@ def measure(config: DiversityConfig, progress: bool = True) -> TableResult:
 
 def choose_people(session: Session, config: DiversityConfig) -> tuple[list[Portrait], Array, list[str]]:
     """The people of the table, their embeddings ``(I, D)`` by the judge, and the photos that were left out because they
-    are none, or the judges see no face in them.
+    are none, or the judges find no face in them.
 
     Raises:
         DataError: fewer people than asked for, or fewer than two with a face.
@@ -141,13 +141,13 @@ def choose_people(session: Session, config: DiversityConfig) -> tuple[list[Portr
     else:
         photos = datasets.LAYOUTS[layout](folder, config.identities, config.seed)
         people, left_out = read(photos, session.prepared.images.shape[1], config, session.progress)
-    own = session.look([person.image for person in people]) if people else None
+    own = session.measure([person.image for person in people]) if people else None
     found = [] if own is None else own.found.tolist()
-    left_out += [person.file for person, seen in zip(people, found, strict=True) if not seen]
+    left_out += [person.file for person, measured in zip(people, found, strict=True) if not measured]
     if own is None or sum(found) < 2:
         raise DataError(f"{sum(found)} of {config.identities} photos show a face; a table needs two people")
-    seen = [person for person, one in zip(people, found, strict=True) if one]
-    return seen, own.identity[own.found], left_out
+    measured = [person for person, one in zip(people, found, strict=True) if one]
+    return measured, own.identity[own.found], left_out
 
 
 def read(
@@ -188,12 +188,12 @@ def read(
     return people, left_out
 
 
-def _apart(session: Session, seen: Measurements, paths: Sequence[Path], place: NDArray[np.int64]) -> Array:
+def _apart(session: Session, measured: Measurements, paths: Sequence[Path], place: NDArray[np.int64]) -> Array:
     """:func:`distances_to_others` over each person's images in which a face was found; NaN for the others."""
     from tqdm import tqdm
 
     apart = np.full(len(paths), np.nan)
     for person in tqdm(np.unique(place), desc="LPIPS", disable=not session.progress):
-        here = np.flatnonzero((place == person) & seen.found)
+        here = np.flatnonzero((place == person) & measured.found)
         apart[here] = distances_to_others(session.judges, [load_photo(paths[index]) for index in here.tolist()])
     return apart

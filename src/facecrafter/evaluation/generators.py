@@ -55,12 +55,12 @@ class FolderGenerator:
         wanted = {_stem(request) for request in requests}
         again = [path.name for path in found if self._paths[path.stem] != path]
         missing, extra = sorted(wanted - self._paths.keys()), sorted(self._paths.keys() - wanted) + again
-        told = [
+        faults = [
             f"{len(some)} {what}: {_named(some)}" for some, what in ((missing, "missing"), (extra, "extra")) if some
         ]
-        if told:
+        if faults:
             raise DataError(
-                f"{folder} does not hold what the table asks of '{name}' ({'; '.join(told)}); "
+                f"{folder} does not hold what the table asks of '{name}' ({'; '.join(faults)}); "
                 "requests.csv in the result folder lists what it should"
             )
         self.size, self.key = len(load_photo(found[0])), self._digest()
@@ -179,9 +179,9 @@ def check_settings(config: MethodConfig) -> None:
 
 def note(config: MethodConfig, method: Generator) -> str:
     """What a reader of the method's row must know: its own words, and those of the config."""
-    said: Any = getattr(method, "note", "")
+    note: Any = getattr(method, "note", "")
     elsewhere = f"{baselines.ELSEWHERE[config.of]}; the images were made elsewhere." if config.of else ""
-    return " ".join(part for part in (said, elsewhere, config.note) if part)
+    return " ".join(part for part in (note, elsewhere, config.note) if part)
 
 
 def _folder(model: Path) -> Path:

@@ -118,20 +118,22 @@ def _others(prepared: shards.Prepared, rows: NDArray[np.int64], person: str) -> 
     return found
 
 
-def identity_scores(seen: Measurements, sources: Measurements, identity: NDArray[np.int64]) -> dict[str, float | None]:
+def identity_scores(
+    measured: Measurements, sources: Measurements, identity: NDArray[np.int64]
+) -> dict[str, float | None]:
     """Cosine of images to their own person and to the other people, and the AUC between the two; None where there is
     no face, or no other person, to compare.
 
     Args:
-        seen: what the images show, one a pair.
+        measured: what the images show, one a pair.
         sources: what the photos of the identities show, one a pair.
         identity: ``(P,)``, whose photo each is of.
     """
-    rows = np.flatnonzero(seen.found & sources.found)
+    rows = np.flatnonzero(measured.found & sources.found)
     if not len(rows):
         return dict.fromkeys(IDENTITY_SCORES)
     _, first, place = np.unique(identity[rows], return_index=True, return_inverse=True)
-    scores = seen.identity[rows] @ sources.identity[rows[first]].T
+    scores = measured.identity[rows] @ sources.identity[rows[first]].T
     same = scores[np.arange(len(rows)), place]
     other = scores[place[:, None] != np.arange(len(first))]
     return {
@@ -141,20 +143,22 @@ def identity_scores(seen: Measurements, sources: Measurements, identity: NDArray
     }
 
 
-def control_scores(seen: Measurements, prepared: shards.Prepared, target: NDArray[np.int64]) -> dict[str, float | None]:
+def control_scores(
+    measured: Measurements, prepared: shards.Prepared, target: NDArray[np.int64]
+) -> dict[str, float | None]:
     """How far images are from their targets: yaw and pitch in degrees, blendshapes, and emotion. None over no faces,
     and for a correlation with what does not vary.
 
     Args:
-        seen: what the images show, one a pair.
+        measured: what the images show, one a pair.
         prepared: the photos, with what was read of them.
         target: ``(P,)``, the rows of the targets.
     """
-    rows = np.flatnonzero(seen.found)
+    rows = np.flatnonzero(measured.found)
     if not len(rows):
         return dict.fromkeys(CONTROL_SCORES)
-    target, seen = target[rows], seen.rows(rows)
-    angles, wanted = np.degrees(seen.pose), prepared.angles[target]
+    target, measured = target[rows], measured.rows(rows)
+    angles, wanted = np.degrees(measured.pose), prepared.angles[target]
     emotion = prepared.emotion[target]
 
     def rmse(one: NDArray[np.float64], other: NDArray[np.float32]) -> float:
@@ -165,22 +169,22 @@ def control_scores(seen: Measurements, prepared: shards.Prepared, target: NDArra
         "yaw_correlation": _correlation(angles[:, 0], wanted[:, 0]),
         "pitch_error": float(np.abs(angles[:, 1] - wanted[:, 1]).mean()),
         "pitch_correlation": _correlation(angles[:, 1], wanted[:, 1]),
-        "blendshape_rmse": rmse(seen.expression, prepared.blendshapes[target]),
-        "emotion_agreement": float((seen.emotion[:, 2:].argmax(1) == emotion[:, 2:].argmax(1)).mean()),
-        "valence_rmse": rmse(seen.emotion[:, 0], emotion[:, 0]),
-        "arousal_rmse": rmse(seen.emotion[:, 1], emotion[:, 1]),
+        "blendshape_rmse": rmse(measured.expression, prepared.blendshapes[target]),
+        "emotion_agreement": float((measured.emotion[:, 2:].argmax(1) == emotion[:, 2:].argmax(1)).mean()),
+        "valence_rmse": rmse(measured.emotion[:, 0], emotion[:, 0]),
+        "arousal_rmse": rmse(measured.emotion[:, 1], emotion[:, 1]),
     }
 
 
-def emotion_by_class(seen: Measurements, prepared: shards.Prepared, pairs: Pairs) -> dict[str, ClassAgreement]:
+def emotion_by_class(measured: Measurements, prepared: shards.Prepared, pairs: Pairs) -> dict[str, ClassAgreement]:
     """The share of ``emotion_agreement`` for each class of the targets, since most photos are neutral or happy.
 
     Returns:
         Each class that a target has; the interval is a bootstrap over the people asked.
     """
-    rows = np.flatnonzero(seen.found)
+    rows = np.flatnonzero(measured.found)
     wanted = prepared.emotion[pairs.target[rows], 2:].argmax(1)
-    agree = seen.emotion[rows, 2:].argmax(1) == wanted
+    agree = measured.emotion[rows, 2:].argmax(1) == wanted
     people = np.array([prepared.persons[row] for row in pairs.identity[rows]], dtype=str)
     return {
         EMOTIONS[label]: ClassAgreement(
@@ -244,7 +248,7 @@ def evaluate(
     session = Session(_preset(model_folder, data, out, protocol, condition, emonet), progress, device, frechet=False)
     prepared, pairs = session.prepared, choose_pairs(session.prepared, protocol)
     asked = words.choose(prepared, protocol.words, protocol.seed) if protocol.words and model.controls else None
-    sources = session.look(prepared.images[pairs.identity])
+    sources = session.measure(prepared.images[pairs.identity])
     settings: dict[str, Setting] = {}
     columns = [prepared.images[pairs.identity], prepared.images[pairs.target]]
     for conditions in protocol.settings if model.controls else ((),):
@@ -254,14 +258,14 @@ def evaluate(
         ]
         name = "+".join(["identity", *conditions])
         made = _made(session, model, name, protocol.sampling, requests)
-        seen = session.look(made.paths)
+        measured = session.measure(made.paths)
         settings[name] = Setting(
             images=len(requests),
-            face_found=float(seen.found.mean()),
+            face_found=float(measured.found.mean()),
             seconds_an_image=made.seconds,
-            **identity_scores(seen, sources, pairs.identity),
-            **control_scores(seen, prepared, pairs.target),
-            emotion_by_class=emotion_by_class(seen, prepared, pairs),
+            **identity_scores(measured, sources, pairs.identity),
+            **control_scores(measured, prepared, pairs.target),
+            emotion_by_class=emotion_by_class(measured, prepared, pairs),
         )
         columns.append(_loaded(made))
     by_words = sheet = None
@@ -349,7 +353,7 @@ def in_words(
                 for word in words.WORDS
             ]
         made = _made(session, model, name, protocol.sampling, requests)
-        read = session.look(made.paths).emotion[:, 2:]
+        read = session.measure(made.paths).emotion[:, 2:]
         settings[name] = words.scores(read.reshape(count, len(EMOTIONS), -1), people)
         images = _loaded(made)
         columns += list(images.reshape(count, len(EMOTIONS), *images.shape[1:]).swapaxes(0, 1))

@@ -1,8 +1,8 @@
 """The estimators that judge images, behind one protocol, chosen by name.
 
 There are two scales: the paper's (EMOCA v2, FaceNet, EmoNet, Inception-v3), from files that the user has, and what
-comes with the project's packages. Names and digests of the weights go into every result, so that it can be told whether
-two results are of the same eyes.
+comes with the project's packages. Names and digests of the weights go into every result, which says whether two
+results are by the same judges.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class JudgesConfig(Strict):
 
 
 @dataclass(frozen=True)
-class Sight:
-    """A face and the image it was seen in.
+class DetectedFace:
+    """A face and the image that it was found in.
 
     Attributes:
         image: ``(H, W, 3)`` uint8 RGB.
@@ -91,8 +91,8 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Eye(Generic[Reading]):
-    """One estimator: rows of numbers off faces (:class:`Sight`) or whole images.
+class Judge(Generic[Reading]):
+    """One estimator: rows of numbers off faces (:class:`DetectedFace`) or whole images.
 
     Attributes:
         name: of the estimator and its weights, as result files have it.
@@ -143,14 +143,14 @@ class Judges:
 
     def __init__(self, config: JudgesConfig, frechet: bool = True) -> None:
         self._faces = {role: make[getattr(config, role)](config) for role, make in FACE_JUDGES.items()}
-        self.names = {role: eye.name for role, eye in self._faces.items()}
+        self.names = {role: judge.name for role, judge in self._faces.items()}
         self.names["lpips"] = _packaged("alexnet", "lpips_alexnet")
         if frechet:
             self._features = IMAGE_JUDGES[config.frechet](config)
             self.names["frechet"] = self._features.name
 
-    def look(self, images: Images, progress: bool = False) -> Measurements:
-        """What is seen in images ``(P, S, S, 3)`` uint8 RGB.
+    def measure(self, images: Images, progress: bool = False) -> Measurements:
+        """What images show ``(P, S, S, 3)`` uint8 RGB.
 
         Args:
             images: of one face each; of several the one nearest to the middle counts.
@@ -160,20 +160,20 @@ class Judges:
 
         count = len(images)
         faces: list[Face | None] = []
-        rows = {role: np.full((count, eye.width), np.nan) for role, eye in self._faces.items()}
-        with FaceFinder() as finder, tqdm(total=count, desc="looking", disable=not progress) as bar:
+        rows = {role: np.full((count, judge.width), np.nan) for role, judge in self._faces.items()}
+        with FaceFinder() as finder, tqdm(total=count, desc="measuring", disable=not progress) as bar:
             for start in range(0, count, CHUNK):
-                sights = [see(finder, image) for image in images[start : start + CHUNK]]
-                seen = [sight for sight in sights if sight]
-                places = [start + index for index, sight in enumerate(sights) if sight]
-                for role, eye in self._faces.items():
-                    rows[role][places] = eye.read(seen)
-                faces.extend([sight.face if sight else None for sight in sights])
-                bar.update(len(sights))
+                detected = [detect(finder, image) for image in images[start : start + CHUNK]]
+                found = [one for one in detected if one]
+                places = [start + index for index, one in enumerate(detected) if one]
+                for role, judge in self._faces.items():
+                    rows[role][places] = judge.read(found)
+                faces.extend([one.face if one else None for one in detected])
+                bar.update(len(detected))
         return Measurements(np.array([face is not None for face in faces], bool), faces, **rows)
 
     def features(self, images: Images) -> Array:
-        """Features ``(P, F)`` of images as in :meth:`look`, for :mod:`facecrafter.evaluation.frechet`."""
+        """Features ``(P, F)`` of images as in :meth:`measure`, for :mod:`facecrafter.evaluation.frechet`."""
         return self._features.read(list(images))
 
     def lpips(self, one: Images, other: Images) -> Array:
@@ -198,14 +198,14 @@ class Judges:
         return LPIPS(weights.locate("lpips_alexnet"))
 
 
-def see(finder: FaceFinder, image: NDArray[np.uint8]) -> Sight | None:
+def detect(finder: FaceFinder, image: NDArray[np.uint8]) -> DetectedFace | None:
     """The face of an image ``(H, W, 3)`` uint8 RGB that is nearest to its middle, or None where there is none."""
     faces = finder.find_all(image)
     if not faces:
         return None
     middle = np.array(image.shape[1::-1]) / 2
     nearest = min(faces, key=lambda face: float(np.linalg.norm(face.points[:, :2].mean(0) - middle)))
-    return Sight(image, nearest.points, align(image, nearest, ALIGNED_SIZE, len(faces) - 1))
+    return DetectedFace(image, nearest.points, align(image, nearest, ALIGNED_SIZE, len(faces) - 1))
 
 
 def _run(network: Callable[[Tensor], Tensor], images: Images, width: int) -> Array:
@@ -230,18 +230,18 @@ def _brought(name: str, path: Path) -> str:
     return f"{name} ({weights.sha256(path)[:8]})"
 
 
-def _mediapipe_pose(_: JudgesConfig) -> Eye[Sight]:
-    def read(sights: Sequence[Sight]) -> Array:
-        return np.radians(np.array([sight.face.angles for sight in sights], np.float64).reshape(-1, 3))
+def _mediapipe_pose(_: JudgesConfig) -> Judge[DetectedFace]:
+    def read(detected: Sequence[DetectedFace]) -> Array:
+        return np.radians(np.array([one.face.angles for one in detected], np.float64).reshape(-1, 3))
 
-    return Eye(_packaged("mediapipe", "face_landmarker"), 3, read)
+    return Judge(_packaged("mediapipe", "face_landmarker"), 3, read)
 
 
-def _mediapipe_expression(_: JudgesConfig) -> Eye[Sight]:
-    def read(sights: Sequence[Sight]) -> Array:
-        return np.array([sight.face.blendshapes for sight in sights], np.float64).reshape(-1, len(BLENDSHAPES))
+def _mediapipe_expression(_: JudgesConfig) -> Judge[DetectedFace]:
+    def read(detected: Sequence[DetectedFace]) -> Array:
+        return np.array([one.face.blendshapes for one in detected], np.float64).reshape(-1, len(BLENDSHAPES))
 
-    return Eye(_packaged("mediapipe", "face_landmarker"), len(BLENDSHAPES), read)
+    return Judge(_packaged("mediapipe", "face_landmarker"), len(BLENDSHAPES), read)
 
 
 @lru_cache(maxsize=1)
@@ -252,66 +252,66 @@ def _emoca(path: Path) -> Emoca:
     return emoca.load(path)
 
 
-def _emoca_pose(config: JudgesConfig) -> Eye[Sight]:
-    return _emoca_eye(config, 3, lambda network, crops: network.code(crops)["pose"][:, :3])
+def _emoca_pose(config: JudgesConfig) -> Judge[DetectedFace]:
+    return _emoca_judge(config, 3, lambda network, crops: network.code(crops)["pose"][:, :3])
 
 
-def _emoca_expression(config: JudgesConfig) -> Eye[Sight]:
+def _emoca_expression(config: JudgesConfig) -> Judge[DetectedFace]:
     from facecrafter.estimators.emoca import EXPRESSION
 
-    return _emoca_eye(config, EXPRESSION, lambda network, crops: network.expression(crops))
+    return _emoca_judge(config, EXPRESSION, lambda network, crops: network.expression(crops))
 
 
-def _emoca_eye(config: JudgesConfig, width: int, ask: Callable[[Emoca, Tensor], Tensor]) -> Eye[Sight]:
+def _emoca_judge(config: JudgesConfig, width: int, ask: Callable[[Emoca, Tensor], Tensor]) -> Judge[DetectedFace]:
     from facecrafter.estimators.emoca import crop
 
     path = _path(config.emoca_file)
     network = _emoca(path)
 
-    def read(sights: Sequence[Sight]) -> Array:
-        crops = [crop(sight.image, sight.points) for sight in sights]
+    def read(detected: Sequence[DetectedFace]) -> Array:
+        crops = [crop(one.image, one.points) for one in detected]
         return _run(lambda stack: ask(network, stack), crops, width)
 
-    return Eye(_brought("emoca", path), width, read)
+    return Judge(_brought("emoca", path), width, read)
 
 
-def _recogniser(config: JudgesConfig) -> Eye[Sight]:
+def _recogniser(config: JudgesConfig) -> Judge[DetectedFace]:
     """dlib, SFace or ArcFace."""
     file = config.arcface_file if config.identity == "arcface" else None
-    judge = recogniser(config.identity, file)
+    network = recogniser(config.identity, file)
 
-    def read(sights: Sequence[Sight]) -> Array:
-        return judge.embed([sight.face for sight in sights]).astype(np.float64)
+    def read(detected: Sequence[DetectedFace]) -> Array:
+        return network.embed([one.face for one in detected]).astype(np.float64)
 
     name = _brought(config.identity, file) if file else _packaged(config.identity, config.identity)
-    return Eye(name, judge.dimension, read)
+    return Judge(name, network.dimension, read)
 
 
-def _facenet(config: JudgesConfig) -> Eye[Sight]:
+def _facenet(config: JudgesConfig) -> Judge[DetectedFace]:
     from facecrafter.estimators.facenet import WIDTH, crop, load
 
     path = _path(config.facenet_file)
     network = load(path)
 
-    def read(sights: Sequence[Sight]) -> Array:
-        return _run(network, [crop(sight.image, sight.points) for sight in sights], WIDTH)
+    def read(detected: Sequence[DetectedFace]) -> Array:
+        return _run(network, [crop(one.image, one.points) for one in detected], WIDTH)
 
-    return Eye(_brought("facenet", path), WIDTH, read)
+    return Judge(_brought("facenet", path), WIDTH, read)
 
 
-def _emotion(config: JudgesConfig) -> Eye[Sight]:
+def _emotion(config: JudgesConfig) -> Judge[DetectedFace]:
     """The project's own estimator, or EmoNet."""
-    judge = estimator(config.emonet_file if config.emotion == "emonet" else None)
+    reader = estimator(config.emonet_file if config.emotion == "emonet" else None)
     width = 2 + len(EMOTIONS)
 
-    def read(sights: Sequence[Sight]) -> Array:
-        emotions = judge.estimate([sight.face for sight in sights])
+    def read(detected: Sequence[DetectedFace]) -> Array:
+        emotions = reader.estimate([one.face for one in detected])
         return np.array([emotion.vector for emotion in emotions], np.float64).reshape(-1, width)
 
-    return Eye(_brought(f"{config.emotion} {judge.name}", judge.path), width, read)
+    return Judge(_brought(f"{config.emotion} {reader.name}", reader.path), width, read)
 
 
-def _alexnet(_: JudgesConfig) -> Eye[NDArray[np.uint8]]:
+def _alexnet(_: JudgesConfig) -> Judge[NDArray[np.uint8]]:
     """The last of the five feature maps of LPIPS's AlexNet (unit length a place), its mean over places."""
     import torch.nn.functional as F
 
@@ -327,10 +327,10 @@ def _alexnet(_: JudgesConfig) -> Eye[NDArray[np.uint8]]:
     def read(images: Images) -> Array:
         return _run(pooled, images, ALEXNET_WIDTH)
 
-    return Eye(_packaged("alexnet", "lpips_alexnet"), ALEXNET_WIDTH, read)
+    return Judge(_packaged("alexnet", "lpips_alexnet"), ALEXNET_WIDTH, read)
 
 
-def _inception(config: JudgesConfig) -> Eye[NDArray[np.uint8]]:
+def _inception(config: JudgesConfig) -> Judge[NDArray[np.uint8]]:
     """The FID's features with the input of either program."""
     from facecrafter.estimators import inception
 
@@ -340,7 +340,7 @@ def _inception(config: JudgesConfig) -> Eye[NDArray[np.uint8]]:
         "pytorch_fid": ("inception, pytorch-fid", inception.pytorch_fid_input),
     }[config.frechet]
     network = inception.load(path, prepare)
-    return Eye(_brought(name, path), inception.WIDTH, lambda images: _run(network, images, inception.WIDTH))
+    return Judge(_brought(name, path), inception.WIDTH, lambda images: _run(network, images, inception.WIDTH))
 
 
 def _path(file: Path | None) -> Path:
@@ -349,13 +349,13 @@ def _path(file: Path | None) -> Path:
     return file
 
 
-FACE_JUDGES: dict[str, dict[str, Callable[[JudgesConfig], Eye[Sight]]]] = {
+FACE_JUDGES: dict[str, dict[str, Callable[[JudgesConfig], Judge[DetectedFace]]]] = {
     "pose": {"mediapipe": _mediapipe_pose, "emoca": _emoca_pose},
     "expression": {"mediapipe": _mediapipe_expression, "emoca": _emoca_expression},
     "identity": {"dlib": _recogniser, "sface": _recogniser, "arcface": _recogniser, "facenet": _facenet},
     "emotion": {"facecrafter": _emotion, "emonet": _emotion},
 }
-IMAGE_JUDGES: dict[str, Callable[[JudgesConfig], Eye[Any]]] = {
+IMAGE_JUDGES: dict[str, Callable[[JudgesConfig], Judge[Any]]] = {
     "alexnet": _alexnet,
     "inception": _inception,
     "pytorch_fid": _inception,

@@ -9,7 +9,7 @@ difference), expression (length), and emotion (root mean square over valence, ar
 A movement is divided by that between the *photos* which the change came from, averaged over the probes: two people's
 photos, the two photos of the third person, the photos of the two emotions. So 1 on the diagonal says that as much moved
 as was asked, and off the diagonal 0 is best and 1 as bad as if the other thing had been asked to change. Dividing by a
-method's own direct effect instead would make a method that hardly follows look leaky, or clean, for that reason alone,
+method's own direct effect instead would make a method that hardly follows seem leaky, or clean, for that reason alone,
 and methods would not share a scale. Pose and expression come with landmarks together: their column is the mean of the
 two ratios. Expression and emotion are not independent in faces, and no method can bring the cells between them to 0;
 what counts is how methods differ.
@@ -216,8 +216,8 @@ def shape_leak(images: Measurements, photos: Measurements, people: Sequence[str]
     """The shape that landmarks bring along, over Q probes of people, Q; see :func:`leakage` and this module."""
     (given, *_, free), target = _by_place(images), _by_place(photos)[2].identity
     more = cosines(given.identity, target) - cosines(free.identity, target)
-    seen = np.isfinite(more)
-    return bootstrap.mean(more[seen], [person for person, one in zip(people, seen, strict=True) if one])
+    measured = np.isfinite(more)
+    return bootstrap.mean(more[measured], [person for person, one in zip(people, measured, strict=True) if one])
 
 
 def curve_requests(people: Sequence[Portrait], seed: int) -> list[Request]:
@@ -253,5 +253,5 @@ def curves(emotion: Array, people: Sequence[str]) -> dict[str, Curve]:
 
 
 def _point(perceived: Array, people: Sequence[str]) -> Interval:
-    seen = np.isfinite(perceived)
-    return bootstrap.mean(perceived[seen], [person for person, one in zip(people, seen, strict=True) if one])
+    measured = np.isfinite(perceived)
+    return bootstrap.mean(perceived[measured], [person for person, one in zip(people, measured, strict=True) if one])

@@ -1,4 +1,4 @@
-"""What the eyes saw in images, seen once: kept by the pictures' content and the eyes' names."""
+"""What the judges measured on images, measured once: kept by the images' content and the judges' names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 Images = Sequence[Path | NDArray[np.uint8]] | NDArray[np.uint8]
 Row = dict[str, NDArray[np.generic]]
 
-# Looked at together; a run that is stopped loses no more than this.
+# Measured together; a run that is stopped loses no more than this.
 CHUNK = 128
 ROLES = ("pose", "expression", "identity", "emotion")
 
@@ -49,8 +49,8 @@ class Measurements:
         return Measurements(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
-def look(judges: Judges, images: Images, cache: Path, progress: bool = True) -> Measurements:
-    """What the eyes see in images: paths, or ``(H, W, 3)`` uint8 RGB.
+def measure(judges: Judges, images: Images, cache: Path, progress: bool = True) -> Measurements:
+    """What the judges measure on images: paths, or ``(H, W, 3)`` uint8 RGB.
 
     Raises:
         PhotoError: a file that is not an image.
@@ -59,15 +59,15 @@ def look(judges: Judges, images: Images, cache: Path, progress: bool = True) -> 
     names = [field.name for field in fields(Measurements)]
 
     def read(shown: Sequence[NDArray[np.uint8]]) -> list[Row]:
-        looks = judges.look(shown)
-        return [{name: np.asarray(getattr(looks, name)[index]) for name in names} for index in range(len(shown))]
+        measured = judges.measure(shown)
+        return [{name: np.asarray(getattr(measured, name)[index]) for name in names} for index in range(len(shown))]
 
-    rows = _each(images, cache / "looks" / _digest({role: judges.names[role] for role in ROLES}), read, progress)
+    rows = _each(images, cache / "measurements" / _digest({role: judges.names[role] for role in ROLES}), read, progress)
     return Measurements(*(np.stack([row[name] for row in rows]) for name in names))  # type: ignore[arg-type]
 
 
 def features(judges: Judges, images: Images, cache: Path, progress: bool = True) -> Array:
-    """Features ``(P, F)`` of images for a Frechet distance; see :func:`look`."""
+    """Features ``(P, F)`` of images for a Frechet distance; see :func:`measure`."""
 
     def read(shown: Sequence[NDArray[np.uint8]]) -> list[Row]:
         return [{"features": row} for row in judges.features(shown)]
@@ -86,7 +86,7 @@ def _each(
     from tqdm import tqdm
 
     rows: list[Row] = []
-    with tqdm(total=len(images), desc=f"looking ({folder.parent.name})", disable=not progress) as bar:
+    with tqdm(total=len(images), desc=f"measuring ({folder.parent.name})", disable=not progress) as bar:
         for start in range(0, len(images), CHUNK):
             some = images[start : start + CHUNK]
             shown = [load_photo(one) if isinstance(one, Path) else one for one in some]
@@ -116,7 +116,7 @@ def _packed(row: Row) -> bytes:
     return content.getvalue()
 
 
-def _digest(told: object, image: NDArray[np.uint8] | None = None) -> str:
-    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+def _digest(of: object, image: NDArray[np.uint8] | None = None) -> str:
+    key = hashlib.sha256(json.dumps(of, sort_keys=True).encode())
     key.update(b"" if image is None else np.ascontiguousarray(image).tobytes())
     return key.hexdigest()[:32]

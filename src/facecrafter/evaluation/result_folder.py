@@ -47,7 +47,7 @@ def write_requests(out: Path, requests: Sequence[Request]) -> None:
 
 
 def write_images(out: Path, slug: str, made: Sequence[Path]) -> list[str]:
-    """Put a method's images where a report looks for them: linked from the cache where the disk can, else copied.
+    """Put a method's images where a report finds them: linked from the cache where the disk can, else copied.
 
     Returns:
         Their paths in the folder.

@@ -1,4 +1,4 @@
-"""Where a table is made: its data, its eyes and its cache, and what both tables do with them."""
+"""Where a table is made: its data, its judges and its cache, and what both tables do with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from facecrafter.evaluation import differences, frechet, generators, result_fold
 from facecrafter.evaluation.config import FOLDER, MethodConfig, TableConfig
 from facecrafter.evaluation.images import Made, make
 from facecrafter.evaluation.judges import Judges
-from facecrafter.evaluation.measurements import Images, Measurements, features, look
+from facecrafter.evaluation.measurements import Images, Measurements, features, measure
 from facecrafter.evaluation.result import Column, MethodResult, RealImages, TableResult
 from facecrafter.request import Generator, Portrait, Request
 
@@ -60,9 +60,9 @@ class Session:
         config, device = self.config, self.device.partition(":")[0]
         return make(method, requests, config.cache_folder, config.batch_size, config.bfloat16, self.progress, device)
 
-    def look(self, images: Images) -> Measurements:
-        """See :func:`facecrafter.evaluation.measurements.look`."""
-        return look(self.judges, images, self.config.cache_folder, self.progress)
+    def measure(self, images: Images) -> Measurements:
+        """See :func:`facecrafter.evaluation.measurements.measure`."""
+        return measure(self.judges, images, self.config.cache_folder, self.progress)
 
     def features(self, images: Images) -> NDArray[np.float64]:
         """See :func:`facecrafter.evaluation.measurements.features`."""
@@ -70,7 +70,7 @@ class Session:
 
     def real(self) -> frechet.Gaussian:
         """Features of real images, drawn from the whole of `real_data`, or of `data` without it: a Frechet distance
-        asks what images look like and not whom they show.
+        asks what images show and not whom.
 
         Raises:
             DataError: the folder cannot be read, or has fewer than the config asks for.
@@ -104,7 +104,7 @@ class Session:
 
         for entry in config.methods:
             if entry.kind == FOLDER:
-                opened(entry)  # what is missing there is told before hours go by
+                opened(entry)  # what is missing there is an error before hours go by
         return [measure(entry, opened(entry)) for entry in config.methods]
 
     def written(
@@ -113,15 +113,15 @@ class Session:
         method: Generator,
         made: Made,
         requests: Sequence[Request],
-        seen: Measurements,
+        measured: Measurements,
         columns: Sequence[Column],
         scores: dict[str, NDArray[np.float64]],
     ) -> dict[str, Any]:
         """Write a method's images and scores; what its row says of it and of them."""
         out = self.config.out
         places = result_folder.write_images(out, entry.slug, made.paths)
-        result_folder.write_scores(out, entry.slug, places, requests, seen.found, columns, scores)
-        lost = [place for place, found in zip(places, seen.found, strict=True) if not found]
+        result_folder.write_scores(out, entry.slug, places, requests, measured.found, columns, scores)
+        lost = [place for place, found in zip(places, measured.found, strict=True) if not found]
         return {
             "name": entry.name,
             "kind": entry.kind,
