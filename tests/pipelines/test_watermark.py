@@ -15,7 +15,7 @@ from PIL import Image
 
 from facecrafter.faces.face import Face
 from facecrafter.faces.photo import load_photo
-from facecrafter.pipelines import demo, former_watermark, watermark
+from facecrafter.pipelines import demo, former_watermark, watermark, watermark_key, watermark_search
 from facecrafter.pipelines.images import contact_sheet, described
 from facecrafter.request import Portrait, Request
 
@@ -167,7 +167,7 @@ def test_a_sheet_with_labels_and_its_thumbnail_are_marked(faces: list[Pixels]) -
     nobody = Request(Portrait())
     rows = {name: [demo.Tile(name, nobody)] * demo.COLUMNS for name in "abcd"}
     poster = demo.compose(skimage.data.astronaut(), rows, images)
-    assert demo.TILE in watermark._WRITTEN
+    assert demo.TILE in watermark_search.WRITTEN_SIDES
     for shown in (poster, poster.resize((poster.width // 2, poster.height // 2), Image.Resampling.BICUBIC)):
         found = watermark.detect(np.asarray(shown))
         assert found.marked and len(found.parts) == demo.IMAGES
@@ -187,7 +187,7 @@ def test_photos_of_people_are_not_marked_and_can_be(lfw: Path) -> None:
 
 
 def agreement(image: Pixels) -> float:
-    return watermark._agreement(watermark._coefficients(watermark._on_grid(image)))
+    return watermark_key.agreement_with(watermark_key.coefficients_of(watermark_key.on_grid(image)))
 
 
 def test_noise_agrees_as_the_bound_says() -> None:
@@ -210,20 +210,20 @@ def test_noise_agrees_as_the_bound_says() -> None:
 def test_the_search_compares_as_the_single_comparison_does(faces: list[Pixels]) -> None:
     """In noise every place has deviation 1; where a marked image begins, the agreement is that of the image."""
     noise = np.random.default_rng(1).integers(0, 256, (256, 256)).astype(np.float32)
-    window = watermark.Part(128, 128, 128, 0, 0)
-    agreements = watermark._agreements(watermark._Pyramid(noise), window, 256)
+    window = watermark_search.Part(128, 128, 128, 0, 0)
+    agreements = watermark_search._agreements(watermark_search.Pyramid(noise), window, 256)
     assert 0.9 < agreements.std() < 1.1 and agreements.max() < 6
-    noise[40:168, 60:188] = watermark.mark(faces[0]) @ watermark._LUMINANCE
-    agreements = watermark._agreements(watermark._Pyramid(noise), window, 256)
+    noise[40:168, 60:188] = watermark.mark(faces[0]) @ watermark_key.LUMINANCE
+    agreements = watermark_search._agreements(watermark_search.Pyramid(noise), window, 256)
     assert np.unravel_index(agreements.argmax(), agreements.shape) == (40, 60)
     assert agreements.max() == pytest.approx(agreement(watermark.mark(faces[0])), rel=0.2)
 
 
 def test_the_score_counts_every_comparison() -> None:
-    assert watermark._orders(6, 1) == pytest.approx(-np.log10(2 * np.exp(-18)))
-    assert watermark._orders(9, 10**9) == pytest.approx(-np.log10(2e9 * np.exp(-40.5)))
-    assert watermark._orders(-9, 1) == 0 and watermark._orders(1, 1) == 0
-    scans = watermark._scans(250, 250)
+    assert watermark_key.orders_of_magnitude(6, 1) == pytest.approx(-np.log10(2 * np.exp(-18)))
+    assert watermark_key.orders_of_magnitude(9, 10**9) == pytest.approx(-np.log10(2e9 * np.exp(-40.5)))
+    assert watermark_key.orders_of_magnitude(-9, 1) == 0 and watermark_key.orders_of_magnitude(1, 1) == 0
+    scans = watermark_search.scans_of(250, 250)
     assert len(scans) < 100 and sum(scan.comparisons for scan in scans) < 5e9
 
 
@@ -235,14 +235,14 @@ def test_a_blank_image_is_not_marked(level: int) -> None:
 
 
 def test_the_pattern_is_its_own_mirror_image() -> None:
-    pattern = watermark._pattern(watermark._signs())
+    pattern = watermark_key.pattern_of(watermark_key.key_signs())
     beside = np.r_[:56, 72:128]  # odd functions in the middle cannot be
     np.testing.assert_allclose(pattern[:, beside], pattern[:, ::-1][:, beside], atol=1e-12)
     assert np.abs(pattern - pattern[::-1]).max() > 1
 
 
 def test_the_transform_is_orthonormal() -> None:
-    rows = watermark._placed().reshape(-1, watermark.GRID)
+    rows = watermark_key._placed().reshape(-1, watermark_key.GRID)
     np.testing.assert_allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-12)
 
 

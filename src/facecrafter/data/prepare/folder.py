@@ -22,8 +22,6 @@ from facecrafter.errors import DataError
 from facecrafter.estimators import emotion_estimator, identity
 
 _KINDS_OF_FILES = (META, INDEX, REJECTED, "shard-*.tar", "shard-*.json", "begun-*.tar", "*.partial")
-
-
 GOES_ON = "run the same command again, it goes on from there"
 
 

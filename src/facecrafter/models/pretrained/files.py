@@ -22,18 +22,10 @@ from facecrafter.models.pretrained.single_file import SINGLE_FILE, _of_single_fi
 from facecrafter.pickles import ForeignClasses, foreign_class
 
 ARC2FACE = "Hugging Face FoivosPar/Arc2Face"
-
-
 STABLE_DIFFUSION = "Hugging Face stable-diffusion-v1-5/stable-diffusion-v1-5"
-
-
 # Arc2Face's own instructions put the recogniser into antelopev2/.
 RECOGNISER_PLACES = ("arcface.onnx", "antelopev2/arcface.onnx")
-
-
 RECOGNISER_SHA256 = "ec639a0429b4819130d1405a2d3b38beaa4cc4a6c5bd9cf48b94fdf65461de83"
-
-
 # Names that tensors had in older files: transformers 5 flattened CLIPTextModel, diffusers 0.12 renamed attention.
 _OLD_NAMES = (
     (re.compile(r"^text_model\."), ""),
@@ -42,17 +34,11 @@ _OLD_NAMES = (
     (re.compile(r"(attentions\.\d+)\.value\."), r"\1.to_v."),
     (re.compile(r"(attentions\.\d+)\.proj_attn\."), r"\1.to_out.0."),
 )
-
-
 # Tensors of older or wider CLIP files that the text model does without.
 _NOT_READ = {"embeddings.position_ids", "text_projection.weight"}
-
-
 _DIFFUSERS_FILES = tuple(
     f"diffusion_pytorch_model{variant}.{kind}" for kind in ("safetensors", "bin") for variant in ("", ".fp16")
 )
-
-
 # What people call the folder of Stable Diffusion 1.5.
 _STABLE_DIFFUSION_FOLDERS = (
     "stable-diffusion-v1-5",
@@ -61,8 +47,6 @@ _STABLE_DIFFUSION_FOLDERS = (
     "sd-v1-5",
     "sd15",
 )
-
-
 _CLIP_FILES = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin", "pytorch_model.fp16.bin")
 
 
@@ -168,8 +152,6 @@ class Part:
 UNET = Part(
     ("arc2face",), _DIFFUSERS_FILES, UNet2DConditionModel, lambda scale: scales.build_unet(scale), (), ARC2FACE
 )  # fmt: skip
-
-
 ENCODER = Part(
     places=("encoder",),
     files=_CLIP_FILES,
@@ -187,8 +169,6 @@ ENCODER = Part(
     ),
     source=ARC2FACE,
 )
-
-
 AUTOENCODER = Part(
     places=("vae", *(f"{name}/vae" for name in _STABLE_DIFFUSION_FOLDERS), "sd-vae-ft-mse"),
     files=_DIFFUSERS_FILES,
@@ -210,8 +190,6 @@ AUTOENCODER = Part(
     source=STABLE_DIFFUSION,
     single_file=True,
 )
-
-
 PARTS = (UNET, ENCODER, AUTOENCODER)
 
 

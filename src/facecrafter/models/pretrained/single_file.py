@@ -12,8 +12,6 @@ from facecrafter.models.checkpoint import CONTROLS_FILE
 from facecrafter.pickles import unpickled
 
 SINGLE_FILE = "is a single-file checkpoint of Stable Diffusion, which is not read"
-
-
 _SINGLE_FILE_NAMES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
 
 
