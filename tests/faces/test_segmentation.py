@@ -14,7 +14,7 @@ from facecrafter.estimators import person as person_module
 from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.estimators.person import PersonSegmenter
 from facecrafter.faces.face import LEFT_EYE, NOSE_TIP, RIGHT_EYE, Face, load_photo
-from facecrafter.faces.segmentation import binary, face_mask, oval_polygon, resize_mask
+from facecrafter.faces.segmentation import face_mask, oval_polygon, resize_mask
 
 
 def circle(face: Face, centre: tuple[float, float], radius: float) -> Face:
@@ -63,12 +63,6 @@ def test_a_place_of_the_grid_is_the_mean_over_it(face: Face) -> None:
     expected = face_mask(face).reshape(16, 16, 16, 16).mean((1, 3))
     np.testing.assert_allclose(face_mask(face, 16), expected, atol=1e-5)
     np.testing.assert_allclose(resize_mask(np.ones((64, 64), np.float32), 7), 1, atol=1e-6)
-
-
-def test_binary_takes_half_as_face() -> None:
-    shares = np.array([[0.0, 0.49], [0.5, 1.0]], np.float32)
-    decided = binary(shares)
-    assert decided.tolist() == [[0, 0], [1, 1]] and decided.dtype == np.float32
 
 
 def test_an_oval_beyond_the_image_is_cut_off(face: Face) -> None:

@@ -48,7 +48,7 @@ class TokenAdapter(Baseline, ModelMixin, ConfigMixin):
         self.token_values = nn.ModuleList(values)
 
     def fits(self, base: FaceModel) -> bool:
-        """See :class:`Baseline`."""
+        """Whether the base has the shapes that it was made for."""
         own: Any = self.config
         return list(own.block_widths) == attention.cross_attention_widths(base.unet)
 
@@ -60,7 +60,7 @@ class TokenAdapter(Baseline, ModelMixin, ConfigMixin):
     def predict(
         self, unet: nn.Module, noisy: Tensor, timesteps: Tensor, tokens: Tensor, prepared: Any, rows: Tensor
     ) -> Tensor:
-        """See :class:`Baseline`."""
+        """The base's prediction with what it adds, ``(B, C, H, W)``."""
         branches = [Branch(prepared, rows, torch.ones(len(rows), device=rows.device))] if len(rows) else []
         conditions = AttentionInputs(branches)
         return unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample

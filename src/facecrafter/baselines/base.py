@@ -186,7 +186,7 @@ class BaselineGenerator:
 
     @cached_property
     def key(self) -> str:
-        """See :class:`facecrafter.request.Generator`."""
+        """A digest of the weights and settings."""
         base = self.base
         return digest((self.baseline, base.unet, base.encoder, base.autoencoder), self.settings())
 
@@ -198,7 +198,7 @@ class BaselineGenerator:
     def generate(
         self, requests: Sequence[Request], progress: Progress | None = None
     ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """See :class:`facecrafter.request.Generator`.
+        """The images of requests, each as soon as it is made.
 
         Raises:
             ConfigError: an identity embedding of another length than the base reads.

@@ -31,7 +31,7 @@ class EncoderCopy(Baseline, ControlNetModel):
 
     @classmethod
     def beside(cls, base: FaceModel) -> Self:
-        """See :class:`Baseline`."""
+        """A fresh one, sized for a base."""
         copy: Self = cls.from_unet(
             base.unet,
             conditioning_embedding_out_channels=CONDITION_CHANNELS[base.scale.size // base.unet.config.sample_size],
@@ -40,20 +40,20 @@ class EncoderCopy(Baseline, ControlNetModel):
         return copy.train(base.unet.training)
 
     def fits(self, base: FaceModel) -> bool:
-        """See :class:`Baseline`."""
+        """Whether the base has the shapes that it was made for."""
         own: Any = self.config
         theirs: Any = base.unet.config
         names = ("in_channels", "down_block_types", "block_out_channels", "layers_per_block", "cross_attention_dim")
         return all(_plain(own[name]) == _plain(theirs[name]) for name in names)
 
     def install(self, plain: bool) -> None:
-        """See :class:`Baseline`."""
+        """Set how its attention layers compute."""
         attention.install(self, plain)
 
     def predict(
         self, unet: nn.Module, noisy: Tensor, timesteps: Tensor, tokens: Tensor, prepared: Any, rows: Tensor
     ) -> Tensor:
-        """See :class:`Baseline`."""
+        """The base's prediction with what it adds, ``(B, C, H, W)``."""
         if len(rows) == 0:
             return unet(noisy, timesteps, tokens).sample
         down, middle = self(noisy[rows], timesteps[rows], tokens[rows], prepared, return_dict=False)

@@ -40,7 +40,7 @@ class ExpressionAdapterBaseline(TokenAdapter):
 
     @classmethod
     def beside(cls, base: FaceModel) -> Self:
-        """See :class:`facecrafter.baselines.base.Baseline`."""
+        """A fresh one, sized for a base."""
         return cls(attention.cross_attention_widths(base.unet), base.unet.config.cross_attention_dim)
 
     def read(self, portrait: Portrait, size: int) -> NDArray[np.float32]:

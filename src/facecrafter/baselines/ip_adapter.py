@@ -42,12 +42,12 @@ class IPAdapterBaseline(TokenAdapter):
 
     @classmethod
     def beside(cls, base: FaceModel) -> Self:
-        """See :class:`facecrafter.baselines.base.Baseline`."""
+        """A fresh one, sized for a base."""
         widths = attention.cross_attention_widths(base.unet)
         return cls(widths, base.unet.config.cross_attention_dim, base.scale.embedding)
 
     def fits(self, base: FaceModel) -> bool:
-        """See :class:`facecrafter.baselines.base.Baseline`."""
+        """Whether the base has the shapes that it was made for."""
         own: Any = self.config
         return super().fits(base) and bool(own.embedding == base.scale.embedding)
 

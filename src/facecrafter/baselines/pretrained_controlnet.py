@@ -67,7 +67,7 @@ class PublishedControlNet(BaselineGenerator):
         self.name, self.note = "Arc2Face + ControlNet (published)", f"Published weights; normals by {normals}."
 
     def settings(self) -> dict[str, object]:
-        """See :class:`BaselineGenerator`; the renders count by what is in them."""
+        """What its images depend on; the renders count by what is in them."""
         files = sorted(self.renders.rglob("*.png")) if self.renders else []
         return {**super().settings(), "published": True, "renders": [f"{path.name} {sha256(path)}" for path in files]}
 

@@ -115,7 +115,7 @@ class PublishedFaceID:
 
     @cached_property
     def key(self) -> str:
-        """See :class:`facecrafter.request.Generator`."""
+        """A digest of the weights and settings."""
         settings = {
             "shortcut": self.SHORTCUT,
             "words": self.words,
@@ -157,7 +157,7 @@ class PublishedFaceID:
     def generate(
         self, requests: Sequence[Request], progress: Progress | None = None
     ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """See :class:`facecrafter.request.Generator`; only identity and seed are read."""
+        """The images of requests, each as soon as it is made; only identity and seed are read."""
         for batch in batches(requests, self.batch_size, lambda _: None):
             tokens = self._shown([_face(requests[index].identity) for index in batch])
             step = progress and partial(progress, len(batch) / self.steps)

@@ -255,7 +255,7 @@ class EmoNetEstimator:
         self.name = f"emonet_{self.network.classes}"
 
     def estimate(self, faces: Sequence[Face]) -> list[Emotion]:
-        """See :class:`facecrafter.estimators.emotion_estimator.EmotionEstimator`; faces of any aligned size.
+        """The emotions of faces of any aligned size.
 
         Raises:
             NoFaceError: a face whose landmarks say nothing, see :func:`tight_crop`.

@@ -257,7 +257,7 @@ class PixelEmotion:
         self.network = load(path)
 
     def estimate(self, faces: Sequence[Face]) -> list[Emotion]:
-        """See :class:`facecrafter.estimators.emotion_estimator.EmotionEstimator`; faces of any aligned size.
+        """The emotions of faces of any aligned size.
 
         Raises:
             NoFaceError: a face whose landmarks say nothing, see :func:`tight_crop`.

@@ -131,7 +131,7 @@ class OnnxRecogniser:
         self.dimension = len(trial)
 
     def embed(self, faces: Sequence[Face]) -> NDArray[np.float32]:
-        """See :class:`Recogniser`. Faces go one at a time: the published file has a fixed batch of one."""
+        """Unit embeddings ``(N, D)``. Faces go one at a time: the published file has a fixed batch of one."""
         rows = []
         for face in faces:
             crop = (arcface_crop(face).astype(np.float32) - self._mean) * self._scale
@@ -178,7 +178,7 @@ class DlibRecogniser:
         self._network = DlibNetwork(weights.locate("dlib"))
 
     def embed(self, faces: Sequence[Face]) -> NDArray[np.float32]:
-        """See :class:`Recogniser`. Faces go one at a time, so that one alone gives the same numbers to the bit."""
+        """Unit embeddings ``(N, D)``. Faces go one at a time, so that one alone gives the same numbers to the bit."""
         import torch
 
         rows = np.zeros((len(faces), self.dimension), np.float32)

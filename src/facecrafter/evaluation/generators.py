@@ -75,7 +75,7 @@ class FolderGenerator:
     def generate(
         self, requests: Sequence[Request], progress: Progress | None = None
     ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """See :class:`facecrafter.request.Generator`."""
+        """The images of requests, each as soon as it is made."""
         for index, request in enumerate(requests):
             path = self._paths[_stem(request)]
             image = load_photo(path)

@@ -56,16 +56,16 @@ class Session:
         return Portrait.of(self.prepared, int(row))
 
     def make(self, method: Generator, requests: Sequence[Request]) -> Made:
-        """See :func:`facecrafter.evaluation.images.make`."""
+        """The images of requests by a method, out of the cache or made now."""
         config, device = self.config, self.device.partition(":")[0]
         return make(method, requests, config.cache_folder, config.batch_size, config.bfloat16, self.progress, device)
 
     def measure(self, images: Images) -> Measurements:
-        """See :func:`facecrafter.evaluation.measurements.measure`."""
+        """What the judges measure on images, out of the cache or measured now."""
         return measure(self.judges, images, self.config.cache_folder, self.progress)
 
     def features(self, images: Images) -> NDArray[np.float64]:
-        """See :func:`facecrafter.evaluation.measurements.features`."""
+        """Features of images for a Frechet distance, out of the cache or computed now."""
         return features(self.judges, images, self.config.cache_folder, self.progress)
 
     def real(self) -> frechet.Gaussian:

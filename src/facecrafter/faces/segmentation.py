@@ -55,8 +55,3 @@ def resize_mask(mask: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
     way = cv2.INTER_AREA if size < len(mask) else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(mask, (size, size), interpolation=way), np.float32)
-
-
-def binary(mask: NDArray[np.float32]) -> NDArray[np.float32]:
-    """1 where at least half of a place is face, else 0 (the binary mask of Eq. 2)."""
-    return (mask >= 0.5).astype(np.float32)

@@ -56,7 +56,7 @@ class _Pass:
         self.time: Tensor
 
     def run(self, noisy: Tensor, timestep: Tensor, time_update: Tensor | None) -> Tensor:
-        """See :func:`predict`."""
+        """One prediction by the denoiser; arguments as :func:`predict` has them."""
         unet = self.unet
         embedded = unet.time_embedding(unet.get_time_embed(sample=noisy, timestep=timestep))
         self.time = embedded if time_update is None else embedded + time_update

@@ -66,7 +66,7 @@ class FaceCrafterGenerator:
     def generate(
         self, requests: Sequence[Request], progress: Progress | None = None
     ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """See :class:`facecrafter.request.Generator`.
+        """The images of requests, each as soon as it is made.
 
         Raises:
             ConfigError: an unknown scheduler or speed, no steps, or a condition or a speed that this model has no

@@ -63,7 +63,7 @@ class _Reached:
 
 
 def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached: _Reached) -> Path:
-    """See :func:`train`; the run folder is this process's, and ``before`` the config of the run that goes on."""
+    """Train; the run folder is this process's, and ``before`` the config of the run that goes on."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from diffusers.training_utils import EMAModel
     from tqdm import tqdm
