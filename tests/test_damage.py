@@ -217,6 +217,22 @@ def test_a_config_that_asks_for_too_much_is_refused_before_it_is_built(tmp_path:
         checkpoint.load_part(tmp_path / "a.safetensors", "controls", "mini")
 
 
+def test_a_name_in_a_file_does_not_break_the_line_of_an_error(tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = tmp_path / "controls.safetensors"
+    narrow = {"landmark_size": 32, "context_width": 8, "landmark_channels": (3, 4, 8)}
+    controls = FaceControls(block_widths=(8,), landmark_strides=(2, 2), emotion_hidden=4, **narrow)
+    checkpoint.save_part(controls, path, "controls", "mini")
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file({name.replace("landmark", "a\nb\x1b[2J"): value for name, value in tensors.items()}, path, metadata)
+    with pytest.raises(FaceCrafterError) as caught:
+        checkpoint.load_part(path, "controls", "mini")
+    assert r"a\nb\x1b[2J" in str(caught.value) and str(caught.value).isprintable()
+
+
 def test_small_networks(tmp_path: Path) -> None:
     import torch
 

@@ -5,13 +5,27 @@ from __future__ import annotations
 LONGEST_REASON = 200  # characters
 
 
+def printable(value: object) -> str:
+    """What a stranger's file says as text for a terminal: control characters, which could steer it, and what no
+    encoding has are written as escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
+
+
 def reason_of(error: Exception) -> str:
     """What a library says in an error, in one line for a sentence of ours: some quote the whole damaged file."""
     return " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
 
 
 class FaceCrafterError(Exception):
-    """Something the user can put right. The command line prints its message and no traceback."""
+    """Something the user can put right. The command line prints its message and no traceback.
+
+    Args:
+        message: what is wrong and the way out. Names in it may come from a stranger's file, so whatever could break the
+            line or steer a terminal is written as escapes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class PhotoError(FaceCrafterError):

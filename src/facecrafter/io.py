@@ -60,12 +60,6 @@ def name_as_text(name: str | Path) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def printable(value: object) -> str:
-    """What a stranger's file says as text for a terminal: control characters, which could steer it, and what no
-    encoding has are written as escapes."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
-
-
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all.
 

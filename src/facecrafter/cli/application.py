@@ -11,9 +11,9 @@ from typer.core import TyperGroup
 
 from facecrafter import __version__
 from facecrafter.cli.printing import complain, files_written
-from facecrafter.errors import FaceCrafterError
+from facecrafter.errors import FaceCrafterError, printable
 from facecrafter.interruption import Terminated, ignored, kept_of
-from facecrafter.io import forget_written, printable
+from facecrafter.io import forget_written
 
 
 class Commands(TyperGroup):

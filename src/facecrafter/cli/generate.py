@@ -20,8 +20,8 @@ from facecrafter.cli.options import (
     Weights,
 )
 from facecrafter.cli.printing import bar, complain, picked, refuse_given
-from facecrafter.errors import FaceCrafterError
-from facecrafter.io import check_free, name_as_text, printable
+from facecrafter.errors import FaceCrafterError, printable
+from facecrafter.io import check_free, name_as_text
 
 
 @app.command()

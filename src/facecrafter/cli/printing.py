@@ -10,8 +10,8 @@ from pathlib import Path
 
 import typer
 
-from facecrafter.errors import FaceCrafterError, OutputError
-from facecrafter.io import name_as_text, printable, written
+from facecrafter.errors import FaceCrafterError, OutputError, printable
+from facecrafter.io import name_as_text, written
 
 # From how many images on a bar shows how far the work is.
 MANY = 5
