@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from facecrafter import controls as _controls  # noqa: F401 - hands the registry of controls to the models below it
 
 if TYPE_CHECKING:
+    from facecrafter.faces.asked import Pose
     from facecrafter.pipelines.generate import FaceCrafter
     from facecrafter.pipelines.images import save
 
 __version__ = "0.1.0"
-__all__ = ["FaceCrafter", "__version__", "save"]
+__all__ = ["FaceCrafter", "Pose", "__version__", "save"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +26,10 @@ def __getattr__(name: str) -> Any:
         from facecrafter.pipelines.generate import FaceCrafter
 
         return FaceCrafter
+    if name == "Pose":
+        from facecrafter.faces.asked import Pose
+
+        return Pose
     if name == "save":
         from facecrafter.pipelines.images import save
 

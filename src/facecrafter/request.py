@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.errors import ConfigError
+from facecrafter.faces.asked import Asked
 from facecrafter.faces.emotion import Emotion
 from facecrafter.faces.face import ALIGNED_SIZE, Pick
 from facecrafter.faces.photo_file import PhotoFile, TakenPhoto
+from facecrafter.faces.rig import load
 
 if TYPE_CHECKING:
     from facecrafter.data.shards import Prepared
@@ -56,6 +58,7 @@ class Portrait:
         emotion: ``(10,)`` valence, arousal, eight probabilities.
         photos: what it is read from, of one person: files, or ``(H, W, 3)`` uint8 RGB.
         face: which face of the photo, where that is not for the generator to choose.
+        asked: a pose and an expression by numbers, which the landmarks of the photos are brought to.
     """
 
     name: str = ""
@@ -69,6 +72,7 @@ class Portrait:
     emotion: NDArray[np.floating] = field(default_factory=_unread)
     photos: tuple[TakenPhoto, ...] = ()
     face: Pick | None = None
+    asked: Asked | None = None
 
     @classmethod
     def of(cls, prepared: Prepared, row: int) -> Portrait:
@@ -193,6 +197,8 @@ class Request:
                 content["landmarks from" if kind == "landmark" else f"{kind} from"] = own[0]
             else:
                 content[kind] = own
+            if portrait.asked is not None and portrait.photos:
+                content[f"{kind} asked"] = {**portrait.asked.content(), "of": own, "rig": load().digest}
             if portrait.face is not None:
                 content["target face"] = portrait.face
         if self.identity.face is not None:

@@ -59,6 +59,26 @@ def shown(out: Path) -> list[int]:
     return [made["seed"] for made in inspect(out / "sheet.png").made["sheet of"]]
 
 
+def test_rows_have_poses_and_expressions_by_numbers(crafter: FaceCrafter, folder: Path) -> None:
+    rows = (
+        "a.png,,20,,,jawOpen=0.5,",
+        'a.png,,,"-5,5",,"jawOpen=0.5,mouthSmile=0.2",wink',
+        "a.png,,60,,,,",
+        "a.png,,,,,,wnik",
+    )
+    path = table(folder, *rows, header="identity,target,yaw,pitch,roll,expression,preset")
+    out = folder / "out"
+    assert generate_pairs(crafter, path, out, 0, QUICK) == Summary(2, 0, 2)
+    told = results(out)
+    assert "yaw must be from -45 to 45" in told[2]["error"] and "did you mean wink" in told[3]["error"]
+    made = [inspect(out / row["output"]).made for row in told[:2]]
+    assert [one["pose"] for one in made] == ["yaw 20, pitch 0, roll 0", "yaw 0, pitch -5.5, roll 0"]
+    assert made[0]["expression asked"] == "jawOpen 0.5"
+    assert "eyeBlinkLeft 0.7" in made[1]["expression asked"] and "mouthSmileLeft 0.2" in made[1]["expression asked"]
+    assert told[0]["output"].startswith("a_yaw20_jawOpen-0.5_")
+    assert generate_pairs(crafter, path, out, 0, QUICK) == Summary(0, 2, 2)
+
+
 def test_one_image_a_row(crafter: FaceCrafter, folder: Path, portrait: Path) -> None:
     path = table(folder, "a.png,a.png", f'{portrait},,"happy:0.5,sad:0.5",,,40', "a.png,a.png,,0.6,-0.4,", "a.png,,,,,")
     amounts: list[float] = []
@@ -66,7 +86,10 @@ def test_one_image_a_row(crafter: FaceCrafter, folder: Path, portrait: Path) -> 
     assert generate_pairs(crafter, path, out, 5, QUICK, progress=amounts.append) == Summary(4, 0, 0)
     assert sum(amounts) == pytest.approx(4)
     told = results(out)
-    assert list(told[0]) == ["identity", "target", "emotion", "valence", "arousal", "seed", "output", "error"]
+    numbers = ["yaw", "pitch", "roll", "expression", "preset"]
+    assert list(told[0]) == [
+        *("identity", "target", "emotion", "valence", "arousal", "seed", *numbers, "output", "error")
+    ]
     seeds = [int(row["seed"]) for row in told]
     assert len(set(seeds)) == 4 and seeds[1] == 40
     assert [row["error"] for row in told] == [""] * 4
@@ -82,7 +105,8 @@ def test_one_image_a_row(crafter: FaceCrafter, folder: Path, portrait: Path) -> 
     made = [inspect(out / row["output"]).made for row in told]
     assert [one["seed"] for one in made] == seeds == shown(out)
     assert [one["key"][:10] for one in made] == [row["output"][-14:-4] for row in told]
-    assert made[1]["emotion"].startswith("sad 0.50, happy 0.50") and "landmarks" not in made[1]
+    assert made[1]["emotion"].startswith("sad 0.50, happy 0.50")
+    assert made[1]["landmarks"] == "astronaut.png, by numbers"
     assert "valence +0.60, arousal -0.40" in made[2]["emotion"] and made[2]["landmarks"] == "a.png"
     told_of_all = {"model", "scale", "identity", "seed", "steps", "scheduler", "speed", "precision", "key", *SCALES}
     assert set(made[3]) == told_of_all

@@ -12,12 +12,19 @@ from facecrafter.cli.options import (
     Choose,
     EmoNet,
     EmotionScale,
+    Expression,
     IdentityScale,
     LandmarkScale,
+    Pitch,
+    Preset,
+    Presets,
+    Roll,
     Scheduler,
     SpeedOption,
     Steps,
+    Through,
     Weights,
+    Yaw,
 )
 from facecrafter.cli.printing import bar, complain, picked, refuse_given
 from facecrafter.errors import FaceCrafterError, printable
@@ -38,7 +45,24 @@ def generate(
     emotion: Annotated[str | None, typer.Option(help="In words: happy, angry, or happy:0.8,surprise:0.2.")] = None,
     valence: Annotated[float | None, typer.Option(help="Unpleasant -1 to pleasant 1; with --arousal.")] = None,
     arousal: Annotated[float | None, typer.Option(help="Calm -1 to excited 1; with --valence.")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="CSV of identity,target[,emotion,valence,arousal,seed].")] = None,
+    yaw: Yaw = None,
+    pitch: Pitch = None,
+    roll: Roll = None,
+    expression: Expression = None,
+    preset: Preset = None,
+    presets: Presets = None,
+    relative: Annotated[bool, typer.Option("--relative", help="Add the numbers to the photo's own.")] = False,
+    keep_expression: Annotated[
+        bool, typer.Option("--keep-expression", help="Start from the photo's own expression.")
+    ] = False,
+    emotion_through: Annotated[
+        Through | None, typer.Option(help="What an emotion in words moves. [default: both]")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse numbers that would not be followed.")] = False,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="CSV of identity,target[,emotion,valence,arousal,seed,yaw,pitch,roll,expression,preset]."),
+    ] = None,
     identity_scale: IdentityScale = None,
     landmark_scale: LandmarkScale = None,
     emotion_scale: EmotionScale = None,
@@ -75,10 +99,10 @@ def generate(
     changed since is not there: with --identity its name is taken, which is refused without --overwrite; with --pairs it
     is made under another name.
     """
-    asked = (target, landmarks_from, emotion_from, emotion, valence, arousal)
+    conditions = (target, landmarks_from, emotion_from, emotion, valence, arousal, yaw, pitch, roll, expression, preset)
     if bool(identity) == bool(pairs):
         raise typer.BadParameter("give either --identity or --pairs")
-    if pairs and any(value is not None for value in asked):
+    if pairs and any(value is not None for value in conditions):
         raise typer.BadParameter("with --pairs the conditions come from the table")
     if pairs and count is not None:
         raise typer.BadParameter("with --pairs there is one image a row; leave -n out")
@@ -90,10 +114,12 @@ def generate(
     if person_face and (other_face or not (target or landmarks_from or emotion_from)):
         refuse_given(ctx, ["choose"], "the face that is picked")
     count = 4 if count is None else count
+    through = emotion_through and emotion_through.value
 
+    from facecrafter.faces.asked import asked_of, pose_of
     from facecrafter.faces.emotion import emotion_of
     from facecrafter.faces.photo_file import photos_of, taken
-    from facecrafter.pipelines.batch import generate_pairs, read_pairs
+    from facecrafter.pipelines.batch import Numbers, generate_pairs, read_pairs
     from facecrafter.pipelines.generate import FaceCrafter
     from facecrafter.pipelines.images import SHEET
     from facecrafter.pipelines.missing import generate_many
@@ -107,20 +133,35 @@ def generate(
         rows = len(read_pairs(pairs))
         crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
         with bar(rows, "pairs") as progress:
-            done = generate_pairs(crafter, pairs, out, seed, settings, overwrite, progress)
+            numbers = Numbers(relative, keep_expression, presets, through, strict)
+            done = generate_pairs(crafter, pairs, out, seed, settings, overwrite, progress, numbers)
         typer.echo(f"{done.made} made, {done.there} already there, {done.failed} failed: {out / 'results.csv'}")
         if done.failed:
             raise FaceCrafterError(f"{done.failed} of {rows} rows failed; {out / 'results.csv'} says why")
         return
     # What needs no model is checked before one is loaded.
     emotion_of(emotion, valence, arousal)
+    asked = asked_of(pose_of(yaw, pitch, roll), expression, preset, relative, keep_expression, presets)
     check_seeds(seed, count)
     people = photos_of(identity or [])
     others = (target, landmarks_from, emotion_from)
     whole, landmarks, feeling = (None if path is None else taken(path) for path in others)
     crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
     request = crafter.request(
-        people, whole, landmarks, feeling, emotion, valence, arousal, seed, settings, person_face, other_face
+        people,
+        whole,
+        landmarks,
+        feeling,
+        emotion,
+        valence,
+        arousal,
+        seed,
+        settings,
+        person_face,
+        other_face,
+        asked,
+        through,
+        strict,
     )
     with bar(count, "images") as progress:
         done = generate_many(crafter, request, count, out, overwrite, progress)

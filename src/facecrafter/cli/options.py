@@ -46,6 +46,14 @@ class Only(StrEnum):
     emotion = "emotion"
 
 
+class Through(StrEnum):
+    """What an emotion in words acts through."""
+
+    both = "both"
+    landmarks = "landmarks"
+    module = "module"
+
+
 class Format(StrEnum):
     """How results are printed."""
 
@@ -82,6 +90,15 @@ SpeedOption = Annotated[
     Speed | None,
     typer.Option(help=_own("exact is Eq. 6 as it is; the others are faster and a little different.", "speed")),
 ]
+Yaw = Annotated[float | None, typer.Option(help="The head turned to the image's right, -45 to 45 degrees.")]
+Pitch = Annotated[float | None, typer.Option(help="The head turned up, -30 to 30 degrees.")]
+Roll = Annotated[float | None, typer.Option(help="The head tilted counter-clockwise, -30 to 30 degrees.")]
+Expression = Annotated[
+    str | None,
+    typer.Option(metavar="NAME=NUMBER,...", help="Blendshapes: jawOpen=0.6,mouthSmile=0.5; see 'controls list'."),
+]
+Preset = Annotated[str | None, typer.Option(help="A pose and an expression by name: wink, laugh; see 'controls list'.")]
+Presets = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML of presets of your own.", dir_okay=False)]
 EmoNet = Annotated[
     Path | None, typer.Option(metavar="FILE", help="emonet_8.pth or emonet_5.pth, to read emotions with EmoNet.")
 ]

@@ -6,6 +6,7 @@ few Gauss-Newton steps bring its scores to those asked for.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,12 @@ class Rig:
     def live(self) -> NDArray[np.bool_]:
         """Which blendshapes MediaPipe reads at all, ``(52,)``."""
         return self.reach >= DEAD
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells this rig from every other: 16 digits of a hash of what it moves."""
+        content = b"".join(np.asarray(getattr(self, name), kind).tobytes() for name, kind in ARRAYS.items())
+        return hashlib.sha256(content).hexdigest()[:16]
 
     def straightened(self, points: Sequence[Points]) -> Straightened:
         """Faces ``(478, 3)`` each without their poses, which are given as MediaPipe reads them."""

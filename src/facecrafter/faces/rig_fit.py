@@ -101,7 +101,8 @@ def _own(values: NDArray[np.float64], people: NDArray[np.int_]) -> NDArray[np.fl
 
 def _ridge(causes: NDArray[np.float64], effects: NDArray[np.float64]) -> NDArray[np.float64]:
     """The coefficients ``(C, E)`` of a ridge regression of ``(N, E)`` on ``(N, C)``."""
-    return np.linalg.solve(causes.T @ causes + RIDGE * np.eye(causes.shape[1]), causes.T @ effects)
+    squares = causes.T @ causes + RIDGE * np.eye(causes.shape[1])
+    return np.asarray(np.linalg.solve(squares, causes.T @ effects), np.float64)
 
 
 def _typical(

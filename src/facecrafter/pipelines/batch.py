@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from facecrafter.errors import ConfigError, FaceCrafterError, OutputError
+from facecrafter.faces.asked import Asked, asked_of, pose_of
 from facecrafter.faces.photo_file import PhotoFile
 from facecrafter.io import check_free, write_whole
 from facecrafter.pipelines.generate import FaceCrafter
@@ -21,12 +22,26 @@ from facecrafter.pipelines.settings import Settings
 from facecrafter.request import Progress, Request
 
 REQUIRED = ("identity", "target")
-OPTIONAL = ("emotion", "valence", "arousal", "seed")
+ANGLES = ("yaw", "pitch", "roll")
+OPTIONAL = ("emotion", "valence", "arousal", "seed", *ANGLES, "expression", "preset")
 DELIMITERS = (",", ";", "\t")
 RESULTS = "results.csv"
 RESULT_COLUMNS = (*REQUIRED, *OPTIONAL, "output", "error")
 # What results.csv had for columns when an image was known by its row's number and not by what it depends on.
 FORMER_COLUMNS = ("identity", "target", "output", "seed", "error")
+# What it had before poses and expressions by numbers.
+FEWER_COLUMNS = (*REQUIRED, "emotion", "valence", "arousal", "seed", "output", "error")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How the poses and expressions of a table's rows are meant; see :meth:`FaceCrafter.generate`."""
+
+    relative: bool = False
+    keep_expression: bool = False
+    presets: Path | None = None
+    emotion_through: str | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,13 +89,20 @@ class Pair:
         except ValueError:
             raise ConfigError(f"the {column} '{self.values[column]}' is not a number") from None
 
-    def request(self, crafter: FaceCrafter, settings: Settings, read: Callable[[Path], PhotoFile]) -> Request:
+    def request(
+        self,
+        crafter: FaceCrafter,
+        settings: Settings,
+        read: Callable[[Path], PhotoFile],
+        numbers: Numbers = Numbers(),
+    ) -> Request:
         """What the row asks for, its seed 0 where it names none.
 
         Args:
             crafter: the model.
             settings: how to sample.
             read: :meth:`PhotoFile.read`, or the same with a memory.
+            numbers: how the row's pose and expression are meant.
 
         Raises:
             FaceCrafterError: whatever is wrong with the row, but for photos that show no face.
@@ -88,6 +110,8 @@ class Pair:
         identity, target = self.photo("identity"), self.photo("target")
         if identity is None:
             raise ConfigError("the row names no identity photo")
+        asked = self._asked(numbers)
+        through = numbers.emotion_through if self.values["emotion"] or self.values["valence"] else None
         return crafter.request(
             [read(identity)],
             None if target is None else read(target),
@@ -96,7 +120,22 @@ class Pair:
             arousal=self.decimal("arousal"),
             seed=self.seed or 0,
             settings=settings,
+            asked=asked,
+            emotion_through=through,
+            strict=numbers.strict,
         )
+
+    def _asked(self, numbers: Numbers) -> Asked | None:
+        """The row's pose and expression; None where it has none.
+
+        Raises:
+            ConfigError: they cannot be used.
+        """
+        if not any(self.values[column] for column in (*ANGLES, "expression", "preset")):
+            return None
+        pose = pose_of(*(self.decimal(column) for column in ANGLES))
+        expression, preset = self.values["expression"] or None, self.values["preset"] or None
+        return asked_of(pose, expression, preset, numbers.relative, numbers.keep_expression, numbers.presets)
 
 
 @dataclass
@@ -128,7 +167,7 @@ class Result:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read a table of pairs: CSV with the columns ``identity,target`` and, as wanted, ``emotion,valence,arousal,seed``.
+    """Read a table of pairs: CSV with the columns ``identity,target`` and, as wanted, those of :data:`OPTIONAL`.
 
     Cells are separated by commas, semicolons or tabs, whichever the first line has. Paths are relative to the table's
     own folder. Cells other than ``identity`` may be empty; empty rows are left out.
@@ -200,6 +239,7 @@ def generate_pairs(
     settings: Settings = Settings(),
     overwrite: bool = False,
     progress: Progress | None = None,
+    numbers: Numbers = Numbers(),
 ) -> Summary:
     """Make one image for each row of a table, ``results.csv`` and contact sheets beside them.
 
@@ -215,6 +255,7 @@ def generate_pairs(
         settings: how to sample.
         overwrite: make images again that are there already.
         progress: called with the number of rows' worth of work done.
+        numbers: how poses and expressions by numbers are meant.
 
     Raises:
         ConfigError: the table or a setting cannot be used.
@@ -223,7 +264,7 @@ def generate_pairs(
     pairs = read_pairs(table)
     if not overwrite:
         _check_folder(out)
-    results = _results(pairs, crafter, out, seed, settings)
+    results = _results(pairs, crafter, out, seed, settings, numbers)
     jobs = list({id(result.job): result.job for result in results if result.job}.values())
     if not overwrite:
         check_sheets(out, [job.key for job in jobs], others=True)
@@ -260,11 +301,13 @@ def _check_folder(out: Path) -> None:
             f"{out} holds images of an earlier version, which do not say of which photos they were made; choose "
             "another folder for the output, or give --overwrite to make them again beside the old ones"
         )
-    if columns not in (RESULT_COLUMNS, ("",)):
+    if columns not in (RESULT_COLUMNS, FEWER_COLUMNS, ("",)):
         check_free([path])
 
 
-def _results(pairs: Sequence[Pair], crafter: FaceCrafter, out: Path, first: int, settings: Settings) -> list[Result]:
+def _results(
+    pairs: Sequence[Pair], crafter: FaceCrafter, out: Path, first: int, settings: Settings, numbers: Numbers
+) -> list[Result]:
     """The rows with their jobs, none of them done, or with what is wrong with them."""
     read = cache(PhotoFile.read)
     before: Counter[int] = Counter()
@@ -273,7 +316,7 @@ def _results(pairs: Sequence[Pair], crafter: FaceCrafter, out: Path, first: int,
     results = []
     for pair in pairs:
         try:
-            request = pair.request(crafter, settings, read)
+            request = pair.request(crafter, settings, read, numbers)
         except FaceCrafterError as error:
             results.append(Result(pair, wrong=str(error)))
             continue
@@ -295,6 +338,7 @@ def file_name(pair: Pair, key: str) -> str:
     values = pair.values
     words = [Path(values[column]).stem for column in REQUIRED]
     words += [values["emotion"], *(name[0] + values[name] for name in ("valence", "arousal") if values[name])]
+    words += [values["preset"], *(name + values[name] for name in ANGLES if values[name]), values["expression"]]
     return "_".join([*(_short(word) for word in words if word), key[:KEY_IN_NAME]]) + ".png"
 
 

@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.errors import ConfigError
+from facecrafter.faces.asked import Asked, Numbers, Pose, acting_through, asked_of, doubts
 from facecrafter.faces.emotion import Emotion, emotion_of
 from facecrafter.faces.face import Choice, Pick
 from facecrafter.faces.photo_file import Photo, check_faces, photos_of, taken
+from facecrafter.faces.rig import load
 from facecrafter.pipelines.devices import check_bfloat16, usable_device
 from facecrafter.pipelines.generator import FaceCrafterGenerator
 from facecrafter.pipelines.images import signed
+from facecrafter.pipelines.moving import moved
 from facecrafter.pipelines.reading import PhotoReader
 from facecrafter.pipelines.settings import Settings, ineffective
 from facecrafter.request import Portrait, Progress, Request, check_seeds, portrait_of
@@ -134,8 +137,12 @@ class FaceCrafter(PhotoReader):
         settings: Settings = Settings(),
         face: Pick | None = None,
         target_face: Pick | None = None,
+        asked: Asked | None = None,
+        emotion_through: str | None = None,
+        strict: bool = False,
     ) -> Request:
-        """A request to this model; no face is read yet. The arguments are those of :meth:`generate`.
+        """A request to this model; no face is read yet. The arguments are those of :meth:`generate`, and ``asked`` is
+        what :func:`facecrafter.faces.asked.asked_of` makes of its numbers.
 
         Raises:
             PhotoError: a photo that is no file that can be read.
@@ -146,25 +153,49 @@ class FaceCrafter(PhotoReader):
             raise ConfigError("an emotion is given as a photo and also in words or numbers; give it one way")
         if target is not None and landmarks_from is not None and not (feeling is None and emotion_from is None):
             self._note("the target has no effect: its landmarks and its emotion are both replaced")
-        conditions: dict[str, Portrait] = {}
+        person = _identity(identity, face)
+        through = acting_through(
+            emotion_through, feeling, asked is None and not (target is None and landmarks_from is None)
+        )
+        if through != "module":
+            asked = replace(asked or Asked(), emotion=feeling)
         whole = None if target is None else Portrait(photos=(taken(target),), face=target_face)
+        shape = whole
         if _is_points(landmarks_from):
-            conditions["landmark"] = Portrait(points=landmarks_from)
+            shape = Portrait(points=landmarks_from)
         elif landmarks_from is not None:
-            conditions["landmark"] = Portrait(photos=(taken(cast(Photo, landmarks_from)),), face=target_face)
-        elif whole is not None:
-            conditions["landmark"] = whole
+            shape = Portrait(photos=(taken(cast(Photo, landmarks_from)),), face=target_face)
+        mood = whole
         if feeling is not None:
-            conditions["emotion"] = portrait_of(feeling)
+            mood = portrait_of(feeling) if through != "landmarks" else None
         elif emotion_from is not None:
-            conditions["emotion"] = Portrait(photos=(taken(emotion_from),), face=target_face)
-        elif whole is not None:
-            conditions["emotion"] = whole
-        photos = {getattr(one.photos[0], "path", id(one.photos[0])) for one in conditions.values() if one.photos}
-        check_faces(None, 0, target_face, len(photos))
+            mood = Portrait(photos=(taken(emotion_from),), face=target_face)
+        targets = [one.photos[0] for one in (shape, mood) if one and one.photos]
+        check_faces(None, 0, target_face, len({getattr(one, "path", id(one)) for one in targets}))
+        described: dict[str, str] = {}
+        if asked is not None:
+            shape, described = self._by_numbers_of(shape or person, asked, strict)
+        conditions = {name: one for name, one in (("landmark", shape), ("emotion", mood)) if one is not None}
         for text in ineffective(settings, conditions, self.model.scale):
             self._note(text)
-        return Request(_identity(identity, face), conditions, seed, settings.filled(self.model.scale))
+        return Request(person, conditions, seed, settings.filled(self.model.scale), described)
+
+    def _by_numbers_of(self, face: Portrait, asked: Asked, strict: bool) -> tuple[Portrait, dict[str, str]]:
+        """Landmarks by numbers of a face: of its photos, which are read later, or of its landmarks; where it has
+        neither, of the mean face. With them, what to say of what is not read later.
+
+        Raises:
+            ConfigError: with ``strict``, something that will not be followed.
+        """
+        for text in doubts(asked, load()):
+            if strict:
+                raise ConfigError(text)
+            self._note(text)
+        if face.photos:
+            return Portrait(photos=face.photos, face=face.face, asked=asked), {}
+        found = moved([face.points] if face.points.size else [], asked, load())
+        source = "landmarks" if face.points.size else "the mean face"
+        return Portrait(points=found.points), {"landmarks": f"{source}, by numbers", **found.described()}
 
     def conditions(
         self,
@@ -200,6 +231,14 @@ class FaceCrafter(PhotoReader):
         progress: Progress | None = None,
         face: Pick | None = None,
         target_face: Pick | None = None,
+        pose: Pose | None = None,
+        expression: Numbers | None = None,
+        preset: str | None = None,
+        relative: bool = False,
+        keep_expression: bool = False,
+        presets: str | os.PathLike[str] | None = None,
+        emotion_through: str | None = None,
+        strict: bool = False,
     ) -> list[Image.Image]:
         """Images of a person. Photos are paths, PIL images, or ``(H, W, 3)`` uint8 RGB.
 
@@ -219,6 +258,15 @@ class FaceCrafter(PhotoReader):
             progress: called with the number of images' worth of work done, after every step.
             face, target_face: which of several faces in the photo of the identity, and in that of the target, as
                 :meth:`face` takes it; only where it is one photo.
+            pose: where the head looks; straight ahead where only an expression is asked for.
+            expression: blendshapes in [0, 1], ``{"jawOpen": 0.6, "mouthSmile": 0.5}`` or ``"jawOpen=0.6"``, on the
+                person's own neutral face; a name without its side means both.
+            preset: a pose and an expression by name; ``presets`` is a YAML file of more.
+            relative: add pose and expression to the photo's own.
+            keep_expression: start from the photo's own expression, and replace what is named.
+            emotion_through: what an emotion in words or as a point moves: ``landmarks``, the emotion ``module``'s
+                tokens, or ``both``.
+            strict: refuse what would not be followed, in place of a note.
 
         Returns:
             ``n`` images, invisibly marked; ``image.info["facecrafter"]`` says how each was made, and
@@ -241,6 +289,11 @@ class FaceCrafter(PhotoReader):
             settings=settings,
             face=face,
             target_face=target_face,
+            asked=asked_of(
+                pose, expression, preset, relative, keep_expression, None if presets is None else Path(presets)
+            ),
+            emotion_through=emotion_through,
+            strict=strict,
         )
         made = dict(self.render([replace(first, seed=seed + number) for number in range(n)], progress))
         return [made[index] for index in range(n)]

@@ -30,6 +30,8 @@ from facecrafter.faces.face import (
     picked,
 )
 from facecrafter.faces.photo_file import Photo, PhotoFile, TakenPhoto, check_faces, photos_of, taken
+from facecrafter.faces.rig import load
+from facecrafter.pipelines.moving import moved
 from facecrafter.request import Portrait, Request, portrait_of
 
 log = logging.getLogger(__name__)
@@ -155,16 +157,20 @@ class PhotoReader:
             PhotoError, NoFaceError: a photo that cannot be read, shows no face, or has changed since the request.
         """
         identity = request.identity
-        described = {"identity": "an embedding"}
+        described = {"identity": "an embedding", **request.described}
         if identity.photos:
             embedding, names = self._person(identity.photos, identity.face)
             identity, described["identity"] = replace(identity, embedding=embedding), listed(names)
         conditions = {}
         for control, portrait in request.conditions.items():
+            if portrait.asked is not None:
+                conditions[control], words = self._by_numbers(portrait)
+                described |= words
+                continue
             conditions[control] = portrait if not portrait.photos else self._portrait(portrait, control == "emotion")
             name = _name(portrait.photos[0]) if portrait.photos else control + "s"
             if control != "emotion":
-                described["landmarks" if control == "landmark" else control] = name
+                described.setdefault("landmarks" if control == "landmark" else control, name)
                 continue
             if portrait.photos:
                 described["emotion from"] = name
@@ -185,6 +191,14 @@ class PhotoReader:
             angles=np.array(face.angles, np.float32),
             emotion=portrait_of(self._estimator.estimate([face])[0]).emotion if emotion else portrait.emotion,
         )
+
+    def _by_numbers(self, portrait: Portrait) -> tuple[Portrait, dict[str, str]]:
+        """A portrait whose landmarks are asked for by numbers, read, and what to say of it."""
+        assert portrait.asked is not None
+        used = self._readable(portrait.photos, portrait.face)
+        found = moved([face.points for _, face in used], portrait.asked, load())
+        source = listed([_name(photo) for photo, _ in used])
+        return replace(portrait, points=found.points), {"landmarks": f"{source}, by numbers", **found.described()}
 
     def _person(self, photos: Sequence[TakenPhoto], face: Pick | None) -> tuple[NDArray[np.float32], list[str]]:
         """What :meth:`person` gives, and the names of the photos that were used."""

@@ -1,0 +1,313 @@
+"""A pose and an expression by numbers: what can be asked for, and what is wrong with what cannot."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import yaml
+
+from facecrafter.errors import ConfigError, reason_of
+from facecrafter.faces.emotion import Emotion, describe
+from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.faces.rig import Rig
+from facecrafter.weights import ASSETS
+
+log = logging.getLogger(__name__)
+
+# Degrees to either side. Beyond, MediaPipe guesses half of the face, and LFW has next to no photos.
+ANGLES = {"yaw": 45.0, "pitch": 30.0, "roll": 30.0}
+SIDES = ("Left", "Right")
+# From where on a lid is meant to be shut, or wide open; and a number to say something against an emotion.
+CLEARLY = 0.2
+PRESETS = ASSETS / "presets.yaml"
+
+# What numbers start from: the person's neutral face; its own expression, in which those named are replaced; or its own
+# pose and expression, to which numbers are added.
+Start = Literal["neutral", "keep", "relative"]
+STARTS = {"neutral": "neutral", "keep": "the photo's expression", "relative": "the photo's pose and expression"}
+# What an emotion in words, or as a point, acts through.
+Through = Literal["both", "landmarks", "module"]
+USUALLY: Through = "both"
+Numbers = Mapping[str, float] | str
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a head looks, in degrees as MediaPipe reads them.
+
+    Attributes:
+        yaw: to the image's right, from -45 to 45.
+        pitch: up, from -30 to 30.
+        roll: turned counter-clockwise in the image, from -30 to 30.
+
+    Raises:
+        ConfigError: an angle is no number or out of its range.
+    """
+
+    yaw: float = 0.0
+    pitch: float = 0.0
+    roll: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, most in ANGLES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not abs(value) <= most:  # NaN fails this too
+                raise ConfigError(f"the {name} must be from {-most:g} to {most:g} degrees, not {value}")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {getattr(self, name) + 0.0:g}" for name in ANGLES)
+
+
+def pose_of(yaw: float | None = None, pitch: float | None = None, roll: float | None = None) -> Pose | None:
+    """A pose of some angles, the others 0; None where none is given.
+
+    Raises:
+        ConfigError: see :class:`Pose`.
+    """
+    given = {name: value for name, value in zip(ANGLES, (yaw, pitch, roll), strict=True) if value is not None}
+    return Pose(**given) if given else None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A pose and an expression by numbers.
+
+    Attributes:
+        pose: None for straight ahead, or the photo's own where the numbers start from it.
+        expression: by the names of :data:`facecrafter.faces.face.BLENDSHAPES`.
+        start: what the numbers start from.
+        emotion: whose typical expression is added to the neutral face.
+    """
+
+    pose: Pose | None = None
+    expression: Mapping[str, float] = field(default_factory=dict)
+    start: Start = "neutral"
+    emotion: Emotion | None = None
+
+    def content(self) -> dict[str, Any]:
+        """What an image depends on, for JSON."""
+        pose = self.pose and {name: float(getattr(self.pose, name)) + 0.0 for name in ANGLES}
+        expression = {name: float(value) + 0.0 for name, value in self.expression.items()}
+        emotion = self.emotion and [round(share, 6) for share in self.emotion.probabilities]
+        return {"pose": pose, "expression": expression, "start": self.start, "emotion": emotion}
+
+    def described(self) -> dict[str, str]:
+        """The same in words, for an image's metadata."""
+        words = {
+            "landmarks start": {"neutral": "neutral", "keep": "the photo's expression"}.get(self.start, "the photo")
+        }
+        if self.pose:
+            words["pose asked"] = str(self.pose)
+        if self.expression:
+            words["expression asked"] = in_words(self.expression)
+        if self.emotion:
+            words["emotion of the landmarks"] = describe(self.emotion)
+        return words
+
+
+def in_words(expression: Mapping[str, float]) -> str:
+    """Blendshapes in a row."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in expression.items())
+
+
+def asked_of(
+    pose: Pose | None = None,
+    expression: Numbers | None = None,
+    preset: str | None = None,
+    relative: bool = False,
+    keep_expression: bool = False,
+    presets: Path | None = None,
+) -> Asked | None:
+    """What is asked for by numbers; None where nothing is.
+
+    Args:
+        pose: in degrees.
+        expression: ``{"jawOpen": 0.6, "mouthSmile": 0.5}`` or ``"jawOpen=0.6,mouthSmile=0.5"``; a name without its side
+            means both.
+        preset: a named pose and expression; what is given beside it counts more.
+        relative: add the numbers to the photo's own pose and expression.
+        keep_expression: start from the photo's own expression, and replace what is named.
+        presets: a YAML file of more presets, see :func:`read_presets`.
+
+    Raises:
+        ConfigError: an unknown name, a number out of its range, or numbers that contradict each other.
+    """
+    if relative and keep_expression:
+        raise ConfigError("numbers are added to the photo's expression or replace parts of it; give one of both")
+    numbers: dict[str, float] = {}
+    if preset is not None:
+        known = read_presets(presets)
+        if preset not in known:
+            raise ConfigError(f"there is no preset '{preset}'{_near(preset, known)}")
+        numbers = dict(known[preset])
+        angles = {name: numbers.pop(name) for name in ANGLES if name in numbers}
+        pose = pose or (Pose(**angles) if angles else None)
+    if expression is not None:
+        numbers |= expression_of(expression, -1.0 if relative else 0.0)
+    if pose is None and not numbers and preset is None and expression is None and not keep_expression:
+        if relative:
+            raise ConfigError("nothing is to be added to the photo's pose and expression; give a pose or an expression")
+        return None
+    _check_lids(numbers)
+    return Asked(
+        pose, dict(sorted(numbers.items())), "relative" if relative else "keep" if keep_expression else "neutral"
+    )
+
+
+def expression_of(given: Numbers, least: float = 0.0) -> dict[str, float]:
+    """Blendshapes by their full names.
+
+    Args:
+        given: see :func:`asked_of`.
+        least: the lowest number that makes sense: 0, or -1 for changes.
+
+    Raises:
+        ConfigError: an unknown name, one that is named twice, or a number out of its range.
+    """
+    named: dict[str, float] = {}
+    for word, value in _pairs(given) if isinstance(given, str) else given.items():
+        if not isinstance(value, int | float | np.floating) or not least <= value <= 1:  # NaN fails this too
+            raise ConfigError(f"{word} must be a number from {least:g} to 1, not {value}")
+        for name in sides_of(word):
+            if name in named:
+                raise ConfigError(f"{name} is named twice; leave one out")
+            named[name] = float(value)
+    return named
+
+
+def sides_of(word: str) -> tuple[str, ...]:
+    """The blendshapes that a name stands for: one, or both sides.
+
+    Raises:
+        ConfigError: it stands for none.
+    """
+    known = BLENDSHAPES[1:]
+    if word in known:
+        return (word,)
+    both = tuple(word + side for side in SIDES)
+    if all(name in known for name in both):
+        return both
+    names = {*known, *(name.removesuffix("Left") for name in known if name.endswith("Left"))}
+    raise ConfigError(f"there is no control '{word}'{_near(word, names)}; 'facecrafter controls list' shows all")
+
+
+def _near(word: str, known: Any) -> str:
+    lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), lower, 1)
+    return f"; did you mean {lower[close[0]]}?" if close else f"; there are {', '.join(sorted(known))}"
+
+
+def _pairs(text: str) -> Iterator[tuple[str, float]]:
+    for part in text.split(","):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        try:
+            yield name, float(value)
+        except ValueError:
+            raise ConfigError(f"'{part.strip()}' is no NAME=NUMBER, as in jawOpen=0.6,mouthSmile=0.5") from None
+
+
+def _check_lids(numbers: Mapping[str, float]) -> None:
+    for side in SIDES:
+        shut, wide = f"eyeBlink{side}", f"eyeWide{side}"
+        if min(numbers.get(shut, 0), numbers.get(wide, 0)) > CLEARLY:
+            raise ConfigError(f"{shut} shuts the eye that {wide} opens; leave one out")
+
+
+def read_presets(more: Path | None = None) -> dict[str, dict[str, float]]:
+    """Named poses and expressions: the project's own, and those of a file, which replace any of the same name.
+
+    Args:
+        more: YAML of ``NAME: {jawOpen: 0.6, mouthSmile: 0.5, yaw: 10}``.
+
+    Raises:
+        ConfigError: the file cannot be read, or asks for what cannot be.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for path in (PRESETS, *([] if more is None else [more])):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            raise ConfigError(f"the presets {path} cannot be read ({reason_of(error)})") from None
+        if not isinstance(content, dict) or not all(isinstance(one, dict) for one in content.values()):
+            raise ConfigError(f"the presets {path} must be NAME: {{jawOpen: 0.6, yaw: 10}}, one or more")
+        for name, numbers in content.items():
+            try:
+                found[str(name)] = _preset(numbers)
+            except ConfigError as error:
+                raise ConfigError(f"the preset '{name}' of {path}: {error}") from None
+    return found
+
+
+def _preset(numbers: Mapping[str, Any]) -> dict[str, float]:
+    angles = {name: value for name, value in numbers.items() if name in ANGLES}
+    Pose(**angles)
+    expression = expression_of({str(name): value for name, value in numbers.items() if name not in ANGLES})
+    _check_lids(expression)
+    return {**angles, **expression}
+
+
+def acting_through(through: str | None, emotion: Emotion | None, by_photo: bool) -> Through:
+    """What an emotion in words acts through.
+
+    Args:
+        through: as asked for.
+        emotion: in words or as a point; None where none is given.
+        by_photo: whether a photo alone says what the landmarks are, which then stay so unless it is asked for.
+
+    Raises:
+        ConfigError: it is no way, or there is no emotion.
+    """
+    if through is None:
+        return "module" if emotion is None or by_photo else USUALLY
+    for way in get_args(Through):
+        if way == through and emotion is None:
+            raise ConfigError(f"that an emotion acts through {way} has no effect without one in words or numbers")
+        if way == through:
+            return way  # type: ignore[no-any-return]
+    raise ConfigError(f"an emotion acts through {', '.join(get_args(Through))}, not '{through}'")
+
+
+def wanted(asked: Asked, rig: Rig, now: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The scores that a face should have, ``(52,)`` in [0, 1].
+
+    Args:
+        asked: what is asked for.
+        rig: for what emotions add.
+        now: ``(52,)`` the scores of the face that the numbers start from.
+    """
+    scores = np.array(now, np.float64)
+    if asked.emotion is not None:
+        scores += rig.emotion(asked.emotion.probabilities)
+    for name, value in asked.expression.items():
+        number = BLENDSHAPES.index(name)
+        scores[number] = scores[number] + value if asked.start == "relative" else value
+    return scores.clip(0, 1)
+
+
+def doubts(asked: Asked, rig: Rig) -> Iterator[str]:
+    """Say what of a request will not be followed, or contradicts the rest.
+
+    Yields:
+        One sentence each.
+    """
+    dead = [name for name in asked.expression if not rig.live[BLENDSHAPES.index(name)]]
+    if dead:
+        verb = "is a control" if len(dead) == 1 else "are controls"
+        yield f"{', '.join(dead)} {verb} that MediaPipe does not read in photos: nothing follows"
+    if asked.emotion is None or asked.start == "relative":
+        return
+    typical = rig.emotion(asked.emotion.probabilities)
+    for name, value in asked.expression.items():
+        number = BLENDSHAPES.index(name)
+        change = value - rig.neutral[number]
+        against = math.copysign(1, typical[number]) != math.copysign(1, change)
+        if against and min(abs(typical[number]), abs(change)) > CLEARLY:
+            does = "raises" if typical[number] > 0 else "lowers"
+            yield f"{name} {value:g} contradicts the emotion {asked.emotion.label}, which {does} it; the number counts"

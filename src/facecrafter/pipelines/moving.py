@@ -1,0 +1,80 @@
+"""Landmarks by numbers: a person's own face in the pose and with the expression that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter.errors import ConfigError
+from facecrafter.estimators.blendshapes import network
+from facecrafter.faces.asked import ANGLES, Asked, Pose, in_words, wanted
+from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.faces.rig import Rig
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Landmarks by numbers.
+
+    Attributes:
+        points: ``(478, 3)`` float32 in pixels of a 256 px aligned image.
+        pose: their pose in degrees.
+        scores: ``(52,)`` their blendshapes, as MediaPipe reads them straight ahead.
+        asked: what was asked for.
+    """
+
+    points: NDArray[np.float32]
+    pose: Pose
+    scores: NDArray[np.float64]
+    asked: Asked
+
+    def described(self) -> dict[str, str]:
+        """In words, for an image's metadata: what was asked for, and what the landmarks have of it."""
+        names = self.asked.expression
+        words = {**self.asked.described(), "pose": str(self.pose)}
+        if names:
+            words["expression"] = in_words({name: float(self.scores[BLENDSHAPES.index(name)]) for name in names})
+        return words
+
+
+def moved(points: Sequence[NDArray[np.float32]], asked: Asked, rig: Rig) -> Moved:
+    """A person's landmarks with another pose and expression.
+
+    Args:
+        points: of one or several photos of the person, each ``(478, 3)``; the neutral face is that of all of them, and
+            an expression or a pose that is kept is the first photo's. None for the mean face.
+        asked: what to change.
+        rig: how.
+
+    Raises:
+        ConfigError: there is no photo whose own expression could be kept, or the points have no depth.
+    """
+    if any(one.shape[-1] != 3 for one in points):
+        raise ConfigError("landmarks of two coordinates cannot be turned; give three, as crafter.face(photo).points")
+    if not points and asked.start != "neutral":
+        raise ConfigError("an embedding has no expression or pose of its own to start from; give a photo of the person")
+    read = network().scores
+    own_pose, face = Pose(), rig.mean
+    if points:
+        straight = rig.straightened(points)
+        face = straight.points[0]
+        if asked.start == "neutral":
+            face = rig.neutral_face(straight.points, read(straight.points))
+        elif asked.pose is None or asked.start == "relative":
+            own_pose = _within(float(straight.yaw[0]), float(straight.pitch[0]))
+    now = np.asarray(read(face[None])[0], np.float64)
+    face, scores = rig.expressed(face, wanted(asked, rig, now), now, read)
+    pose = asked.pose or own_pose
+    if asked.pose is not None and asked.start == "relative":
+        added = {name: getattr(own_pose, name) + getattr(asked.pose, name) for name in ANGLES}
+        pose = _within(**added)
+    return Moved(rig.posed(face, pose.yaw, pose.pitch, pose.roll), pose, scores, asked)
+
+
+def _within(yaw: float, pitch: float, roll: float = 0.0) -> Pose:
+    """A photo's own pose, or the nearest that can be asked for."""
+    given = zip(ANGLES.items(), (yaw, pitch, roll), strict=True)
+    return Pose(**{name: round(float(np.clip(value, -most, most)), 2) for (name, most), value in given})
