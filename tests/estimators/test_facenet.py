@@ -15,7 +15,7 @@ from facecrafter.errors import WeightsError
 from facecrafter.estimators import facenet
 from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.estimators.facenet import FaceNet, crop, load
-from facecrafter.evaluation.judges import see
+from facecrafter.evaluation.judges import detect
 from facecrafter.faces.face import load_photo
 
 Shapes = dict[str, tuple[int, ...]]
@@ -191,7 +191,7 @@ def test_the_box_is_nearer_to_mtcnns_than_the_landmarks_own(
     boxes = {**MTCNN_BOXES, "astronaut": ASTRONAUT_BOX}
     own, expected = [], []
     for name, photo in {**photos, "astronaut": astronaut}.items():
-        sight = see(finder, photo)
+        sight = detect(finder, photo)
         assert sight is not None
         corners = sight.points[:, :2]
         own.append(overlap(np.concatenate([corners.min(0), corners.max(0)]), np.array(boxes[name])))
