@@ -64,3 +64,27 @@ def data_prepare(
     typer.echo(f"{done.prepared} of {done.photos} images are in {done.folder} ({done.seconds:.0f} s)")
     if done.rejected:
         typer.echo(f"{done.rejected} were left out; {done.folder / 'rejected.csv'} says why")
+
+
+@data_app.command("synthesise")
+def data_synthesise(
+    out: Annotated[Path, typer.Argument(help="Folder for the shards.")],
+    people: Annotated[int, typer.Option(help="How many people to try; about a quarter are left out.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed makes other people.")] = 0,
+    size: Annotated[int, typer.Option(help="Side of the stored images in pixels, at most 512.")] = 256,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again instead of going on.")] = False,
+) -> None:
+    """Make people who do not exist, each in up to twelve images, to train on. A stopped run goes on where it was.
+
+    \b
+    facecrafter weights fetch face_generator_synthesis
+    facecrafter data synthesise data/people --people 5000
+    facecrafter data synthesise data/people --people 9000                   # 4000 more
+    """
+    from facecrafter.data.synthesis.run import synthesise
+
+    done = synthesise(out, people=people, seed=seed, size=size, workers=workers, overwrite=overwrite)
+    typer.echo(f"{done.images} images are in {done.folder} ({done.people} people tried, {done.seconds:.0f} s)")
+    typer.echo(f"{done.rejected} people or edits were left out; {done.folder / 'rejected.csv'} says why")
+    typer.echo(f"{done.folder / 'report.html'} shows what came of it")

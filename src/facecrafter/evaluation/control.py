@@ -21,6 +21,7 @@ from facecrafter.evaluation.pairs import Pairs, choose
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.result import Column, MethodResult, TableResult
 from facecrafter.evaluation.session import Session
+from facecrafter.faces import skin
 from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.request import Generator, Portrait, Request
 
@@ -238,11 +239,11 @@ def _labels(requests: list[Request]) -> dict[str, tuple[list[str], tuple[str, ..
     for request in requests:
         one = request.identity
         if one.file not in tones:
-            tones[one.file] = subgroups.skin_tone(subgroups.typology_angle(one.image, one.points))
+            tones[one.file] = skin.skin_tone(skin.typology_angle(one.image, one.points))
     return {
         "emotion": ([EMOTIONS[int(one.emotion[2:].argmax())] for one in targets], EMOTIONS),
         "yaw": ([subgroups.yaw_band(float(one.angles[0])) for one in targets], tuple(subgroups.YAWS)),
-        "skin tone": ([tones[request.identity.file] for request in requests], subgroups.TONES),
+        "skin tone": ([tones[request.identity.file] for request in requests], skin.TONES),
     }
 
 

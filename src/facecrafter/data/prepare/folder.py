@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from itertools import chain
@@ -95,11 +95,16 @@ def is_finished(out: Path, number: int) -> bool:
     return shard_path(out, number).is_file() and shard_path(out, number, "json").is_file()
 
 
-def write_shard(out: Path, number: int, results: list[Result]) -> None:
-    """Write a shard and the list beside it. The tar comes last: while it is missing, the shard is not done."""
+def write_shard(out: Path, number: int, results: list[Result], more: Mapping[str, Any] | None = None) -> None:
+    """Write a shard and the list beside it, which may say ``more``. The tar comes last: while it is missing, the shard
+    is not done."""
     accepted = [result for result in results if isinstance(result, Accepted)]
     rejected = [result for result in results if isinstance(result, Rejected)]
-    beside = {"rows": [asdict(result.row) for result in accepted], "rejected": [asdict(result) for result in rejected]}
+    beside: dict[str, Any] = {
+        "rows": [asdict(result.row) for result in accepted],
+        "rejected": [asdict(result) for result in rejected],
+    }
+    beside |= more or {}
     write_whole(shard_path(out, number, "json"), (json.dumps(beside) + "\n").encode())
     write_whole(shard_path(out, number), shards.pack((result.row.key, result.parts) for result in accepted))
 

@@ -6,28 +6,41 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import Any, Protocol
 
-from facecrafter.data.prepare.reader import Job, Reader, Result
-from facecrafter.data.prepare.source import Photo
+from facecrafter.data.prepare.reader import Result
 from facecrafter.data.prepare.stopping import check_leaving, leave
 from facecrafter.errors import DataError
 from facecrafter.interruption import uninterrupted_start
 
-_reader: Reader | None = None  # a worker's own
+
+class ReadsOne(Protocol):
+    """What a worker has one of: it makes the results of one item after another, the same ones in every process."""
+
+    def read(self, item: Any) -> list[Result]:
+        """The results of an item."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
 
 
-def _start_worker(job: Job) -> None:
+_reader: ReadsOne | None = None  # a worker's own
+
+
+def _start_worker(make: Callable[[], ReadsOne]) -> None:
     global _reader
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent sees to it
     signal.signal(signal.SIGTERM, leave)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     _use_one_thread()
-    _reader = Reader(job)
+    _reader = make()
 
 
 def _leave_with_parent() -> None:
@@ -45,29 +58,37 @@ def _use_one_thread() -> None:
     os.environ["FACECRAFTER_WORKER"] = "1"
 
 
-def _read(photo: Photo) -> list[Result]:
+def _read(item: Any) -> list[Result]:
     assert _reader is not None
     check_leaving()
-    return _reader.read(photo)
+    return _reader.read(item)
 
 
 @contextmanager
-def readers(job: Job, workers: int) -> Iterator[Callable[[list[Photo]], Iterable[list[Result]]]]:
-    """A function that reads files in order, in this process or in several."""
+def readers(
+    make: Callable[[], ReadsOne], workers: int, chunk: int = 4
+) -> Iterator[Callable[[Sequence[Any]], Iterable[list[Result]]]]:
+    """A function that reads items in order, in this process or in several.
+
+    Args:
+        make: makes a reader, once in every process; it and the items travel there.
+        workers: processes; 1 for this one alone.
+        chunk: how many items a process is given at once.
+    """
     if workers == 1:
         with single_thread():
-            reader = Reader(job)
+            reader = make()
             try:
-                yield lambda photos: map(reader.read, photos)
+                yield lambda items: map(reader.read, items)
             finally:
                 reader.close()
         return
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (job,))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (make,))
 
-    def read(photos: list[Photo]) -> Iterator[list[Result]]:
+    def read(items: Sequence[Any]) -> Iterator[list[Result]]:
         with uninterrupted_start():  # a worker that still imports would answer Ctrl-C with a traceback
-            return pool.map(_read, photos, chunksize=4)
+            return pool.map(_read, items, chunksize=chunk)
 
     try:
         yield read
