@@ -73,6 +73,7 @@ def data_synthesise(
     seed: Annotated[int, typer.Option(help="Another seed makes other people.")] = 0,
     size: Annotated[int, typer.Option(help="Side of the stored images in pixels, at most 512.")] = 256,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
+    directions: Annotated[Path | None, typer.Option(help="File of directions, in place of the shipped one.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again instead of going on.")] = False,
 ) -> None:
     """Make people who do not exist, each in up to twelve images, to train on. A stopped run goes on where it was.
@@ -82,9 +83,53 @@ def data_synthesise(
     facecrafter data synthesise data/people --people 5000
     facecrafter data synthesise data/people --people 9000                   # 4000 more
     """
+    from facecrafter.data.synthesis.directions import ASSET
     from facecrafter.data.synthesis.run import synthesise
 
-    done = synthesise(out, people=people, seed=seed, size=size, workers=workers, overwrite=overwrite)
+    done = synthesise(
+        out, file=directions or ASSET, people=people, seed=seed, size=size, workers=workers, overwrite=overwrite
+    )
     typer.echo(f"{done.images} images are in {done.folder} ({done.people} people tried, {done.seconds:.0f} s)")
     typer.echo(f"{done.rejected} people or edits were left out; {done.folder / 'rejected.csv'} says why")
     typer.echo(f"{done.folder / 'report.html'} shows what came of it")
+
+
+@data_app.command("directions")
+def data_directions(
+    file: Annotated[Path | None, typer.Argument(help="File of directions; the shipped one if none is named.")] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Fit directions and write FILE first, about 40 minutes.")] = False,
+    ages: Annotated[
+        Path | None, typer.Option(help="With --fit: UTKFace's folder, to fit age and sex; else those shipped are kept.")
+    ] = None,
+    people: Annotated[int, typer.Option(help="On how many people to measure the reach.")] = 12,
+) -> None:
+    """Measure how far each direction of `data synthesise` goes before the person is lost, as CSV.
+
+    \b
+    facecrafter data directions > reach.csv
+    facecrafter data directions my.safetensors --fit --ages UTKFace
+    """
+    if fit and file is None:
+        raise typer.BadParameter("--fit needs a FILE to write")
+    if ages is not None and not fit:
+        raise typer.BadParameter("--ages has no effect without --fit")
+    from tqdm import tqdm
+
+    from facecrafter.data.synthesis import directions as fitted
+    from facecrafter.data.synthesis import fitting
+    from facecrafter.data.synthesis.people import Recipe
+    from facecrafter.data.synthesis.run import maker
+    from facecrafter.io import check_free
+
+    if fit and file is not None:
+        check_free([file])
+        made = maker(Recipe())
+        shipped = made.directions
+        age, sex = fitting.aged(ages, made.reader, 2100) if ages else (shipped.age, shipped.sex)
+        fitted.save(fitting.make(made, age, sex, progress=lambda items, total: tqdm(items, total=total)), file)
+        made.close()
+    made = maker(Recipe(), file or fitted.ASSET)
+    typer.echo("edit,strength,change,sface,usable")
+    for one in fitting.reach(made, people):
+        typer.echo(f"{one.name},{one.strength:g},{one.change:.4f},{one.sface:.3f},{one.usable:.3f}")
+    made.close()

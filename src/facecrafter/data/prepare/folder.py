@@ -100,11 +100,8 @@ def write_shard(out: Path, number: int, results: list[Result], more: Mapping[str
     is not done."""
     accepted = [result for result in results if isinstance(result, Accepted)]
     rejected = [result for result in results if isinstance(result, Rejected)]
-    beside: dict[str, Any] = {
-        "rows": [asdict(result.row) for result in accepted],
-        "rejected": [asdict(result) for result in rejected],
-    }
-    beside |= more or {}
+    rows, reasons = [asdict(result.row) for result in accepted], [asdict(result) for result in rejected]
+    beside = {"rows": rows, "rejected": reasons, **(more or {})}
     write_whole(shard_path(out, number, "json"), (json.dumps(beside) + "\n").encode())
     write_whole(shard_path(out, number), shards.pack((result.row.key, result.parts) for result in accepted))
 

@@ -1,9 +1,10 @@
 """Directions in the generator's style space: how to move one thing about a person and leave the rest.
 
 Every measure of :mod:`facecrafter.data.synthesis.readings` is read off many images and regressed on their style w
-(ridge), which gives a linear reading of w. Another regression, of two recognisers' embeddings, gives the matrix M of what
-a step costs in identity. A person is then moved by the change d of least ``d^T M d`` that takes the readings to their
-targets and leaves those alone that are to be kept: pose, skin, beard, glasses, looked age and sex.
+(ridge), which gives a linear reading of w. Another regression, of two recognisers' embeddings, gives the matrix M of
+what a step costs in identity. A person is then moved by the change d of least ``d^T M d`` that takes the readings to
+their targets and leaves those alone that are to be kept: pose, skin, beard, glasses, apparent age and sex. An
+expression's targets may be missed at a cost (:data:`SLACK`), so that those which contradict each other leave a face.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ RIDGE = 0.1  # of the regressions, in variances of a style's number
 FLOOR = 0.05  # of M: what a step costs that no recogniser notices, where the mean direction costs 1
 RANK = 256  # of M above its floor: all of it, as many as there are numbers in the embeddings
 # How far targets may be missed where they contradict each other, as a share of what moving a reading alone costs: of a
-# blendshape; of a smile and of emotions; of the pose and of what is kept. Without it, a rare combination takes steps
-# that leave no face.
+# blendshape; of a smile and of emotions; of the pose and of what is kept.
 SLACK, SLACK_EMOTION, SLACK_KEPT = 1.0, 0.15, 0.02
 YOUNGEST = 5.0  # years added to an age before its logarithm: a child's year counts more, and a baby's is finite
 KEPT = ("lightness", "redness", "beard", "glasses", "age", "sex")
@@ -57,7 +57,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Linear:
-    """A regression on embeddings ``(N, 256)``, such as of how old a face looks.
+    """A regression on embeddings ``(N, 256)``, such as of the apparent age.
 
     Attributes:
         weight: ``(256,)``.
@@ -82,8 +82,8 @@ class Directions:
         average: w at which all are 0, ``(512,)``.
         means, deviations: ``(K,)`` of the measures over people as they come (of their square roots, see :func:`scale`).
         identity: ``(512, R)``; M is its square and a floor on the diagonal.
-        age: the logarithm of the age that a face looks and :data:`YOUNGEST`.
-        sex: how much a face looks a woman's, 0 to 1.
+        age: the logarithm of the apparent age and :data:`YOUNGEST`.
+        sex: apparent sex, 0 (a man's) to 1 (a woman's).
         about: how they were made.
     """
 
@@ -131,8 +131,8 @@ class Directions:
         slack += [SLACK_KEPT] * (len(names) - count)
         return np.asarray(cheap @ np.linalg.solve(square + np.diag(slack * np.diag(square)), ways))
 
-    def looked_age(self, reading: Reading) -> float:
-        """How old a face looks, in years."""
+    def apparent_age(self, reading: Reading) -> float:
+        """The apparent age of a face in years."""
         return float(np.exp(self.age(embedding(reading))) - YOUNGEST)
 
     def _rows(self, names: Sequence[str]) -> Array:
@@ -225,14 +225,16 @@ def save(directions: Directions, path: Path) -> None:
         "age": np.append(directions.age.weight, directions.age.offset),
         "sex": np.append(directions.sex.weight, directions.sex.offset),
     }
-    told = {
+    metadata = {
         "format": FORMAT,
         "role": ROLE,
         "licence": LICENCE,
         "names": json.dumps(directions.names),
         "about": json.dumps(directions.about),
     }
-    write_whole(path, pack({name: np.ascontiguousarray(array, np.float32) for name, array in numbers.items()}, told))
+    write_whole(
+        path, pack({name: np.ascontiguousarray(array, np.float32) for name, array in numbers.items()}, metadata)
+    )
 
 
 def load(path: Path = ASSET) -> Directions:
@@ -245,16 +247,17 @@ def load(path: Path = ASSET) -> Directions:
 
     try:
         with safe_open(path, "numpy") as file:
-            told = file.metadata() or {}
+            metadata = file.metadata() or {}
             numbers = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
-        if told.get("format") != FORMAT:
+        if metadata.get("format") != FORMAT:
             raise KeyError("format")
         age, sex = (Linear(numbers[name][:-1], float(numbers[name][-1])) for name in ("age", "sex"))
-        places = (numbers[name] for name in ("readers", "average", "means", "deviations", "identity"))
-        return Directions(tuple(json.loads(told["names"])), *places, age, sex, json.loads(told["about"]))
+        places = {name: numbers[name] for name in ("readers", "average", "means", "deviations", "identity")}
+        names, about = tuple(json.loads(metadata["names"])), json.loads(metadata["about"])
+        return Directions(names=names, age=age, sex=sex, about=about, **places)
     except FileNotFoundError:
         raise WeightsError(
-            f"there is no file of directions {path}; make one with: facecrafter data directions"
+            f"there is no file of directions {path}; make one with: facecrafter data directions FILE --fit"
         ) from None
     except (SafetensorError, OSError, KeyError, ValueError):
         raise WeightsError(f"{path} holds no directions of this project; make it again") from None

@@ -24,12 +24,12 @@ from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.faces.segmentation import face_mask
 from facecrafter.faces.skin import typology_angle
 
-TRUNCATION = (0.7, 0.85)  # drawn anew for each person: fewer artefacts and fewer children than without
+TRUNCATION = (0.7, 0.85)  # drawn for each person: fewer artefacts and fewer children than without
 # Of so many draws the one is taken whose skin is nearest in lightness to a level drawn evenly from dark to light, in
 # standard deviations; the generator's own people are light for the most part.
 CANDIDATES, LIGHTNESS = 6, (-2.6, 1.4)
-# How old a plain and an edited image look at least, by the regression that is told of in docs/data.md; an expression
-# moves it, and a person has been found old enough by then.
+# Least apparent age of a plain and of an edited image, by the regression described in docs/data.md; an expression moves
+# it, and the person has been found old enough by then.
 LEAST_AGE, LEAST_AGE_EDITED = 22.0, 19.0
 FRONTAL = (14.0, 12.0)  # largest yaw and pitch of a plain image, in degrees; edits begin there
 # An edited image is kept where both recognisers know the person of the plain one. Two people have 0.01 to 0.2 by SFace;
@@ -81,14 +81,16 @@ GLARE = {
 }  # fmt: skip
 # The strength that is tried first.
 STRENGTHS = {
-    "neutral": 1.1, "happy": 1.0, "sad": 2.0, "surprise": 1.5, "fear": 1.1, "disgust": 1.1, "anger": 1.2, "contempt": 1.4,
+    "neutral": 1.1, "happy": 1.0, "sad": 2.0, "surprise": 1.5, "fear": 1.1, "disgust": 1.1, "anger": 1.2,
+    "contempt": 1.4,
 }  # fmt: skip
 # How likely the emotion is to be by the estimator, of eight that are as common as each other, before the strength is
 # enough: drawn evenly, so that there are faint and strong ones.
 ENOUGH = (0.45, 0.8)
 # What a face pulled at random may have, and where its readings may go.
 PULLED = {
-    "smile": (-1.2, 1.6), "jawOpen": (-0.5, 4), "browDown": (-0.8, 3), "browInnerUp": (-0.5, 3), "browOuterUp": (-0.6, 3),
+    "smile": (-1.2, 1.6), "jawOpen": (-0.5, 4), "browDown": (-0.8, 3), "browInnerUp": (-0.5, 3),
+    "browOuterUp": (-0.6, 3),
     "eyeBlink": (-1.5, 5), "eyeWide": (-0.5, 3), "squint": (-2, 1.5), "mouthFrown": (-0.5, 3), "mouthPress": (-1, 3),
     "mouthPucker": (-0.5, 3), "upperLipUp": (-0.7, 2.5), "lowerLipDown": (-0.6, 3), "mouthStretch": (-0.7, 3),
     "mouthShrug": (-0.6, 3), "noseSneer": (-0.5, 3), "oneSidedSmile": (-3, 3), "gazeRight": (-2.5, 2.5),
@@ -141,7 +143,7 @@ class Made:
         strength: that it was made with.
         reading: what was read off it.
         sface, dlib: cosines to the plain image.
-        age: how old it looks, in years.
+        age: apparent, in years.
     """
 
     edit: Edit | None
@@ -153,7 +155,7 @@ class Made:
 
     @property
     def usable(self) -> bool:
-        """Whether both recognisers know the person, who looks no child."""
+        """Whether both recognisers know the person, who is no child by the apparent age."""
         return self.sface >= LEAST_SFACE and self.dlib >= LEAST_DLIB and self.age >= LEAST_AGE_EDITED
 
 
@@ -181,24 +183,24 @@ class Maker:
         check_leaving()
         random = np.random.default_rng([self.recipe.seed, number])
         name = f"synthetic-{self.recipe.seed}-{number:07d}"
-        style = self._style(random)
-        plain = self._read(style)
-        refused = self._refusal(plain)
+        style = self.style(random)
+        plain = self.image(style)
+        refused = self.refusal(plain)
         if plain is None or refused:
             return [Rejected(name, refused)]
-        kept, lost = [Made(None, 0.0, plain, 1.0, 1.0, self.directions.looked_age(plain))], []
-        for edit in edits(random, self.directions):
+        kept, lost = [Made(None, 0.0, plain, 1.0, 1.0, self.directions.apparent_age(plain))], []
+        for edit in edits(random):
             check_leaving()
-            made = self._edited(style, edit, plain)
+            made = self.edited(style, edit, plain)
             if made is None:
                 lost.append(Rejected(f"{name}/{edit.name}", "at no strength is it the same person, and no child"))
             else:
                 kept.append(made)
         if len(kept) < LEAST_IMAGES:
             return [Rejected(name, f"only {len(kept)} images show the same person")]
-        return [*(self._accepted(number, place, name, made) for place, made in enumerate(kept)), *lost]
+        return [*(self.accepted(number, place, name, made) for place, made in enumerate(kept)), *lost]
 
-    def _style(self, random: np.random.Generator) -> Array:
+    def style(self, random: np.random.Generator) -> Array:
         """The w of a person, turned to the front and calmed."""
         truncation = float(random.uniform(*TRUNCATION))
         seeds = [int(seed) for seed in random.integers(0, 2**62, CANDIDATES)]
@@ -209,22 +211,22 @@ class Maker:
         calm = float(random.uniform(*CALM))
         return np.asarray(chosen + self.directions.move(chosen, EXPRESSIONS["neutral"], calm))
 
-    def _refusal(self, plain: Reading | None) -> str:
+    def refusal(self, plain: Reading | None) -> str:
         """Why there is to be nobody of this plain image; empty where there may be."""
         if plain is None:
             return "no face found"
-        if self.directions.looked_age(plain) < LEAST_AGE:
-            return f"looks younger than {LEAST_AGE:g}"
+        if self.directions.apparent_age(plain) < LEAST_AGE:
+            return f"apparent age below {LEAST_AGE:g}"
         if any(abs(angle) > limit for angle, limit in zip(plain.face.angles, FRONTAL, strict=False)):
-            return "does not look to the front"
+            return "not near-frontal"
         return ""
 
-    def _edited(self, style: Array, edit: Edit, plain: Reading) -> Made | None:
+    def edited(self, style: Array, edit: Edit, plain: Reading) -> Made | None:
         """The image of an edit with the most of what was asked for, and is usable."""
         best: Made | None = None
         strength, known, unknown = edit.strength, 0.0, np.inf
         for _ in range(TRIES):
-            made = self._made(style, edit, strength, plain)
+            made = self.made(style, edit, strength, plain)
             if made is not None and made.usable:
                 known = strength
                 if best is None or likelihood(made) >= likelihood(best):
@@ -237,24 +239,27 @@ class Maker:
                 strength = (known + strength) / 2 if known else 0.7 * strength
         return best
 
-    def _made(self, style: Array, edit: Edit, strength: float, plain: Reading) -> Made | None:
+    def made(self, style: Array, edit: Edit, strength: float, plain: Reading) -> Made | None:
+        """The image of an edit of a person's w, and how it compares with the ``plain`` one; None without a face."""
         yaw, pitch = edit.pose
         if edit.emotion is None:  # a pose gives way too
             yaw, pitch = strength * yaw, strength * pitch
         change = self.directions.move(style, edit.targets, strength, (yaw, pitch))
-        reading = self._read(style, change)
+        reading = self.image(style, change)
         if reading is None:
             return None
         sface, dlib = float(reading.sface @ plain.sface), float(reading.dlib @ plain.dlib)
-        return Made(edit, strength, reading, sface, dlib, self.directions.looked_age(reading))
+        return Made(edit, strength, reading, sface, dlib, self.directions.apparent_age(reading))
 
-    def _read(self, style: Array, change: Array | float = 0.0) -> Reading | None:
+    def image(self, style: Array, change: Array | float = 0.0) -> Reading | None:
+        """What is read off the image of w ``(512,)`` and a change of it in the first styles; None without a face."""
         styles = np.repeat(style[None], STYLES, axis=0)
         styles[:EDITED_STYLES] += change
         image = self.generator.images(torch.from_numpy(styles[None]).float())[0].numpy()
         return self.reader.read(image)
 
-    def _accepted(self, number: int, place: int, person: str, made: Made) -> Accepted:
+    def accepted(self, number: int, place: int, person: str, made: Made) -> Accepted:
+        """The row and the files of a person's image, at its ``place`` among them."""
         reading, face = made.reading, made.reading.face
         name = made.edit.name if made.edit else "plain"
         stored = face.resized(self.recipe.size)
@@ -281,11 +286,11 @@ class Maker:
         return Accepted(row, {"png": png, "npz": arrays, "json": json.dumps(about).encode()})
 
 
-def edits(random: np.random.Generator, directions: Directions) -> list[Edit]:
+def edits(random: np.random.Generator) -> list[Edit]:
     """What a person is asked for beside the plain image: eight emotions, two turned heads, a face pulled at random."""
     asked = []
     for emotion, targets in EXPRESSIONS.items():
-        pose = tuple(float(angle) for angle in random.normal(0, SWAY))
+        pose = _swayed(random)
         if emotion == "anger" and random.random() < 0.5:
             targets = GLARE
         enough = float(random.uniform(*ENOUGH))
@@ -296,8 +301,12 @@ def edits(random: np.random.Generator, directions: Directions) -> list[Edit]:
         asked.append(Edit("turned", {}, 1.0, (sign * yaw, pitch)))
     names = random.choice(list(PULLED), 4, replace=False)
     targets = {str(name): float(random.uniform(*PULLED[name])) for name in names}
-    sway = tuple(float(angle) for angle in random.normal(0, SWAY))
-    return [*asked, Edit("pulled", targets, 1.0, sway)]
+    return [*asked, Edit("pulled", targets, 1.0, _swayed(random))]
+
+
+def _swayed(random: np.random.Generator) -> tuple[float, float]:
+    yaw, pitch = random.normal(0, SWAY)
+    return float(yaw), float(pitch)
 
 
 def likelihood(made: Made) -> float:

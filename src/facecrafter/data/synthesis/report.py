@@ -25,6 +25,14 @@ REPORT, NUMBERS = "report.html", "report.json"
 SHOWN = 12  # people on the sheet
 SIDE = 96  # of their images, in pixels
 MOST = 12  # images of a person
+HISTOGRAMS = {
+    "yaw": "yaw in degrees",
+    "pitch": "pitch in degrees",
+    "age": "apparent age in years",
+    "sface": "SFace to the plain image",
+    "dlib": "dlib to the plain image",
+    "strength": "strength",
+}
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse } td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ccc }
 td:first-child, th:first-child { text-align: left } img { max-width: 100% }"""
@@ -138,9 +146,7 @@ def _charts(numbers: Mapping[str, Any], entries: Sequence[Entry]) -> str:
 
     figure = Figure(figsize=(12, 9), layout="constrained")
     axes = figure.subplots(3, 3).ravel()
-    bins = (("yaw", "yaw in degrees"), ("pitch", "pitch in degrees"), ("age", "looked age in years"),
-            ("sface", "SFace to the plain image"), ("dlib", "dlib to the plain image"), ("strength", "strength"))  # fmt: skip
-    for axis, (name, title) in zip(axes, bins, strict=False):
+    for axis, (name, title) in zip(axes, HISTOGRAMS.items(), strict=False):
         edited = name in ("sface", "dlib", "strength")
         axis.hist([one[name] for one in entries if not edited or one["asked"] != "plain"], 40)
         axis.set_title(title)

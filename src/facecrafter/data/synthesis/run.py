@@ -67,6 +67,7 @@ class Synthesised:
 def synthesise(
     out: Path,
     *,
+    file: Path = directions.ASSET,
     people: int = 1000,
     seed: int = 0,
     size: int = 256,
@@ -83,6 +84,7 @@ def synthesise(
 
     Args:
         out: a new or empty folder, or one that the same command has begun.
+        file: of directions; the shipped one if none is named.
         people: how many to try; some are left out, see :mod:`facecrafter.data.synthesis.people`.
         seed: another seed makes other people.
         size: side of the stored images in pixels, 32 to 512.
@@ -99,27 +101,28 @@ def synthesise(
     start, out = time.monotonic(), Path(out)
     recipe = Recipe(seed, size)
     _check(recipe, people, workers)
-    settings = _settings(recipe)
+    _check_files(file)
+    settings = _settings(recipe, file)
     _check_folder(out)
     with alone(out, "synthesis"):
         begin(out, settings, overwrite)
         parts = [range(first, min(first + SHARD, people)) for first in range(0, people, SHARD)]
         with stating(lambda: _kept(out, parts)):
-            made = _make_all(recipe, out, parts, workers, progress)
+            made = _make_all(partial(maker, recipe, file), out, parts, workers, progress)
         images, rejected = _index(out)
     if not images:
         raise DataError(f"not one of {people} people could be kept; {out / shards.REJECTED} says why")
     return Synthesised(out, people, images, rejected, people - made, time.monotonic() - start)
 
 
-def maker(recipe: Recipe) -> Maker:
-    """A maker with the shipped directions, in a process whose memory and threads are set for it."""
+def maker(recipe: Recipe, file: Path = directions.ASSET) -> Maker:
+    """A maker with a file's directions, in a process whose memory and threads are set for it."""
     import torch
 
     if os.environ.get("FACECRAFTER_WORKER"):
         torch.set_num_threads(1)
     _keep_memory()
-    return Maker(recipe, directions.load())
+    return Maker(recipe, directions.load(file))
 
 
 def _keep_memory() -> None:
@@ -135,7 +138,7 @@ def _keep_memory() -> None:
         library.mallopt(top_pad, 2**26)
 
 
-def _make_all(recipe: Recipe, out: Path, parts: list[range], workers: int, progress: bool) -> int:
+def _make_all(make: Callable[[], Maker], out: Path, parts: list[range], workers: int, progress: bool) -> int:
     """Write every shard that is not there yet; how many people are new."""
     todo = [number for number, part in enumerate(parts) if not _is_done(out, number, part)]
     total, left = sum(map(len, parts)), sum(len(parts[number]) for number in todo)
@@ -144,7 +147,7 @@ def _make_all(recipe: Recipe, out: Path, parts: list[range], workers: int, progr
     with (
         _indexed_when_stopped(out),
         _bar(progress, total, total - left) as advance,
-        readers(partial(maker, recipe), count if todo else 1, chunk=1) if todo else _none() as read,
+        readers(make, count, chunk=1) if todo else _none() as read,
     ):
         for place, number in enumerate(todo, 1):
             found: list[list[Result]] = []
@@ -213,6 +216,14 @@ def _check(recipe: Recipe, count: int, workers: int) -> None:
         raise ConfigError(f"workers {workers} is negative; 0 means one a core")
 
 
+def _check_files(file: Path) -> None:
+    """Refuse directions or a generator that cannot be read, before a worker comes across them."""
+    directions.load(file)
+    for name in GENERATOR:
+        weights.locate(name)
+        weights.locate(f"{name}_graph")
+
+
 def _check_folder(out: Path) -> None:
     """Refuse an ``out`` that is something else than a folder of this command."""
     if out.exists() and not out.is_dir():
@@ -224,7 +235,7 @@ def _check_folder(out: Path) -> None:
         raise DataError(f"{out} is prepared from photos; name a new folder for people who do not exist")
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
+def _settings(recipe: Recipe, file: Path) -> dict[str, Any]:
     """What ``meta.json`` says. Two runs may share a folder only if they agree in all of it."""
     return {
         "format": FORMAT,
@@ -236,8 +247,8 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "emotion": about_estimator(emotion_estimator.estimator()),
         "synthesis": {
             "seed": recipe.seed,
-            "generator": {name: weights.sha256(weights.locate(name)) for name in GENERATOR},
-            "directions": weights.sha256(directions.ASSET),
+            "generator": {name: weights.entry(name).sha256 for name in GENERATOR},
+            "directions": weights.sha256(file),
             "truncation": list(person.TRUNCATION),
             "least": {
                 "age": [person.LEAST_AGE, person.LEAST_AGE_EDITED],
