@@ -103,6 +103,30 @@ def evaluate_emotion(
     typer.echo(f"{result.faces_a_second:.0f} faces a second; {out} has the confusion matrices and the mistakes")
 
 
+@evaluate_app.command("numbers")
+def evaluate_numbers(
+    data: Annotated[Path, typer.Argument(help="Folder that `data prepare` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for result.json.", file_okay=False)],
+    model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
+    weights: Weights = None,
+    people: Annotated[int, typer.Option(min=2, help="People held out of training, at most.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses people, and is the images'.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """How images follow a pose and an expression by numbers, and an emotion in words: about 120 images a person."""
+    from facecrafter.data import shards
+    from facecrafter.evaluation import numbers
+    from facecrafter.models.pretrained import folder_of, load_folder
+    from facecrafter.pipelines.devices import usable_device
+    from facecrafter.pipelines.generator import FaceCrafterGenerator
+
+    loaded = load_folder(folder_of(model, weights)).to(usable_device(device))
+    prepared = shards.load(data, recogniser=loaded.scale.recogniser)
+    result = numbers.evaluate(FaceCrafterGenerator(loaded, model), prepared, out, people, seed, overwrite)
+    typer.echo(f"{numbers.as_markdown(result)}\n\n{out / 'result.json'} has the estimators")
+
+
 @evaluate_app.command("control")
 def evaluate_control(config: TableConfig, overwrite: Overwrite = False) -> None:
     """Table 1: people by targets. Control errors, identity and leakage of every method in the config.

@@ -59,6 +59,11 @@ def generate(
         Through | None, typer.Option(help="What an emotion in words moves. [default: both]")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse numbers that would not be followed.")] = False,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FIRST:LAST:COUNT", help="A strip, as yaw=-30:30:7; two of them are a grid."),
+    ] = None,
+    gif: Annotated[bool, typer.Option("--gif", help="With --sweep, a loop too.")] = False,
     pairs: Annotated[
         Path | None,
         typer.Option(help="CSV of identity,target[,emotion,valence,arousal,seed,yaw,pitch,roll,expression,preset]."),
@@ -106,6 +111,10 @@ def generate(
         raise typer.BadParameter("with --pairs the conditions come from the table")
     if pairs and count is not None:
         raise typer.BadParameter("with --pairs there is one image a row; leave -n out")
+    if sweep and (pairs or count is not None):
+        raise typer.BadParameter("--sweep says how many images there are; leave --pairs and -n out")
+    if gif and not sweep:
+        raise typer.BadParameter("--gif has no effect without --sweep")
     if emonet and not (pairs or target or emotion_from):
         raise typer.BadParameter("--emonet has no effect without a photo whose emotion to take")
     person_face, other_face = picked(face, face_at, "--face"), picked(target_face, target_face_at, "--target-face")
@@ -116,7 +125,7 @@ def generate(
     count = 4 if count is None else count
     through = emotion_through and emotion_through.value
 
-    from facecrafter.faces.asked import asked_of, pose_of
+    from facecrafter.faces.asked import Asked, asked_of, pose_of
     from facecrafter.faces.emotion import emotion_of
     from facecrafter.faces.photo_file import photos_of, taken
     from facecrafter.pipelines.batch import Numbers, generate_pairs, read_pairs
@@ -124,7 +133,8 @@ def generate(
     from facecrafter.pipelines.images import SHEET
     from facecrafter.pipelines.missing import generate_many
     from facecrafter.pipelines.settings import Settings
-    from facecrafter.request import check_seeds
+    from facecrafter.pipelines.sweep import STRIP, cells, generate_sweep, sweep_of
+    from facecrafter.request import Request, check_seeds
 
     settings = Settings(
         identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size, speed.value if speed else None
@@ -143,28 +153,39 @@ def generate(
     emotion_of(emotion, valence, arousal)
     asked = asked_of(pose_of(yaw, pitch, roll), expression, preset, relative, keep_expression, presets)
     check_seeds(seed, count)
+    sweeps = [sweep_of(one) for one in sweep or ()]
+    swept = cells(asked, sweeps) if sweeps else []
     people = photos_of(identity or [])
     others = (target, landmarks_from, emotion_from)
     whole, landmarks, feeling = (None if path is None else taken(path) for path in others)
     crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
-    request = crafter.request(
-        people,
-        whole,
-        landmarks,
-        feeling,
-        emotion,
-        valence,
-        arousal,
-        seed,
-        settings,
-        person_face,
-        other_face,
-        asked,
-        through,
-        strict,
-    )
+
+    def request(numbers: Asked | None) -> Request:
+        return crafter.request(
+            people,
+            whole,
+            landmarks,
+            feeling,
+            emotion,
+            valence,
+            arousal,
+            seed,
+            settings,
+            person_face,
+            other_face,
+            numbers,
+            through,
+            strict,
+        )
+
+    if sweeps:
+        requests = [(name, request(numbers)) for name, numbers in swept]
+        with bar(len(requests), "images") as progress:
+            done = generate_sweep(crafter, requests, len(sweeps[-1].values), out, gif, overwrite, progress)
+        typer.echo(f"{done.made} made, {done.there} already there: {out / STRIP}")
+        return
     with bar(count, "images") as progress:
-        done = generate_many(crafter, request, count, out, overwrite, progress)
+        done = generate_many(crafter, request(asked), count, out, overwrite, progress)
     typer.echo(f"{done.made} made, {done.there} already there: {out / SHEET}")
 
 

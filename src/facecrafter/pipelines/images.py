@@ -183,19 +183,19 @@ def write_sheets(folder: Path, paths: Sequence[Path]) -> None:
         record = read_record(sheet)
         shown = record.made.get("sheet of") if record.whole else None
         if not isinstance(shown, list) or [isinstance(one, dict) and one.get("key") for one in shown] != keys:
-            save(contact_sheet([_load(path) for path in paths[part]]), sheet, overwrite=True)
+            save(contact_sheet([load_saved(path) for path in paths[part]]), sheet, overwrite=True)
 
 
-def _load(path: Path) -> Image.Image:
+def load_saved(path: Path) -> Image.Image:
     """A saved image as it was before it was saved."""
     image = Image.fromarray(load_photo(path))
     image.info["facecrafter"] = read_record(path).made
     return image
 
 
-def contact_sheet(images: Sequence[Image.Image], gap: int = 4) -> Image.Image:
-    """Images of one size in a grid about as wide as high, in which each keeps its watermark."""
-    columns = int(np.ceil(len(images) ** 0.5))
+def contact_sheet(images: Sequence[Image.Image], gap: int = 4, columns: int | None = None) -> Image.Image:
+    """Images of one size in a grid, about as wide as high without ``columns``, in which each keeps its watermark."""
+    columns = columns or int(np.ceil(len(images) ** 0.5))
     rows = -(-len(images) // columns)
     width, height = images[0].size
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")

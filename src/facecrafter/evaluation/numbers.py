@@ -1,0 +1,272 @@
+"""How images follow poses and blendshapes asked by number, and what an emotion in words gains by moving landmarks.
+
+Held-out people, one photo each. All images of a person have one seed; nothing but the number differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter.data import shards
+from facecrafter.errors import DataError
+from facecrafter.evaluation import bootstrap
+from facecrafter.evaluation.judges import Judges, JudgesConfig, Measurements
+from facecrafter.evaluation.record import Interval, Number, Record
+from facecrafter.evaluation.result import RESULT, Result
+from facecrafter.faces.asked import ANGLES, Asked, Pose, sides_of
+from facecrafter.faces.control_words import DOES
+from facecrafter.faces.emotion import EMOTIONS, Emotion
+from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.faces.rig import Rig, load
+from facecrafter.io import check_free
+from facecrafter.pipelines.moving import moved
+from facecrafter.request import Generator, Portrait, Request, images_of, portrait_of
+
+# What is asked for, from end to end of each control's useful range.
+POSES = {"yaw": (-35, -20, 0, 20, 35), "pitch": (-20, -10, 0, 10, 20), "roll": (-20, 0, 20)}
+VALUES = (0.0, 0.4, 0.8)
+WAYS = ("module", "landmarks", "both")
+TARGETS = 4  # photos of other people for each, whose landmarks identity is compared with
+WORDS = EMOTIONS[1:]
+
+Array = NDArray[np.float64]
+
+
+class Followed(Record):
+    """How images follow one control.
+
+    Attributes:
+        asked: the numbers, over the people.
+        read: what the judge reads, each the mean over images; the mean of both sides where there are two.
+        correlation: of asked and read over all images.
+        slope: of read by asked.
+        error: mean absolute difference.
+        cross_talk: how far another live blendshape moves where this one is moved by 1, on average.
+        worst: the blendshape that moves most, and how far.
+        identity: mean cosine to the person's photo, by the judge.
+    """
+
+    asked: list[float]
+    read: list[Number]
+    correlation: Number
+    slope: Number
+    error: Number
+    cross_talk: Number = None
+    worst: str = ""
+    identity: Number
+
+
+class NumbersResult(Result):
+    """What ``result.json`` of this evaluation holds.
+
+    Attributes:
+        kind: ``controls``.
+        people: how many.
+        judges: by role.
+        rig: its digest.
+        face_found: share of all images.
+        identity_of_targets: mean cosine with landmarks from other people's photos.
+        controls: by name, dead ones left out.
+        words: by what the emotion acts through, the share that is read as asked; of the seven that are not neutral.
+        words_by_class: the same for each.
+    """
+
+    kind: str = "controls"
+    people: int
+    judges: dict[str, str]
+    rig: str
+    face_found: float
+    identity_of_targets: Number
+    controls: dict[str, Followed]
+    words: dict[str, Interval]
+    words_by_class: dict[str, dict[str, Number]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One image: of whom, of which control or way of words, what is asked, and how."""
+
+    person: int
+    name: str
+    value: float
+    request: Request
+
+
+def evaluate(
+    generator: Generator, prepared: shards.Prepared, out: Path, people: int, seed: int = 0, overwrite: bool = False
+) -> NumbersResult:
+    """Measure a generator and write ``result.json``.
+
+    Args:
+        generator: whose condition the identities of ``prepared`` are.
+        prepared: photos, some of held-out people.
+        out: where the result goes.
+        people: how many at most.
+        seed: of the choice, and of the images.
+        overwrite: replace the result that is there.
+
+    Raises:
+        DataError: nobody is held out, or only one person.
+        OutputError: ``out`` holds a result already, or cannot be written.
+    """
+    from facecrafter.provenance import environment
+
+    check_free([out / RESULT], overwrite)
+    rig, rows = load(), _chosen(prepared, people, seed)
+    trials = [trial for person in range(len(rows)) for trial in _trials(prepared, person, rows, rig, seed)]
+    from tqdm import tqdm
+
+    with tqdm(total=len(trials), desc="images") as bar:
+        images = images_of(generator, [trial.request for trial in trials], bar.update)
+    judges = Judges(JudgesConfig(), frechet=False)
+    shown = judges.measure(images, progress=True)
+    own = judges.measure(prepared.images[rows]).identity
+    alike = np.array([shown.identity[place] @ own[trial.person] for place, trial in enumerate(trials)])
+    names = [trial.name for trial in trials]
+    controls = {
+        name: _followed(name, trials, shown, alike, rig)
+        for name in dict.fromkeys(names)
+        if name in ANGLES or name in DOES
+    }
+    words, by_class = _words(trials, shown)
+    result = NumbersResult(
+        environment=environment(),
+        config={"people": len(rows), "seed": seed, "model": generator.name, "key": generator.key},
+        people=len(rows),
+        judges={role: judges.names[role] for role in ("pose", "expression", "identity", "emotion")},
+        rig=rig.digest,
+        face_found=float(shown.found.mean()),
+        identity_of_targets=_mean(alike[[name == "target" for name in names]]),
+        controls=controls,
+        words=words,
+        words_by_class=by_class,
+    )
+    result.write(out)
+    return result
+
+
+def _chosen(prepared: shards.Prepared, people: int, seed: int) -> NDArray[np.int64]:
+    """A photo each of some held-out people."""
+    random, held = np.random.default_rng(seed), np.flatnonzero(shards.held_out(prepared.persons))
+    photos: dict[str, list[int]] = {}
+    for row in held.tolist():
+        photos.setdefault(prepared.persons[row], []).append(row)
+    if len(photos) < 2:
+        raise DataError(f"controls are measured on 2 held-out people or more, and there are {len(photos)}")
+    return np.array([random.choice(photos[name]) for name in random.permutation(sorted(photos))[:people]])
+
+
+def _trials(prepared: shards.Prepared, person: int, rows: NDArray[np.int64], rig: Rig, seed: int) -> Iterator[Trial]:
+    """All images that are asked of one of the people, who is the ``person``-th of the rows."""
+    own = Portrait.of(prepared, int(rows[person]))
+
+    def trial(name: str, value: float, asked: Asked | None, **others: Portrait) -> Trial:
+        given = dict(others)
+        if asked is not None:
+            given["landmark"] = Portrait(points=moved([own.points], asked, rig).points)
+        return Trial(person, name, value, Request(own, given, seed))
+
+    for name, degrees in POSES.items():
+        for angle in degrees:
+            yield trial(name, angle, Asked(Pose(**{name: angle})))
+    for name in live(rig):
+        for value in VALUES:
+            yield trial(name, value, Asked(expression=dict.fromkeys(sides_of(name), value)))
+    for number, word in enumerate(WORDS, 1):
+        emotion = Emotion.from_words({word: 1.0})
+        for way in WAYS:
+            asked = None if way == "module" else Asked(emotion=emotion)
+            module = {} if way == "landmarks" else {"emotion": portrait_of(emotion)}
+            yield trial(way, number, asked, **module)
+    others = np.roll(rows, -person)[1:]
+    for other in others[:TARGETS]:
+        yield trial("target", 0, None, landmark=Portrait.of(prepared, int(other)))
+
+
+def live(rig: Rig) -> list[str]:
+    """The controls that MediaPipe reads in photos, both sides as one."""
+    return [name for name in DOES if all(rig.live[BLENDSHAPES.index(side)] for side in sides_of(name))]
+
+
+def _followed(name: str, trials: Sequence[Trial], shown: Measurements, alike: Array, rig: Rig) -> Followed:
+    places = np.array([place for place, one in enumerate(trials) if one.name == name and shown.found[place]], np.int64)
+    asked = np.array([trials[place].value for place in places])
+    every = [float(value) for value in POSES.get(name, VALUES)]
+    if len(set(asked)) < 2:
+        return Followed(asked=every, read=[], correlation=None, slope=None, error=None, identity=None)
+    scores = shown.expression[places]
+    if name in ANGLES:
+        read = np.degrees(shown.pose[places, list(ANGLES).index(name)])
+    else:
+        sides = [BLENDSHAPES.index(side) for side in sides_of(name)]
+        read = scores[:, sides].mean(1)
+    found = Followed(
+        asked=every,
+        read=[_mean(read[asked == value]) for value in every],
+        correlation=float(np.corrcoef(asked, read)[0, 1]) if np.ptp(read) > 1e-6 else None,
+        slope=float(np.polyfit(asked, read, 1)[0]),
+        error=float(np.abs(read - asked).mean()),
+        identity=_mean(alike[places]),
+    )
+    if name in ANGLES:
+        return found
+    others = [number for number in np.flatnonzero(rig.live) if number not in sides]
+    slopes = np.abs(np.polyfit(asked, scores[:, others], 1)[0])
+    worst = f"{BLENDSHAPES[others[int(slopes.argmax())]]} {slopes.max():.2f}"
+    return found.model_copy(update={"cross_talk": float(slopes.mean()), "worst": worst})
+
+
+def _words(trials: Sequence[Trial], shown: Measurements) -> tuple[dict[str, Interval], dict[str, dict[str, Number]]]:
+    """Shares that are read as asked, over images with a face, with 95 % bootstrap intervals over people."""
+    shares: dict[str, Interval] = {}
+    classes: dict[str, dict[str, Number]] = {}
+    for way in WAYS:
+        places = [place for place, one in enumerate(trials) if one.name == way and shown.found[place]]
+        asked = np.array([int(trials[place].value) for place in places], np.int64)
+        right = shown.emotion[places, 2:].argmax(1) == asked
+        whose = [str(trials[place].person) for place in places]
+        shares[way] = bootstrap.statistic(lambda chosen, right=right: float(right[chosen].mean()), whose)  # type: ignore[misc]
+        classes[way] = {word: _mean(right[asked == number]) for number, word in enumerate(WORDS, 1)}
+    return shares, classes
+
+
+def _mean(values: NDArray[Any]) -> float | None:
+    return float(np.nanmean(values)) if np.isfinite(values.astype(float)).any() else None
+
+
+def as_markdown(result: NumbersResult | Mapping[str, Any]) -> str:
+    """Two Markdown tables: a row a control, and a row an emotion."""
+    found = result if isinstance(result, NumbersResult) else NumbersResult.model_validate(result)
+    lines = ["| control | asked | read | r | slope | error | cross-talk | moves most | identity |"]
+    lines.append("| --- | --- | --- | ---: | ---: | ---: | ---: | --- | ---: |")
+    for name, one in found.controls.items():
+        small = ".0f" if name in ANGLES else ".2f"
+        cells = [", ".join(format(value, "g") for value in one.asked), ", ".join(_cell(v, small) for v in one.read)]
+        cells += [_cell(one.correlation), _cell(one.slope), _cell(one.error, ".1f" if name in ANGLES else ".2f")]
+        cells += [_cell(one.cross_talk, ".3f") if one.worst else "", one.worst, _cell(one.identity)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", f"| read as asked | {' | '.join(WAYS)} |", "| --- | ---: | ---: | ---: |"]
+    for word in WORDS:
+        shares = (found.words_by_class[way][word] for way in WAYS)
+        lines.append(f"| {word} | {' | '.join(_cell(share, '.0%') for share in shares)} |")
+    whole = []
+    for share_of in found.words.values():
+        low, high = _cell(share_of.low, ".0%"), _cell(share_of.high, ".0%")
+        whole.append(f"{_cell(share_of.value, '.0%')} [{low}, {high}]")
+    lines += [f"| all | {' | '.join(whole)} |", ""]
+    of_targets = _cell(found.identity_of_targets)
+    lines.append(
+        f"{found.people} held-out people, one seed; a face was found in {found.face_found:.1%} of the images. "
+        f"Identity: cosine to the person's photo; with the landmarks of other people's photos it is {of_targets}."
+    )
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, form: str = ".2f") -> str:
+    return "none" if value is None else format(value, form)

@@ -1,0 +1,143 @@
+"""A control from one end to the other: a strip of images, a grid of two controls, and a loop."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from facecrafter.errors import ConfigError, OutputError
+from facecrafter.faces.asked import ANGLES, Asked, Pose, expression_of, sides_of
+from facecrafter.io import write_whole
+from facecrafter.pipelines.generate import FaceCrafter
+from facecrafter.pipelines.images import KEY_IN_NAME, STATEMENT, contact_sheet, is_there, load_saved, read_record, save
+from facecrafter.pipelines.missing import Job, Summary, make_missing
+from facecrafter.request import Progress, Request
+
+STRIP, LOOP = "sweep.png", "sweep.gif"
+MOST = 64  # images
+MILLISECONDS = 120  # an image of the loop is shown
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A control and the numbers that it takes one after another."""
+
+    name: str
+    values: tuple[float, ...]
+
+
+def sweep_of(text: str) -> Sweep:
+    """A sweep from ``NAME=FIRST:LAST:COUNT``, say ``yaw=-30:30:7``.
+
+    Raises:
+        ConfigError: it is none, or the control is unknown.
+    """
+    name, _, numbers = (part.strip() for part in text.partition("="))
+    try:
+        first, last, count = numbers.split(":")
+        ends, steps = (float(first), float(last)), int(count)
+    except ValueError:
+        raise ConfigError(f"'{text}' is no NAME=FIRST:LAST:COUNT, as in yaw=-30:30:7") from None
+    if not 2 <= steps <= MOST:
+        raise ConfigError(f"a sweep has from 2 to {MOST} images, not {steps}")
+    for end in ends:  # said before anything is loaded
+        with_number(Asked(), name, end)
+    return Sweep(name, tuple(round(float(value), 4) + 0.0 for value in np.linspace(*ends, steps)))
+
+
+def with_number(asked: Asked, name: str, value: float) -> Asked:
+    """The same with one control at another number.
+
+    Raises:
+        ConfigError: an unknown control, or a number out of its range.
+    """
+    if name in ANGLES:
+        return replace(asked, pose=replace(asked.pose or Pose(), **{name: value}))
+    sides_of(name)
+    changed = expression_of({name: value}, -1.0 if asked.start == "relative" else 0.0)
+    return replace(asked, expression=dict(sorted({**asked.expression, **changed}.items())))
+
+
+def cells(asked: Asked | None, sweeps: Sequence[Sweep]) -> list[tuple[str, Asked]]:
+    """What is asked of each image and its name: the last sweep runs from left to right, one before it downwards.
+
+    Raises:
+        ConfigError: not one or two sweeps, of one control twice, or of too many images.
+    """
+    if not 1 <= len(sweeps) <= 2 or len({one.name for one in sweeps}) < len(sweeps):
+        raise ConfigError("a strip is one --sweep, and a grid two of different controls")
+    found = []
+    for values in product(*(one.values for one in sweeps)):
+        numbers = [(sweep.name, value) for sweep, value in zip(sweeps, values, strict=True)]
+        own = asked or Asked()
+        for name, value in numbers:
+            own = with_number(own, name, value)
+        found.append(("_".join(f"{name}{value:g}" for name, value in numbers), own))
+    if len(found) > MOST:
+        raise ConfigError(f"a grid has at most {MOST} images, not {len(found)}")
+    return found
+
+
+def generate_sweep(
+    crafter: FaceCrafter,
+    requests: Sequence[tuple[str, Request]],
+    columns: int,
+    out: Path,
+    loop: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Summary:
+    """Make the images of a sweep, and a strip or grid of them; what is there is kept.
+
+    Args:
+        crafter: the model.
+        requests: with the images' names; see :func:`cells`.
+        columns: of the grid.
+        out: the folder.
+        loop: write a GIF too that goes there and back.
+        overwrite: make images again that are there.
+        progress: called with the number of images' worth of work done.
+
+    Raises:
+        OutputError: the folder cannot be written to, or holds another program's file of that name.
+        PhotoError, NoFaceError: a photo cannot be read or shows no face.
+        ConfigError: a setting cannot be used.
+    """
+    jobs = []
+    for name, request in requests:
+        key = crafter.key(request)
+        jobs.append(Job(request, key, out / f"{name}_{key[:KEY_IN_NAME]}.png"))
+    strip = out / STRIP
+    if not overwrite:
+        if strip.exists() and "sheet of" not in read_record(strip).made:
+            raise OutputError(f"{strip} exists already and is no strip of this program; give --overwrite")
+        if loop and (out / LOOP).exists() and not strip.exists():
+            raise OutputError(f"{out / LOOP} exists already; choose another folder, or give --overwrite")
+        for job in jobs:
+            job.done = is_there(job.path, job.key)
+    there = sum(job.done for job in jobs)
+    if progress:
+        progress(there)
+    for batch in make_missing(crafter, jobs, progress):
+        for job in batch:
+            if job.error is not None:
+                raise job.error
+    images = [load_saved(job.path) for job in jobs]
+    save(contact_sheet(images, columns=columns), strip, overwrite=True)
+    if loop:
+        write_whole(out / LOOP, _gif(images))
+    return Summary(len(jobs) - there, there, 0)
+
+
+def _gif(images: Sequence[Image.Image]) -> bytes:
+    """A loop there and back. It says that it is generated; its 256 colours need not keep the watermark."""
+    frames, content = [*images, *images[-2:0:-1]], io.BytesIO()
+    options = {"save_all": True, "append_images": frames[1:], "duration": MILLISECONDS, "loop": 0}
+    frames[0].save(content, "GIF", comment=STATEMENT.encode(), **options)
+    return content.getvalue()

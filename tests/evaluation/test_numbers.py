@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facecrafter.data.shards import Prepared
+from facecrafter.errors import DataError
+from facecrafter.evaluation import numbers
+from facecrafter.evaluation.judges import Measurements
+from facecrafter.evaluation.numbers import POSES, VALUES, WAYS, WORDS, NumbersResult, Trial, live
+from facecrafter.faces.asked import sides_of
+from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.faces.rig import load
+from facecrafter.request import Portrait, Request
+
+REQUEST = Request(Portrait(embedding=np.ones(4, np.float32)))
+
+
+def shown(count: int) -> Measurements:
+    """What a judge would see in images of which nothing moves."""
+    return Measurements(
+        np.ones(count, bool),
+        [None] * count,
+        np.zeros((count, 3)),
+        np.full((count, 52), 0.1),
+        np.tile([1.0, 0.0], (count, 1)),
+        np.tile([0.0, 0.0, 1.0, *[0.0] * 7], (count, 1)),
+    )
+
+
+def test_a_control_that_is_followed_by_half_and_drags_another_along() -> None:
+    trials = [Trial(person, "jawOpen", value, REQUEST) for person in (0, 1) for value in VALUES]
+    seen = shown(len(trials))
+    asked = np.array([one.value for one in trials])
+    seen.expression[:, BLENDSHAPES.index("jawOpen")] = 0.1 + asked / 2
+    seen.expression[:, BLENDSHAPES.index("mouthFunnel")] = 0.3 * asked
+    found = numbers._followed("jawOpen", trials, seen, np.full(len(trials), 0.5), load())
+    assert found.asked == list(VALUES)
+    assert found.read == pytest.approx([0.1, 0.3, 0.5])
+    assert (found.correlation, found.slope, found.identity) == pytest.approx((1, 0.5, 0.5))
+    assert found.error == pytest.approx(np.abs(0.1 - asked / 2).mean())
+    assert found.worst == "mouthFunnel 0.30"
+    assert found.cross_talk == pytest.approx(0.3 / (load().live.sum() - 1))
+
+
+def test_a_pose_is_read_in_degrees_and_lost_faces_are_left_out() -> None:
+    trials = [Trial(0, "yaw", value, REQUEST) for value in POSES["yaw"]]
+    seen = shown(len(trials))
+    seen.pose[:, 0] = np.radians([-33, -18, 2, 22, 99])
+    seen.found[-1] = False
+    found = numbers._followed("yaw", trials, seen, np.ones(len(trials)), load())
+    assert found.error == pytest.approx(2)
+    assert found.read[:4] == pytest.approx([-33, -18, 2, 22]) and found.read[4] is None
+    seen.found[:] = False
+    assert numbers._followed("yaw", trials, seen, np.ones(len(trials)), load()).correlation is None
+
+
+def test_words_are_counted_by_what_they_act_through() -> None:
+    trials = [Trial(person, way, number, REQUEST) for person in (0, 1) for way in WAYS for number in range(1, 8)]
+    seen = shown(len(trials))
+    for place, one in enumerate(trials):
+        right = one.name == "both" or (one.name == "landmarks" and one.value == 1)
+        seen.emotion[place, 2 + (int(one.value) if right else 0)] = 2
+    shares, classes = numbers._words(trials, seen)
+    assert [shares[way].value for way in WAYS] == pytest.approx([0, 1 / 7, 1])
+    assert classes["landmarks"] == {word: float(word == WORDS[0]) for word in WORDS}
+
+
+def test_every_live_control_is_asked_of_every_person(prepared: Prepared) -> None:
+    rig = load()
+    names = live(rig)
+    assert {"jawOpen", "mouthSmile"} <= set(names) and "cheekPuff" not in names
+    assert all(len(sides_of(name)) in (1, 2) for name in names)
+    with pytest.raises(DataError, match="2 held-out people or more, and there are 1"):
+        numbers._chosen(prepared, 60, 0)
+
+
+def test_a_result_is_two_tables() -> None:
+    found = numbers._followed(
+        "jawOpen", [Trial(0, "jawOpen", value, REQUEST) for value in VALUES], shown(3), np.ones(3), load()
+    )
+    result = NumbersResult(
+        environment={},
+        people=2,
+        judges={},
+        rig="",
+        face_found=1.0,
+        identity_of_targets=None,
+        controls={"jawOpen": found},
+        words={way: {"value": 0.5, "low": 0.25, "high": 0.75} for way in WAYS},  # type: ignore[misc]
+        words_by_class={way: dict.fromkeys(WORDS, 0.5) for way in WAYS},
+    )
+    table = numbers.as_markdown(result)
+    assert "| jawOpen | 0, 0.4, 0.8 | 0.10, 0.10, 0.10 | none | " in table
+    assert "| all | 50% [25%, 75%] |" in table and "2 held-out people" in table
