@@ -24,6 +24,10 @@ def test_all_shipped_weights_are_half_precision_with_their_config_inside_and_fit
     assert {path.stem for path in files} >= {"unet", "encoder", "autoencoder", "controls", "distilled", "pixels"}
     assert sum(path.stat().st_size for path in files) <= 80e6
     for path in files:
+        if path.parent.name == "synthesis":  # regressions of 0.2 MB and no network: in single precision
+            with safe_open(path, "pt") as file:
+                assert json.loads(file.metadata()["about"]) and file.metadata()["licence"], path
+            continue
         with safe_open(path, "pt") as file:
             assert json.loads(file.metadata()["config"]), path
             assert {file.get_slice(name).get_dtype() for name in file.keys()} <= {"F16", "I64"}, path  # noqa: SIM118
