@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from facecrafter.cli import app
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import DataError
 from facecrafter.evaluation import numbers
@@ -93,3 +98,19 @@ def test_a_result_is_two_tables() -> None:
     table = numbers.as_markdown(result)
     assert "| jawOpen | 0, 0.4, 0.8 | 0.10, 0.10, 0.10 | none | " in table
     assert "| all | 50% [25%, 75%] |" in table and "2 held-out people" in table
+
+
+def test_the_list_of_controls_says_how_well_each_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from facecrafter.cli import controls
+
+    def shown() -> list[str]:
+        return CliRunner().invoke(app, ["controls", "list"]).output.splitlines()
+
+    monkeypatch.setattr(controls, "MEASURED", tmp_path / "controls.json")
+    assert any(line.startswith("jawOpen") and line.endswith("; not measured") for line in shown())
+    measured = {"people": 3, "controls": {"yaw": {"correlation": 0.99, "slope": 0.75, "error": 5.92}}}
+    controls.MEASURED.write_text(json.dumps(measured))
+    (yaw,) = [line for line in shown() if line.startswith("yaw ")]
+    assert yaw.endswith("r 0.99, slope 0.75, off by 5.9 degrees (3 people)")
+    assert any(line.startswith("cheekPuff") and "dead" in line for line in shown())
+    assert any(line.startswith("  wink: eyeBlinkLeft 0.7") for line in shown())

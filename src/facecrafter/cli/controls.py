@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +12,10 @@ from facecrafter.cli.application import controls_app
 from facecrafter.cli.options import Overwrite, Presets
 from facecrafter.faces.face import BLENDSHAPES
 from facecrafter.io import check_free
+from facecrafter.weights import ASSETS
+
+# What `evaluate numbers` found of the shipped mini model.
+MEASURED = ASSETS / "controls.json"
 
 
 @controls_app.command("fit")
@@ -38,20 +43,25 @@ def controls_list(presets: Presets = None) -> None:
     from facecrafter.faces.rig import load
 
     named = read_presets(presets)
+    measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
     rig = load()
     turns = {"yaw": "to the image's right", "pitch": "up", "roll": "counter-clockwise"}
     for name, most in ANGLES.items():
-        typer.echo(f"{name:16} {-most:g} to {most:g}   head turned {turns[name]}; {_followed(name)}")
+        typer.echo(f"{name:16} {-most:g} to {most:g}   head turned {turns[name]}; {_followed(name, measured)}")
     for name, words in DOES.items():
         numbers = [number for number, full in enumerate(BLENDSHAPES) if full in (name, f"{name}Left", f"{name}Right")]
         sides = " (also Left, Right)" if len(numbers) == 2 else ""
-        state = _followed(name) if rig.live[numbers].any() else "dead: MediaPipe hardly reads it in photos"
+        state = _followed(name, measured) if rig.live[numbers].any() else "dead: MediaPipe hardly reads it in photos"
         typer.echo(f"{name:16} 0 to 1      {words}{sides}; {state}")
     typer.echo("presets:")
     for name, expression in named.items():
         typer.echo(f"  {name}: {in_words(expression) or 'straight ahead, no expression'}")
 
 
-def _followed(name: str) -> str:
-    """How well the shipped model follows a control, as it was measured."""
-    return "not measured"
+def _followed(name: str, measured: dict[str, Any]) -> str:
+    """How well the shipped model follows a control, as `evaluate numbers` measured it."""
+    found = measured.get("controls", {}).get(name)
+    if found is None or found["correlation"] is None:
+        return "not measured"
+    degrees = f", off by {found['error']:.1f} degrees" if name in ("yaw", "pitch", "roll") else ""
+    return f"r {found['correlation']:.2f}, slope {found['slope']:.2f}{degrees} ({measured['people']} people)"

@@ -118,6 +118,7 @@ def evaluate(
     from facecrafter.provenance import environment
 
     check_free([out / RESULT], overwrite)
+    made_with = environment()  # before hours go by in which files may change
     rig, rows = load(), _chosen(prepared, people, seed)
     trials = [trial for person in range(len(rows)) for trial in _trials(prepared, person, rows, rig, seed)]
     from tqdm import tqdm
@@ -136,7 +137,7 @@ def evaluate(
     }
     words, by_class = _words(trials, shown)
     result = NumbersResult(
-        environment=environment(),
+        environment=made_with,
         config={"people": len(rows), "seed": seed, "model": generator.name, "key": generator.key},
         people=len(rows),
         judges={role: judges.names[role] for role in ("pose", "expression", "identity", "emotion")},
