@@ -20,10 +20,15 @@ from facecrafter.controls.base import stacked, unchanged
 from facecrafter.data.dataset import TrainingSet
 from facecrafter.faces import symmetry
 from facecrafter.models.checkpoint import FaceModel
-from facecrafter.sampling.sampler import build_scheduler
-from facecrafter.training import losses
 from facecrafter.training.samples import grid
-from facecrafter.training.stages.diffusion import DiffusionLossConfig, DiffusionStage, Mixed, Paired, load_start
+from facecrafter.training.stages.diffusion import (
+    DiffusionLossConfig,
+    DiffusionStage,
+    Mixed,
+    NoiseObjective,
+    Paired,
+    load_start,
+)
 
 Kind = Literal["controlnet", "caphuman", "ip_adapter", "expression_adapter"]
 
@@ -78,17 +83,12 @@ READ_BY: dict[str, Control] = {
 }
 
 
-class BaselineObjective(nn.Module):
+class BaselineObjective(NoiseObjective):
     """Eq. 4 of a base's prediction under a baseline's condition."""
 
-    alpha_bars: Tensor
-
     def __init__(self, model: FaceModel, baseline: Baseline, gamma: float | None) -> None:
-        super().__init__()
-        self.unet, self.encoder, self.baseline, self.gamma = model.unet, model.encoder, baseline, gamma
-        self.kind = str(model.scale.scheduler["prediction_type"])
-        schedule = build_scheduler("ddpm", model.scale.scheduler)
-        self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
+        super().__init__(model, gamma)
+        self.baseline = baseline
 
     def forward(
         self,
@@ -111,15 +111,13 @@ class BaselineObjective(nn.Module):
             condition: ``(R, ...)``, what the baseline reads of the R samples that have its condition.
             given: ``(B,)`` bool, which these are.
         """
-        alpha_bar = self.alpha_bars[timesteps]
-        noisy = losses.noised(latents, noise, alpha_bar)
+        noisy = self.noised(latents, noise, timesteps)
         with torch.no_grad():
             tokens = self.encoder.mixed(identity, dropped)
         rows = given.nonzero().squeeze(1)
         prepared = self.baseline.prepare(condition) if len(rows) else None
         prediction = self.baseline.predict(self.unet, noisy, timesteps, tokens, prepared, rows)
-        target = losses.diffusion_target(self.kind, latents, noise, alpha_bar)
-        return losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
+        return self.loss(prediction, latents, noise, timesteps)
 
 
 class BaselineStage(DiffusionStage[BaselineConfig]):

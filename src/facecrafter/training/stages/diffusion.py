@@ -116,7 +116,35 @@ class EncoderConfig(DiffusionConfig):
         return [(list(model.encoder.parameters()), self.encoder_rate), (projections, self.identity_rate)]
 
 
-class DiffusionObjective(nn.Module):
+class NoiseObjective(nn.Module):
+    """What objectives over noised latents share: the base that predicts, and its noise schedule.
+
+    Args:
+        model: what predicts.
+        gamma: see :func:`facecrafter.training.losses.snr_weight`.
+    """
+
+    alpha_bars: Tensor
+
+    def __init__(self, model: checkpoint.FaceModel, gamma: float | None = None) -> None:
+        super().__init__()
+        self.unet, self.encoder, self.gamma = model.unet, model.encoder, gamma
+        self.kind = str(model.scale.scheduler["prediction_type"])
+        schedule = build_scheduler("ddpm", model.scale.scheduler)
+        self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
+
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Clean latents ``(B, C, h, w)`` at timesteps ``(B,)``."""
+        return losses.noised(latents, noise, self.alpha_bars[timesteps])
+
+    def loss(self, prediction: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Eq. 4 of a prediction ``(B, C, h, w)``."""
+        alpha_bar = self.alpha_bars[timesteps]
+        target = losses.diffusion_target(self.kind, latents, noise, alpha_bar)
+        return losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
+
+
+class DiffusionObjective(NoiseObjective):
     """Eq. 4 over a batch whose samples differ in their conditions (Eq. 1 with a weight a sample).
 
     Args:
@@ -125,15 +153,9 @@ class DiffusionObjective(nn.Module):
         frozen_encoder: whether no gradient goes into the identity encoder.
     """
 
-    alpha_bars: Tensor
-
     def __init__(self, model: checkpoint.FaceModel, gamma: float | None = None, frozen_encoder: bool = False) -> None:
-        super().__init__()
-        self.unet, self.encoder, self.controls = model.unet, model.encoder, model.controls
-        self.kind = str(model.scale.scheduler["prediction_type"])
-        self.gamma, self.frozen_encoder = gamma, frozen_encoder
-        schedule = build_scheduler("ddpm", model.scale.scheduler)
-        self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
+        super().__init__(model, gamma)
+        self.controls, self.frozen_encoder = model.controls, frozen_encoder
 
     def forward(
         self,
@@ -158,15 +180,13 @@ class DiffusionObjective(nn.Module):
             weights: of each control, ``(B,)``.
             record: takes up what the attention of every block adds.
         """
-        alpha_bar = self.alpha_bars[timesteps]
-        noisy = losses.noised(latents, noise, alpha_bar)
+        noisy = self.noised(latents, noise, timesteps)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
             tokens = self.encoder.mixed(identity, dropped)
         conditions = self.conditions(values, weights)
         conditions.record = record
         prediction = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
-        target = losses.diffusion_target(self.kind, latents, noise, alpha_bar)
-        return losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
+        return self.loss(prediction, latents, noise, timesteps)
 
     def conditions(self, values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> attention.AttentionInputs:
         """The controls' summands of Eq. 1; values only of the samples whose weight is not 0."""
@@ -334,7 +354,7 @@ def load_start(config: DiffusionConfig) -> checkpoint.FaceModel:
     model = load_published(start) if published else checkpoint.load_model(start)
     if model.scale is not scale:
         raise ConfigError(f"{config.start} is a {model.scale.name} model, and the config asks for {scale.name}")
-    model.distilled = None  # it says what the model said that is trained further now
+    model.distilled = None  # it learned the predictions of the model that is trained further now
     return model
 
 

@@ -1,4 +1,4 @@
-"""Guidance distillation (Meng et al., 2023): one prediction learns to say what those of Eq. 6 say together."""
+"""Guidance distillation (Meng et al., 2023): one prediction learns what those of Eq. 6 make together."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ from facecrafter.models.guidance_student import GuidanceStudent, student_of
 from facecrafter.models.prediction import predict
 from facecrafter.pipelines.generator import FaceCrafterGenerator
 from facecrafter.pipelines.settings import Settings
-from facecrafter.sampling.sampler import build_scheduler
-from facecrafter.training import losses
 from facecrafter.training.batches import generator
 from facecrafter.training.config import Share
 from facecrafter.training.samples import grid
-from facecrafter.training.stages.diffusion import DiffusionStage, Mixed, load_start, need_controls
+from facecrafter.training.stages.diffusion import DiffusionStage, Mixed, NoiseObjective, load_start, need_controls
 
 
 class Distill(Strict):
@@ -50,21 +48,17 @@ class DistillationConfig(Mixed):
         return DistillationStage(self, device)
 
 
-class DistillationObjective(nn.Module):
+class DistillationObjective(NoiseObjective):
     """The squared difference between the student's prediction and Eq. 6's, on noised latents of the training set.
 
     Base, identity encoder and controls are frozen: with the student's inputs they are the student, without them
     the teacher.
     """
 
-    alpha_bars: Tensor
-
     def __init__(self, model: FaceModel, student: GuidanceStudent) -> None:
-        super().__init__()
+        super().__init__(model)
         assert model.controls is not None
-        self.unet, self.encoder, self.controls, self.student = model.unet, model.encoder, model.controls, student
-        schedule = build_scheduler("ddpm", model.scale.scheduler)
-        self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
+        self.controls, self.student = model.controls, student
 
     def forward(
         self,
@@ -87,7 +81,7 @@ class DistillationObjective(nn.Module):
             weights: of each control, ``(B,)``, 0 where it is not given.
             scales: of Eq. 6, for identity and each control of the model, ``(B, 1 + controls)``.
         """
-        noisy = losses.noised(latents, noise, self.alpha_bars[timesteps])
+        noisy = self.noised(latents, noise, timesteps)
         by_name = dict(zip(("identity", *self.controls.names), scales.unbind(1), strict=True))
         by_name |= {name: by_name[name] * weights[name] for name in self.controls.names}
         with torch.no_grad():
@@ -123,11 +117,13 @@ class DistillationObjective(nn.Module):
             laid_out.append(Branch(branch.keys_values, own, branch.weights, branch.place_sigma))
             first += len(own)
         conditions = {"conditions": AttentionInputs(laid_out)}
-        said = self.unet(noisy[rows], timesteps[rows], contexts, cross_attention_kwargs=conditions).sample.float()
+        predictions = self.unet(
+            noisy[rows], timesteps[rows], contexts, cross_attention_kwargs=conditions
+        ).sample.float()
         scale = {name: value.view(batch, 1, 1, 1) for name, value in scales.items()}
-        none, identity = said[:batch], said[batch : 2 * batch]
+        none, identity = predictions[:batch], predictions[batch : 2 * batch]
         total = none + scale["identity"] * (identity - none)
-        parts = said[2 * batch :].split([len(branch.rows) for branch in branches.values()])
+        parts = predictions[2 * batch :].split([len(branch.rows) for branch in branches.values()])
         for (name, branch), part in zip(branches.items(), parts, strict=True):
             difference = scale[name][branch.rows] * (part - identity[branch.rows])
             total = total.index_add(0, branch.rows, difference)
