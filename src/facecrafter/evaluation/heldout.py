@@ -25,7 +25,7 @@ from facecrafter.evaluation.images import Made
 from facecrafter.evaluation.judges import JudgesConfig
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.metrics import auc
-from facecrafter.evaluation.pairs import Pairs
+from facecrafter.evaluation.pairs import Pairs, by_person
 from facecrafter.evaluation.result import RESULT, ClassAgreement, HeldoutResult, Setting, WordsResult
 from facecrafter.evaluation.result_folder import png
 from facecrafter.evaluation.session import Session
@@ -63,7 +63,7 @@ class Protocol:
         identities: how many people, one photo each.
         targets: photos of other people whose pose, expression and emotion each is asked to take.
         sampling: how images are made.
-        seed: chooses people and targets, and starts the pictures' seeds.
+        seed: chooses people and targets, and starts the images' seeds.
         bfloat16: let the networks compute in bfloat16, which is faster on most machines and not what `generate` does.
         settings: the conditions beside identity; the first is the one the others are compared with.
         words: how many people are asked for each emotion in words, see :mod:`facecrafter.evaluation.words`; fewer
@@ -91,9 +91,7 @@ def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
     """
     random = np.random.default_rng(protocol.seed)
     rows = np.flatnonzero(shards.held_out(prepared.persons))
-    people: dict[str, list[int]] = {}
-    for row in rows.tolist():
-        people.setdefault(prepared.persons[row], []).append(row)
+    people = by_person(prepared, rows)
     if len(people) < max(2, protocol.identities):
         raise DataError(f"{protocol.identities} held-out people are asked for, and the folder has {len(people)}")
     chosen = random.permutation(sorted(people))[: protocol.identities]
@@ -111,11 +109,7 @@ def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
 
 def _others(prepared: shards.Prepared, rows: NDArray[np.int64], person: str) -> dict[str, list[int]]:
     """Rows of everybody else, by person."""
-    found: dict[str, list[int]] = {}
-    for row in rows.tolist():
-        if prepared.persons[row] != person:
-            found.setdefault(prepared.persons[row], []).append(row)
-    return found
+    return {name: theirs for name, theirs in by_person(prepared, rows).items() if name != person}
 
 
 def identity_scores(

@@ -36,7 +36,7 @@ from facecrafter.errors import DataError
 from facecrafter.evaluation import bootstrap
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.metrics import cosines, distances
-from facecrafter.evaluation.pairs import standardised
+from facecrafter.evaluation.pairs import by_person, standardised
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.result import Curve, Leakage
 from facecrafter.faces.emotion import Emotion
@@ -118,9 +118,7 @@ def choose_probes(prepared: Prepared, people: Sequence[int], count: int, seed: i
     random = np.random.default_rng([seed, 1])
     rows = np.flatnonzero(held_out(prepared.persons))
     apart = dict(zip(rows.tolist(), standardised(prepared.angles[rows, :2], prepared.blendshapes[rows]), strict=True))
-    photos: dict[str, list[int]] = {}
-    for row in rows.tolist():
-        photos.setdefault(prepared.persons[row], []).append(row)
+    photos = by_person(prepared, rows)
     several = sorted(person for person, some in photos.items() if len(some) > 1)
     probes = []
     for number in range(count):

@@ -17,6 +17,7 @@ from facecrafter.data import shards
 from facecrafter.errors import DataError
 from facecrafter.evaluation import bootstrap
 from facecrafter.evaluation.judges import Judges, JudgesConfig, Measurements
+from facecrafter.evaluation.pairs import by_person
 from facecrafter.evaluation.record import Interval, Number, Record
 from facecrafter.evaluation.result import RESULT, Result
 from facecrafter.faces.asked import ANGLES, Asked, Pose, sides_of
@@ -155,9 +156,7 @@ def evaluate(
 def _chosen(prepared: shards.Prepared, people: int, seed: int) -> NDArray[np.int64]:
     """A photo each of some held-out people."""
     random, held = np.random.default_rng(seed), np.flatnonzero(shards.held_out(prepared.persons))
-    photos: dict[str, list[int]] = {}
-    for row in held.tolist():
-        photos.setdefault(prepared.persons[row], []).append(row)
+    photos = by_person(prepared, held)
     if len(photos) < 2:
         raise DataError(f"controls are measured on 2 held-out people or more, and there are {len(photos)}")
     return np.array([random.choice(photos[name]) for name in random.permutation(sorted(photos))[:people]])

@@ -61,9 +61,7 @@ def choose(
     random = np.random.default_rng(seed)
     candidates = held_out(prepared.persons) & (True if usable is None else usable)
     rows = np.flatnonzero(candidates)
-    people: dict[str, list[int]] = {}
-    for row in rows.tolist():
-        people.setdefault(prepared.persons[row], []).append(row)
+    people = by_person(prepared, rows)
     if len(people) < identities:
         raise DataError(f"{identities} identities are asked for, and {len(people)} people are held out; ask for fewer")
     if len(rows) < pool:
@@ -75,6 +73,14 @@ def choose(
     places = farthest_points(features, pool, int(random.integers(len(rows))), owners, fair_limit(people, pool))
     given = share([owners[place] for place in places], chosen, targets, random)
     return Pairs(np.repeat(sources, targets), rows[places][given].reshape(-1))
+
+
+def by_person(prepared: Prepared, rows: Rows) -> dict[str, list[int]]:
+    """Rows of a prepared folder by whose they are, people in the order of their first."""
+    found: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        found.setdefault(prepared.persons[row], []).append(row)
+    return found
 
 
 def fair_limit(people: Mapping[str, Sequence[int]], count: int) -> int:

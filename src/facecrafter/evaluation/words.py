@@ -18,6 +18,7 @@ from facecrafter.data import shards
 from facecrafter.errors import DataError
 from facecrafter.evaluation import bootstrap
 from facecrafter.evaluation.metrics import auc
+from facecrafter.evaluation.pairs import by_person
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.result import WordClass, WordMean, WordScores, WordsResult
 from facecrafter.faces.emotion import EMOTIONS, Emotion
@@ -62,8 +63,8 @@ def choose(prepared: shards.Prepared, people: int, seed: int) -> WordRequests:
     """
     random = np.random.default_rng(seed)
     rows = np.flatnonzero(shards.held_out(prepared.persons))
-    photos = _by_person(prepared, rows)
-    neutral = _by_person(prepared, rows[prepared.emotion[rows, 2:].argmax(1) == EMOTIONS.index("neutral")])
+    photos = by_person(prepared, rows)
+    neutral = by_person(prepared, rows[prepared.emotion[rows, 2:].argmax(1) == EMOTIONS.index("neutral")])
     if len(neutral) < 2:
         raise DataError(
             f"{len(neutral)} of the {len(photos)} held-out people have a photo with a neutral face, and asking for "
@@ -76,14 +77,6 @@ def choose(prepared: shards.Prepared, people: int, seed: int) -> WordRequests:
         other = random.choice(sorted(name for name in neutral if name != person))
         target.append(int(random.choice(neutral[other])))
     return WordRequests(np.array(identity), np.array(target))
-
-
-def _by_person(prepared: shards.Prepared, rows: NDArray[np.int64]) -> dict[str, list[int]]:
-    """Rows by whose they are."""
-    found: dict[str, list[int]] = {}
-    for row in rows.tolist():
-        found.setdefault(prepared.persons[row], []).append(row)
-    return found
 
 
 def scores(probabilities: Array, people: Sequence[str]) -> WordScores:
