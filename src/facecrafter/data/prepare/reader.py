@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from facecrafter.data.shards import MASK_SIZE
 from facecrafter.errors import FaceCrafterError
 from facecrafter.estimators import emotion_estimator, identity
 from facecrafter.estimators.face_finder import FaceFinder
-from facecrafter.faces.face import ALIGNED_SIZE, Choice, load_photo
+from facecrafter.faces.emotion import Emotion
+from facecrafter.faces.face import ALIGNED_SIZE, Choice, Face, load_photo
 from facecrafter.faces.segmentation import face_mask
 
 # What a machine has run out of, whichever file was open then.
@@ -114,26 +116,50 @@ class Reader:
         aligned = self._finder.find(image, max(ALIGNED_SIZE, size), self._job.choose, photo.path)
         face, stored = aligned.resized(ALIGNED_SIZE), aligned.resized(size)
         emotion = self._estimator.estimate([face])[0]
-        mask = np.round(face_mask(face, MASK_SIZE) * 255).astype(np.uint8)
         embeddings = {name: network.embed([face])[0] for name, network in self._recognisers.items()}
-        png, arrays = shards.encode(stored, embeddings, emotion.vector, mask)
-        about = {"person": photo.person, "file": photo.file, "box": list(face.box), "others": face.others}
-        if photo.video is not None:
-            film = photo.video
-            about["video"] = {"seconds": photo.seconds, "emotion": film.emotion, "level": film.level, "view": film.view}
-        row = Row(
-            key=photo.key,
-            person=photo.person,
-            file=photo.file,
-            yaw=face.angles[0],
-            pitch=face.angles[1],
-            roll=face.angles[2],
-            valence=emotion.valence,
-            arousal=emotion.arousal,
-            emotion=emotion.label,
-            others=face.others,
-        )
-        return Accepted(row, {"png": png, "npz": arrays, "json": json.dumps(about).encode()})
+        film, more = photo.video, {}
+        if film is not None:
+            more["video"] = {"seconds": photo.seconds, "emotion": film.emotion, "level": film.level, "view": film.view}
+        return accepted(photo.key, photo.person, photo.file, face, stored, embeddings, emotion, more)
+
+
+def accepted(
+    key: str,
+    person: str,
+    file: str,
+    face: Face,
+    stored: Face,
+    embeddings: Mapping[str, NDArray[np.float32]],
+    emotion: Emotion,
+    more: Mapping[str, Any],
+) -> Accepted:
+    """The row and the sample of an image.
+
+    Args:
+        key: of the sample.
+        person, file: whose image it is, and its name inside the source.
+        face: aligned at :data:`ALIGNED_SIZE`.
+        stored: the same face at the size that is stored.
+        embeddings: ``(D,)`` by the recogniser's name.
+        emotion: what it expresses.
+        more: what the sample's JSON says beside, by name.
+    """
+    mask = np.round(face_mask(face, MASK_SIZE) * 255).astype(np.uint8)
+    png, arrays = shards.encode(stored, embeddings, emotion.vector, mask)
+    about = {"person": person, "file": file, "box": list(face.box), "others": face.others, **more}
+    row = Row(
+        key=key,
+        person=person,
+        file=file,
+        yaw=face.angles[0],
+        pitch=face.angles[1],
+        roll=face.angles[2],
+        valence=emotion.valence,
+        arousal=emotion.arousal,
+        emotion=emotion.label,
+        others=face.others,
+    )
+    return Accepted(row, {"png": png, "npz": arrays, "json": json.dumps(about).encode()})
 
 
 def _guarded(photo: Photo, read: Callable[[], Accepted]) -> Result:

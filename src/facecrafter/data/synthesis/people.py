@@ -6,22 +6,18 @@ labelled with is measured on it, as on a photo; what was asked for is kept besid
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from facecrafter.data import shards
-from facecrafter.data.prepare.reader import Accepted, Rejected, Result, Row
+from facecrafter.data.prepare.reader import Accepted, Rejected, Result, accepted
 from facecrafter.data.prepare.stopping import check_leaving
-from facecrafter.data.shards import MASK_SIZE
 from facecrafter.data.synthesis.directions import EDITED_STYLES, Directions
 from facecrafter.data.synthesis.generator import STYLES, FaceGenerator
 from facecrafter.data.synthesis.readings import Array, Reader, Reading
 from facecrafter.faces.emotion import EMOTIONS
-from facecrafter.faces.segmentation import face_mask
 from facecrafter.faces.skin import typology_angle
 
 TRUNCATION = (0.7, 0.85)  # drawn for each person: fewer artefacts and fewer children than without
@@ -263,9 +259,7 @@ class Maker:
         reading, face = made.reading, made.reading.face
         name = made.edit.name if made.edit else "plain"
         stored = face.resized(self.recipe.size)
-        mask = np.round(face_mask(face, MASK_SIZE) * 255).astype(np.uint8)
         embeddings = {"dlib": reading.dlib, "sface": reading.sface}
-        png, arrays = shards.encode(stored, embeddings, reading.emotion.vector, mask)
         key, file = f"{number:07d}-{place:02d}", f"{person}/{place:02d}-{name}.png"
         synthesis = {
             "key": key,
@@ -277,13 +271,7 @@ class Maker:
             "age": made.age,
             "skin": typology_angle(face.image, face.points),
         }
-        about = {"person": person, "file": file, "box": list(face.box), "others": face.others, "synthesis": synthesis}
-        yaw, pitch, roll = face.angles
-        emotion = reading.emotion
-        row = Row(
-            key, person, file, yaw, pitch, roll, emotion.valence, emotion.arousal, emotion.label, face.others
-        )  # fmt: skip
-        return Accepted(row, {"png": png, "npz": arrays, "json": json.dumps(about).encode()})
+        return accepted(key, person, file, face, stored, embeddings, reading.emotion, {"synthesis": synthesis})
 
 
 def edits(random: np.random.Generator) -> list[Edit]:
