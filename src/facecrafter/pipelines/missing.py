@@ -89,6 +89,24 @@ def make_missing(crafter: FaceCrafter, jobs: Sequence[Job], progress: Progress |
         yield batch
 
 
+def make_all(crafter: FaceCrafter, jobs: Sequence[Job], progress: Progress | None = None) -> Summary:
+    """The same, where one that cannot be made ends the rest.
+
+    Raises:
+        PhotoError, NoFaceError: a photo cannot be read or shows no face.
+        ConfigError: a setting cannot be used.
+        OutputError: an image cannot be written.
+    """
+    there = sum(job.done for job in jobs)
+    if progress:
+        progress(there)
+    for batch in make_missing(crafter, jobs, progress):
+        for job in batch:
+            if job.error is not None:
+                raise job.error
+    return Summary(len(jobs) - there, there, 0)
+
+
 def generate_many(
     crafter: FaceCrafter,
     request: Request,
@@ -121,12 +139,6 @@ def generate_many(
         for job in jobs:
             job.done = is_there(job.path, job.key)
         check_sheets(out, [job.key for job in jobs])
-    there = sum(job.done for job in jobs)
-    if progress:
-        progress(there)
-    for batch in make_missing(crafter, jobs, progress):
-        for job in batch:
-            if job.error is not None:
-                raise job.error
+    done = make_all(crafter, jobs, progress)
     write_sheets(out, [job.path for job in jobs])
-    return Summary(count - there, there, 0)
+    return done

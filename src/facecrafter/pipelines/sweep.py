@@ -16,7 +16,7 @@ from facecrafter.faces.asked import ANGLES, Asked, Pose, expression_of, sides_of
 from facecrafter.io import write_whole
 from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import KEY_IN_NAME, STATEMENT, contact_sheet, is_there, load_saved, read_record, save
-from facecrafter.pipelines.missing import Job, Summary, make_missing
+from facecrafter.pipelines.missing import Job, Summary, make_all
 from facecrafter.request import Progress, Request
 
 STRIP, LOOP = "sweep.png", "sweep.gif"
@@ -46,7 +46,7 @@ def sweep_of(text: str) -> Sweep:
         raise ConfigError(f"'{text}' is no NAME=FIRST:LAST:COUNT, as in yaw=-30:30:7") from None
     if not 2 <= steps <= MOST:
         raise ConfigError(f"a sweep has from 2 to {MOST} images, not {steps}")
-    for end in ends:  # said before anything is loaded
+    for end in ends:  # an error before anything is loaded
         with_number(Asked(), name, end)
     return Sweep(name, tuple(round(float(value), 4) + 0.0 for value in np.linspace(*ends, steps)))
 
@@ -121,18 +121,12 @@ def generate_sweep(
             raise OutputError(f"{out / LOOP} exists already; choose another folder, or give --overwrite")
         for job in jobs:
             job.done = is_there(job.path, job.key)
-    there = sum(job.done for job in jobs)
-    if progress:
-        progress(there)
-    for batch in make_missing(crafter, jobs, progress):
-        for job in batch:
-            if job.error is not None:
-                raise job.error
+    done = make_all(crafter, jobs, progress)
     images = [load_saved(job.path) for job in jobs]
     save(contact_sheet(images, columns=columns), strip, overwrite=True)
     if loop:
         write_whole(out / LOOP, _gif(images))
-    return Summary(len(jobs) - there, there, 0)
+    return done
 
 
 def _gif(images: Sequence[Image.Image]) -> bytes:
