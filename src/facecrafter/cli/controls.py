@@ -10,7 +10,6 @@ import typer
 
 from facecrafter.cli.application import controls_app
 from facecrafter.cli.options import Overwrite, Presets
-from facecrafter.faces.face import BLENDSHAPES
 from facecrafter.io import check_free
 from facecrafter.weights import ASSETS
 
@@ -38,8 +37,9 @@ def controls_fit(
 @controls_app.command("list")
 def controls_list(presets: Presets = None) -> None:
     """Every number that can be asked for: its range, what it does, and how reliably it is followed."""
-    from facecrafter.faces.asked import ANGLES, in_words, read_presets
+    from facecrafter.faces.asked import ANGLES, in_words, read_presets, sides_of
     from facecrafter.faces.control_words import DOES
+    from facecrafter.faces.face import BLENDSHAPES
     from facecrafter.faces.rig import load
 
     named = read_presets(presets)
@@ -49,7 +49,7 @@ def controls_list(presets: Presets = None) -> None:
     for name, most in ANGLES.items():
         typer.echo(f"{name:16} {-most:g} to {most:g}   head turned {turns[name]}; {_followed(name, measured)}")
     for name, words in DOES.items():
-        numbers = [number for number, full in enumerate(BLENDSHAPES) if full in (name, f"{name}Left", f"{name}Right")]
+        numbers = [BLENDSHAPES.index(side) for side in sides_of(name)]
         sides = " (also Left, Right)" if len(numbers) == 2 else ""
         state = _followed(name, measured) if rig.live[numbers].any() else "dead: MediaPipe hardly reads it in photos"
         typer.echo(f"{name:16} 0 to 1      {words}{sides}; {state}")

@@ -31,7 +31,6 @@ PRESETS = ASSETS / "presets.yaml"
 # What numbers start from: the person's neutral face; its own expression, in which those named are replaced; or its own
 # pose and expression, to which numbers are added.
 Start = Literal["neutral", "keep", "relative"]
-STARTS = {"neutral": "neutral", "keep": "the photo's expression", "relative": "the photo's pose and expression"}
 # What an emotion in words, or as a point, acts through.
 Through = Literal["both", "landmarks", "module"]
 USUALLY: Through = "both"

@@ -180,7 +180,6 @@ ARRAYS: dict[str, type[np.floating]] = {
 }
 _SHAPES = {"mean": (478, 3), "offsets": (52, 478, 3), "neutral": (52,), "emotions": (8, 52), "reach": (52,)}
 _SHAPES["angles"] = (2, 2)
-_FIT = "fit one with: facecrafter controls fit DATA"
 
 
 @cache

@@ -69,14 +69,14 @@ def fit(
     neutral, emotions, counts = _typical(scores[calm], np.asarray(emotion, np.float64)[calm, 2:])
     drawn = np.random.default_rng(0).permutation(near)[:USUAL]
     usual = np.concatenate([angles[drawn, :2], scores[drawn]], 1)
-    told = {
+    facts = {
         **(about or {}),
         "photos": len(near),
         "people": int(people.max() + 1),
         "with several photos": int((np.bincount(people) > 1).sum()),
         "photos of emotions": counts,
     }
-    return Rig(mean, offsets, neutral, emotions, np.percentile(scores, REACH, axis=0), lines, usual, told)
+    return Rig(mean, offsets, neutral, emotions, np.percentile(scores, REACH, axis=0), lines, usual, facts)
 
 
 def _line(read: NDArray[np.floating], own: NDArray[np.float64]) -> NDArray[np.float64]:

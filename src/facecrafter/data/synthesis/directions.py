@@ -20,8 +20,9 @@ import numpy as np
 from facecrafter.data.synthesis.readings import MEASURES, Array, Reading
 from facecrafter.errors import WeightsError
 from facecrafter.faces.emotion import EMOTIONS
+from facecrafter.weights import ASSETS
 
-ASSET = Path(__file__).parents[2] / "assets" / "synthesis" / "directions.safetensors"
+ASSET = ASSETS / "synthesis" / "directions.safetensors"
 FORMAT = "facecrafter-directions-1"
 ROLE = "directions in the style space of the face generator"
 LICENCE = "non-commercial research, as the face generator whose styles it moves"

@@ -15,14 +15,13 @@ from facecrafter.estimators import identity
 from facecrafter.estimators.emotion import PixelEmotion, tight_crop
 from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.faces.emotion import EMOTIONS, Emotion
-from facecrafter.faces.face import ALIGNED_SIZE, BLENDSHAPES, Face
+from facecrafter.faces.face import ALIGNED_SIZE, BLENDSHAPES, LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS, Face
 from facecrafter.faces.skin import SKIN_POINTS
 
 Array = NDArray[np.float64]
 
 CHIN_POINTS = (199, 200, 175, 208, 428, 171, 396)  # mesh points where a beard darkens the skin
 BRIDGE_POINTS = (168, 6, 122, 351)  # of the nose, where a frame of glasses crosses it
-EYE_CORNERS = (33, 263)
 PATCH = 0.03  # half the side of the patch around a point, as a share of the image's side
 BRIDGE = 0.11  # half the height of the patch on the bridge of the nose, as a share of the distance of the outer corners
 
@@ -124,7 +123,7 @@ def glasses(reading: Reading) -> float:
 
     image, points = reading.face.image, reading.face.points
     grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 1)
-    half = BRIDGE * float(np.linalg.norm(points[EYE_CORNERS[0], :2] - points[EYE_CORNERS[1], :2]))
+    half = BRIDGE * float(np.linalg.norm(points[RIGHT_EYE_CORNERS[0], :2] - points[LEFT_EYE_CORNERS[0], :2]))
     x, y = points[list(BRIDGE_POINTS), :2].mean(0)
     rows, columns = _span(y, 1.3 * half, len(image)), _span(x, 0.5 * half, len(image))
     return float(np.log1p(np.abs(np.diff(grey[rows, columns], axis=0)).max(0).mean()))
