@@ -102,10 +102,10 @@ def test_ctrl_c_while_sampling(portrait: Path, model_folder: Path, tmp_path: Pat
             assert process.poll() is None, seen.decode()
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=120)
-    told = (seen + rest).decode()
+    outcome = (seen + rest).decode()
     assert process.returncode == 130
-    assert told.strip().splitlines()[-1] == "stopped: no file was written"
-    assert "Traceback" not in told
+    assert outcome.strip().splitlines()[-1] == "stopped: no file was written"
+    assert "Traceback" not in outcome
     assert not (tmp_path / "out").exists() or files(tmp_path / "out") == []
 
 
@@ -345,7 +345,7 @@ def test_bad_input_is_one_sentence_and_an_exit_code(case: str, folder: Path, mon
     assert done.exit_code == code, done.output
     assert words in done.stderr
     if code == 1:
-        complaints = [told for told in done.stderr.splitlines() if told.startswith("error: ")]
+        complaints = [outcome for outcome in done.stderr.splitlines() if outcome.startswith("error: ")]
         assert len(complaints) == 1
         assert done.stderr.strip().splitlines()[-1] == complaints[0]
     assert "Traceback" not in done.output
@@ -406,7 +406,9 @@ def test_what_has_no_effect_is_said_once(case: str, folder: Path, monkeypatch: p
     asked = f"generate --identity face.jpg --model model --out out -n 2 --batch-size 1 {line}".split()
     done = facecrafter(*asked, *(() if "--steps" in asked else ("--steps", 1)))
     assert done.exit_code == 0, done.output
-    assert [told.removeprefix("note: ") for told in done.stderr.splitlines() if told.startswith("note: ")] == notes
+    assert [
+        outcome.removeprefix("note: ") for outcome in done.stderr.splitlines() if outcome.startswith("note: ")
+    ] == notes
 
 
 def test_a_full_disk_is_one_sentence_and_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,11 +133,11 @@ def test_our_own_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "told", ["[" * 100_000, "1" * 5000, '{"a": 1' + "0" * 5000 + "}", '"\\ud800"', "{" * 10, "NaN"]
+    "outcome", ["[" * 100_000, "1" * 5000, '{"a": 1' + "0" * 5000 + "}", '"\\ud800"', "{" * 10, "NaN"]
 )
-def test_our_own_name_over_other_words(tmp_path: Path, told: str) -> None:
+def test_our_own_name_over_other_words(tmp_path: Path, outcome: str) -> None:
     stranger = image()
-    stranger.info["facecrafter"] = told
+    stranger.info["facecrafter"] = outcome
     save(stranger, tmp_path / "a.png")
     assert inspect(tmp_path / "a.png").made == {}
 

@@ -48,9 +48,9 @@ def test_a_turned_head_is_generated_turned(crafter, astronaut):
 def test_the_student_makes_nearly_what_eq_6_makes(crafter, astronaut, both):
     """Another seed's image of this person is 34 levels of 255 away."""
     turned = landmarks.turn(crafter.face(astronaut).points, 20, 0)
-    told = {"landmarks_from": turned, "emotion": "happy"} if both else {}
+    outcome = {"landmarks_from": turned, "emotion": "happy"} if both else {}
     taught, exact = (
-        np.stack([np.asarray(one, float) for one in crafter.generate(astronaut, n=2, seed=0, speed=speed, **told)])
+        np.stack([np.asarray(one, float) for one in crafter.generate(astronaut, n=2, seed=0, speed=speed, **outcome)])
         for speed in ("distilled", "exact")
     )
     assert 0.5 < np.abs(taught - exact).mean() < 14

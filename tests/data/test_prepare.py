@@ -395,9 +395,9 @@ def test_a_killed_run_leaves_no_process_and_a_folder_to_go_on_with(
     assert not list(out.glob("*.partial"))
     begun = [json.loads(next(shards.read_shard(path))[1]["json"]) for path in out.glob("begun-*.tar")]
     kept = 4 * len(done) + sum(map(len, begun))
-    told = (tmp_path / "stderr").read_text()
-    assert told.splitlines()[-1].startswith(f"{kept} of 300 files are done and kept in {out}; ")
-    assert told.count("Traceback") == 1  # the script's own: no worker adds one
+    outcome = (tmp_path / "stderr").read_text()
+    assert outcome.splitlines()[-1].startswith(f"{kept} of 300 files are done and kept in {out}; ")
+    assert outcome.count("Traceback") == 1  # the script's own: no worker adds one
 
 
 def wait_until(done: Any, seconds: float = 60) -> None:
@@ -804,15 +804,15 @@ def test_every_frame_is_a_sample_that_says_whose_and_when(filmed: Path, films: P
 
 
 def test_a_frame_keeps_what_the_folders_say(filmed: Path) -> None:
-    told = {
+    outcome = {
         key: json.loads(parts["json"])
         for path in sorted(filmed.glob("shard-*.tar"))
         for key, parts in shards.read_shard(path)
     }
-    assert "video" not in told["00000000"]
-    assert told["00000002-00002000"]["video"] == {"seconds": 2.0, "emotion": "happy", "level": 2, "view": "front"}
-    assert told["00000003-00000000"]["video"] == {"seconds": 0.0, "emotion": "anger", "level": 1, "view": "left_30"}
-    assert told["00000003-00000000"]["file"] == f"{ANGRY}#t=0.000"
+    assert "video" not in outcome["00000000"]
+    assert outcome["00000002-00002000"]["video"] == {"seconds": 2.0, "emotion": "happy", "level": 2, "view": "front"}
+    assert outcome["00000003-00000000"]["video"] == {"seconds": 0.0, "emotion": "anger", "level": 1, "view": "left_30"}
+    assert outcome["00000003-00000000"]["file"] == f"{ANGRY}#t=0.000"
 
 
 def test_webdataset_reads_frames_too(filmed: Path) -> None:

@@ -64,7 +64,7 @@ def test_defaults_are_the_papers_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "outcome"),
     [
         ({**CONTROL, "table": "third"}, "table: control or diversity"),
         ([1], "holds no settings"),
@@ -83,13 +83,13 @@ def test_defaults_are_the_papers_numbers(tmp_path: Path) -> None:
         ({**DIVERSITY, "people": {"folder": "f"}}, "`folder` belongs"),
     ],
 )
-def test_what_is_not_allowed_is_told(tmp_path: Path, content: object, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_is_not_allowed_is_told(tmp_path: Path, content: object, outcome: str) -> None:
+    with pytest.raises(ConfigError, match=outcome):
         tables.load(written(tmp_path, content))
 
 
 @pytest.mark.parametrize(
-    ("method", "told"),
+    ("method", "outcome"),
     [
         ({"kind": "controlent"}, "no kind of method 'controlent'"),
         ({"kind": "published_instantid"}, "kind: folder"),
@@ -105,8 +105,8 @@ def test_what_is_not_allowed_is_told(tmp_path: Path, content: object, told: str)
         ({"conditions": ["landmarks"]}, "conditions: there is no 'landmarks'; did you mean 'landmark'?"),
     ],
 )
-def test_what_a_method_must_not_say(tmp_path: Path, method: dict[str, object], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_a_method_must_not_say(tmp_path: Path, method: dict[str, object], outcome: str) -> None:
+    with pytest.raises(ConfigError, match=outcome):
         tables.load(written(tmp_path, {**CONTROL, "methods": [{"name": "a", "model": "m", **method}]}))
 
 

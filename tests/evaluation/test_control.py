@@ -82,15 +82,15 @@ def test_a_table_is_by_the_definition_its_config_names(stubbed, stub_method):
 
     for distance, key, factor in (("l2", "expression_distance", 12**0.5), ("rmse", "expression_rmse", 1)):
         config = table(stubbed, stub_method(paint=shifts), distance=distance, leakage=0, curve=0)
-        told = tables.run(config, progress=False, overwrite=True)
-        assert told.methods[0].values[key].value == pytest.approx(5 / 255 * factor)
-        assert [column.key for column in told.columns].count(key) == 1
+        outcome = tables.run(config, progress=False, overwrite=True)
+        assert outcome.methods[0].values[key].value == pytest.approx(5 / 255 * factor)
+        assert [column.key for column in outcome.columns].count(key) == 1
         assert key in (config.out / "scores/stub.csv").read_text().splitlines()[0].split(",")
 
 
 def test_a_perfect_method_has_no_error(stubbed, stub_method):
-    told = tables.run(table(stubbed, stub_method()), progress=False)
-    row = told.methods[0]
+    outcome = tables.run(table(stubbed, stub_method()), progress=False)
+    row = outcome.methods[0]
     errors = ("expression_distance", "pose_rmse", "valence_rmse", "arousal_rmse", "distribution_distance")
     for key in errors:
         assert row.values[key].value == pytest.approx(0, abs=0.004), key
@@ -120,7 +120,7 @@ def test_a_known_error_is_measured_and_faces_not_found_are_counted(stubbed, stub
 
 def test_the_folder_is_what_a_report_reads(stubbed, stub_method):
     config = table(stubbed, stub_method("One"), stub_method("The other (2)"))
-    told = tables.run(config, progress=False)
+    outcome = tables.run(config, progress=False)
     sheet = report.read([config.out])
     assert [row.method.slug for row in sheet.rows] == ["one", "the-other-2-"]
     for row in sheet.rows:
@@ -132,8 +132,8 @@ def test_the_folder_is_what_a_report_reads(stubbed, stub_method):
             if column.way:
                 cells = np.array([score.values[column.key] for score in row.scores.values()])
                 assert row.value(column.key).value == pytest.approx(metrics.value(column, cells), rel=1e-4, abs=1e-6)
-    assert told == result.read(config.out)
-    assert told.estimators["identity"] == "stub identity" and told.conditions["identity"] == "dlib"
+    assert outcome == result.read(config.out)
+    assert outcome.estimators["identity"] == "stub identity" and outcome.conditions["identity"] == "dlib"
     asked = list(csv.DictReader((config.out / result_folder.REQUESTS).open()))
     assert len({line["image"] for line in asked}) == 24
     assert not list(config.out.rglob("*.partial"))
@@ -163,20 +163,20 @@ def test_photos_that_the_judges_cannot_see_are_left_out(stubbed, stub_method, wo
     config = table(stubbed, stub_method(), leakage=0, curve=0)
     blind = np.arange(0, len(world), 3)
     world.images[blind, -1, -1] = 7
-    told = tables.run(config, progress=False)
-    assert told.methods[0].failures == 0
-    assert told.left_out and set(told.left_out) <= {world.files[row] for row in blind}
-    assert told.methods[0].values["pose_rmse"].value is not None
-    assert told.methods[0].leakage is None
+    outcome = tables.run(config, progress=False)
+    assert outcome.methods[0].failures == 0
+    assert outcome.left_out and set(outcome.left_out) <= {world.files[row] for row in blind}
+    assert outcome.methods[0].values["pose_rmse"].value is not None
+    assert outcome.methods[0].leakage is None
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "outcome"),
     [({"identities": 41}, "41 identities"), ({"pool": 121}, "121 targets"), ({"real": 151}, "151 real images")],
 )
-def test_fewer_than_asked_is_told(stubbed, stub_method, changes, told):
+def test_fewer_than_asked_is_told(stubbed, stub_method, changes, outcome):
     config = table(stubbed, stub_method(), **changes)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=outcome):
         tables.run(config, progress=False)
     assert not (config.out / "result.json").exists()
 
@@ -186,11 +186,11 @@ def test_the_frechet_distance_is_to_the_set_that_the_config_names(stubbed, stub_
     config = table(stubbed, stub_method(), leakage=0, curve=0)
     loaded = {str(config.data): world, "apart": other}
     monkeypatch.setattr(session.shards, "load", lambda folder, **_: loaded[str(folder)])
-    told = {}
+    outcome = {}
     for name in (None, "apart"):
         made = config.model_copy(update={"real_data": None if name is None else Path(name)})
-        told[name] = tables.run(made, progress=False, overwrite=True)
-    own, apart = told[None], told["apart"]
+        outcome[name] = tables.run(made, progress=False, overwrite=True)
+    own, apart = outcome[None], outcome["apart"]
     assert own.real.of == str(config.data) and apart.real.of == "apart"
     assert own.real.images == apart.real.images == 60
     assert own.real.digest != apart.real.digest

@@ -61,9 +61,9 @@ def test_scores_by_a_plain_loop():
 
 def test_the_table(stubbed, stub_method):
     config = table(stubbed, stub_method("Varied", shakes), stub_method("Still"))
-    told = tables.run(config, progress=False)
-    varied, still = told.methods
-    assert (varied.images, told.people, told.left_out) == (32, 8, [])
+    outcome = tables.run(config, progress=False)
+    varied, still = outcome.methods
+    assert (varied.images, outcome.people, outcome.left_out) == (32, 8, [])
     assert still.values["pose_spread"].value == 0 < varied.values["pose_spread"].value
     assert still.values["expression_spread"].value == 0 < varied.values["expression_spread"].value
     assert 0 < still.values["lpips"].value < varied.values["lpips"].value
@@ -86,8 +86,8 @@ def test_a_face_that_is_not_found_has_no_part_in_its_persons_numbers(stubbed, st
         image[-1, -1] = 100
 
     config = table(stubbed, stub_method("Hides", hides), stub_method("Plain", plain))
-    told = tables.run(config, progress=False)
-    assert [row.failures for row in told.methods] == [1, 0]
+    outcome = tables.run(config, progress=False)
+    assert [row.failures for row in outcome.methods] == [1, 0]
     sheet = report.read([config.out])
     hidden, whole = ({score.image[-9:]: score for score in (row.scores or {}).values()} for row in sheet.rows)
     assert hidden["00002.png"].values == {} != whole["00002.png"].values
@@ -104,12 +104,12 @@ def test_more_people_than_there_are_is_told(stubbed, stub_method):
 def test_people_whom_the_judges_cannot_see_are_left_out_by_name(stubbed, stub_method, world):
     world.images[: 3 * 20, -1, -1] = 7  # half of those held out
     world.images[3 * 20 :, -1, -1] = 100
-    told = tables.run(table(stubbed, stub_method(), identities=20), progress=False)
-    assert 2 <= told.people < 20
-    assert told.people + len(told.left_out) == 20
-    assert set(told.left_out) <= set(world.files[: 3 * 20])
-    assert told.methods[0].failures == 0
-    assert told.methods[0].values["identity_similarity"].value == pytest.approx(1)
+    outcome = tables.run(table(stubbed, stub_method(), identities=20), progress=False)
+    assert 2 <= outcome.people < 20
+    assert outcome.people + len(outcome.left_out) == 20
+    assert set(outcome.left_out) <= set(world.files[: 3 * 20])
+    assert outcome.methods[0].failures == 0
+    assert outcome.methods[0].values["identity_similarity"].value == pytest.approx(1)
     world.images[:, -1, -1] = 7
     with pytest.raises(DataError, match="0 of 20 photos show a face"):
         tables.run(table(stubbed, stub_method(), identities=20), progress=False, overwrite=True)

@@ -160,9 +160,9 @@ def test_its_key_is_of_the_images(folder, asked):
 def test_missing_and_extra_images_are_named(folder, asked):
     missing = request_name(asked[2])
     (folder / missing).rename(folder / "stranger.png")
-    with pytest.raises(DataError, match=r"1 missing: .*1 extra: stranger") as told:
+    with pytest.raises(DataError, match=r"1 missing: .*1 extra: stranger") as outcome:
         generators.FolderGenerator("Theirs", folder, asked, 0)
-    assert missing.removesuffix(".png") in str(told.value)
+    assert missing.removesuffix(".png") in str(outcome.value)
     for path in folder.glob("*.png"):
         path.unlink()
     with pytest.raises(DataError, match=r"4 missing"):
@@ -215,16 +215,16 @@ def test_a_row_that_cannot_be_opened_is_told(model_folder, tmp_path, asked):
 
 @pytest.mark.parametrize("kind", [*baselines.TRAINED, *baselines.PUBLISHED])
 def test_baselines_compute_where_ours_do(kind, tmp_path, asked, monkeypatch):
-    told = []
+    outcome = []
     monkeypatch.setattr(generators, "table_device", lambda: "meta")
-    monkeypatch.setattr(baselines, "load", lambda *where, **settings: told.append((where, settings)))
+    monkeypatch.setattr(baselines, "load", lambda *where, **settings: outcome.append((where, settings)))
     entry = MethodConfig(name="Theirs", kind=kind, model=tmp_path, base=tmp_path / "base", settings={"steps": 2})
     generators.open_generator(entry, asked, "dlib", 7)
-    assert told == [((kind, tmp_path, tmp_path / "base", "meta"), {"batch_size": 7, "steps": 2})]
+    assert outcome == [((kind, tmp_path, tmp_path / "base", "meta"), {"batch_size": 7, "steps": 2})]
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "told"),
+    ("kind", "settings", "outcome"),
     [
         ("controlnet", {"batch_size": 4}, "batch_size is no setting of a method"),
         ("published_ip_adapter_faceid", {"device": "cuda"}, "device is no setting of a method"),
@@ -236,13 +236,13 @@ def test_baselines_compute_where_ours_do(kind, tmp_path, asked, monkeypatch):
         ("facecrafter", {"steps": True}, "the setting steps cannot be True"),
     ],
 )
-def test_settings_are_refused_before_anything_is_read(tmp_path, kind, settings, told):
+def test_settings_are_refused_before_anything_is_read(tmp_path, kind, settings, outcome):
     base = {} if kind == "facecrafter" else {"base": tmp_path}
     entry = {"name": "Theirs", "kind": kind, "model": tmp_path, **base, "settings": settings}
     first = {"name": "Ours", "model": "mini"}
     with pytest.raises(ConfigError) as caught:
         run(ControlConfig(data=tmp_path / "none", out=tmp_path / "out", methods=[first, entry]))
-    assert str(caught.value).startswith(f"'Theirs': {told}")
+    assert str(caught.value).startswith(f"'Theirs': {outcome}")
 
 
 @pytest.mark.parametrize(
@@ -296,5 +296,5 @@ def test_notes(folder, asked):
     entry = MethodConfig(
         name="Theirs", kind="folder", model=folder, extra_parameters=0, of="published_instantid", note="Hello."
     )
-    told = generators.note(entry, generators.open_generator(entry, asked, "dlib"))
-    assert told.startswith("InstantID has a pipeline") and told.endswith("made elsewhere. Hello.")
+    outcome = generators.note(entry, generators.open_generator(entry, asked, "dlib"))
+    assert outcome.startswith("InstantID has a pipeline") and outcome.endswith("made elsewhere. Hello.")

@@ -72,9 +72,9 @@ def test_without_a_third_person_the_way_out_is_told(world):
 
 def test_a_method_that_does_what_is_asked_has_the_unit_matrix(probes, stub_method, stub_judges):
     images, photos = measured(stub_method(), stub_judges(), probes)
-    told = leakage.leakage(images, photos)
-    assert np.array(told.values) == pytest.approx(np.eye(3), abs=0.01)
-    assert (told.changed, told.probes, told.failures) == (["identity", "pose", "emotion"], 14, 0)
+    outcome = leakage.leakage(images, photos)
+    assert np.array(outcome.values) == pytest.approx(np.eye(3), abs=0.01)
+    assert (outcome.changed, outcome.probes, outcome.failures) == (["identity", "pose", "emotion"], 14, 0)
     assert leakage.shape_leak(images, photos, [probe.person.name for probe in probes]).value == pytest.approx(0)
 
 
@@ -141,9 +141,9 @@ def test_a_face_that_is_not_found_takes_its_probe_along(probes, stub_method, stu
         image[-1, -1] = 7 if request.seed == lost else 100
 
     images, photos = measured(stub_method(paint=hides), stub_judges(), probes)
-    told = leakage.leakage(images, photos)
-    assert (told.probes, told.failures) == (14, 1)
-    assert np.array(told.values) == pytest.approx(np.eye(3), abs=0.01)
+    outcome = leakage.leakage(images, photos)
+    assert (outcome.probes, outcome.failures) == (14, 1)
+    assert np.array(outcome.values) == pytest.approx(np.eye(3), abs=0.01)
 
 
 def test_curves_of_a_method_that_follows(probes, stub_method, stub_judges):
@@ -152,11 +152,11 @@ def test_curves_of_a_method_that_follows(probes, stub_method, stub_judges):
     assert len(requests) == 2 * 4 * 9
     assert all("landmark" not in request.conditions for request in requests)
     readings = stub_judges().measure(images_of(stub_method(), requests))
-    told = leakage.curves(readings.emotion, [person.name for person in people])
+    outcome = leakage.curves(readings.emotion, [person.name for person in people])
     for name in ("valence", "arousal"):
-        assert told[name].asked == np.linspace(-1, 1, 9).tolist()
-        assert told[name].perceived == pytest.approx(told[name].asked, abs=0.005)
-        assert told[name].low == pytest.approx(told[name].high)
+        assert outcome[name].asked == np.linspace(-1, 1, 9).tolist()
+        assert outcome[name].perceived == pytest.approx(outcome[name].asked, abs=0.005)
+        assert outcome[name].low == pytest.approx(outcome[name].high)
 
 
 def test_curves_of_a_method_that_does_not(probes, stub_method, stub_judges):
@@ -167,7 +167,7 @@ def test_curves_of_a_method_that_does_not(probes, stub_method, stub_judges):
 
     readings = stub_judges().measure(images_of(stub_method(paint=calm), leakage.curve_requests(people, 5)))
     readings.emotion[:9] = np.nan  # the first person's valence
-    told = leakage.curves(readings.emotion, [person.name for person in people])
+    outcome = leakage.curves(readings.emotion, [person.name for person in people])
     own = [float(person.emotion[0]) for person in people]
-    assert told["valence"].perceived == pytest.approx([np.mean(own[1:])] * 9)
-    assert told["valence"].low[0] < told["valence"].perceived[0] < told["valence"].high[0]
+    assert outcome["valence"].perceived == pytest.approx([np.mean(own[1:])] * 9)
+    assert outcome["valence"].low[0] < outcome["valence"].perceived[0] < outcome["valence"].high[0]

@@ -263,15 +263,15 @@ def test_nothing_is_written_where_one_file_is_taken(run):
 def test_csv_holds_every_number(run):
     report.write(run)
     methods = json.loads((run / "result.json").read_text())["methods"]
-    told = {(line["method"], line["metric"]): line for line in csv_of(run / "table.csv")}
+    outcome = {(line["method"], line["metric"]): line for line in csv_of(run / "table.csv")}
     for method in methods:
         for key, value in method["values"].items():
-            line = told.pop((method["name"], key))
+            line = outcome.pop((method["name"], key))
             for end in ("value", "low", "high"):
                 assert line[end] == ("" if value[end] is None else repr(value[end]))
         for key in ("extra_parameters", "failures", "seconds_an_image", "images"):
-            assert told.pop((method["name"], key))["value"] == repr(method[key])
-    assert told == {}
+            assert outcome.pop((method["name"], key))["value"] == repr(method[key])
+    assert outcome == {}
 
 
 def test_markdown_table(run):
@@ -333,8 +333,8 @@ def test_all_text_is_escaped(run):
     assert not {"b", "i", "blendshapes", "tags"} & {tag for tag, _ in read_page.elements}
     assert "<script>alert" not in text and "</pre><i>" not in text
     words = " ".join(read_page.text)
-    for told in (EVIL, "Of <blendshapes>.", "A note with <tags>.", "eye <3>", "faces </pre><i>", "15 to <90>"):
-        assert told in words
+    for outcome in (EVIL, "Of <blendshapes>.", "A note with <tags>.", "eye <3>", "faces </pre><i>", "15 to <90>"):
+        assert outcome in words
 
 
 def test_page_tells_the_numbers(run):
@@ -392,11 +392,11 @@ def test_cases_show_the_same_request_to_all_methods(run):
 
 def test_paired_differences(run):
     report.write(run)
-    told = {(line["method"], line["metric"]): line for line in csv_of(run / "differences.csv")}
-    assert {metric for _, metric in told} == {"expression_rmse", "similarity"}  # the others are no means over images
+    outcome = {(line["method"], line["metric"]): line for line in csv_of(run / "differences.csv")}
+    assert {metric for _, metric in outcome} == {"expression_rmse", "similarity"}  # the others are no means over images
     ours, theirs = scores_of(0)[:-1], scores_of(1)[:-1]  # the last has no face
     for key, before, after in (("similarity", float, float), ("expression_rmse", np.square, np.sqrt)):
-        line = told[NAMES[1], key]
+        line = outcome[NAMES[1], key]
         assert (line["against"], line["pairs"], line["identities"]) == ("FaceCrafter", "11", "4")
         sides = [np.array([before(row[key]) for row in rows]) for rows in (ours, theirs)]
         person = np.array([row["identity"] for row in ours])
@@ -482,9 +482,9 @@ def test_verdict(run, shift, better, verdict):
         content["methods"][1]["values"] = values_of(rows, 1)
 
     differences = read([change(run, edit)]).differences
-    told = next(one for one in differences if one.method == NAMES[1] and one.metric == "similarity")
-    assert told.verdict == verdict
-    assert told.value == pytest.approx(shift)
+    outcome = next(one for one in differences if one.method == NAMES[1] and one.metric == "similarity")
+    assert outcome.verdict == verdict
+    assert outcome.value == pytest.approx(shift)
 
 
 def test_one_identity_has_no_interval(run):
@@ -519,9 +519,9 @@ def test_results_as_they_are_made(table, stubbed, stub_method):
     result = tables.run(config, progress=False)
     report.write(config.out)
     columns = {"control": control, "diversity": diversity}[table].COLUMNS
-    told = csv_of(config.out / "differences.csv")
-    assert [line["metric"] for line in told] == [column.key for column in columns if column.way]
-    assert {line["pairs"] for line in told} <= {str(one.images - one.failures) for one in result.methods}
+    outcome = csv_of(config.out / "differences.csv")
+    assert [line["metric"] for line in outcome] == [column.key for column in columns if column.way]
+    assert {line["pairs"] for line in outcome} <= {str(one.images - one.failures) for one in result.methods}
     half = result.methods[1]
     assert {line["metric"]: line["value"] for line in csv_of(config.out / "table.csv") if line["method"] == "Half"} == {
         **{key: "" if one.value is None else repr(one.value) for key, one in half.values.items()},
@@ -542,11 +542,11 @@ def test_compare(tmp_path):
     report.compare(runs, tmp_path / "out")
     names = list(dict.fromkeys(line["method"] for line in csv_of(tmp_path / "out" / "table.csv")))
     assert names == ["FaceCrafter (a)", "FaceCrafter (b)", NAMES[1]]
-    told = {(line["method"], line["metric"]): line for line in csv_of(tmp_path / "out" / "differences.csv")}
-    same = told["FaceCrafter (b)", "similarity"]
+    outcome = {(line["method"], line["metric"]): line for line in csv_of(tmp_path / "out" / "differences.csv")}
+    same = outcome["FaceCrafter (b)", "similarity"]
     assert [float(same[name]) for name in ("difference", "low", "high")] == [0, 0, 0]
     alone = csv_of(report.write(runs[1])[2])[0]  # over the same images
-    assert {**alone, "against": ""} == {**told[NAMES[1], "expression_rmse"], "against": ""}
+    assert {**alone, "against": ""} == {**outcome[NAMES[1], "expression_rmse"], "against": ""}
     read_page = Reader((tmp_path / "out" / "report.html").read_text("utf-8"))
     assert "image missing" not in " ".join(read_page.text)
     text = (tmp_path / "out" / "table.md").read_text("utf-8")

@@ -266,8 +266,8 @@ def test_a_image_from_the_command_line(folder: Path, portrait: Path, tmp_path: P
     asked = [*line, "--model", "arc2face", "--weights", folder, "--device", "cpu"]
     done = CliRunner().invoke(app, [str(word) for word in asked])
     assert done.exit_code == 0, done.output
-    told = CliRunner().invoke(app, ["inspect", str(out / "00000.png")]).output
-    assert "scale: arc2face" in told and "watermark: yes" in told
+    outcome = CliRunner().invoke(app, ["inspect", str(out / "00000.png")]).output
+    assert "scale: arc2face" in outcome and "watermark: yes" in outcome
     crafter = FaceCrafter.from_pretrained("arc2face", "cpu", weights=folder)
     assert crafter.person(portrait).shape == (512,)
     assert crafter.generate(portrait, n=1, steps=1)[0].size == (64, 64)
@@ -435,10 +435,10 @@ def test_a_single_file_checkpoint_is_recognised_where_the_autoencoder_is_missing
     CHECKPOINTS[name](folder / place / name)
     first, second = [finding for finding in pretrained.check(folder) if not finding.ok]
     assert (first.path, second.path) == (folder / "vae/config.json", folder / VAE)
-    told = first.sentence
-    assert f"is missing, and {folder / place / name} is a single-file checkpoint of Stable Diffusion" in told
+    outcome = first.sentence
+    assert f"is missing, and {folder / place / name} is a single-file checkpoint of Stable Diffusion" in outcome
     made = f"AutoencoderKL.from_single_file('{folder / place / name}').save_pretrained('{folder / 'vae'}')"
-    assert told.endswith(
+    assert outcome.endswith(
         f'convert it once, with a connection for its config: python -c "from diffusers import AutoencoderKL; {made}"'
     )
     with pytest.raises(CheckpointError, match="is a single-file checkpoint"):

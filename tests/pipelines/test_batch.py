@@ -69,13 +69,13 @@ def test_rows_have_poses_and_expressions_by_numbers(crafter: FaceCrafter, folder
     path = table(folder, *rows, header="identity,target,yaw,pitch,roll,expression,preset")
     out = folder / "out"
     assert generate_pairs(crafter, path, out, 0, QUICK) == Summary(2, 0, 2)
-    told = results(out)
-    assert "yaw must be from -45 to 45" in told[2]["error"] and "did you mean wink" in told[3]["error"]
-    made = [inspect(out / row["output"]).made for row in told[:2]]
+    outcome = results(out)
+    assert "yaw must be from -45 to 45" in outcome[2]["error"] and "did you mean wink" in outcome[3]["error"]
+    made = [inspect(out / row["output"]).made for row in outcome[:2]]
     assert [one["pose"] for one in made] == ["yaw 20, pitch 0, roll 0", "yaw 0, pitch -5.5, roll 0"]
     assert made[0]["expression asked"] == "jawOpen 0.5"
     assert "eyeBlinkLeft 0.7" in made[1]["expression asked"] and "mouthSmileLeft 0.2" in made[1]["expression asked"]
-    assert told[0]["output"].startswith("a_yaw20_jawOpen-0.5_")
+    assert outcome[0]["output"].startswith("a_yaw20_jawOpen-0.5_")
     assert generate_pairs(crafter, path, out, 0, QUICK) == Summary(0, 2, 2)
 
 
@@ -85,26 +85,29 @@ def test_one_image_a_row(crafter: FaceCrafter, folder: Path, portrait: Path) -> 
     out = folder / "out"
     assert generate_pairs(crafter, path, out, 5, QUICK, progress=amounts.append) == Summary(4, 0, 0)
     assert sum(amounts) == pytest.approx(4)
-    told = results(out)
+    outcome = results(out)
     numbers = ["yaw", "pitch", "roll", "expression", "preset"]
-    assert list(told[0]) == [
+    assert list(outcome[0]) == [
         *("identity", "target", "emotion", "valence", "arousal", "seed", *numbers, "output", "error")
     ]
-    seeds = [int(row["seed"]) for row in told]
+    seeds = [int(row["seed"]) for row in outcome]
     assert len(set(seeds)) == 4 and seeds[1] == 40
-    assert [row["error"] for row in told] == [""] * 4
-    assert told[1]["identity"] == str(portrait) and told[0]["target"] == "a.png"
-    assert told[1]["emotion"] == "happy:0.5,sad:0.5" and (told[2]["valence"], told[2]["arousal"]) == ("0.6", "-0.4")
-    assert sorted(row["output"] for row in told) == images(out)
-    assert [row["output"].rpartition("_")[0] for row in told] == [
+    assert [row["error"] for row in outcome] == [""] * 4
+    assert outcome[1]["identity"] == str(portrait) and outcome[0]["target"] == "a.png"
+    assert outcome[1]["emotion"] == "happy:0.5,sad:0.5" and (outcome[2]["valence"], outcome[2]["arousal"]) == (
+        "0.6",
+        "-0.4",
+    )
+    assert sorted(row["output"] for row in outcome) == images(out)
+    assert [row["output"].rpartition("_")[0] for row in outcome] == [
         "a_a",
         "astronaut_happy-0.5-sad-0.5",
         "a_a_v0.6_a-0.4",
         "a",
     ]
-    made = [inspect(out / row["output"]).made for row in told]
+    made = [inspect(out / row["output"]).made for row in outcome]
     assert [one["seed"] for one in made] == seeds == shown(out)
-    assert [one["key"][:10] for one in made] == [row["output"][-14:-4] for row in told]
+    assert [one["key"][:10] for one in made] == [row["output"][-14:-4] for row in outcome]
     assert made[1]["emotion"].startswith("sad 0.50, happy 0.50")
     assert made[1]["landmarks"] == "astronaut.png, by numbers"
     assert "valence +0.60, arousal -0.40" in made[2]["emotion"] and made[2]["landmarks"] == "a.png"
@@ -131,10 +134,10 @@ BAD_ROWS = {
 def test_a_bad_row_is_told_and_the_rest_goes_on(crafter: FaceCrafter, folder: Path) -> None:
     path = table(folder, "a.png,a.png", *BAD_ROWS, "a.png,a.png,sad,,,9")
     assert generate_pairs(crafter, path, folder / "out", 0, QUICK) == Summary(2, 0, len(BAD_ROWS))
-    told = results(folder / "out")
-    assert len(told) == 2 + len(BAD_ROWS)
-    assert told[0]["output"] and told[-1]["output"]
-    for row, (line, words) in zip(told[1:-1], BAD_ROWS.items(), strict=True):
+    outcome = results(folder / "out")
+    assert len(outcome) == 2 + len(BAD_ROWS)
+    assert outcome[0]["output"] and outcome[-1]["output"]
+    for row, (line, words) in zip(outcome[1:-1], BAD_ROWS.items(), strict=True):
         assert words in row["error"] and not row["output"], line
     assert len(images(folder / "out")) == 2
 
@@ -235,14 +238,14 @@ def test_an_inserted_row_leaves_every_other_row_its_seed_and_its_bytes(crafter: 
         ("other", folder / "elsewhere", lines[::-1]),
     ):
         assert generate_pairs(crafter, table(place, *rows), folder / name, 0, one_by_one).failed == 0
-        told = results(folder / name)
+        outcome = results(folder / name)
         made = {
             (*(row[column] for column in ("identity", "target", "emotion", "seed")),): (
                 folder / name / row["output"]
             ).read_bytes()
-            for row in told
+            for row in outcome
         }
-        assert len(made) == len(rows) == len({row["output"] for row in told})
+        assert len(made) == len(rows) == len({row["output"] for row in outcome})
         content[f"{name} {len(rows)}"] = made
     short, longer_there, longer_new, elsewhere = content.values()
     assert short.items() <= longer_there.items()
@@ -255,8 +258,8 @@ def test_rows_for_the_same_image_share_it(crafter: FaceCrafter, folder: Path) ->
     amounts: list[float] = []
     assert generate_pairs(crafter, table(folder, *lines), out, 0, QUICK, progress=amounts.append) == Summary(3, 0, 0)
     assert sum(amounts) == pytest.approx(3)
-    told = results(out)
-    assert told[0]["output"] == told[1]["output"] != told[2]["output"] and len(images(out)) == 2
+    outcome = results(out)
+    assert outcome[0]["output"] == outcome[1]["output"] != outcome[2]["output"] and len(images(out)) == 2
 
 
 def test_a_photo_that_changed_makes_its_image_again_and_one_that_moved_does_not(
@@ -272,9 +275,13 @@ def test_a_photo_that_changed_makes_its_image_again_and_one_that_moved_does_not(
     Image.fromarray(np.ascontiguousarray(astronaut[:, ::-1])).save(folder / "c.png")
     os.utime(folder / "c.png", (0, 0))
     assert generate_pairs(crafter, table(folder, "a.png,c.png", "a.png,"), out, 0, QUICK) == Summary(1, 1, 0)
-    told = results(out)
-    assert told[1] == before[1] and told[0]["output"] != before[0]["output"] and told[0]["seed"] != before[0]["seed"]
-    assert shown(out) == [int(row["seed"]) for row in told]
+    outcome = results(out)
+    assert (
+        outcome[1] == before[1]
+        and outcome[0]["output"] != before[0]["output"]
+        and outcome[0]["seed"] != before[0]["seed"]
+    )
+    assert shown(out) == [int(row["seed"]) for row in outcome]
     (folder / "c.png").unlink()
     assert generate_pairs(crafter, table(folder, "a.png,c.png", "a.png,"), out, 0, QUICK) == Summary(0, 1, 1)
 

@@ -27,10 +27,10 @@ from facecrafter.pipelines.images import (
 )
 
 
-def image(seed: int = 0, **told: object) -> Image.Image:
+def image(seed: int = 0, **outcome: object) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
     smooth = Image.fromarray(coarse).resize((128, 128), Image.Resampling.BICUBIC)
-    return signed(np.asarray(smooth), {"seed": seed, **told})
+    return signed(np.asarray(smooth), {"seed": seed, **outcome})
 
 
 def files(folder: Path) -> list[str]:

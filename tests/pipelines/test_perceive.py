@@ -82,10 +82,10 @@ def test_a_photo_from_the_shell(portrait: Path, tmp_path: Path, face: Face) -> N
     row = dict(zip(COLUMNS, line.split(","), strict=True))
     emotion = estimator().estimate([face])[0]
     assert (row["file"], row["face"], row["emotion"]) == (str(portrait), "1", "happy")
-    told = [float(row[name]) for name in COLUMNS[2:12]]
-    np.testing.assert_allclose(told, emotion.vector, atol=1e-4)
+    outcome = [float(row[name]) for name in COLUMNS[2:12]]
+    np.testing.assert_allclose(outcome, emotion.vector, atol=1e-4)
     np.testing.assert_allclose([float(row[name]) for name in COLUMNS[-7:]], [*face.angles, *face.box], atol=0.01)
-    assert sum(told[2:]) == pytest.approx(1, abs=1e-3)
+    assert sum(outcome[2:]) == pytest.approx(1, abs=1e-3)
     with Image.open(tmp_path / "out" / f"{portrait.stem}_1.png") as chart:
         assert chart.size == (1300, 750)
         assert len(np.unique(np.asarray(chart.convert("RGB")).reshape(-1, 3), axis=0)) > 1000
@@ -145,9 +145,9 @@ def test_what_kill_9_leaves_is_rows_too(crops: Path, interrupted: Any) -> None:
 def test_a_stopped_table_and_json_are_whole(crops: Path, interrupted: Any, tmp_path: Path) -> None:
     asked = ("perceive", crops, "--aligned", "--out", tmp_path / "out", "--overwrite", "--format")
     done = interrupted(f"{READING} 4 SIGINT", *asked, "json")
-    told = json.loads(done.stdout)
-    assert [Path(row["file"]).name for row in told["faces"]] == ["c0.png", "c1.png", "c2.png"]
-    assert (told["skipped"], told["unread"]) == ([], 3)
+    outcome = json.loads(done.stdout)
+    assert [Path(row["file"]).name for row in outcome["faces"]] == ["c0.png", "c1.png", "c2.png"]
+    assert (outcome["skipped"], outcome["unread"]) == ([], 3)
     said = f"stopped: 3 of 6 images were read; 3 rows are printed, and 3 PNG are in {tmp_path / 'out'}"
     assert done.stderr.splitlines()[-1] == said
     assert files(tmp_path / "out") == ["c0_1.png", "c1_1.png", "c2_1.png"]

@@ -299,9 +299,9 @@ def test_the_work_of_a_image(
 
 
 def test_progress_is_told_once_a_step(sampler: Sampler) -> None:
-    told: list[int] = []
-    sampler.generate(IDENTITY[:1], steps=4, progress=lambda: told.append(1))
-    assert len(told) == 4
+    outcome: list[int] = []
+    sampler.generate(IDENTITY[:1], steps=4, progress=lambda: outcome.append(1))
+    assert len(outcome) == 4
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

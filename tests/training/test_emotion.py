@@ -22,24 +22,17 @@ from facecrafter.training.emotion import (
 )
 from facecrafter.training.stages.emotion_estimator import Estimator
 
-ABOUT = {
-    "fer2013": Path("fer"),
-    "votes": Path("votes"),
-    "labels": Path("labels"),
-    "widths": (8, 16),
-    "blocks": 1,
-    "sides": (32, 40),
-}
+ABOUT = {"fer2013": Path("fer"), "votes": Path("votes"), "labels": Path("labels")}
 
 
 def test_mixed_crops_have_mixed_labels() -> None:
     crops, targets = torch.rand(3, 1, 4, 4), torch.eye(8)[:3]
     others, share = torch.tensor([1, 2, 0]), torch.tensor([0.0, 0.25, 1.0])
-    seen, told = mixed(crops, targets, others, share)
+    seen, outcome = mixed(crops, targets, others, share)
     for row in range(3):
         own, other = 1 - float(share[row]), float(share[row])
         torch.testing.assert_close(seen[row], own * crops[row] + other * crops[others[row]])
-        torch.testing.assert_close(told[row], own * targets[row] + other * targets[others[row]])
+        torch.testing.assert_close(outcome[row], own * targets[row] + other * targets[others[row]])
 
 
 def test_rare_classes_are_drawn_more_often() -> None:

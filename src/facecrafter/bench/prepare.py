@@ -69,10 +69,12 @@ def preparing(source: Path, photos: int = 400, workers: Sequence[int] = (1, 2), 
 def lines(cost: Preparing) -> list[str]:
     """The result in words."""
     parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in cost.estimators.items())
-    told = [f"estimators by themselves, ms a photo: {parts}; together {1000 * sum(cost.estimators.values()):.1f}"]
+    outcome = [f"estimators by themselves, ms a photo: {parts}; together {1000 * sum(cost.estimators.values()):.1f}"]
     for count, rate in cost.rates.items():
-        told.append(f"{count} process{'es' * (count > 1)}: {rate:.1f} photos/s, {cost.shares[count]:.0%} of the limit")
-    return told
+        outcome.append(
+            f"{count} process{'es' * (count > 1)}: {rate:.1f} photos/s, {cost.shares[count]:.0%} of the limit"
+        )
+    return outcome
 
 
 def _alone(photos: Sequence[Path], recogniser: str) -> dict[str, float]:

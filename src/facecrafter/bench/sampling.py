@@ -256,19 +256,19 @@ def sampling(
 
 def lines(batch: int, costs: Sequence[Cost], where: dict[str, Any]) -> list[str]:
     """The result of :func:`sampling` in words."""
-    told = [f"batch {batch}"]
+    outcome = [f"batch {batch}"]
     for cost in costs:
         line = f"  {cost.name}: {cost.predictions:.0f} predictions, {cost.teraflops:.3g} TFLOP an image"
         if cost.seconds and cost.ratio:
             line += f", {cost.seconds} s an image, {cost.ratio} of {BASE}, peak {cost.peak_mib:.0f} MiB"
-        told.append(line)
+        outcome.append(line)
     if where:
         shares = ", ".join(f"{kind} {share:.0%}" for kind, share in where["shares"].items())
-        told.append(f"  time of exact: {shares}")
-        told.append(
+        outcome.append(f"  time of exact: {shares}")
+        outcome.append(
             f"  exact reaches {where['reached']:.0%} of the {where['limit']:.3g} TFLOP/s of large matrix products here"
         )
-    return told
+    return outcome
 
 
 def count(networks: Networks, candidate: Candidate, steps: int) -> tuple[float, float]:

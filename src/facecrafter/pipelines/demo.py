@@ -61,8 +61,8 @@ def make_demo(
     requests = [tile.request for row in rows.values() for tile in row]
     made = dict(crafter.render(requests, progress))
     poster = compose(photo, rows, [made[index] for index in range(len(requests))])
-    told = {"model": crafter.name, "scale": crafter.model.scale.name, "steps": settings.steps}
-    save(described(poster, told), out, overwrite)
+    outcome = {"model": crafter.name, "scale": crafter.model.scale.name, "steps": settings.steps}
+    save(described(poster, outcome), out, overwrite)
 
 
 def tiles(crafter: FaceCrafter, photo: NDArray[np.uint8], settings: FilledSettings) -> dict[str, list[Tile]]:

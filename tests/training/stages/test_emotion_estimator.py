@@ -16,9 +16,7 @@ from facecrafter.data.fer2013 import EmotionFaces
 from facecrafter.errors import ConfigError
 from facecrafter.estimators.emotion import EmotionNet, PixelEmotion
 from facecrafter.training import trainer
-from facecrafter.training.emotion import (
-    prior,
-)
+from facecrafter.training.emotion import prior
 from facecrafter.training.stages import emotion_estimator as module
 from facecrafter.training.stages import parse
 from facecrafter.training.stages.emotion_estimator import Estimator, EstimatorConfig, EstimatorObjective
@@ -39,11 +37,11 @@ def faces(count: int, shapes: bool) -> EmotionFaces:
     labels = random.integers(0, 2, count)
     ramp = np.linspace(30, 220, 48)[:, None] * np.ones((1, 48))
     crops = np.stack([ramp if label else ramp[::-1] for label in labels]) + random.normal(0, 10, (count, 48, 48))
-    told = np.zeros((count, 52), np.float32)
-    told[:, 3] = 0.2 + 0.6 * labels
+    outcome = np.zeros((count, 52), np.float32)
+    outcome[:, 3] = 0.2 + 0.6 * labels
     return EmotionFaces(
         crops.clip(0, 255).astype(np.uint8), labels.astype(np.int64), np.arange(count) % 4 == 0,
-        [f"{number}.jpg" for number in range(count)], told if shapes else None,
+        [f"{number}.jpg" for number in range(count)], outcome if shapes else None,
     )  # fmt: skip
 
 
@@ -68,8 +66,8 @@ def test_two_steps_write_an_estimator(made_up: None, tmp_path: Path) -> None:
     assert estimator.network.config["widths"] == [8, 16]
     assert float(estimator.network.prior.sum()) == pytest.approx(1, abs=1e-3)
     # The blendshapes' regression is fitted: it tells the two classes apart.
-    told = estimator.network.shape_scores(faces(100, shapes=True).blendshapes)
-    assert (told[:, :2].argmax(1).numpy() == faces(100, shapes=True).labels).all()
+    outcome = estimator.network.shape_scores(faces(100, shapes=True).blendshapes)
+    assert (outcome[:, :2].argmax(1).numpy() == faces(100, shapes=True).labels).all()
     assert [int(one["step"]) for one in _logged(tmp_path / "run")] == [1, 2]
 
 
