@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": UPPER,
     "evaluation": UPPER,
     "bench": {"training", *UPPER},
+    "web": set(),
 }
 
 

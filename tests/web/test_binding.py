@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from facecrafter.errors import ConfigError
+from facecrafter.web.binding import Binding, host_of
+
+TOKEN = "a-token-that-is-long-enough"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_this_machine_needs_no_token(host: str) -> None:
+    assert Binding(host).is_loopback
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
+def test_another_address_needs_a_token_and_says_why(host: str) -> None:
+    with pytest.raises(ConfigError, match="everyone in the network could use the server"):
+        Binding(host)
+    assert not Binding(host, token=TOKEN).is_loopback
+    assert not Binding(host, own_access=True).is_loopback
+
+
+@pytest.mark.parametrize(("values", "message"), [({"token": "short"}, "easily guessed"), ({"port": 70000}, "65535")])
+def test_bad_values_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Binding(**values)
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("localhost:8000", "localhost"),
+        ("LOCALHOST", "localhost"),
+        ("[::1]:80", "::1"),
+        ("[::1]", "::1"),
+        ("127.0.0.1:1", "127.0.0.1"),
+        ("", ""),
+    ],
+)
+def test_the_name_in_a_host_header(header: str, name: str) -> None:
+    assert host_of(header) == name
+
+
+@pytest.mark.parametrize(
+    ("binding", "header", "known"),
+    [
+        (Binding(), "localhost:8000", True),
+        (Binding(), "[::1]:8000", True),
+        (Binding(), "evil.example:8000", False),
+        (Binding(), "192.168.1.5", False),
+        (Binding(), "localhost.evil.example", False),
+        (Binding(), "", False),
+        (Binding(names=["faces.example"]), "faces.example", True),
+        (Binding("0.0.0.0", token=TOKEN), "192.168.1.5:80", True),
+        (Binding("0.0.0.0", token=TOKEN), socket.gethostname(), True),
+        (Binding("0.0.0.0", token=TOKEN), "evil.example", False),
+        (Binding("faces.example", token=TOKEN), "FACES.example:80", True),
+    ],
+)
+def test_only_the_servers_own_names_are_known(binding: Binding, header: str, known: bool) -> None:
+    assert binding.knows(header) is known
+
+
+def test_the_address_to_open() -> None:
+    assert Binding().url(80) == "http://127.0.0.1:80/"
+    assert Binding("::1").url(80, "/a") == "http://[::1]:80/a"
+    assert Binding("0.0.0.0", token=TOKEN).url(80) == f"http://127.0.0.1:80/?token={TOKEN}"
+    assert TOKEN not in repr(Binding(token=TOKEN))
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with Binding().listen() as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} .*choose another --port"):
+            Binding(port=port).listen()
+    with pytest.raises(ConfigError, match=r"cannot listen on 203\.0\.113\.7"):
+        Binding("203.0.113.7", token=TOKEN).listen()
