@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": UPPER,
     "bench": {"training", *UPPER},
     "web": set(),
+    "study": {"evaluation", "faces", "web"},
 }
 
 

@@ -1,0 +1,237 @@
+"""Building a study: every image is there, of one size, without metadata, and under a name that tells nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from facecrafter.errors import ConfigError, DataError, FaceCrafterError, OutputError
+from facecrafter.faces.photo import load_photo, read_text
+from facecrafter.study import manifest
+from facecrafter.study.build import build
+from facecrafter.study.config import PAPER, StudyConfig, load
+from facecrafter.study.manifest import IMAGES, MANIFEST, TOKEN, Manifest
+from tests.study.conftest import METHODS, draw_images, square
+
+
+def config(images: Path, **settings: Any) -> StudyConfig:
+    methods = {name: images / name for name in METHODS}
+    small = {"images_a_set": 2, "sets": 3, "sets_a_participant": 2}
+    return StudyConfig(methods=methods, references=images / "references", **{**small, **settings})
+
+
+def test_the_papers_design_is_the_default() -> None:
+    default = StudyConfig()
+    assert [one.key for one in default.questions] == [
+        "diversity-pose",
+        "diversity-expression",
+        "control-pose",
+        "control-expression",
+        "identity",
+    ]
+    assert (default.sets, default.sets_a_participant, default.design) == (30, 5, "choose")
+    assert {one.shows for one in PAPER if one.key.startswith("control")} == {("source", "target")}
+
+
+def test_a_study_has_every_image_once_and_says_whose_it_is(images: Path, tmp_path: Path) -> None:
+    made = build(config(images), tmp_path)
+    assert manifest.read(tmp_path) == made
+    group = made.groups["control"]
+    assert group.methods == METHODS and group.size == (40, 40) and len(group.sets) == 3
+    for one in group.sets:
+        for index, names in enumerate(one.images):
+            original = load_photo(images / METHODS[index] / "control" / f"{one.name}.png")
+            assert (load_photo(tmp_path / IMAGES / names[0]) == original).all()
+        target = load_photo(images / "references" / "control" / "target" / f"{one.name}.png")
+        assert (load_photo(tmp_path / IMAGES / one.references["target"]) == target).all()
+    assert all(len(names) == 2 for one in made.groups["diversity"].sets for names in one.images)
+    assert "target" not in made.groups["diversity"].sets[0].references
+
+
+def test_served_files_tell_nothing(images: Path, tmp_path: Path) -> None:
+    build(config(images), tmp_path)
+    files = list((tmp_path / IMAGES).iterdir())
+    assert len(files) == 3 * (3 + 6 + 3)
+    for path in files:
+        assert read_text(path) == {}
+        assert not any(word.lower() in path.name.lower() for name in METHODS for word in name.split())
+        with Image.open(path) as image:
+            assert not image.getexif() and set(image.info) == set()
+    assert (tmp_path / TOKEN).stat().st_mode & 0o077 == 0
+    assert len(manifest.admin_token(tmp_path)) >= 16
+
+
+def test_the_seed_draws_the_sets(images: Path, tmp_path: Path) -> None:
+    def drawn(seed: int, name: str) -> list[str]:
+        return [one.name for one in build(config(images, seed=seed), tmp_path / name).groups["control"].sets]
+
+    assert drawn(1, "a") == drawn(1, "b") != drawn(2, "c")
+
+
+def test_nothing_is_overwritten_unasked(images: Path, tmp_path: Path) -> None:
+    build(config(images), tmp_path)
+    with pytest.raises(OutputError, match="exists already"):
+        build(config(images), tmp_path)
+    build(config(images), tmp_path, overwrite=True)
+
+
+def damage_size(folder: Path) -> None:
+    square(folder / METHODS[1] / "control" / "001.png", (1, 2, 3), side=50)
+
+
+def damage_missing(folder: Path) -> None:
+    (folder / METHODS[2] / "control" / "001.png").unlink()
+
+
+def damage_reference(folder: Path) -> None:
+    (folder / "references" / "control" / "target" / "002.png").unlink()
+
+
+def damage_content(folder: Path) -> None:
+    (folder / METHODS[0] / "control" / "000.png").write_bytes(b"no image")
+
+
+def damage_few(folder: Path) -> None:
+    (folder / METHODS[0] / "diversity" / "000" / "1.png").unlink()
+
+
+def damage_folder(folder: Path) -> None:
+    shutil.rmtree(folder / METHODS[0] / "diversity")
+
+
+def damage_small(folder: Path) -> None:
+    square(folder / "references" / "control" / "source" / "000.png", (1, 2, 3), side=8)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (damage_size, "001.png is 50x50, and others are 40x40"),
+        (damage_missing, "'001' is in one of them only"),
+        (damage_reference, "no photo of the set '002'"),
+        (damage_content, "000.png is not an image"),
+        (damage_few, "holds 1 images, and a set of the study has 2"),
+        (damage_folder, "there is no folder"),
+        (damage_small, "has 8x8 pixels, too few"),
+    ],
+)
+def test_what_is_wrong_with_images_is_named(tmp_path: Path, damage: Callable[[Path], None], words: str) -> None:
+    draw_images(tmp_path / "images", 3)
+    damage(tmp_path / "images")
+    with pytest.raises(FaceCrafterError, match=words):
+        build(config(tmp_path / "images"), tmp_path / "study")
+    assert not (tmp_path / "study" / MANIFEST).exists()
+
+
+def test_too_few_sets_methods_or_folders_are_named(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"30 sets of diversity images .* asks for 31"):
+        build(config(images, sets=31), tmp_path)
+    one = {METHODS[0]: images / METHODS[0]}
+    with pytest.raises(ConfigError, match="two methods or more"):
+        build(config(images).model_copy(update={"methods": one}), tmp_path)
+    with pytest.raises(ConfigError, match="--references"):
+        build(config(images).model_copy(update={"references": None}), tmp_path)
+    with pytest.raises(ConfigError, match="no images"):
+        build(StudyConfig(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sest: 30", "did you mean 'sets'"),
+        ("sets: 0", "sets: "),
+        ("design: best", "design"),
+        ("sets: 3\nsets_a_participant: 4", "cannot see 4 of 3"),
+        ("questions: []", "questions"),
+        ("questions: [{key: a, images: control, text: Which}, {key: a, images: control, text: What}]", "2 questions"),
+        ("questions: [{key: A b, images: control, text: Which}]", "key"),
+        ("questions: [{key: a, images: diversity, shows: [target], text: Which}]", "no target photo"),
+        ("questions: [{key: a, images: control, shows: [source, source], text: Which}]", "twice"),
+        ("runs: [a]\nmethods: {b: c}", "not both"),
+        ("return_after_hours: 0", "return_after_hours"),
+        ("access: everyone", "access"),
+        (
+            "translations: {de: {title: T, introduction: I, consent: C, questions: {}, words: {}}}",
+            "'de' lacks the question 'diversity-pose'",
+        ),
+        ("- a", "no settings"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load(path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', '{"config": {"sets": -1}, "groups": {}}'])
+def test_a_damaged_study_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(DataError, match=r"study\.json is damaged"):
+        manifest.read(tmp_path)
+
+
+def test_a_folder_without_a_study_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="study new"):
+        manifest.read(tmp_path)
+
+
+# --- of a table's run -------------------------------------------------------------------------------------------------
+
+
+def write_run(folder: Path, kind: str, methods: tuple[str, ...], requests: list[tuple[str, str, int]]) -> Path:
+    """A result folder of a table with one-coloured images."""
+    from facecrafter.evaluation.record import Interval
+    from facecrafter.evaluation.result import Column, MethodResult, TableResult
+
+    columns = [Column("similarity", "Identity")]
+    rows = [
+        MethodResult(name=name, images=len(requests), failures=0, values={"similarity": Interval(0.5)})
+        for name in methods
+    ]
+    TableResult(environment={}, kind=kind, seed=0, estimators={}, columns=columns, methods=rows).write(folder)
+    for index, row in enumerate(rows):
+        lines = ["image,identity,target,seed,found,similarity"]
+        for number, (identity, target, seed) in enumerate(requests):
+            image = f"images/{row.slug}/{number:05d}.png"
+            square(folder / image, (index * 80, number * 9, 7))
+            for photo in (identity, target):
+                if photo:
+                    square(folder / photo, (250, len(photo), 9))
+            lines.append(f"{image},{identity},{target},{seed},1,0.5")
+        (folder / "scores").mkdir(exist_ok=True)
+        (folder / "scores" / f"{row.slug}.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_study_comes_straight_from_the_tables_runs(tmp_path: Path) -> None:
+    pairs = [(f"subjects/id{n}.png", f"subjects/to{n}.png", n) for n in range(5)]
+    people = [(f"subjects/id{n}.png", "", seed) for n in range(4) for seed in range(3)]
+    control = write_run(tmp_path / "control", "control", ("ControlNet", "FaceCrafter", "Other"), pairs)
+    diversity = write_run(tmp_path / "diversity", "diversity", ("IP-Adapter", "FaceCrafter"), people)
+    settings = StudyConfig(runs=(control, diversity), sets=4, sets_a_participant=2, images_a_set=3)
+    made = build(settings, tmp_path / "study")
+    assert made.groups["control"].methods == ("ControlNet", "FaceCrafter", "Other")
+    assert made.groups["diversity"].methods == ("IP-Adapter", "FaceCrafter")
+    first = made.groups["control"].sets[0]
+    number = int(first.name.rpartition("_")[2])
+    assert (load_photo(tmp_path / "study" / IMAGES / first.images[2][0])[0, 0] == (160, number * 9, 7)).all()
+    assert [len(one) for one in made.groups["diversity"].sets[0].images] == [3, 3]
+    assert set(first.references) == {"source", "target"}
+
+
+def test_a_run_of_the_other_table_is_named(tmp_path: Path) -> None:
+    control = write_run(tmp_path / "control", "control", ("A", "B"), [("subjects/a.png", "subjects/b.png", 0)])
+    with pytest.raises(ConfigError, match="evaluate diversity"):
+        build(StudyConfig(runs=(control,), sets=1, sets_a_participant=1), tmp_path / "study")
+
+
+def test_methods_of_a_manifest_are_checked(made: Callable[..., tuple[Path, Manifest]]) -> None:
+    folder, study = made()
+    assert manifest.read(folder).digest == study.digest
+    assert study.group("identity").methods == METHODS
