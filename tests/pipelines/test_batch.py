@@ -112,7 +112,7 @@ def test_one_image_a_row(crafter: FaceCrafter, folder: Path, portrait: Path) -> 
     assert made[1]["landmarks"] == "astronaut.png, by numbers"
     assert "valence +0.60, arousal -0.40" in made[2]["emotion"] and made[2]["landmarks"] == "a.png"
     told_of_all = {"model", "scale", "identity", "seed", "steps", "scheduler", "speed", "precision", "key", *SCALES}
-    assert set(made[3]) == told_of_all
+    assert set(made[3]) == {*told_of_all, "pose and expression"}
 
 
 SCALES = ("identity_scale", "landmark_scale", "emotion_scale")

@@ -84,7 +84,7 @@ def test_an_embedding_is_an_identity_of_any_length(crafter: FaceCrafter, portrai
     assert person.shape == (128,) and person.dtype == np.float32
     asked = crafter.conditions(person * 3)
     np.testing.assert_allclose(asked.identity.embedding, person, atol=1e-6)
-    assert asked.described == {"identity": "an embedding"}
+    assert asked.described == {"identity": "an embedding", "pose and expression": "left to the model"}
 
 
 def test_several_photos_are_averaged_into_one_person(crafter: FaceCrafter, lfw: Path) -> None:
@@ -105,7 +105,7 @@ def test_of_several_photos_a_bad_one_is_left_out_and_named(
     with caplog.at_level("WARNING", "facecrafter"):
         asked = crafter.conditions([tmp_path / "words.jpg", portrait, tmp_path / "blank.png"])
     np.testing.assert_array_equal(asked.identity.embedding, crafter.person(portrait))
-    assert asked.described == {"identity": portrait.name}
+    assert asked.described["identity"] == portrait.name
     assert ["words.jpg" in caplog.messages[0], "blank.png" in caplog.messages[1]] == [True, True]
     assert all(message.endswith("; it is left out") for message in caplog.messages)
 
@@ -140,7 +140,7 @@ def test_target_gives_landmarks_and_emotion_and_each_can_be_replaced(crafter: Fa
 )
 def test_every_condition_reaches_the_image(crafter: FaceCrafter, portrait: Path, asked: dict[str, Any]) -> None:
     asked = {name: portrait if value is True else value for name, value in asked.items()}
-    free = pixels(crafter.generate(portrait, n=1, steps=2))
+    free = pixels(crafter.generate(portrait, n=1, steps=2, free=True))
     conditioned = pixels(crafter.generate(portrait, n=1, steps=2, landmark_scale=20, emotion_scale=20, **asked))
     off = pixels(crafter.generate(portrait, n=1, steps=2, landmark_scale=0, emotion_scale=0, **asked))
     assert np.abs(conditioned - free).max() > 3
@@ -158,7 +158,7 @@ def test_render_mixes_conditions_of_different_kinds(crafter: FaceCrafter, portra
     assert sorted(made) == [0, 1, 2, 3]
     assert sum(amounts) == pytest.approx(4)
     assert made[2].info["facecrafter"]["seed"] == 2
-    alone = pixels(crafter.generate(person, n=1, seed=2, steps=2))[0]
+    alone = pixels(crafter.generate(person, n=1, seed=2, steps=2, free=True))[0]
     assert np.abs(np.asarray(made[2]).astype(int) - alone).max() <= 1
 
 

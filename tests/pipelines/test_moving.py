@@ -12,11 +12,12 @@ import pytest
 from facecrafter import FaceCrafter, Pose
 from facecrafter.errors import ConfigError, NoFaceError
 from facecrafter.estimators.blendshapes import network
-from facecrafter.faces.asked import Asked, asked_of
+from facecrafter.faces.asked import Asked, asked_of, drawn
 from facecrafter.faces.face import BLENDSHAPES, Face
+from facecrafter.faces.gain import Gain
 from facecrafter.faces.rig import load
 from facecrafter.models.checkpoint import FaceModel
-from facecrafter.pipelines.moving import moved
+from facecrafter.pipelines.moving import moved, seeded
 
 JAW = BLENDSHAPES.index("jawOpen")
 
@@ -115,3 +116,73 @@ def test_landmarks_without_depth_and_photos_without_faces_are_refused(crafter: F
         crafter.request(np.ones(128, np.float32), landmarks_from=face.points[:, :2], asked=asked_of(Pose(10)))
     with pytest.raises(NoFaceError):
         crafter.conditions(np.zeros((64, 64, 3), np.uint8), asked=asked_of(Pose(10)))
+
+
+def test_identity_alone_draws_a_pose_and_an_expression_by_the_seed(crafter: FaceCrafter, portrait: Path) -> None:
+    first, second = crafter.generate(portrait, n=2, seed=3, steps=2)
+    (again,) = crafter.generate(portrait, n=1, seed=4, steps=2)
+    assert again.info == second.info
+    np.testing.assert_allclose(np.asarray(again, np.int16), np.asarray(second, np.int16), atol=1)
+    for seed, image in ((3, first), (4, second)):
+        made, chosen = image.info["facecrafter"], drawn(seed, load())
+        assert made["pose and expression"] == "drawn by the seed from photos of the training"
+        assert made["pose"] == str(chosen.pose) and made["landmarks"] == "astronaut.png, by numbers"
+        clear = [name for name, value in chosen.expression.items() if value >= 0.2]
+        assert [part.split()[0] for part in made["expression"].split(", ")] == clear
+    assert first.info["facecrafter"]["pose"] != second.info["facecrafter"]["pose"]
+
+
+def test_identity_alone_is_left_to_the_model_where_that_is_asked_for(crafter: FaceCrafter, portrait: Path) -> None:
+    (image,) = crafter.generate(portrait, n=1, steps=2, free=True)
+    made = image.info["facecrafter"]
+    assert made["pose and expression"] == "left to the model" and "landmarks" not in made
+    # Tables and evaluations ask so, and their images are those of before.
+    alone = crafter.request(portrait, seed=5)
+    assert alone.conditions == {} and seeded(alone, 6).conditions == {}
+
+
+def test_what_is_drawn_is_part_of_what_an_image_is(crafter: FaceCrafter, portrait: Path) -> None:
+    first = crafter.request(portrait, seed=5, free=False)
+    assert crafter.key(first) != crafter.key(crafter.request(portrait, seed=5))
+    assert crafter.key(seeded(first, 6)) == crafter.key(crafter.request(portrait, seed=6, free=False))
+    assert crafter.read(first).digest == first.digest
+    with_words = crafter.request(portrait, emotion="happy", emotion_through="module", free=False)
+    assert "landmark" not in with_words.conditions
+
+
+def test_an_embedding_draws_on_the_mean_face(crafter: FaceCrafter, portrait: Path) -> None:
+    request = crafter.request(crafter.person(portrait), seed=5, free=False)
+    read = crafter.read(request)
+    assert read.described["landmarks"] == "the mean face, by numbers"
+    assert read.described["pose"] == str(drawn(5, load()).pose)
+    points = [crafter.read(seeded(request, seed)).conditions["landmark"].points for seed in (5, 6)]
+    assert np.abs(points[0] - points[1]).max() > 1
+    np.testing.assert_array_equal(points[0], read.conditions["landmark"].points)
+
+
+def test_a_person_is_read_once_for_all_seeds(
+    small_model: FaceModel, astronaut: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crafter, found, embedded = FaceCrafter(small_model), [], []
+    find, embed = crafter._finder.find_ordered, crafter._recogniser.embed
+    monkeypatch.setattr(crafter._finder, "find_ordered", lambda *given: found.append(1) or find(*given))
+    monkeypatch.setattr(crafter._recogniser, "embed", lambda faces: embedded.append(1) or embed(faces))
+    crafter.generate(astronaut, n=3, steps=1)
+    assert (len(found), len(embedded)) == (1, 1)
+
+
+def test_a_gain_turns_the_landmarks_further_than_was_asked(small_model: FaceModel, portrait: Path) -> None:
+    gain = Gain({"yaw": ((-40, -20), (0, 0), (40, 20))})
+    crafter = FaceCrafter(small_model, gain=gain)
+    request = crafter.request(portrait, asked=asked_of(Pose(yaw=10, pitch=5)))
+    read = crafter.read(request)
+    straight = load().straightened([read.conditions["landmark"].points])
+    assert (straight.yaw[0], straight.pitch[0]) == pytest.approx((20, 5), abs=1)
+    assert read.described["pose asked"] == "yaw 10, pitch 5, roll 0"
+    assert read.described["pose"] == "yaw 20, pitch 5, roll 0"
+    plain = FaceCrafter(small_model)
+    assert plain.request(portrait, asked=asked_of(Pose(yaw=10, pitch=5))).digest != request.digest
+    # An expression alone, and a pose that nobody asked for, are as they were.
+    smile = asked_of(expression="mouthSmile=0.5")
+    assert crafter.request(portrait, asked=smile).digest == plain.request(portrait, asked=smile).digest
+    assert crafter.request(portrait, free=False).digest == plain.request(portrait, free=False).digest

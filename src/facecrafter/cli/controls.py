@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from facecrafter.cli.application import controls_app
-from facecrafter.cli.options import Overwrite, Presets
+from facecrafter.cli.options import Overwrite, Presets, Weights
+from facecrafter.cli.printing import bar
 from facecrafter.io import check_free
 from facecrafter.weights import ASSETS
 
@@ -32,6 +33,35 @@ def controls_fit(
     about = rig.about
     typer.echo(f"{about['photos']} photos of {about['people']} people, {about['with several photos']} with several")
     typer.echo(f"{int(rig.live.sum())} of {len(rig.live) - 1} blendshapes are read in them: {out}")
+
+
+@controls_app.command("gain")
+def controls_gain(
+    data: Annotated[Path, typer.Argument(help="Prepared folder that the model was trained on.", file_okay=False)],
+    out: Annotated[Path, typer.Argument(help="gain.json of the model's folder.", dir_okay=False)],
+    model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
+    weights: Weights = None,
+    people: Annotated[int, typer.Option(min=2, help="People of the training, 18 images each.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses people, and is the images'.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure how far a model turns heads, so that it is asked to turn them that much further."""
+    from facecrafter.data import shards
+    from facecrafter.evaluation import gain
+    from facecrafter.models.pretrained import folder_of, load_folder
+    from facecrafter.pipelines.devices import usable_device
+    from facecrafter.pipelines.generator import FaceCrafterGenerator
+
+    check_free([out], overwrite)
+    loaded = load_folder(folder_of(model, weights)).to(usable_device(device))
+    prepared = shards.load(data, recogniser=loaded.scale.recogniser)
+    with bar(people * sum(map(len, gain.TURNS.values())), "images") as progress:
+        found = gain.fit(FaceCrafterGenerator(loaded, model), prepared, people, seed, progress)
+    found.save(out)
+    for name, pairs in found.shown.items():
+        typer.echo(f"{name}: {', '.join(f'{turn:g} shows {shown:.1f}' for turn, shown in pairs)}")
+    typer.echo(out)
 
 
 @controls_app.command("list")

@@ -59,6 +59,10 @@ def generate(
         Through | None, typer.Option(help="What an emotion in words moves. [default: both]")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse numbers that would not be followed.")] = False,
+    free: Annotated[
+        bool,
+        typer.Option("--free", help="Without a pose, leave it to the model; else each seed draws a plausible one."),
+    ] = False,
     sweep: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=FIRST:LAST:COUNT", help="A strip, as yaw=-30:30:7; two of them are a grid."),
@@ -113,6 +117,8 @@ def generate(
         raise typer.BadParameter("with --pairs there is one image a row; leave -n out")
     if sweep and (pairs or count is not None):
         raise typer.BadParameter("--sweep says how many images there are; leave --pairs and -n out")
+    if free and (pairs or sweep or any(value is not None for value in conditions)):
+        raise typer.BadParameter("--free has no effect but with --identity alone")
     if gif and not sweep:
         raise typer.BadParameter("--gif has no effect without --sweep")
     if emonet and not (pairs or target or emotion_from):
@@ -176,6 +182,7 @@ def generate(
             numbers,
             through,
             strict,
+            free,
         )
 
     if sweeps:

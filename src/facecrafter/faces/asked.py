@@ -16,6 +16,7 @@ import yaml
 from facecrafter.errors import ConfigError, reason_of
 from facecrafter.faces.emotion import Emotion, describe
 from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.faces.gain import Gain
 from facecrafter.faces.rig import Rig
 from facecrafter.weights import ASSETS
 
@@ -63,6 +64,10 @@ class Pose:
     def __str__(self) -> str:
         return ", ".join(f"{name} {getattr(self, name) + 0.0:g}" for name in ANGLES)
 
+    def turned(self, gain: Gain | None) -> Pose:
+        """The pose of landmarks whose image shows this one."""
+        return self if gain is None else Pose(**{name: gain.turn(name, getattr(self, name)) for name in ANGLES})
+
 
 def pose_of(yaw: float | None = None, pitch: float | None = None, roll: float | None = None) -> Pose | None:
     """A pose of some angles, the others 0; None where none is given.
@@ -83,22 +88,29 @@ class Asked:
         expression: by the names of :data:`facecrafter.faces.face.BLENDSHAPES`.
         start: what the numbers start from.
         emotion: whose typical expression is added to the neutral face.
+        gain: how far the landmarks are turned for the image to show the pose; None for as far as the pose says.
+        drawn: nobody asked for it: it is a photo's of the training, drawn by the image's seed.
     """
 
     pose: Pose | None = None
     expression: Mapping[str, float] = field(default_factory=dict)
     start: Start = "neutral"
     emotion: Emotion | None = None
+    gain: Gain | None = None
+    drawn: bool = False
 
     def content(self) -> dict[str, Any]:
         """What an image depends on, for JSON."""
+        gain = {"gain": self.gain.content()} if self.gain and self.pose else {}
         pose = self.pose and {name: float(getattr(self.pose, name)) + 0.0 for name in ANGLES}
         expression = {name: float(value) + 0.0 for name, value in self.expression.items()}
         emotion = self.emotion and [round(share, 6) for share in self.emotion.probabilities]
-        return {"pose": pose, "expression": expression, "start": self.start, "emotion": emotion}
+        return {"pose": pose, "expression": expression, "start": self.start, "emotion": emotion, **gain}
 
     def described(self) -> dict[str, str]:
         """The same in words, for an image's metadata."""
+        if self.drawn:
+            return {"pose and expression": "drawn by the seed from photos of the training"}
         words = {
             "landmarks start": {"neutral": "neutral", "keep": "the photo's expression"}.get(self.start, "the photo")
         }
@@ -109,6 +121,13 @@ class Asked:
         if self.emotion:
             words["emotion of the landmarks"] = describe(self.emotion)
         return words
+
+
+def drawn(seed: int, rig: Rig) -> Asked:
+    """The pose and the expression of a photo of the training, which the seed of an image chooses."""
+    yaw, pitch, *scores = np.random.default_rng([seed, 0]).choice(rig.usual).tolist()
+    expression = dict(zip(BLENDSHAPES[1:], scores[1:], strict=True))
+    return Asked(Pose(round(yaw, 1), round(pitch, 1)), expression, drawn=True)
 
 
 def in_words(expression: Mapping[str, float]) -> str:

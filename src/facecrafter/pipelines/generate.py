@@ -18,12 +18,14 @@ from facecrafter.errors import ConfigError
 from facecrafter.faces.asked import Asked, Numbers, Pose, acting_through, asked_of, doubts
 from facecrafter.faces.emotion import Emotion, emotion_of
 from facecrafter.faces.face import Choice, Pick
+from facecrafter.faces.gain import Gain
+from facecrafter.faces.gain import load as load_gain
 from facecrafter.faces.photo_file import Photo, check_faces, photos_of, taken
 from facecrafter.faces.rig import load
 from facecrafter.pipelines.devices import check_bfloat16, usable_device
 from facecrafter.pipelines.generator import FaceCrafterGenerator
 from facecrafter.pipelines.images import signed
-from facecrafter.pipelines.moving import moved
+from facecrafter.pipelines.moving import moved, seeded, with_drawn
 from facecrafter.pipelines.reading import PhotoReader
 from facecrafter.pipelines.settings import Settings, ineffective
 from facecrafter.request import Portrait, Progress, Request, check_seeds, portrait_of
@@ -43,6 +45,7 @@ class FaceCrafter(PhotoReader):
         choose: which of several faces in a photo is meant.
         arcface: the path of ``arcface.onnx``, which the arc2face scale needs.
         emonet: EmoNet's file, for a model that learned emotions from it.
+        gain: how far it turns heads; None where that was not measured.
 
     Attributes:
         generator: makes images of requests whose photos have been read, without metadata and watermark.
@@ -59,10 +62,11 @@ class FaceCrafter(PhotoReader):
         choose: Choice = "largest",
         arcface: Path | None = None,
         emonet: Path | None = None,
+        gain: Gain | None = None,
     ) -> None:
         learned = None if model.controls is None else model.controls.config.emotion_estimator
         super().__init__(model.scale.recogniser, learned, choose, arcface, emonet)
-        self.model, self.name = model, name or model.scale.name
+        self.model, self.name, self.gain = model, name or model.scale.name, gain
         self.generator = FaceCrafterGenerator(model, self.name)
 
     @classmethod
@@ -89,14 +93,14 @@ class FaceCrafter(PhotoReader):
             emonet: EmoNet's file, which a model that learned emotions from it needs to read a photo's emotion.
 
         Raises:
-            CheckpointError: the model is missing or damaged, or the controls do not fit it.
+            CheckpointError: the model is missing, it or its gain is damaged, or the controls do not fit it.
             ConfigError: there is no such device, it does not compute in bfloat16, or the model and ``weights`` or
                 ``emonet`` do not belong together.
             WeightsError: EmoNet's file cannot be used.
         """
         import torch
 
-        from facecrafter.models.pretrained import open_model
+        from facecrafter.models.pretrained import folder_of, open_model
 
         published, place = None if weights is None else Path(weights), usable_device(device)
         if place.startswith("meta"):
@@ -106,7 +110,9 @@ class FaceCrafter(PhotoReader):
         loaded, arcface = open_model(model, published, None if controls is None else Path(controls))
         precision = torch.bfloat16 if bfloat16 else torch.float32
         placed = loaded.to(place, precision, memory_format=torch.channels_last)
-        return cls(placed, _model_name(Path(model)), choose, arcface, None if emonet is None else Path(emonet))
+        # Other controls follow otherwise.
+        gain = load_gain(folder_of(model, published)) if controls is None else None
+        return cls(placed, _model_name(Path(model)), choose, arcface, None if emonet is None else Path(emonet), gain)
 
     @cached_property
     def digest(self) -> str:
@@ -140,9 +146,12 @@ class FaceCrafter(PhotoReader):
         asked: Asked | None = None,
         emotion_through: str | None = None,
         strict: bool = False,
+        free: bool = True,
     ) -> Request:
         """A request to this model; no face is read yet. The arguments are those of :meth:`generate`, and ``asked`` is
         what :func:`facecrafter.faces.asked.asked_of` makes of its numbers.
+
+        Without conditions it is the identity alone, as tables and evaluations ask for it, unless ``free`` is False.
 
         Raises:
             PhotoError: a photo that is no file that can be read.
@@ -176,9 +185,15 @@ class FaceCrafter(PhotoReader):
         if asked is not None:
             shape, described = self._by_numbers_of(shape or person, asked, strict)
         conditions = {name: one for name, one in (("landmark", shape), ("emotion", mood)) if one is not None}
-        for text in ineffective(settings, conditions, self.model.scale):
+        alone = not conditions
+        if alone:
+            described["pose and expression"] = "left to the model"
+        request = Request(person, conditions, seed, settings.filled(self.model.scale), described)
+        if alone and not free and self.model.controls is not None:
+            request = with_drawn(request)
+        for text in ineffective(settings, request.conditions, self.model.scale):
             self._note(text)
-        return Request(person, conditions, seed, settings.filled(self.model.scale), described)
+        return request
 
     def _by_numbers_of(self, face: Portrait, asked: Asked, strict: bool) -> tuple[Portrait, dict[str, str]]:
         """Landmarks by numbers of a face: of its photos, which are read later, or of its landmarks; where it has
@@ -187,6 +202,7 @@ class FaceCrafter(PhotoReader):
         Raises:
             ConfigError: with ``strict``, something that will not be followed.
         """
+        asked = replace(asked, gain=self.gain)
         for text in doubts(asked, load()):
             if strict:
                 raise ConfigError(text)
@@ -239,6 +255,7 @@ class FaceCrafter(PhotoReader):
         presets: str | os.PathLike[str] | None = None,
         emotion_through: str | None = None,
         strict: bool = False,
+        free: bool = False,
     ) -> list[Image.Image]:
         """Images of a person. Photos are paths, PIL images, or ``(H, W, 3)`` uint8 RGB.
 
@@ -267,6 +284,8 @@ class FaceCrafter(PhotoReader):
             emotion_through: what an emotion in words or as a point moves: ``landmarks``, the emotion ``module``'s
                 tokens, or ``both``.
             strict: refuse what would not be followed, in place of a note.
+            free: leave pose and expression to the model where nothing but the identity is given. Otherwise each seed
+                draws those of a photo of the training, for the person's own face: the images are better so.
 
         Returns:
             ``n`` images, invisibly marked; ``image.info["facecrafter"]`` says how each was made, and
@@ -278,7 +297,7 @@ class FaceCrafter(PhotoReader):
         """
         check_seeds(seed, n)
         settings = Settings(identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size, speed)
-        first = self.conditions(
+        first = self.request(
             identity,
             target,
             landmarks_from,
@@ -294,8 +313,10 @@ class FaceCrafter(PhotoReader):
             ),
             emotion_through=emotion_through,
             strict=strict,
+            free=free,
         )
-        made = dict(self.render([replace(first, seed=seed + number) for number in range(n)], progress))
+        requests = [self.read(seeded(first, seed + number)) for number in range(n)]
+        made = dict(self.render(requests, progress))
         return [made[index] for index in range(n)]
 
     def render(

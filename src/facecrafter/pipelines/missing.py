@@ -10,6 +10,7 @@ from pathlib import Path
 from facecrafter.errors import FaceCrafterError
 from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import check_sheets, is_there, save, write_sheets
+from facecrafter.pipelines.moving import seeded
 from facecrafter.pipelines.reading import KEPT_FACES
 from facecrafter.request import Progress, Request
 
@@ -133,7 +134,7 @@ def generate_many(
         PhotoError, NoFaceError: a photo cannot be read or shows no face.
         ConfigError: a setting cannot be used.
     """
-    requests = [replace(request, seed=request.seed + number) for number in range(count)]
+    requests = [seeded(request, request.seed + number) for number in range(count)]
     jobs = [Job(one, crafter.key(one), out / f"{one.seed:05d}.png") for one in requests]
     if not overwrite:
         for job in jobs:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.errors import ConfigError
 from facecrafter.estimators.blendshapes import network
-from facecrafter.faces.asked import ANGLES, Asked, Pose, in_words, wanted
+from facecrafter.faces.asked import ANGLES, CLEARLY, Asked, Pose, drawn, in_words, wanted
 from facecrafter.faces.face import BLENDSHAPES
-from facecrafter.faces.rig import Rig
+from facecrafter.faces.rig import Rig, load
+from facecrafter.request import Portrait, Request
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,11 @@ class Moved:
     asked: Asked
 
     def described(self) -> dict[str, str]:
-        """In words, for an image's metadata: what was asked for, and what the landmarks have of it."""
-        names = self.asked.expression
+        """In words, for an image's metadata: what was asked for, and what the landmarks have of it; of what was drawn
+        what is clearly there."""
+        names: Collection[str] = self.asked.expression
+        if self.asked.drawn:
+            names = [name for name in names if self.scores[BLENDSHAPES.index(name)] >= CLEARLY]
         words = {**self.asked.described(), "pose": str(self.pose)}
         if names:
             words["expression"] = in_words({name: float(self.scores[BLENDSHAPES.index(name)]) for name in names})
@@ -66,12 +70,35 @@ def moved(points: Sequence[NDArray[np.float32]], asked: Asked, rig: Rig) -> Move
         elif asked.pose is None or asked.start == "relative":
             own_pose = _within(float(straight.yaw[0]), float(straight.pitch[0]))
     now = np.asarray(read(face[None])[0], np.float64)
-    face, scores = rig.expressed(face, wanted(asked, rig, now), now, read)
+    # What nobody asked for need not be met to the last digit, which takes a fifth of a second an image.
+    face, scores = rig.expressed(face, wanted(asked, rig, now), now, None if asked.drawn else read)
     pose = asked.pose or own_pose
     if asked.pose is not None and asked.start == "relative":
         added = {name: getattr(own_pose, name) + getattr(asked.pose, name) for name in ANGLES}
         pose = _within(**added)
+    pose = pose.turned(asked.gain) if asked.pose is not None else pose
     return Moved(rig.posed(face, pose.yaw, pose.pitch, pose.roll), pose, scores, asked)
+
+
+def with_drawn(request: Request) -> Request:
+    """A request of an identity alone, with a pose and an expression that its seed draws: on the person's own face, or
+    on the mean face where the identity is an embedding."""
+    person, asked = request.identity, drawn(request.seed, load())
+    described = dict(request.described)
+    if person.photos:
+        shape = Portrait(photos=person.photos, face=person.face, asked=asked)
+    else:
+        found = moved([], asked, load())
+        shape = Portrait(points=found.points, asked=asked)
+        described |= {"landmarks": "the mean face, by numbers", **found.described()}
+    return replace(request, conditions={**request.conditions, "landmark": shape}, described=described)
+
+
+def seeded(request: Request, seed: int) -> Request:
+    """The same request with another seed, which draws again what was drawn."""
+    other = replace(request, seed=seed)
+    shape = request.conditions.get("landmark")
+    return with_drawn(other) if shape is not None and shape.asked is not None and shape.asked.drawn else other
 
 
 def _within(yaw: float, pitch: float, roll: float = 0.0) -> Pose:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,10 @@ from facecrafter.pipelines.moving import moved
 from facecrafter.request import Portrait, Request, portrait_of
 
 log = logging.getLogger(__name__)
+Kept = TypeVar("Kept")
 
 KEPT_FACES = 64
+KEPT_PEOPLE = 4  # whose photos are read once for all images of a request, which may have landmarks of their own
 
 # A photo of a person has its limits: beyond this turn to either side half of the face is hidden; and the recognisers'
 # crops are 112 and 150 px, so that a face of less than 60 px is enlarged about twice.
@@ -71,6 +74,8 @@ class PhotoReader:
         if emonet is not None:
             self._estimator  # noqa: B018 - a wrong file is named before anything is made
         self._faces: dict[tuple[Path, int, Pick], Face] = {}
+        self._people: dict[str, list[tuple[TakenPhoto, Face]]] = {}
+        self._embeddings: dict[str, NDArray[np.float32]] = {}
         self._noted: set[str] = set()
 
     def _note(self, text: str) -> None:
@@ -163,7 +168,7 @@ class PhotoReader:
             identity, described["identity"] = replace(identity, embedding=embedding), listed(names)
         conditions = {}
         for control, portrait in request.conditions.items():
-            if portrait.asked is not None:
+            if portrait.asked is not None and portrait.photos:
                 conditions[control], words = self._by_numbers(portrait)
                 described |= words
                 continue
@@ -203,15 +208,22 @@ class PhotoReader:
     def _person(self, photos: Sequence[TakenPhoto], face: Pick | None) -> tuple[NDArray[np.float32], list[str]]:
         """What :meth:`person` gives, and the names of the photos that were used."""
         used = self._readable(photos, face)
+        names = [_name(photo) for photo, _ in used]
+        key = _key(photos, face)
+        if key not in self._embeddings:
+            _keep(self._embeddings, key, self._embedding(used, names))
+        return self._embeddings[key], names
+
+    def _embedding(self, used: Sequence[tuple[TakenPhoto, Face]], names: Sequence[str]) -> NDArray[np.float32]:
+        """The mean embedding of a person's photos, ``(D,)``; notes say what is wrong with them."""
         for photo, found in used:
             if reasons := poor(found):
                 name = photo.path if isinstance(photo, PhotoFile) else "the image"
                 self._note(f"{name} is a poor photo of a person: {' and '.join(reasons)}")
         embeddings = self._recogniser.embed([found for _, found in used])
-        names = [_name(photo) for photo, _ in used]
         self._note_people(names, embeddings)
         mean = embeddings.mean(0)
-        return np.asarray(mean / np.linalg.norm(mean), np.float32), names
+        return np.asarray(mean / np.linalg.norm(mean), np.float32)
 
     def _note_people(self, names: Sequence[str], embeddings: NDArray[np.float32]) -> None:
         """Say where photos that are to be averaged look like several people, by ``(N, D)`` embeddings."""
@@ -236,6 +248,9 @@ class PhotoReader:
         Raises:
             PhotoError, NoFaceError: there is one photo and it has no face, or there are several and none has.
         """
+        key = _key(photos, pick)
+        if key in self._people:
+            return self._people[key]
         faces: list[tuple[TakenPhoto, Face]] = []
         for number, photo in enumerate(photos, 1):
             try:
@@ -244,7 +259,21 @@ class PhotoReader:
                 if not faces and number == len(photos):
                     raise
                 log.warning("%s; it is left out", error)
+        _keep(self._people, key, faces)
         return faces
+
+
+def _key(photos: Sequence[TakenPhoto], pick: Pick | None) -> str:
+    """What tells some photos of a person from others: their content and their names."""
+    content = Portrait(photos=tuple(photos)).content("identity")
+    return f"{content} {[str(getattr(photo, 'path', '')) for photo in photos]} {pick}"
+
+
+def _keep(known: dict[str, Kept], key: str, value: Kept) -> None:
+    """Add to what is kept of the last people."""
+    while len(known) >= KEPT_PEOPLE:
+        known.pop(next(iter(known)))
+    known[key] = value
 
 
 def which_face(found: Sequence[Detection], index: int, pick: Pick, name: object) -> str:
