@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +15,11 @@ from facecrafter.cli import app
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import DataError
 from facecrafter.evaluation import numbers
-from facecrafter.evaluation.judges import Measurements
+from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.numbers import POSES, VALUES, WAYS, WORDS, NumbersResult, Trial, live
 from facecrafter.faces.asked import sides_of
 from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.faces.gain import Gain
 from facecrafter.faces.rig import load
 from facecrafter.request import Portrait, Request
 
@@ -25,7 +30,6 @@ def shown(count: int) -> Measurements:
     """What a judge would see in images of which nothing moves."""
     return Measurements(
         np.ones(count, bool),
-        [None] * count,
         np.zeros((count, 3)),
         np.full((count, 52), 0.1),
         np.tile([1.0, 0.0], (count, 1)),
@@ -114,3 +118,66 @@ def test_the_list_of_controls_says_how_well_each_is_followed(tmp_path: Path, mon
     assert yaw.endswith("r 0.99, slope 0.75, off by 5.9 degrees (3 people)")
     assert any(line.startswith("cheekPuff") and "dead" in line for line in shown())
     assert any(line.startswith("  wink: eyeBlinkLeft 0.7") for line in shown())
+
+
+class Plain:
+    """Makes images of one colour each, and counts them."""
+
+    name, key, size, extra_parameters = "plain", "k", 8, 0
+    made = 0
+
+    def generate(self, requests: Sequence[Request], progress: Any = None) -> Iterator[tuple[int, Any]]:
+        for number, request in enumerate(requests):
+            self.made += 1
+            if self.made == self.last:
+                raise KeyboardInterrupt
+            yield number, np.full((8, 8, 3), int(request.digest[:2], 16), np.uint8)
+
+    last = 0
+
+
+@pytest.fixture
+def two(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    """Two held-out people with faces, of whom two controls are asked, and judges that read nothing of note."""
+    rig = load()
+    names = ["Ann", "Ann", "Bob", "Ida", "Bob", "Ann", "Person 5", "Cid"]
+    monkeypatch.setattr(numbers, "live", lambda _: ["jawOpen"])
+    monkeypatch.setattr(numbers, "POSES", {"yaw": (-20, 20)})
+    monkeypatch.setattr(numbers, "WORDS", WORDS[:1])
+    roles = {role: role for role in ("pose", "expression", "identity", "emotion")}
+    judges = SimpleNamespace(names=roles, measure=lambda images: shown(len(images)))
+    monkeypatch.setattr(numbers, "Judges", lambda *given, **named: judges)
+    points = np.stack([rig.posed(rig.mean, 3 * row) for row in range(len(prepared))])
+    return replace(prepared, points=points, persons=names)
+
+
+def test_a_stopped_evaluation_goes_on(two: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = 2 * (2 + 3 + 3 + 1)  # turns, values of a shape, ways of a word, another person's photo
+    whole = Plain()
+    result = numbers.evaluate(whole, two, tmp_path / "whole", 2)
+    assert whole.made == expected and result.people == 2 and set(result.controls) == {"yaw", "jawOpen"}
+    assert result.identity.value == pytest.approx(1) and result.config["gain"] is None
+    stopped = Plain()
+    stopped.last = 12  # of the second person
+    with pytest.raises(KeyboardInterrupt):
+        numbers.evaluate(stopped, two, tmp_path / "out", 2)
+    assert not (tmp_path / "out" / "result.json").exists()
+    moves: list[int] = []
+    move = numbers.moved
+    monkeypatch.setattr(numbers, "moved", lambda *given: moves.append(1) or move(*given))
+    again = Plain()
+    resumed = numbers.evaluate(again, two, tmp_path / "out", 2)
+    assert again.made == expected - 9 and moves == []
+    assert resumed.model_dump(exclude={"environment"}) == result.model_dump(exclude={"environment"})
+    # Fewer people are the first of more.
+    fewer = Plain()
+    numbers.evaluate(fewer, two, tmp_path / "out", 2, overwrite=True)
+    assert fewer.made == 0
+
+
+def test_a_gain_is_part_of_what_is_measured(two: Prepared, tmp_path: Path) -> None:
+    gain = Gain({"yaw": ((-40.0, -20.0), (40.0, 20.0))})
+    result = numbers.evaluate(Plain(), two, tmp_path, 2, gain=gain)
+    assert result.config["gain"] == {"yaw": [[-40.0, -20.0], [40.0, 20.0]]}
+    yaws = [float(load().straightened([np.load(path)]).yaw[0]) for path in (tmp_path / "cache/landmarks").iterdir()]
+    assert max(yaws) == pytest.approx(40, abs=1) and min(yaws) == pytest.approx(-40, abs=1)

@@ -114,16 +114,24 @@ def evaluate_numbers(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """How images follow a pose and an expression by numbers, and an emotion in words: about 120 images a person."""
+    """How images follow a pose and an expression by numbers, and an emotion in words: about 120 images a person.
+
+    Images, and what was read in them, are kept: a stopped run goes on.
+    """
     from facecrafter.data import shards
     from facecrafter.evaluation import numbers
+    from facecrafter.faces import gain
     from facecrafter.models.pretrained import folder_of, load_folder
     from facecrafter.pipelines.devices import usable_device
     from facecrafter.pipelines.generator import FaceCrafterGenerator
 
-    loaded = load_folder(folder_of(model, weights)).to(usable_device(device))
+    folder, place = folder_of(model, weights), usable_device(device)
+    loaded, turns = load_folder(folder).to(place), gain.load(folder)
     prepared = shards.load(data, recogniser=loaded.scale.recogniser)
-    result = numbers.evaluate(FaceCrafterGenerator(loaded, model), prepared, out, people, seed, overwrite)
+    kind = place.partition(":")[0]
+    with stating(lambda: _cached(out / numbers.CACHE)):
+        made_by = FaceCrafterGenerator(loaded, model)
+        result = numbers.evaluate(made_by, prepared, out, people, seed, overwrite, turns, kind)
     typer.echo(f"{numbers.as_markdown(result)}\n\n{out / 'result.json'} has the estimators")
 
 

@@ -49,6 +49,13 @@ class Measurements:
         return Measurements(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
+def joined(parts: Sequence[Measurements]) -> Measurements:
+    """Measurements of some images after those of others."""
+    return Measurements(
+        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Measurements))
+    )
+
+
 def measure(judges: Judges, images: Images, cache: Path, progress: bool = True) -> Measurements:
     """What the judges measure on images: paths, or ``(H, W, 3)`` uint8 RGB.
 

@@ -5,18 +5,25 @@ Held-out people, one photo each. All images of a person have one seed; nothing b
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from facecrafter.data import shards
+from facecrafter.data.shards import DAMAGE
 from facecrafter.errors import DataError
 from facecrafter.evaluation import bootstrap
-from facecrafter.evaluation.judges import Judges, JudgesConfig, Measurements
+from facecrafter.evaluation.images import make, write
+from facecrafter.evaluation.judges import Judges, JudgesConfig
+from facecrafter.evaluation.measurements import Measurements, joined, measure
 from facecrafter.evaluation.pairs import by_person
 from facecrafter.evaluation.record import Interval, Number, Record
 from facecrafter.evaluation.result import RESULT, Result
@@ -24,10 +31,11 @@ from facecrafter.faces.asked import ANGLES, Asked, Pose, sides_of
 from facecrafter.faces.control_words import DOES
 from facecrafter.faces.emotion import EMOTIONS, Emotion
 from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.faces.gain import Gain
 from facecrafter.faces.rig import Rig, load
 from facecrafter.io import check_free
 from facecrafter.pipelines.moving import moved
-from facecrafter.request import Generator, Portrait, Request, images_of, portrait_of
+from facecrafter.request import Generator, Portrait, Request, portrait_of
 
 # What is asked for, from end to end of each control's useful range.
 POSES = {"yaw": (-35, -20, 0, 20, 35), "pitch": (-20, -10, 0, 10, 20), "roll": (-20, 0, 20)}
@@ -35,6 +43,7 @@ VALUES = (0.0, 0.4, 0.8)
 WAYS = ("module", "landmarks", "both")
 TARGETS = 4  # photos of other people for each, whose landmarks identity is compared with
 WORDS = EMOTIONS[1:]
+CACHE = "cache"  # in the folder of the result
 
 Array = NDArray[np.float64]
 
@@ -48,6 +57,7 @@ class Followed(Record):
         correlation: of asked and read over all images.
         slope: of read by asked.
         error: mean absolute difference.
+        errors: the same at each of the numbers asked.
         cross_talk: how far another live blendshape moves where this one is moved by 1, on average.
         worst: the blendshape that moves most, and how far.
         identity: mean cosine to the person's photo, by the judge.
@@ -58,6 +68,7 @@ class Followed(Record):
     correlation: Number
     slope: Number
     error: Number
+    errors: list[Number] = Field(default_factory=list)
     cross_talk: Number = None
     worst: str = ""
     identity: Number
@@ -72,6 +83,7 @@ class NumbersResult(Result):
         judges: by role.
         rig: its digest.
         face_found: share of all images.
+        identity: mean cosine to the person's photo with landmarks by numbers, with its interval over people.
         identity_of_targets: mean cosine with landmarks from other people's photos.
         controls: by name, dead ones left out.
         words: by what the emotion acts through, the share that is read as asked; of the seven that are not neutral.
@@ -83,6 +95,7 @@ class NumbersResult(Result):
     judges: dict[str, str]
     rig: str
     face_found: float
+    identity: Interval = Interval()
     identity_of_targets: Number
     controls: dict[str, Followed]
     words: dict[str, Interval]
@@ -100,57 +113,130 @@ class Trial:
 
 
 def evaluate(
-    generator: Generator, prepared: shards.Prepared, out: Path, people: int, seed: int = 0, overwrite: bool = False
+    generator: Generator,
+    prepared: shards.Prepared,
+    out: Path,
+    people: int,
+    seed: int = 0,
+    overwrite: bool = False,
+    gain: Gain | None = None,
+    device: str = "cpu",
 ) -> NumbersResult:
     """Measure a generator and write ``result.json``.
+
+    Landmarks, images and what is read in them are kept in ``out/cache``, person by person: a run that was stopped goes
+    on, and one of more people makes what is new.
 
     Args:
         generator: whose condition the identities of ``prepared`` are.
         prepared: photos, some of held-out people.
         out: where the result goes.
-        people: how many at most.
+        people: how many at most; fewer are the first of more.
         seed: of the choice, and of the images.
-        overwrite: replace the result that is there.
+        overwrite: replace the result that is there; the cache stays.
+        gain: how far the generator turns heads.
+        device: the kind of device that it computes on.
 
     Raises:
         DataError: nobody is held out, or only one person.
         OutputError: ``out`` holds a result already, or cannot be written.
     """
+    from tqdm import tqdm
+
     from facecrafter.provenance import environment
 
     check_free([out / RESULT], overwrite)
-    made_with = environment()  # before hours go by in which files may change
+    made_with, cache = environment(), out / CACHE  # before hours go by in which files may change
     rig, rows = load(), _chosen(prepared, people, seed)
-    trials = [trial for person in range(len(rows)) for trial in _trials(prepared, person, rows, rig, seed)]
-    from tqdm import tqdm
-
-    with tqdm(total=len(trials), desc="images") as bar:
-        images = images_of(generator, [trial.request for trial in trials], bar.update)
     judges = Judges(JudgesConfig(), frechet=False)
-    shown = judges.measure(images, progress=True)
     own = judges.measure(prepared.images[rows]).identity
-    alike = np.array([shown.identity[place] @ own[trial.person] for place, trial in enumerate(trials)])
-    names = [trial.name for trial in trials]
-    controls = {
-        name: _followed(name, trials, shown, alike, rig)
-        for name in dict.fromkeys(names)
-        if name in ANGLES or name in DOES
-    }
-    words, by_class = _words(trials, shown)
+    trials: list[Trial] = []
+    parts: list[Measurements] = []
+    alike: list[Array] = []
+    for person in tqdm(range(len(rows)), desc="people"):
+        some = list(_trials(prepared, person, rows, Shapes(rig, cache, gain), seed))
+        made = make(generator, [trial.request for trial in some], cache, progress=False, device=device)
+        parts.append(measure(judges, made.paths, cache, progress=False))
+        alike.append(parts[-1].identity @ own[person])
+        trials += some
+    shown = joined(parts)
     result = NumbersResult(
         environment=made_with,
-        config={"people": len(rows), "seed": seed, "model": generator.name, "key": generator.key},
-        people=len(rows),
+        config={
+            "people": len(rows),
+            "seed": seed,
+            "model": generator.name,
+            "key": generator.key,
+            "gain": gain and gain.content(),
+        },
         judges={role: judges.names[role] for role in ("pose", "expression", "identity", "emotion")},
         rig=rig.digest,
-        face_found=float(shown.found.mean()),
-        identity_of_targets=_mean(alike[[name == "target" for name in names]]),
-        controls=controls,
-        words=words,
-        words_by_class=by_class,
+        **_measured(trials, shown, np.concatenate(alike), rig),
     )
     result.write(out)
     return result
+
+
+def _measured(trials: Sequence[Trial], shown: Measurements, alike: Array, rig: Rig) -> dict[str, Any]:
+    """The numbers of a result.
+
+    Args:
+        trials: all images.
+        shown: what the judges read in them.
+        alike: cosines to the photo of the image's person.
+        rig: for which blendshapes are live.
+    """
+    names = [trial.name for trial in trials]
+    controls = [name for name in dict.fromkeys(names) if name in ANGLES or name in DOES]
+    words, by_class = _words(trials, shown)
+    whose = [str(trial.person) for trial in trials]
+
+    def identity(chosen: Sequence[bool]) -> Interval:
+        places = np.flatnonzero(np.array(chosen) & shown.found)
+        return bootstrap.statistic(lambda some: float(alike[places][some].mean()), [whose[one] for one in places])
+
+    return {
+        "people": len(set(whose)),
+        "face_found": float(shown.found.mean()),
+        "identity": identity([name in controls for name in names]),
+        "identity_of_targets": identity([name == "target" for name in names]).value,
+        "controls": {name: _followed(name, trials, shown, alike, rig) for name in controls},
+        "words": words,
+        "words_by_class": by_class,
+    }
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Landmarks by numbers, each worked out once: a fifth of a second each would be an hour for sixty people.
+
+    Attributes:
+        rig: how they are moved.
+        cache: the folder of what is there.
+        gain: how far the generator turns heads.
+    """
+
+    rig: Rig
+    cache: Path
+    gain: Gain | None = None
+
+    def of(self, points: NDArray[np.float32], asked: Asked) -> NDArray[np.float32]:
+        """A face ``(478, 3)`` with what is asked for, ``(478, 3)``.
+
+        Raises:
+            OutputError: the cache cannot be written.
+        """
+        asked = replace(asked, gain=self.gain)
+        content = json.dumps([asked.content(), self.rig.digest], sort_keys=True).encode()
+        name = hashlib.sha256(content + np.ascontiguousarray(points).tobytes()).hexdigest()[:32]
+        path = self.cache / "landmarks" / f"{name}.npy"
+        try:
+            return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+        except (OSError, *DAMAGE):
+            found, packed = moved([points], asked, self.rig).points, io.BytesIO()
+            np.save(packed, found)
+            write(path, packed.getvalue())
+            return found
 
 
 def _chosen(prepared: shards.Prepared, people: int, seed: int) -> NDArray[np.int64]:
@@ -162,20 +248,22 @@ def _chosen(prepared: shards.Prepared, people: int, seed: int) -> NDArray[np.int
     return np.array([random.choice(photos[name]) for name in random.permutation(sorted(photos))[:people]])
 
 
-def _trials(prepared: shards.Prepared, person: int, rows: NDArray[np.int64], rig: Rig, seed: int) -> Iterator[Trial]:
+def _trials(
+    prepared: shards.Prepared, person: int, rows: NDArray[np.int64], shapes: Shapes, seed: int
+) -> Iterator[Trial]:
     """All images that are asked of one of the people, who is the ``person``-th of the rows."""
     own = Portrait.of(prepared, int(rows[person]))
 
     def trial(name: str, value: float, asked: Asked | None, **others: Portrait) -> Trial:
         given = dict(others)
         if asked is not None:
-            given["landmark"] = Portrait(points=moved([own.points], asked, rig).points)
+            given["landmark"] = Portrait(points=shapes.of(own.points, asked))
         return Trial(person, name, value, Request(own, given, seed))
 
     for name, degrees in POSES.items():
         for angle in degrees:
             yield trial(name, angle, Asked(Pose(**{name: angle})))
-    for name in live(rig):
+    for name in live(shapes.rig):
         for value in VALUES:
             yield trial(name, value, Asked(expression=dict.fromkeys(sides_of(name), value)))
     for number, word in enumerate(WORDS, 1):
@@ -212,6 +300,7 @@ def _followed(name: str, trials: Sequence[Trial], shown: Measurements, alike: Ar
         correlation=float(np.corrcoef(asked, read)[0, 1]) if np.ptp(read) > 1e-6 else None,
         slope=float(np.polyfit(asked, read, 1)[0]),
         error=float(np.abs(read - asked).mean()),
+        errors=[_mean(np.abs(read - asked)[asked == value]) for value in every],
         identity=_mean(alike[places]),
     )
     if name in ANGLES:
