@@ -373,7 +373,7 @@ def test_an_empty_value_is_refused(line: list[str], words: str, tmp_path: Path, 
 NO_STEPS = "after 1 step an image need not show a face; the mini scale's own are 8"
 NOTES = {
     "landmark scale alone": (
-        "--landmark-scale 3",
+        "--free --landmark-scale 3",
         ["the landmark scale 3 has no effect where no landmarks are asked for", NO_STEPS],
     ),
     "emotion scale alone": (
@@ -381,7 +381,7 @@ NOTES = {
         ["the emotion scale 2 has no effect where no emotion is asked for", NO_STEPS],
     ),
     "a speed for one prediction": (
-        "--identity-scale 1 --speed interval --steps 4",
+        "--free --identity-scale 1 --speed interval --steps 4",
         ["the speed 'interval' has no effect: with these scales Eq. 6 is one prediction a step"],
     ),
     "an interval of no steps": (
