@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"training", *UPPER},
     "web": set(),
     "study": {"evaluation", "faces", "web"},
+    "datasets": {"evaluation", "request", "pipelines", "data", "models", "estimators", "faces"},
 }
 
 

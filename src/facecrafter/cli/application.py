@@ -48,11 +48,13 @@ data_app = typer.Typer(help="Prepare photos for training.", **STYLE)
 weights_app = typer.Typer(help="Files of weights: where they are, where they come from.", **STYLE)
 evaluate_app = typer.Typer(help="Measure models and methods, and the tables of the paper.", **STYLE)
 controls_app = typer.Typer(help="What can be asked for by numbers.", **STYLE)
+dataset_app = typer.Typer(help="Balanced, labelled data sets of faces.", **STYLE)
 bench_app = typer.Typer(help="What things cost, both sides in one run.", **STYLE)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(weights_app, name="weights")
 app.add_typer(controls_app, name="controls")
+app.add_typer(dataset_app, name="dataset")
 app.add_typer(bench_app, name="bench")
 
 

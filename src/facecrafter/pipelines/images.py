@@ -52,13 +52,18 @@ def save(image: Image.Image, path: str | os.PathLike[str], overwrite: bool = Fal
         OutputError: the file exists, or cannot be written.
     """
     check_free([Path(path)], overwrite)
+    write_whole(Path(path), encoded(image))
+
+
+def encoded(image: Image.Image) -> bytes:
+    """A PNG of an image, with the text in its ``info``."""
     text = PngImagePlugin.PngInfo()
     for key, value in image.info.items():
         # JSON escapes what Latin-1, the alphabet of PNG text, does not have.
         text.add_text(str(key), value if isinstance(value, str) else json.dumps(value))
     content = io.BytesIO()
     image.save(content, "PNG", pnginfo=text)
-    write_whole(Path(path), content.getvalue())
+    return content.getvalue()
 
 
 @dataclass(frozen=True)

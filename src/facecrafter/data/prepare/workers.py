@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -83,15 +83,40 @@ def readers(
             finally:
                 reader.close()
         return
+
+    with _pool(make, workers) as pool:
+
+        def read(items: Sequence[Any]) -> Iterator[list[Result]]:
+            with uninterrupted_start():  # a worker that still imports would answer Ctrl-C with a traceback
+                return pool.map(_read, items, chunksize=chunk)
+
+        yield read
+
+
+@contextmanager
+def submitting(make: Callable[[], ReadsOne], workers: int) -> Iterator[Callable[[Any], Future[list[Result]]]]:
+    """A function that gives one item to one of several processes, which may also be a single one.
+
+    Args:
+        make: see :func:`readers`.
+        workers: processes beside this one.
+    """
+    with _pool(make, workers) as pool:
+
+        def submit(item: Any) -> Future[list[Result]]:
+            with uninterrupted_start():
+                return pool.submit(_read, item)
+
+        yield submit
+
+
+@contextmanager
+def _pool(make: Callable[[], ReadsOne], workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes with a reader each, which end with this one."""
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (make,))
-
-    def read(items: Sequence[Any]) -> Iterator[list[Result]]:
-        with uninterrupted_start():  # a worker that still imports would answer Ctrl-C with a traceback
-            return pool.map(_read, items, chunksize=chunk)
-
     try:
-        yield read
+        yield pool
     except KeyboardInterrupt:
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()  # see leave; it may be at a long video, which is read again

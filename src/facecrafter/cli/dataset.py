@@ -1,0 +1,94 @@
+"""`dataset`: plan, make and audit face data sets that are balanced by construction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facecrafter.cli.application import dataset_app
+from facecrafter.cli.options import Overwrite
+
+OUT = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a data set.", file_okay=False)]
+
+
+@dataset_app.command("plan")
+def dataset_plan(
+    config: Annotated[Path, typer.Argument(metavar="PLAN.YAML", help="What the data set is to hold.", dir_okay=False)],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="PLAN.PARQUET", help="The plan. [default: beside the YAML]", dir_okay=False)
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.0001, help="Images a second of one worker, for the estimate.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Decide who is shown how, give every image an id, and say what it will cost. Nothing is made yet.
+
+    \b
+    identities:
+      - {prepared: data/people, count: 100}      # of `data synthesise`, or of `data prepare` for photos of your own
+    away_from: [data/lfw]                        # nobody resembles the model's training people
+    cells:
+      yaw: [-30, 0, 30]
+      expression: [neutral, jawOpen=0.6]
+      emotion: [neutral, happy, sad]
+    images: 200                                  # in each cell, over all people
+
+    \b
+    facecrafter dataset plan plan.yaml
+    facecrafter dataset make plan.parquet data/set
+    """
+    from facecrafter.config import check, read
+    from facecrafter.datasets import cost
+    from facecrafter.datasets.config import PlanConfig
+    from facecrafter.datasets.plan import people_path, write_plan
+    from facecrafter.io import check_free
+
+    settings = check(config, read(config), PlanConfig)
+    place = out or config.with_suffix(".parquet")
+    check_free([place, people_path(place)], overwrite)
+    plan = write_plan(settings, place)
+    chosen = plan.chosen
+    for line in cost.lines(settings, plan.images, plan.cells, len(chosen.people), rate):
+        typer.echo(line)
+    if chosen.near or chosen.resembling:
+        typer.echo(
+            f"left out: {chosen.near} people too near to another one, {chosen.resembling} to a training person "
+            f"(nearer than {settings.least:g})"
+        )
+    typer.echo(f"the plan is {plan.path}; make it with: facecrafter dataset make {plan.path} OUT")
+
+
+@dataset_app.command("make")
+def dataset_make(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.PARQUET", help="Of `dataset plan`.", dir_okay=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards.", file_okay=False)],
+    workers: Annotated[int, typer.Option(min=0, help="Processes, or actors of Ray; 0 for one a core.")] = 0,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster: HOST:PORT, auto, or local for one of its own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again instead of going on.")] = False,
+) -> None:
+    """Make what a plan asks for, and label it. A stopped run goes on where it was.
+
+    Shards are WebDataset tars, index.parquet has a row an image, and rejected.csv says which images missed their
+    cell at every attempt. The folder can be trained on as one of `data prepare`.
+
+    \b
+    facecrafter dataset make plan.parquet data/set --workers 4
+    facecrafter dataset make plan.parquet data/set --ray 10.0.0.1:6379
+    """
+    from facecrafter.datasets.make import make
+
+    done = make(plan, out, workers=workers, ray=ray, device=device, overwrite=overwrite)
+    counts = done.counts
+    typer.echo(f"{counts.images} of {done.planned} images are in {done.folder} ({done.seconds:.0f} s)")
+    if counts.images:
+        typer.echo(f"an image was made {counts.attempts / counts.images:.2f} times until it was in its cell")
+    if counts.rejected:
+        typer.echo(f"{counts.rejected} missed their cell at every attempt; {done.folder / 'rejected.csv'} says why")
+    for name in done.empty:
+        typer.echo(f"a cell that no image reached: {name}", err=True)

@@ -1,0 +1,228 @@
+"""The folder of a data set while it is made: a prepared folder, whose index also says what was asked for.
+
+What is done is known from the folder alone: a shard is whole where its tar is as long as the list beside it says.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from facecrafter import weights
+from facecrafter.data import shards
+from facecrafter.data.prepare.folder import about_estimator, begin
+from facecrafter.data.prepare.reader import Accepted, Rejected, Result
+from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
+from facecrafter.datasets.plan import Plan
+from facecrafter.errors import DataError
+from facecrafter.estimators import emotion_estimator
+from facecrafter.io import LOCK, whole
+
+AGAIN = "delete it and run 'dataset make' again, which makes it again"
+# What the index has beside the columns of every prepared folder.
+ASKED_COLUMNS = {
+    "cell": "int32",
+    "attempt": "int32",
+    "seed": "int64",
+    "likeness": "float32",
+    "asked_yaw": "float32",
+    "asked_pitch": "float32",
+    "asked_expression": "string",
+    "asked_emotion": "string",
+    "asked_valence": "float32",
+    "asked_arousal": "float32",
+}
+SHARDS_A_GROUP = 64  # of the index
+
+
+def settings_of(plan: Plan, size: int, model: str) -> dict[str, Any]:
+    """What ``meta.json`` says. A run goes on with a folder only where it agrees in all of it.
+
+    Args:
+        plan: what is made.
+        size: side of the images in pixels.
+        model: the digest of the model's weights.
+    """
+    config = plan.config
+    return {
+        "format": FORMAT,
+        "size": size,
+        "shard_size": config.shard_size,
+        "mask_size": MASK_SIZE,
+        "recognisers": {
+            name: {"dimension": _dimension(name, plan), "sha256": weights.entry(name).sha256}
+            for name in config.recognisers
+        },
+        "landmarks": {"name": "face_landmarker", "sha256": weights.entry("face_landmarker").sha256},
+        "emotion": about_estimator(emotion_estimator.estimator()),
+        "dataset": {"plan": plan.digest, "model": config.model, "weights": model, "images": plan.images},
+    }
+
+
+def _dimension(name: str, plan: Plan) -> int:
+    return len(plan.persons([0])[0].embedding) if name == plan.config.recogniser else 128
+
+
+def check_place(out: Path) -> None:
+    """Refuse what is no place for a data set, before anything is written.
+
+    Raises:
+        DataError: it is a file, or holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; name a folder to make the data set in")
+    if out.is_dir() and not (out / META).is_file() and any(_foreign(one) for one in out.iterdir()):
+        raise DataError(f"{out} is not empty and no data set; name a new folder")
+
+
+def _foreign(path: Path) -> bool:
+    return path.suffix != ".partial" and path.name != LOCK
+
+
+def open_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Begin a folder, or see that it is one that the same run has begun.
+
+    Raises:
+        DataError: it was begun with another plan or other weights, or is no data set.
+    """
+    if (out / META).is_file() and not overwrite:
+        _check_same(out, shards.read_meta(out).get("dataset"), settings["dataset"])
+    begin(out, settings, overwrite)
+
+
+def _check_same(out: Path, before: Any, now: dict[str, Any]) -> None:
+    if not isinstance(before, dict):
+        raise DataError(f"{out} is a prepared folder and no data set of 'dataset make'; name a new one")
+    for name, what in (("plan", "another plan"), ("weights", f"other weights of the model '{now['model']}'")):
+        if before.get(name) != now[name]:
+            raise DataError(f"{out} was begun with {what}; make this one in a new folder, or give --overwrite")
+
+
+def write(out: Path, number: int, results: Sequence[Result]) -> None:
+    """Write a shard and the list beside it, the tar last.
+
+    Raises:
+        DataError: the disk is full, or the place cannot be written to.
+    """
+    accepted = [result for result in results if isinstance(result, Accepted)]
+    content = shards.pack((one.row.key, one.parts) for one in accepted)
+    beside = {
+        "rows": [{**asdict(one.row), **_asked(one)} for one in accepted],
+        "rejected": [asdict(one) for one in results if isinstance(one, Rejected)],
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    write_whole(shard_path(out, number, "json"), (json.dumps(beside) + "\n").encode())
+    write_whole(shard_path(out, number), content)
+
+
+def _asked(image: Accepted) -> dict[str, Any]:
+    about = json.loads(image.parts["json"])
+    asked = about["asked"]
+    same = {name: asked[name] for name in ("cell", "attempt", "seed")}
+    named = {f"asked_{name}": asked[name] for name in ("yaw", "pitch", "expression", "emotion", "valence", "arousal")}
+    return {**same, "likeness": about["likeness"], **named}
+
+
+def is_done(out: Path, number: int) -> bool:
+    """Whether a shard is there, as long as the list beside it says."""
+    try:
+        return shard_path(out, number).stat().st_size == read_list(out, number)["bytes"]
+    except (OSError, DataError):
+        return False
+
+
+def read_list(out: Path, number: int) -> dict[str, Any]:
+    """The list beside a shard.
+
+    Raises:
+        DataError: it is damaged or missing.
+    """
+    path = shard_path(out, number, "json")
+    try:
+        beside = json.loads(path.read_text(encoding="utf-8"))
+        names = {name for name in (*INDEX_COLUMNS, *ASKED_COLUMNS) if name != "shard"}
+        if not all(row.keys() == names for row in beside["rows"]) or not isinstance(beside["bytes"], int):
+            raise ValueError("a row has other columns")
+        if not all(one.keys() == {"file", "reason"} for one in beside["rejected"]):
+            raise ValueError("a rejected image has other columns")
+    except shards.DAMAGE:
+        raise DataError(f"{path} is damaged or missing; {AGAIN}") from None
+    return dict(beside)
+
+
+def samples(out: Path, number: int, digest: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """The samples of a shard, see :func:`facecrafter.data.shards.read_shard`.
+
+    Raises:
+        DataError: its content is not what was written.
+    """
+    path = shard_path(out, number)
+    try:
+        same = weights.sha256(path) == digest
+    except OSError:
+        same = False
+    if not same:
+        raise DataError(f"{path} is damaged or missing; {AGAIN}")
+    yield from shards.read_shard(path)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a finished folder has.
+
+    Attributes:
+        images: how many.
+        rejected: images that missed their cell at every attempt.
+        attempts: how often an image that is there was made, in all.
+        cells: images by the number of their cell.
+    """
+
+    images: int
+    rejected: int
+    attempts: int
+    cells: Counter[int]
+
+
+def write_index(out: Path, count: int) -> Counts:
+    """Gather the lists beside the shards into the index and ``rejected.csv``, a few shards at a time.
+
+    Raises:
+        DataError: a list is damaged, or a file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [(name, pa.type_for_alias(kind)) for name, kind in {**INDEX_COLUMNS, **ASKED_COLUMNS}.items()]
+    schema = pa.schema(columns)
+    cells: Counter[int] = Counter()
+    images = rejected = attempts = 0
+    try:
+        with (
+            whole(out / INDEX) as index,
+            whole(out / REJECTED) as listed,
+            pq.ParquetWriter(index, schema) as writer,
+            open(listed, "w", encoding="utf-8", newline="") as file,
+        ):
+            table = csv.DictWriter(file, ["file", "reason"], lineterminator="\n")
+            table.writeheader()
+            for first in range(0, count, SHARDS_A_GROUP):
+                rows: list[dict[str, Any]] = []
+                for number in range(first, min(first + SHARDS_A_GROUP, count)):
+                    beside = read_list(out, number)
+                    rows.extend({"shard": number, **row} for row in beside["rows"])
+                    table.writerows(beside["rejected"])
+                    rejected += len(beside["rejected"])
+                images += len(rows)
+                attempts += sum(row["attempt"] + 1 for row in rows)
+                cells.update(row["cell"] for row in rows)
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+    except OSError as error:
+        raise shards.unwritable(out / INDEX, error) from None
+    return Counts(images, rejected, attempts, cells)

@@ -1,0 +1,86 @@
+"""A maker without networks, which worker processes import by its name: a sample follows from its row alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from facecrafter.data.prepare.reader import Accepted, Rejected, Result, accepted
+from facecrafter.datasets.cells import Cell
+from facecrafter.datasets.maker import Job
+from facecrafter.faces.emotion import Emotion
+from facecrafter.faces.face import Face
+
+
+@dataclass(frozen=True)
+class Making:
+    """Calling it makes a maker.
+
+    Attributes:
+        cells: of the plan.
+        slow: seconds a shard takes.
+        fatal: a file; the first worker that meets it deletes it and dies.
+    """
+
+    cells: tuple[Cell, ...]
+    slow: float = 0.0
+    fatal: Path | None = None
+
+    def __call__(self) -> FakeMaker:
+        return FakeMaker(self)
+
+
+class FakeMaker:
+    """Samples of noise that their ids seed. Ids that end with 0 miss their cell."""
+
+    def __init__(self, making: Making) -> None:
+        self.making = making
+
+    def close(self) -> None:
+        pass
+
+    def read(self, job: Job) -> list[Result]:
+        fatal = self.making.fatal
+        if fatal is not None and fatal.exists():
+            fatal.unlink()
+            os.kill(os.getpid(), 9)
+        time.sleep(self.making.slow)
+        return [self._sample(row, job) for row in job.rows]
+
+    def _sample(self, row, job: Job) -> Result:
+        cell = self.making.cells[row.cell]
+        if row.id.endswith("0"):
+            return Rejected(row.id, f"{cell.name}: no face found")
+        rng = np.random.default_rng(row.seed)
+        person = job.people[row.person]
+        points = (person.neutral * 10 + 32).astype(np.float32)
+        face = Face(
+            rng.integers(0, 256, (64, 64, 3), np.uint8), points, rng.random(52, np.float32), _pose(cell), (8, 8, 56, 56)
+        )
+        emotion = Emotion.from_words({"happy": 0.5, "neutral": 0.5})
+        asked = {
+            "id": row.id, "cell": row.cell, "attempt": 0, "seed": row.seed, "yaw": cell.yaw, "pitch": cell.pitch,
+            "expression": cell.expression, "emotion": cell.emotion, "blendshapes": dict(cell.numbers),
+            "valence": cell.valence, "arousal": cell.arousal,
+        }  # fmt: skip
+        noisy = person.embedding + 0.02 * rng.normal(size=person.embedding.shape).astype(np.float32)
+        vectors = {"dlib": noisy / np.linalg.norm(noisy), "sface": noisy / np.linalg.norm(noisy)}
+        more = {"asked": asked, "likeness": float(vectors["dlib"] @ person.embedding), "generated": True}
+        sample = accepted(row.id, person.digest, f"{row.id}.png", face.resized(256), face, vectors, emotion, more)
+        assert json.loads(sample.parts["json"])["asked"] == asked
+        return Accepted(sample.row, sample.parts)
+
+
+def _pose(cell: Cell) -> np.ndarray:
+    """A head that looks where it was asked to."""
+    pose = np.eye(4, dtype=np.float32)
+    yaw, pitch = np.radians([cell.yaw, cell.pitch])
+    forward = np.array([np.cos(pitch) * np.sin(yaw), np.sin(pitch), np.cos(pitch) * np.cos(yaw)])
+    right = np.array([np.cos(yaw), 0, -np.sin(yaw)])
+    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    return pose
