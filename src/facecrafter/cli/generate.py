@@ -26,7 +26,7 @@ from facecrafter.cli.options import (
     Weights,
     Yaw,
 )
-from facecrafter.cli.printing import bar, complain, picked, refuse_given
+from facecrafter.cli.printing import bar, complain, picked, refuse_given, show
 from facecrafter.errors import FaceCrafterError, printable
 from facecrafter.io import check_free, name_as_text
 
@@ -63,6 +63,16 @@ def generate(
         bool,
         typer.Option("--free", help="Without a pose, leave it to the model; else each seed draws a plausible one."),
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Measure the images: asked, landmarks, got, identity; a table and a chart."),
+    ] = False,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            min=1, max=16, help="Make so many of each image; keep the closest that is no less like the person."
+        ),
+    ] = 1,
     sweep: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=FIRST:LAST:COUNT", help="A strip, as yaw=-30:30:7; two of them are a grid."),
@@ -119,6 +129,8 @@ def generate(
         raise typer.BadParameter("--sweep says how many images there are; leave --pairs and -n out")
     if free and (pairs or sweep or any(value is not None for value in conditions)):
         raise typer.BadParameter("--free has no effect but with --identity alone")
+    if free and best_of > 1:
+        raise typer.BadParameter("--best-of has no effect with --free: there is nothing to be close to")
     if gif and not sweep:
         raise typer.BadParameter("--gif has no effect without --sweep")
     if emonet and not (pairs or target or emotion_from):
@@ -137,7 +149,8 @@ def generate(
     from facecrafter.pipelines.batch import Numbers, generate_pairs, read_pairs
     from facecrafter.pipelines.generate import FaceCrafter
     from facecrafter.pipelines.images import SHEET
-    from facecrafter.pipelines.missing import generate_many
+    from facecrafter.pipelines.missing import Summary, generate_many
+    from facecrafter.pipelines.report_files import check_reports, lines, measure_all, write_report
     from facecrafter.pipelines.settings import Settings
     from facecrafter.pipelines.sweep import STRIP, cells, generate_sweep, sweep_of
     from facecrafter.request import Request, check_seeds
@@ -145,13 +158,23 @@ def generate(
     settings = Settings(
         identity_scale, landmark_scale, emotion_scale, steps, scheduler, batch_size, speed.value if speed else None
     )
+
+    def report_on(crafter: FaceCrafter, done: Summary) -> None:
+        if report:
+            measured = list(measure_all(crafter, done.jobs))
+            show("".join(f"{line}\n" for line in lines(measured)))
+            typer.echo(f"see {write_report(out, measured)[1]}")
+
+    if report:
+        check_reports(out, overwrite)
     if pairs:
         rows = len(read_pairs(pairs))
         crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
         with bar(rows, "pairs") as progress:
-            numbers = Numbers(relative, keep_expression, presets, through, strict)
+            numbers = Numbers(relative, keep_expression, presets, through, strict, best_of)
             done = generate_pairs(crafter, pairs, out, seed, settings, overwrite, progress, numbers)
         typer.echo(f"{done.made} made, {done.there} already there, {done.failed} failed: {out / 'results.csv'}")
+        report_on(crafter, done)
         if done.failed:
             raise FaceCrafterError(f"{done.failed} of {rows} rows failed; {out / 'results.csv'} says why")
         return
@@ -188,12 +211,14 @@ def generate(
     if sweeps:
         requests = [(name, request(numbers)) for name, numbers in swept]
         with bar(len(requests), "images") as progress:
-            done = generate_sweep(crafter, requests, len(sweeps[-1].values), out, gif, overwrite, progress)
+            done = generate_sweep(crafter, requests, len(sweeps[-1].values), out, gif, overwrite, progress, best_of)
         typer.echo(f"{done.made} made, {done.there} already there: {out / STRIP}")
+        report_on(crafter, done)
         return
     with bar(count, "images") as progress:
-        done = generate_many(crafter, request(asked), count, out, overwrite, progress)
+        done = generate_many(crafter, request(asked), count, out, overwrite, progress, best_of)
     typer.echo(f"{done.made} made, {done.there} already there: {out / SHEET}")
+    report_on(crafter, done)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from facecrafter.io import check_free, write_whole
 from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import KEY_IN_NAME, check_sheets, is_there, write_sheets
 from facecrafter.pipelines.missing import Job, Summary, make_missing
+from facecrafter.pipelines.report import best_key, candidates
 from facecrafter.pipelines.settings import Settings
 from facecrafter.request import Progress, Request
 
@@ -35,13 +36,15 @@ FEWER_COLUMNS = (*REQUIRED, "emotion", "valence", "arousal", "seed", "output", "
 
 @dataclass(frozen=True)
 class Numbers:
-    """How the poses and expressions of a table's rows are meant; see :meth:`FaceCrafter.generate`."""
+    """How the poses and expressions of a table's rows are meant, and of how many images the closest is kept; see
+    :meth:`FaceCrafter.generate`."""
 
     relative: bool = False
     keep_expression: bool = False
     presets: Path | None = None
     emotion_through: str | None = None
     strict: bool = False
+    best_of: int = 1
 
 
 @dataclass(frozen=True)
@@ -274,13 +277,13 @@ def generate_pairs(
     if progress:
         progress(len(results) - sum(not job.done for job in jobs))
     try:
-        for _ in make_missing(crafter, jobs, progress):
+        for _ in make_missing(crafter, jobs, progress, numbers.best_of):
             write_results(out / RESULTS, results)
     finally:
         write_results(out / RESULTS, results)
     write_sheets(out, [job.path for job in jobs if job.done])
     failed = sum(bool(result.error) for result in results)
-    return Summary(len(results) - there - failed, there, failed)
+    return Summary(len(results) - there - failed, there, failed, tuple(jobs))
 
 
 def _check_folder(out: Path) -> None:
@@ -317,6 +320,7 @@ def _results(
     for pair in pairs:
         try:
             request = pair.request(crafter, settings, read, numbers)
+            candidates(request, numbers.best_of)
         except FaceCrafterError as error:
             results.append(Result(pair, wrong=str(error)))
             continue
@@ -324,7 +328,7 @@ def _results(
             content = request.own_seed(first)
             request = replace(request, seed=request.own_seed(first, before[content]))
             before[content] += 1
-        key = crafter.key(request)
+        key = best_key(crafter.key(request), numbers.best_of)
         if key not in jobs:
             # A photo that got another name is the same photo, and its image keeps the name that it has.
             name = names.get(key[:KEY_IN_NAME], file_name(pair, key))

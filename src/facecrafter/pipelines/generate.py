@@ -27,6 +27,7 @@ from facecrafter.pipelines.generator import FaceCrafterGenerator
 from facecrafter.pipelines.images import signed
 from facecrafter.pipelines.moving import moved, seeded, with_drawn
 from facecrafter.pipelines.reading import PhotoReader
+from facecrafter.pipelines.report import Measurer, rendered
 from facecrafter.pipelines.settings import Settings, ineffective
 from facecrafter.request import Portrait, Progress, Request, check_seeds, portrait_of
 
@@ -211,7 +212,8 @@ class FaceCrafter(PhotoReader):
             return Portrait(photos=face.photos, face=face.face, asked=asked), {}
         found = moved([face.points] if face.points.size else [], asked, load())
         source = "landmarks" if face.points.size else "the mean face"
-        return Portrait(points=found.points), {"landmarks": f"{source}, by numbers", **found.described()}
+        words = {"landmarks": f"{source}, by numbers", **found.described()}
+        return found.portrait(), words
 
     def conditions(
         self,
@@ -256,6 +258,8 @@ class FaceCrafter(PhotoReader):
         emotion_through: str | None = None,
         strict: bool = False,
         free: bool = False,
+        best_of: int = 1,
+        report: bool = False,
     ) -> list[Image.Image]:
         """Images of a person. Photos are paths, PIL images, or ``(H, W, 3)`` uint8 RGB.
 
@@ -286,6 +290,10 @@ class FaceCrafter(PhotoReader):
             strict: refuse what would not be followed, in place of a note.
             free: leave pose and expression to the model where nothing but the identity is given. Otherwise each seed
                 draws those of a photo of the training, for the person's own face: the images are better so.
+            best_of: make so many of each image, and keep the one that is closest to what was asked, among those that
+                are no less like the person than the first.
+            report: measure each image; ``image.info["facecrafter"]["report"]`` has what was asked, what the landmarks
+                have of it (``rig``), what the image shows (``got``), and its identity to the photo.
 
         Returns:
             ``n`` images, invisibly marked; ``image.info["facecrafter"]`` says how each was made, and
@@ -316,7 +324,10 @@ class FaceCrafter(PhotoReader):
             free=free,
         )
         requests = [self.read(seeded(first, seed + number)) for number in range(n)]
-        made = dict(self.render(requests, progress))
+        made = dict(rendered(self, requests, best_of, progress))
+        for index, image in made.items() if report else ():
+            measured = self.measurer.report(requests[index], np.asarray(image))
+            image.info["facecrafter"]["report"] = measured.data()
         return [made[index] for index in range(n)]
 
     def render(
@@ -336,6 +347,11 @@ class FaceCrafter(PhotoReader):
         """
         for index, image in self.generator.generate(requests, progress):
             yield index, signed(image, self._made(requests[index]))
+
+    @cached_property
+    def measurer(self) -> Measurer:
+        """Measures its images."""
+        return Measurer(self)
 
     def _made(self, request: Request) -> dict[str, Any]:
         """How an image was made."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import check_sheets, is_there, save, write_sheets
 from facecrafter.pipelines.moving import seeded
 from facecrafter.pipelines.reading import KEPT_FACES
+from facecrafter.pipelines.report import best_key, rendered
 from facecrafter.request import Progress, Request
 
 
@@ -36,20 +37,29 @@ class Job:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did: images that it made, that were there already, and that failed."""
+    """What a run did: images that it made, that were there already, and that failed.
+
+    Attributes:
+        jobs: all of them.
+    """
 
     made: int
     there: int
     failed: int
+    jobs: tuple[Job, ...] = field(default=(), compare=False, repr=False)
 
 
-def make_missing(crafter: FaceCrafter, jobs: Sequence[Job], progress: Progress | None = None) -> Iterator[list[Job]]:
+def make_missing(
+    crafter: FaceCrafter, jobs: Sequence[Job], progress: Progress | None = None, best_of: int = 1
+) -> Iterator[list[Job]]:
     """Make the images that are not there, in batches, each saved as soon as it is made.
 
     Args:
         crafter: the model.
         jobs: of different keys; all have the same settings.
         progress: called with the number of images' worth of work done.
+        best_of: of how many images the closest to its request is kept; see
+            :func:`facecrafter.pipelines.report.closest`.
 
     Yields:
         The jobs of each batch. What is wrong with the photos of one is its ``error``; the others go on.
@@ -82,7 +92,7 @@ def make_missing(crafter: FaceCrafter, jobs: Sequence[Job], progress: Progress |
                 requests.append(replace(found, seed=job.request.seed))
         if progress:
             progress(len(batch) - len(able))
-        for index, image in crafter.render(requests, progress):
+        for index, image in rendered(crafter, requests, best_of, progress):
             job = able[index]
             image.info["facecrafter"] = {**image.info["facecrafter"], "key": job.key}
             save(image, job.path, overwrite=True)
@@ -90,7 +100,7 @@ def make_missing(crafter: FaceCrafter, jobs: Sequence[Job], progress: Progress |
         yield batch
 
 
-def make_all(crafter: FaceCrafter, jobs: Sequence[Job], progress: Progress | None = None) -> Summary:
+def make_all(crafter: FaceCrafter, jobs: Sequence[Job], progress: Progress | None = None, best_of: int = 1) -> Summary:
     """The same, where one that cannot be made ends the rest.
 
     Raises:
@@ -101,11 +111,11 @@ def make_all(crafter: FaceCrafter, jobs: Sequence[Job], progress: Progress | Non
     there = sum(job.done for job in jobs)
     if progress:
         progress(there)
-    for batch in make_missing(crafter, jobs, progress):
+    for batch in make_missing(crafter, jobs, progress, best_of):
         for job in batch:
             if job.error is not None:
                 raise job.error
-    return Summary(len(jobs) - there, there, 0)
+    return Summary(len(jobs) - there, there, 0, tuple(jobs))
 
 
 def generate_many(
@@ -115,6 +125,7 @@ def generate_many(
     out: Path,
     overwrite: bool = False,
     progress: Progress | None = None,
+    best_of: int = 1,
 ) -> Summary:
     """Make images of one request with seeds that follow each other, and contact sheets of them all.
 
@@ -128,6 +139,7 @@ def generate_many(
         out: the folder for them.
         overwrite: make images again that are there, and replace those of other requests.
         progress: called with the number of images' worth of work done.
+        best_of: of how many images each is the closest to the request.
 
     Raises:
         OutputError: the folder holds images of another request, or cannot be written to.
@@ -135,11 +147,11 @@ def generate_many(
         ConfigError: a setting cannot be used.
     """
     requests = [seeded(request, request.seed + number) for number in range(count)]
-    jobs = [Job(one, crafter.key(one), out / f"{one.seed:05d}.png") for one in requests]
+    jobs = [Job(one, best_key(crafter.key(one), best_of), out / f"{one.seed:05d}.png") for one in requests]
     if not overwrite:
         for job in jobs:
             job.done = is_there(job.path, job.key)
         check_sheets(out, [job.key for job in jobs])
-    done = make_all(crafter, jobs, progress)
+    done = make_all(crafter, jobs, progress, best_of)
     write_sheets(out, [job.path for job in jobs])
     return done

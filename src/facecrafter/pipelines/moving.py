@@ -25,12 +25,22 @@ class Moved:
         pose: their pose in degrees.
         scores: ``(52,)`` their blendshapes, as MediaPipe reads them straight ahead.
         asked: what was asked for.
+        aim: the pose that the image should show, from which a gain turns the landmarks away.
+        wanted: ``(52,)`` the blendshapes that it should show.
     """
 
     points: NDArray[np.float32]
     pose: Pose
     scores: NDArray[np.float64]
     asked: Asked
+    aim: Pose
+    wanted: NDArray[np.float64]
+
+    def portrait(self, of: Portrait = Portrait()) -> Portrait:
+        """A portrait with these landmarks; its angles and blendshapes are those that an image should show."""
+        angles = np.array([getattr(self.aim, name) for name in ANGLES], np.float32)
+        scores = self.wanted.astype(np.float32)
+        return replace(of, points=self.points, angles=angles, blendshapes=scores, asked=self.asked)
 
     def described(self) -> dict[str, str]:
         """In words, for an image's metadata: what was asked for, and what the landmarks have of it; of what was drawn
@@ -71,13 +81,15 @@ def moved(points: Sequence[NDArray[np.float32]], asked: Asked, rig: Rig) -> Move
             own_pose = _within(float(straight.yaw[0]), float(straight.pitch[0]))
     now = np.asarray(read(face[None])[0], np.float64)
     # What nobody asked for need not be met to the last digit, which takes a fifth of a second an image.
-    face, scores = rig.expressed(face, wanted(asked, rig, now), now, None if asked.drawn else read)
+    aims = wanted(asked, rig, now)
+    face, scores = rig.expressed(face, aims, now, None if asked.drawn else read)
     pose = asked.pose or own_pose
     if asked.pose is not None and asked.start == "relative":
         added = {name: getattr(own_pose, name) + getattr(asked.pose, name) for name in ANGLES}
         pose = _within(**added)
-    pose = pose.turned(asked.gain) if asked.pose is not None else pose
-    return Moved(rig.posed(face, pose.yaw, pose.pitch, pose.roll), pose, scores, asked)
+    turned = pose.turned(asked.gain) if asked.pose is not None else pose
+    points_moved = rig.posed(face, turned.yaw, turned.pitch, turned.roll)
+    return Moved(points_moved, turned, scores, asked, pose, aims)
 
 
 def with_drawn(request: Request) -> Request:
@@ -89,7 +101,7 @@ def with_drawn(request: Request) -> Request:
         shape = Portrait(photos=person.photos, face=person.face, asked=asked)
     else:
         found = moved([], asked, load())
-        shape = Portrait(points=found.points, asked=asked)
+        shape = found.portrait()
         described |= {"landmarks": "the mean face, by numbers", **found.described()}
     return replace(request, conditions={**request.conditions, "landmark": shape}, described=described)
 

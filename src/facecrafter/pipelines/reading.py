@@ -60,6 +60,9 @@ class PhotoReader:
         arcface: the path of ``arcface.onnx``, where that is the recogniser.
         emonet: EmoNet's file, for a model that learned emotions from it.
 
+    Attributes:
+        recogniser_name: of the recogniser.
+
     Raises:
         ConfigError: the model learned emotions from another estimator than the given one.
         WeightsError: EmoNet's file cannot be used.
@@ -70,7 +73,7 @@ class PhotoReader:
     ) -> None:
         check_pick(choose)
         self.choose, self._arcface, self._emonet = choose, arcface, emonet
-        self._recogniser_name, self._estimator_name = recogniser, estimator
+        self.recogniser_name, self._estimator_name = recogniser, estimator
         if emonet is not None:
             self._estimator  # noqa: B018 - a wrong file is named before anything is made
         self._faces: dict[tuple[Path, int, Pick], Face] = {}
@@ -90,7 +93,7 @@ class PhotoReader:
 
     @cached_property
     def _recogniser(self) -> Recogniser:
-        return recogniser(self._recogniser_name, self._arcface)
+        return recogniser(self.recogniser_name, self._arcface)
 
     @cached_property
     def _estimator(self) -> EmotionEstimator:
@@ -194,7 +197,7 @@ class PhotoReader:
             points=face.points,
             blendshapes=face.blendshapes,
             angles=np.array(face.angles, np.float32),
-            emotion=portrait_of(self._estimator.estimate([face])[0]).emotion if emotion else portrait.emotion,
+            emotion=portrait_of(self.emotion_of(face)).emotion if emotion else portrait.emotion,
         )
 
     def _by_numbers(self, portrait: Portrait) -> tuple[Portrait, dict[str, str]]:
@@ -203,7 +206,23 @@ class PhotoReader:
         used = self._readable(portrait.photos, portrait.face)
         found = moved([face.points for _, face in used], portrait.asked, load())
         source = listed([_name(photo) for photo, _ in used])
-        return replace(portrait, points=found.points), {"landmarks": f"{source}, by numbers", **found.described()}
+        return found.portrait(portrait), {"landmarks": f"{source}, by numbers", **found.described()}
+
+    def faces_of(self, portrait: Portrait) -> list[Face]:
+        """The faces in a portrait's photos, which are read only once; none where it has no photos.
+
+        Raises:
+            PhotoError, NoFaceError: as :meth:`person`.
+        """
+        return [face for _, face in self._readable(portrait.photos, portrait.face)]
+
+    def embedding(self, face: Face) -> NDArray[np.float32]:
+        """The embedding of a face, ``(D,)`` of unit length, by the recogniser that conditions the model."""
+        return self._recogniser.embed([face])[0]
+
+    def emotion_of(self, face: Face) -> Emotion:
+        """The emotion of a face, by the estimator that the model learned from."""
+        return self._estimator.estimate([face])[0]
 
     def _person(self, photos: Sequence[TakenPhoto], face: Pick | None) -> tuple[NDArray[np.float32], list[str]]:
         """What :meth:`person` gives, and the names of the photos that were used."""

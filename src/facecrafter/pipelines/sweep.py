@@ -17,6 +17,7 @@ from facecrafter.io import write_whole
 from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import KEY_IN_NAME, STATEMENT, contact_sheet, is_there, load_saved, read_record, save
 from facecrafter.pipelines.missing import Job, Summary, make_all
+from facecrafter.pipelines.report import best_key
 from facecrafter.request import Progress, Request
 
 STRIP, LOOP = "sweep.png", "sweep.gif"
@@ -92,6 +93,7 @@ def generate_sweep(
     loop: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    best_of: int = 1,
 ) -> Summary:
     """Make the images of a sweep, and a strip or grid of them; what is there is kept.
 
@@ -103,6 +105,7 @@ def generate_sweep(
         loop: write a GIF too that goes there and back.
         overwrite: make images again that are there.
         progress: called with the number of images' worth of work done.
+        best_of: of how many images each is the closest to its request.
 
     Raises:
         OutputError: the folder cannot be written to, or holds another program's file of that name.
@@ -111,7 +114,7 @@ def generate_sweep(
     """
     jobs = []
     for name, request in requests:
-        key = crafter.key(request)
+        key = best_key(crafter.key(request), best_of)
         jobs.append(Job(request, key, out / f"{name}_{key[:KEY_IN_NAME]}.png"))
     strip = out / STRIP
     if not overwrite:
@@ -121,7 +124,7 @@ def generate_sweep(
             raise OutputError(f"{out / LOOP} exists already; choose another folder, or give --overwrite")
         for job in jobs:
             job.done = is_there(job.path, job.key)
-    done = make_all(crafter, jobs, progress)
+    done = make_all(crafter, jobs, progress, best_of)
     images = [load_saved(job.path) for job in jobs]
     save(contact_sheet(images, columns=columns), strip, overwrite=True)
     if loop:
