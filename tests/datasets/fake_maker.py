@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from facecrafter.data.prepare.reader import Accepted, Rejected, Result, accepted
+from facecrafter.datasets import engines
 from facecrafter.datasets.cells import Cell
+from facecrafter.datasets.make import Made, run
 from facecrafter.datasets.maker import Job
+from facecrafter.datasets.output import settings_of
+from facecrafter.datasets.plan import Plan
 from facecrafter.faces.emotion import Emotion
 from facecrafter.faces.face import Face
 
@@ -62,7 +71,7 @@ class FakeMaker:
         face = Face(
             rng.integers(0, 256, (64, 64, 3), np.uint8), points, rng.random(52, np.float32), _pose(cell), (8, 8, 56, 56)
         )
-        emotion = Emotion.from_words({"happy": 0.5, "neutral": 0.5})
+        emotion = Emotion.from_words({"happy": 0.6, "neutral": 0.4})
         asked = {
             "id": row.id, "cell": row.cell, "attempt": 0, "seed": row.seed, "yaw": cell.yaw, "pitch": cell.pitch,
             "expression": cell.expression, "emotion": cell.emotion, "blendshapes": dict(cell.numbers),
@@ -84,3 +93,22 @@ def _pose(cell: Cell) -> np.ndarray:
     right = np.array([np.cos(yaw), 0, -np.sin(yaw)])
     pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
     return pose
+
+
+def made(plan: Plan, out: Path, workers: int = 0, ray: str | None = None, **making: Any) -> Made:
+    """A plan, made of noise by as many processes; by this one where that is none."""
+    maker = Making(tuple(plan.cells), **making)
+    engine = partial(engines.engine, maker, workers, ray) if workers else partial(here, maker)
+    return run(plan, out, engine, workers or 1, settings_of(plan, 64, "weights"), progress=False)
+
+
+@contextmanager
+def here(maker: Making) -> Iterator[engines.Submit]:
+    """What takes shards and makes them at once."""
+
+    def submit(job: Job) -> Future[list[Result]]:
+        future: Future[list[Result]] = Future()
+        future.set_result(maker().read(job))
+        return future
+
+    yield submit

@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,35 +23,14 @@ import pytest
 
 from facecrafter import io
 from facecrafter.data import shards
-from facecrafter.data.prepare.reader import Result
-from facecrafter.datasets import engines, output
-from facecrafter.datasets.make import Made, run
-from facecrafter.datasets.maker import Job
+from facecrafter.datasets import output
+from facecrafter.datasets.make import run
 from facecrafter.datasets.output import is_done, settings_of
 from facecrafter.datasets.plan import Plan
 from facecrafter.errors import ConfigError, DataError
 
 Planned = Callable[..., Plan]
 HERE = Path(__file__).parent
-
-
-def made(plan: Plan, out: Path, workers: int = 0, ray: str | None = None, **making: Any) -> Made:
-    """A plan, made of noise by as many processes; by this one where that is none."""
-    maker = fake_maker.Making(tuple(plan.cells), **making)
-    engine = partial(engines.engine, maker, workers, ray) if workers else partial(here, maker)
-    return run(plan, out, engine, workers or 1, settings_of(plan, 64, "weights"), progress=False)
-
-
-@contextlib.contextmanager
-def here(maker: fake_maker.Making) -> Iterator[engines.Submit]:
-    """What takes shards and makes them at once."""
-
-    def submit(job: Job) -> Future[list[Result]]:
-        future: Future[list[Result]] = Future()
-        future.set_result(maker().read(job))
-        return future
-
-    yield submit
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -68,12 +46,12 @@ def plan(planned: Planned) -> Plan:
 @pytest.fixture
 def whole(plan: Plan, tmp_path: Path) -> dict[str, str]:
     """What a run that nothing disturbs gives."""
-    made(plan, tmp_path / "whole")
+    fake_maker.made(plan, tmp_path / "whole")
     return content(tmp_path / "whole")
 
 
 def test_a_data_set_is_a_prepared_folder(plan: Plan, tmp_path: Path) -> None:
-    done = made(plan, tmp_path / "set")
+    done = fake_maker.made(plan, tmp_path / "set")
     index = pq.read_table(tmp_path / "set" / "index.parquet").to_pylist()
     wanted = [row for shard in range(plan.shards) for row in plan.rows(shard)]
     there = [row.id for row in wanted if not row.id.endswith("0")]
@@ -91,29 +69,29 @@ def test_a_data_set_is_a_prepared_folder(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(plan: Plan, tmp_path: Path, whole: dict[str, str]) -> None:
-    made(plan, tmp_path / "set", workers=3)
+    fake_maker.made(plan, tmp_path / "set", workers=3)
     assert content(tmp_path / "set") == whole
 
 
 @pytest.mark.skipif(not os.environ.get("FACECRAFTER_RAY"), reason="starts a Ray cluster; set FACECRAFTER_RAY=1")
 def test_the_bytes_are_the_same_by_ray(plan: Plan, tmp_path: Path, whole: dict[str, str]) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install 'facecrafter[datasets]'")
-    made(plan, tmp_path / "set", workers=2, ray="local")
+    fake_maker.made(plan, tmp_path / "set", workers=2, ray="local")
     assert content(tmp_path / "set") == whole
 
 
 def test_without_ray_the_error_says_how_to_get_it(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'facecrafter\[datasets\]'"):
-        made(plan, tmp_path / "set", 1, ray="auto")
+        fake_maker.made(plan, tmp_path / "set", 1, ray="auto")
 
 
 def test_a_killed_worker_is_named_and_its_shard_made_again(plan: Plan, tmp_path: Path, whole: dict[str, str]) -> None:
     fatal = tmp_path / "fatal"
     fatal.touch()
     with pytest.raises(DataError, match="a worker process died"):
-        made(plan, tmp_path / "set", workers=2, fatal=fatal)
-    made(plan, tmp_path / "set")
+        fake_maker.made(plan, tmp_path / "set", workers=2, fatal=fatal)
+    fake_maker.made(plan, tmp_path / "set")
     assert content(tmp_path / "set") == whole
 
 
@@ -154,7 +132,7 @@ def killed(plan: Plan, out: Path, driver: Path, after: int) -> None:
 def test_a_killed_run_goes_on(planned: Planned, tmp_path: Path) -> None:
     """At as many moments as FACECRAFTER_KILLS says."""
     plan = planned(a_person=8)
-    made(plan, tmp_path / "whole")
+    fake_maker.made(plan, tmp_path / "whole")
     driver = tmp_path / "driver.py"
     driver.write_text(textwrap.dedent(DRIVER.format(tests=str(HERE))))
     rng = random.Random(0)
@@ -162,7 +140,7 @@ def test_a_killed_run_goes_on(planned: Planned, tmp_path: Path) -> None:
         out = tmp_path / f"set-{number}"
         killed(plan, out, driver, rng.randint(1, 2 * plan.shards - 2))
         before = [shard for shard in range(plan.shards) if is_done(out, shard)]
-        done = made(plan, out)
+        done = fake_maker.made(plan, out)
         assert done.new == sum(len(plan.rows(shard)) for shard in range(plan.shards) if shard not in before)
         assert content(out) == content(tmp_path / "whole")
 
@@ -183,15 +161,15 @@ def test_a_full_disk_is_named_and_nothing_is_cut_in_two(
     with monkeypatch.context() as patched:
         patched.setattr(shards, "whole", full)
         with pytest.raises(DataError, match=r"cannot be written .*No space left on device.*goes on from there"):
-            made(plan, tmp_path / "set")
-    made(plan, tmp_path / "set")
+            fake_maker.made(plan, tmp_path / "set")
+    fake_maker.made(plan, tmp_path / "set")
     assert content(tmp_path / "set") == whole
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "list"])
 def test_a_damaged_shard_is_made_again(plan: Plan, tmp_path: Path, whole: dict[str, str], damage: str) -> None:
     out = tmp_path / "set"
-    made(plan, out)
+    fake_maker.made(plan, out)
     tar, beside = shards.shard_path(out, 2), shards.shard_path(out, 2, "json")
     if damage == "cut":
         tar.write_bytes(tar.read_bytes()[:-512])
@@ -199,13 +177,13 @@ def test_a_damaged_shard_is_made_again(plan: Plan, tmp_path: Path, whole: dict[s
         tar.unlink()
     else:
         beside.write_text(beside.read_text()[:100])
-    assert made(plan, out).new == len(plan.rows(2))
+    assert fake_maker.made(plan, out).new == len(plan.rows(2))
     assert content(out) == whole
 
 
 def test_a_changed_bit_is_found_when_the_samples_are_read(plan: Plan, tmp_path: Path) -> None:
     out = tmp_path / "set"
-    made(plan, out)
+    fake_maker.made(plan, out)
     tar = shards.shard_path(out, 1)
     content = bytearray(tar.read_bytes())
     content[len(content) // 2] ^= 1
@@ -216,12 +194,12 @@ def test_a_changed_bit_is_found_when_the_samples_are_read(plan: Plan, tmp_path: 
 
 def test_another_plan_and_other_weights_are_refused(plan: Plan, planned: Planned, tmp_path: Path) -> None:
     out = tmp_path / "set"
-    made(plan, out)
+    fake_maker.made(plan, out)
     before = content(out)
     other = planned("other", seed=1)
     with pytest.raises(DataError, match="was begun with another plan"):
-        made(other, out)
-    engine = partial(here, fake_maker.Making(tuple(plan.cells)))
+        fake_maker.made(other, out)
+    engine = partial(fake_maker.here, fake_maker.Making(tuple(plan.cells)))
     with pytest.raises(DataError, match="was begun with other weights of the model 'mini'"):
         run(plan, out, engine, 1, settings_of(plan, 64, "changed"), progress=False)
     assert content(out) == before
@@ -231,18 +209,18 @@ def test_another_plan_and_other_weights_are_refused(plan: Plan, planned: Planned
 def test_places_that_are_taken_are_refused(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="is a file"):
-        made(plan, tmp_path / "file")
+        fake_maker.made(plan, tmp_path / "file")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
     with pytest.raises(DataError, match="is not empty and no data set"):
-        made(plan, tmp_path / "mine")
+        fake_maker.made(plan, tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
 def test_two_runs_do_not_share_a_folder(plan: Plan, tmp_path: Path) -> None:
     out = tmp_path / "set"
     with io.alone(out, "data set"), pytest.raises(ConfigError, match="another data set is going on"):
-        made(plan, out)
+        fake_maker.made(plan, out)
 
 
 def test_a_plan_that_no_image_follows_is_named(planned: Planned, tmp_path: Path, monkeypatch: Any) -> None:
@@ -254,12 +232,12 @@ def test_a_plan_that_no_image_follows_is_named(planned: Planned, tmp_path: Path,
         lambda shard: [type(row)(row.id[:-1] + "0", row.person, row.cell, row.seed) for row in rows(shard)],
     )
     with pytest.raises(DataError, match=r"not one of 20 images is in its cell .*no face found.*widen accept"):
-        made(plan, tmp_path / "set")
+        fake_maker.made(plan, tmp_path / "set")
 
 
 def test_webdataset_reads_a_shard(plan: Plan, tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
-    made(plan, tmp_path / "set")
+    fake_maker.made(plan, tmp_path / "set")
     read = list(webdataset.WebDataset([str(shards.shard_path(tmp_path / "set", 0))], shardshuffle=False).decode("rgb8"))
     assert [one["__key__"] for one in read] == [row.id for row in plan.rows(0) if not row.id.endswith("0")]
     assert read[0]["png"].shape == (64, 64, 3)
@@ -270,7 +248,7 @@ def test_webdataset_reads_a_shard(plan: Plan, tmp_path: Path) -> None:
 def test_datasets_reads_a_shard(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets", reason="needs Hugging Face's datasets")
-    made(plan, tmp_path / "set")
+    fake_maker.made(plan, tmp_path / "set")
     files = [str(shards.shard_path(tmp_path / "set", 0))]
     read = datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
     first = next(iter(read))

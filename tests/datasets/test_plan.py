@@ -101,7 +101,7 @@ def test_nobody_resembles_a_training_person(
     configured: Configured, embeddings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = np.load(embeddings)
-    monkeypatch.setattr("facecrafter.datasets.identities._means", lambda folder, recogniser: vectors[3:4])
+    monkeypatch.setattr("facecrafter.datasets.identities.means", lambda folder, recogniser: vectors[3:4])
     chosen = choose(configured(away_from=["data/training"]))
     assert (len(chosen.people), chosen.resembling) == (4, 1)
 

@@ -92,3 +92,60 @@ def dataset_make(
         typer.echo(f"{counts.rejected} missed their cell at every attempt; {done.folder / 'rejected.csv'} says why")
     for name in done.empty:
         typer.echo(f"a cell that no image reached: {name}", err=True)
+
+
+@dataset_app.command("audit")
+def dataset_audit(
+    out: OUT,
+    training: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Prepared folder of the training people.", file_okay=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the pairs that are drawn.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Count and measure what a data set holds: audit.html and audit.json in its folder.
+
+    Cells, asked against measured, how far people are apart (FAR 1e-4), who resembles a training person, duplicates, and
+    apparent age, sex and skin tone.
+
+    \b
+    facecrafter dataset audit data/set --training data/lfw
+    """
+    from facecrafter.datasets.audit import audit
+    from facecrafter.datasets.audit_page import as_html, faults
+    from facecrafter.io import check_free, write_whole
+
+    page, numbers = out / "audit.html", out / "audit.json"
+    check_free([page, numbers], overwrite)
+    found = audit(out, training, seed)
+    write_whole(page, as_html(found, out))
+    write_whole(numbers, (found.model_dump_json(indent=2) + "\n").encode())
+    for sentence in faults(found):
+        typer.echo(sentence)
+    typer.echo(f"{found.images} images of {found.people} people; {page} shows what was measured")
+
+
+@dataset_app.command("card")
+def dataset_card(
+    out: OUT,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="PLAN.PARQUET", help="What it was made from, for the recipe.", dir_okay=False)
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the card of an audited data set, README.md in its folder: recipe, weights, licences, known faults.
+
+    \b
+    facecrafter dataset card data/set --plan plan.parquet
+    """
+    from facecrafter.datasets.audit import open_set
+    from facecrafter.datasets.card import card, read_audit
+    from facecrafter.datasets.plan import Plan
+    from facecrafter.io import check_free, write_whole
+
+    path = out / "README.md"
+    check_free([path], overwrite)
+    meta, _ = open_set(out)
+    text = card(out, meta, read_audit(out / "audit.json"), None if plan is None else Plan(plan))
+    write_whole(path, text.encode())
+    typer.echo(f"the card is {path}")

@@ -70,7 +70,7 @@ def choose(config: PlanConfig) -> Chosen:
     Raises:
         DataError: a source cannot be read, or has fewer people than are asked of it.
     """
-    training = [_means(folder, config.recogniser) for folder in config.away_from]
+    training = [means(folder, config.recogniser) for folder in config.away_from]
     kept = _Apart(config.least, np.concatenate(training) if training else None)
     people: list[Person] = []
     found = 0
@@ -179,7 +179,7 @@ def _of_prepared(folder: Path, recogniser: str) -> Iterator[Person]:
         yield Person(unit(np.mean(embeddings, 0)), neutral.astype(np.float32), source)
 
 
-def _means(folder: Path, recogniser: str) -> NDArray[np.float32]:
+def means(folder: Path, recogniser: str) -> NDArray[np.float32]:
     """The mean embedding of every person of a prepared folder, ``(N, D)`` of unit length."""
     return unit(np.stack([np.mean(embeddings, 0) for embeddings, _ in _gathered(folder, recogniser)]))
 

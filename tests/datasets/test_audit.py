@@ -1,0 +1,186 @@
+"""Audits of sets whose faults are known, their page, and the card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_maker
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from facecrafter.cli import app
+from facecrafter.data import shards
+from facecrafter.datasets import audit as audits
+from facecrafter.datasets import output
+from facecrafter.datasets.audit import Audit, audit
+from facecrafter.datasets.audit_page import as_html, faults
+from facecrafter.datasets.card import card, read_audit
+from facecrafter.datasets.plan import Plan
+from facecrafter.errors import DataError
+
+Planned = Callable[..., Plan]
+
+
+@pytest.fixture
+def plan(planned: Planned) -> Plan:
+    return planned(cells={"yaw": [-20, 20], "expression": ["jawOpen=0.5"], "emotion": ["sad", "happy"]})
+
+
+@pytest.fixture
+def made(plan: Plan, tmp_path: Path) -> Path:
+    fake_maker.made(plan, tmp_path / "set")
+    return tmp_path / "set"
+
+
+def changed(out: Path, number: int, change: Callable[[list[tuple[str, dict[str, bytes]]]], None]) -> None:
+    """Change the samples of a shard, and the list's digest with them."""
+    beside = output.read_list(out, number)
+    samples = list(shards.read_shard(shards.shard_path(out, number)))
+    change(samples)
+    shards.shard_path(out, number).write_bytes(shards.pack(samples))
+    beside["sha256"] = output.weights.sha256(shards.shard_path(out, number))
+    shards.shard_path(out, number, "json").write_text(json.dumps(beside))
+
+
+def test_what_is_there_is_counted_and_compared(made: Path, plan: Plan) -> None:
+    found = audit(made)
+    ids = [row for shard in range(plan.shards) for row in plan.rows(shard)]
+    missed = [row for row in ids if row.id.endswith("0")]
+    assert (found.images, found.people, found.rejected) == (40 - len(missed), 5, len(missed))
+    assert sum(there for there, _ in found.cells.values()) == found.images
+    assert {name: gone for name, (_, gone) in found.cells.items()} == {
+        cell.name: sum(row.cell == number for row in missed) for number, cell in enumerate(plan.cells)
+    }
+    yaw = found.followed["yaw"]
+    assert yaw.correlation == pytest.approx(1, abs=1e-6) and yaw.slope == pytest.approx(1, abs=1e-6)
+    assert yaw.error.value == pytest.approx(0, abs=1e-3)
+    assert found.followed["pitch"].correlation is None  # one value is asked for
+    assert found.followed["jawOpen"].images == found.images
+    assert found.followed["jawOpen"].error.value == pytest.approx(0.25, abs=0.1)  # read at random
+    assert found.emotions["happy"].value == 1
+    assert found.emotions["sad"].value == 0
+    # 128 numbers of noise of 0.02 each: the length of what is added is 0.226.
+    assert found.identity == pytest.approx(1 / np.sqrt(1 + 128 * 0.02**2), abs=0.01)
+    assert found.within == pytest.approx(1 / (1 + 128 * 0.02**2), abs=0.02)
+    assert abs(found.between or 0) < 0.1
+    assert found.threshold is None and found.recognised.value is None  # 40 images have too few pairs
+    assert (found.identical, found.alike, found.training) == (0, 0, 0)
+    assert sum(found.ages.values()) == sum(found.sexes.values()) == sum(found.tones.values()) == 5
+
+
+def test_a_threshold_is_met_by_as_many_strangers_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(100, 32))
+    drawn = []
+    for person, centre in enumerate(centres):
+        for _ in range(10):
+            vector = centre + 0.3 * rng.normal(size=32)
+            drawn.append((str(person), (vector / np.linalg.norm(vector)).astype(np.float32)))
+    found = audits._distances(drawn, 0)
+    vectors = np.stack([vector for _, vector in drawn])
+    people = np.array([person for person, _ in drawn])
+    cosines = (vectors @ vectors.T)[np.triu_indices(1000, 1)]
+    strangers = (people[:, None] != people[None])[np.triu_indices(1000, 1)]
+    share = (cosines[strangers] >= found["threshold"]).mean()
+    assert 0.5e-4 < share < 2e-4
+    assert found["recognised"].value == pytest.approx((cosines[~strangers] >= found["threshold"]).mean(), abs=0.02)
+    assert found["pairs"] == strangers.sum()
+
+
+def test_images_that_are_there_twice_are_counted(made: Path) -> None:
+    def double(samples: list[tuple[str, dict[str, bytes]]]) -> None:
+        samples[1][1]["png"] = samples[0][1]["png"]
+
+    changed(made, 0, double)
+    found = audit(made)
+    assert found.identical == 2
+    assert any("2 images have the same pixels" in one for one in faults(found))
+
+
+def test_alike_is_of_one_person_and_cell() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    others: list[Any] = []
+    assert not audits._is_alike(others, image)
+    assert audits._is_alike(others, np.clip(image.astype(int) + 2, 0, 255).astype(np.uint8))
+    assert not audits._is_alike(others, 255 - image)
+
+
+def test_people_who_resemble_a_training_person_are_named(
+    made: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    like = plan.persons([2])[2]
+    monkeypatch.setattr(audits, "means", lambda folder, recogniser: np.stack([like.embedding, -like.embedding]))
+    monkeypatch.setitem(audits.APART, "dlib", 0.05)
+    found = audit(made, Path("training"))
+    assert found.resembling == [like.digest] and found.training == 2
+    assert found.nearest[1] > 0.95 > found.nearest[0]
+    assert any("1 of 5 people resemble a training person" in one for one in faults(found))
+
+
+@pytest.mark.parametrize("damage", ["bit", "sample", "index", "prepared", "list"])
+def test_what_cannot_be_audited_is_named(made: Path, damage: str) -> None:
+    tar = shards.shard_path(made, 1)
+    reason = "shard-00001.* is damaged or missing; delete it and run 'dataset make' again"
+    if damage == "bit":
+        tar.write_bytes(tar.read_bytes()[:-1] + b"x")
+    elif damage == "list":
+        shards.shard_path(made, 1, "json").write_text("{}")
+    elif damage == "sample":
+        changed(made, 1, lambda samples: samples[0][1].update(npz=b"no arrays"))
+        reason = "the sample .* of .*shard-00001.tar is damaged"
+    elif damage == "index":
+        (made / "index.parquet").unlink()
+        reason = "is not finished"
+    else:
+        meta = json.loads((made / "meta.json").read_text())
+        del meta["dataset"]
+        (made / "meta.json").write_text(json.dumps(meta))
+        reason = "is a prepared folder and no data set"
+    with pytest.raises(DataError, match=reason):
+        audit(made)
+
+
+def test_the_page_and_the_card_by_command(made: Path, plan: Plan, planned: Planned) -> None:
+    done = CliRunner().invoke(app, ["dataset", "card", str(made)])
+    assert done.exit_code == 1 and "there is no audit" in done.output
+    done = CliRunner().invoke(app, ["dataset", "audit", str(made)])
+    assert done.exit_code == 0, done.output
+    page = (made / "audit.html").read_text()
+    assert "<h1>Audit of a data set</h1>" in page and "yaw -20, pitch 0, jawOpen=0.5, sad" in page
+    assert page.count("<img") == 24 and "http" not in page.replace("http-equiv", "")
+    again = CliRunner().invoke(app, ["dataset", "audit", str(made)])
+    assert again.exit_code == 1 and "exists already" in again.output
+
+    found = read_audit(made / "audit.json")
+    assert found == audit(made)
+    done = CliRunner().invoke(app, ["dataset", "card", str(made), "--plan", str(plan.path)])
+    assert done.exit_code == 0, done.output
+    text = (made / "README.md").read_text()
+    _, header, body = text.split("---\n", 2)
+    assert yaml.safe_load(header)["size_categories"] == ["n<1K"]
+    assert f"{found.images} images of 5 people" in body and "Nobody was compared with the training people" in body
+    recipe = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
+    assert recipe["a_person"] == 2 and recipe["identities"] == [{"embeddings": "people.npy"}]
+    assert str(made.parent) not in text
+    other = planned("other", seed=3)
+    refused = CliRunner().invoke(app, ["dataset", "card", str(made), "--plan", str(other.path), "--overwrite"])
+    assert refused.exit_code == 1 and "is not the plan" in refused.output
+
+
+def test_an_audit_without_pairs_has_a_page(made: Path, planned: Planned, tmp_path: Path) -> None:
+    plan = planned("one", a_person=1, cells={}, identities=[{"embeddings": str(tmp_path / "people.npy"), "count": 1}])
+    shutil.rmtree(made)
+    if plan.rows(0)[0].id.endswith("0"):
+        pytest.fail("the made-up image misses its cell; change the plan")
+    fake_maker.made(plan, made)
+    found = audit(made)
+    assert (found.images, found.within, found.between) == (1, None, None)
+    assert b"Too few pairs" in as_html(found, made)
+    assert "n<1K" in card(made, shards.read_meta(made), found, None)
+    assert Audit.model_validate_json(found.model_dump_json()) == found
