@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what was kept is said with numbers, and what must not be cut in two is not.
+"""Ctrl-C and SIGTERM: what was kept is reported with numbers, and what must not be cut in two is not.
 
 Both arrive as ``KeyboardInterrupt``. Work that keeps something says what as a note on it (:func:`stating`), which the
 command line prints.
@@ -51,7 +51,7 @@ def stating(kept: Callable[[], str]) -> Iterator[None]:
 
 
 def kept_of(interrupt: KeyboardInterrupt) -> str | None:
-    """What the outermost :func:`stating` said of it, or of one that it came on top of; None where there was none."""
+    """What the outermost :func:`stating` reported of it, or of one that it came on top of; None without one."""
     latest: BaseException | None = interrupt
     while isinstance(latest, KeyboardInterrupt):
         if notes := getattr(latest, "__notes__", []):

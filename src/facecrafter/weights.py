@@ -294,9 +294,9 @@ def _own(path: Path) -> Listed:
     state: State = "-"
     try:
         with safe_open(path, "numpy") as file:
-            told = file.metadata() or {}
+            metadata = file.metadata() or {}
     except SafetensorError:
-        state, told = "damaged", {}
+        state, metadata = "damaged", {}
     name = path.relative_to(ASSETS).with_suffix("").as_posix()
-    licence, source = told.get("licence", "of the project"), told.get("source", "trained by this project")
-    return Listed(name, told.get("role", "the project's own"), "", "", path, sha256(path), state, licence, source)
+    licence, source = metadata.get("licence", "of the project"), metadata.get("source", "trained by this project")
+    return Listed(name, metadata.get("role", "the project's own"), "", "", path, sha256(path), state, licence, source)

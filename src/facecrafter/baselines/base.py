@@ -257,8 +257,8 @@ class BaselineGenerator:
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
             every = torch.cat([noisy] * len(parts))
             timesteps = timestep.to(every.device).expand(len(every))
-            said = baseline.predict(base.unet, every, timesteps, tokens, prepared, rows)
-            return combine(said, coefficients)
+            predictions = baseline.predict(base.unet, every, timesteps, tokens, prepared, rows)
+            return combine(predictions, coefficients)
 
         latents = denoise(predict, base.unet, base.scale.scheduler, self.steps, self.scheduler, seeds, progress)
         return pixels(decode(base.autoencoder, latents, self.size))

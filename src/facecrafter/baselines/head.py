@@ -40,14 +40,14 @@ def draw(points: NDArray[np.float32], source_size: float, size: int) -> NDArray[
     mesh = triangles()
     scaled = points.astype(np.float64) * (size / source_size)
     number, weights = rasterise(scaled, mesh, size)
-    seen = number >= 0
+    visible = number >= 0
     depth = (scaled[:, 2].mean() - scaled[:, 2]) / (size / 4)
     values = np.column_stack([vertex_normals(scaled, mesh), depth])
-    shown = np.einsum("pc,pcv->pv", weights[seen], values[mesh[number[seen]]])
+    shown = np.einsum("pc,pcv->pv", weights[visible], values[mesh[number[visible]]])
     shown[:, :3] /= np.maximum(np.linalg.norm(shown[:, :3], axis=1, keepdims=True), 1e-9)
     maps = np.zeros((CHANNELS, size, size), np.float32)
-    maps[:4, seen] = shown.T
-    maps[4, seen] = (shown[:, :3] @ LIGHT).clip(min=0)
+    maps[:4, visible] = shown.T
+    maps[4, visible] = (shown[:, :3] @ LIGHT).clip(min=0)
     return maps
 
 
@@ -72,7 +72,7 @@ def vertex_normals(points: NDArray[np.float64], mesh: NDArray[np.int64]) -> NDAr
 def rasterise(
     points: NDArray[np.float64], mesh: NDArray[np.int64], size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Which triangle is seen at every pixel's centre, seen from far away: an exact z-buffer.
+    """Which triangle is visible at every pixel's centre, viewed from far away: an exact z-buffer.
 
     Args:
         points: ``(V, 3)`` in pixels of the result, z away from the viewer.

@@ -96,11 +96,11 @@ def _controlnet(folder: Path, base: FaceModel) -> ControlNetBaseline:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json; give the folder controlnet/ of Arc2Face's files")
     try:
-        baseline, seen = ControlNetBaseline.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        baseline, loading = ControlNetBaseline.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder} could not be read: {' '.join(str(error).split())[:200]}") from None
-    if seen["missing_keys"]:
-        raise CheckpointError(f"{folder} lacks {len(seen['missing_keys'])} tensors of a ControlNet; get it again")
+    if loading["missing_keys"]:
+        raise CheckpointError(f"{folder} lacks {len(loading['missing_keys'])} tensors of a ControlNet; get it again")
     if not baseline.fits(base):
         raise CheckpointError(f"{folder} holds a ControlNet for another base than the {base.scale.name} scale's")
     baseline.requires_grad_(False).eval()

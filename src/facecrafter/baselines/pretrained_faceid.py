@@ -44,7 +44,7 @@ class PublishedFaceID:
     """IP-Adapter-FaceID for Stable Diffusion 1.5 (``ip-adapter-faceid_sd15.bin``); its LoRA layers are added to the
     base's projections.
 
-    It knows people by InsightFace's buffalo_l and not by Arc2Face's recogniser, so it looks at the photo itself.
+    It knows people by InsightFace's buffalo_l and not by Arc2Face's recogniser, so it reads the photo itself.
 
     Args:
         model: the file, ``.bin`` or ``.safetensors``, with the tensors ``image_proj.*`` and ``ip_adapter.*``.
@@ -68,7 +68,7 @@ class PublishedFaceID:
     name = "IP-Adapter-FaceID (published)"
     # Whether the file reads CLIP's features of the face, and whether what it reads there is added to the embedding's
     # tokens or stands for them. The files of Plus and Plusv2 do not differ in layout.
-    LOOKS: ClassVar[bool] = False
+    IS_PLUS: ClassVar[bool] = False
     SHORTCUT: ClassVar[bool] = False
 
     def __init__(
@@ -97,7 +97,7 @@ class PublishedFaceID:
         self.words = prompt, negative
         self.unet, self.autoencoder, self.text, self.tokenizer = _stable_diffusion(Path(base))
         image_proj, layers = _read_faceid(model)
-        self.tokens = _tokens(model, image_proj, self.unet, self.LOOKS, self.SHORTCUT)
+        self.tokens = _tokens(model, image_proj, self.unet, self.IS_PLUS, self.SHORTCUT)
         self.keys, self.values = _fuse(model, layers, self.unet)
         self.extra_parameters = sum(value.numel() for value in (*image_proj.values(), *layers.values()))
         self.recogniser = _buffalo(recogniser)
@@ -136,7 +136,7 @@ class PublishedFaceID:
         """CLIP's vision part, of the width that the file reads; None where it reads none."""
         from transformers import CLIPVisionModelWithProjection
 
-        if not self.LOOKS:
+        if not self.IS_PLUS:
             if folder is not None:
                 raise ConfigError("IP-Adapter-FaceID has no use for `image_encoder`; leave it out, or name its Plus")
             return None
@@ -175,8 +175,8 @@ class PublishedFaceID:
         crops = torch.from_numpy(np.stack([arcface_crop(face, side) for face in faces])).to(self.unet.device)
         mean, deviation = (torch.tensor(three, device=crops.device) for three in (CLIP_MEAN, CLIP_DEVIATION))
         colours = ((crops.float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
-        seen = {"none": torch.zeros_like(colours), "identity": colours}
-        return {name: self.tokens(embeddings[name], self._features(seen[name])) for name in embeddings}
+        conditions = {"none": torch.zeros_like(colours), "identity": colours}
+        return {name: self.tokens(embeddings[name], self._features(conditions[name])) for name in embeddings}
 
     def _features(self, colours: Tensor) -> Tensor:
         """CLIP's features before its last layer, ``(B, 1 + patches, width)``."""
@@ -198,8 +198,8 @@ class PublishedFaceID:
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
             every = torch.cat([noisy] * len(self.coefficients))
-            said = self.unet(every, timestep, context, cross_attention_kwargs=conditions).sample
-            return combine(said, self.coefficients)
+            predictions = self.unet(every, timestep, context, cross_attention_kwargs=conditions).sample
+            return combine(predictions, self.coefficients)
 
         latents = denoise(predict, self.unet, scales.ARC2FACE.scheduler, self.steps, self.scheduler, seeds, progress)
         return pixels(decode(self.autoencoder, latents, self.size))
@@ -219,7 +219,7 @@ class PublishedFaceIDPlus(PublishedFaceID):
     """IP-Adapter-FaceID-Plus (``ip-adapter-faceid-plus_sd15.bin``): CLIP's features of the face as well."""
 
     name = "IP-Adapter-FaceID-Plus (published)"
-    LOOKS = True
+    IS_PLUS = True
 
 
 class PublishedFaceIDPlusV2(PublishedFaceIDPlus):
@@ -295,15 +295,15 @@ def _read_faceid(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return tuple({name: value.float() for name, value in part.items()} for part in parts.values())  # type: ignore[return-value]
 
 
-def _tokens(path: Path, tensors: dict[str, Tensor], unet: Any, looks: bool, shortcut: bool) -> Tokens:
-    """The projection of an embedding to tokens, and where it ``looks``, of CLIP's features too."""
+def _tokens(path: Path, tensors: dict[str, Tensor], unet: Any, is_plus: bool, shortcut: bool) -> Tokens:
+    """The projection of an embedding to tokens, and where it ``is_plus``, of CLIP's features too."""
     part = "perceiver_resampler."
     inside = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
-    if inside and not looks:
+    if inside and not is_plus:
         raise CheckpointError(
             f"{path} is a Plus adapter; its kind is published_ip_adapter_faceid_plus, or _plusv2 for the second version"
         )
-    if looks and not inside:
+    if is_plus and not inside:
         raise CheckpointError(f"{path} is no Plus adapter; if it is FaceID, its kind is published_ip_adapter_faceid")
     names = {"proj.0.weight", "proj.0.bias", "proj.2.weight", "proj.2.bias", "norm.weight", "norm.bias"}
     if {name for name in tensors if not name.startswith(part)} != names:

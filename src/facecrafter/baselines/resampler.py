@@ -1,4 +1,4 @@
-"""What IP-Adapter-FaceID-Plus makes of a face: tokens of its embedding that look at CLIP's features of its image.
+"""What IP-Adapter-FaceID-Plus makes of a face: tokens of its embedding that attend to CLIP's features of its image.
 
 Ye et al., "IP-Adapter", 2023, and its authors' FaceID-Plus models; Jaegle et al., "Perceiver", 2021. The modules bear
 the names of the published files.
@@ -32,8 +32,8 @@ class PerceiverAttention(nn.Module):
         features, tokens = self.norm1(features), self.norm2(tokens)
         keys, values = self.to_kv(torch.cat([features, tokens], 1)).chunk(2, dim=-1)
         parts = (part.unflatten(-1, (-1, HEAD)).transpose(1, 2) for part in (self.to_q(tokens), keys, values))
-        said = F.scaled_dot_product_attention(*parts)
-        return self.to_out(said.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(*parts)
+        return self.to_out(attended.transpose(1, 2).flatten(2))
 
 
 class Perceiver(nn.Module):
@@ -97,5 +97,5 @@ class FaceTokens(Tokens):
     def forward(self, vector: Tensor, features: Tensor) -> Tensor:  # type: ignore[override]
         """``(B, inputs)`` and ``(B, F, features)`` to ``(B, tokens, width)``."""
         own = super().forward(vector)
-        said: Tensor = self.perceiver_resampler(own, features)
-        return own + said if self.shortcut else said
+        attended: Tensor = self.perceiver_resampler(own, features)
+        return own + attended if self.shortcut else attended

@@ -97,7 +97,7 @@ def _alone(photos: Sequence[Path], recogniser: str) -> dict[str, float]:
     with single_thread(), FaceFinder() as finder:
         estimator, network = emotion_estimator.estimator(), identity.recogniser(recogniser)
 
-        def look(path: Path) -> None:
+        def read(path: Path) -> None:
             with suppress(FaceCrafterError):  # no face in it
                 image = timed("reading", load_photo, path)
                 face = timed("finding", finder.find, image, ALIGNED_SIZE, "centre")
@@ -105,8 +105,8 @@ def _alone(photos: Sequence[Path], recogniser: str) -> dict[str, float]:
                 timed("mask", face_mask, face, MASK_SIZE)
                 timed("identity", network.embed, [face])
 
-        look(photos[0])  # loads what is loaded once
+        read(photos[0])  # loads what is loaded once
         seconds.clear()
         for path in photos:
-            look(path)
+            read(path)
     return {name: total / len(photos) for name, total in seconds.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 from facecrafter.bench.measure import Spread
 from facecrafter.errors import FaceCrafterError
 
-# Packages whose import is told apart.
+# Packages whose import is timed apart.
 HEAVY = ("torch", "diffusers", "transformers", "mediapipe", "onnxruntime", "cv2", "scipy", "sklearn", "matplotlib")
 _IMPORT = re.compile(r"import time:\s+\d+ \|\s+(\d+) \| (\s*)([\w.]+)")
 
@@ -62,24 +62,24 @@ def starting(repeats: int = 3) -> list[Start]:
 
 def lines(starts: Sequence[Start]) -> list[str]:
     """The result in words."""
-    told = []
+    outcome = []
     for start in starts:
         heaviest = sorted(start.imports.items(), key=lambda one: -one[1])
         imports = ", ".join(f"{name} {seconds:.1f}" for name, seconds in heaviest if seconds >= 0.05)
-        told.append(f"{start.name}: {start.seconds} s" + (f" (imports: {imports})" if imports else ""))
-    return told
+        outcome.append(f"{start.name}: {start.seconds} s" + (f" (imports: {imports})" if imports else ""))
+    return outcome
 
 
 def _run(arguments: list[str], *options: str) -> tuple[float, str]:
-    """Seconds of a process of this interpreter, and what it said on stderr."""
+    """Seconds of a process of this interpreter, and its stderr."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *options, *arguments], capture_output=True, text=True, check=False, env=dict(os.environ)
     )
     seconds = time.perf_counter() - start
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["no word"]
-        raise FaceCrafterError(f"`python {' '.join(arguments[:3])}` failed: {said[0]}")
+        last = done.stderr.strip().splitlines()[-1:] or ["no word"]
+        raise FaceCrafterError(f"`python {' '.join(arguments[:3])}` failed: {last[0]}")
     return seconds, done.stderr
 
 

@@ -60,10 +60,10 @@ class _ControlNetObjective(nn.Module):
     def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, tokens: Tensor, landmark: Tensor) -> Tensor:
         noisy = losses.noised(latents, noise, self.alpha_bars[timesteps])
         down, middle = self.controlnet(noisy, timesteps, tokens, landmark, return_dict=False)
-        said = self.unet(
+        predicted = self.unet(
             noisy, timesteps, tokens, down_block_additional_residuals=down, mid_block_additional_residual=middle
         ).sample
-        return F.mse_loss(said.float(), noise.float())
+        return F.mse_loss(predicted.float(), noise.float())
 
 
 def training(scale_name: str = "arc2face", batch: int = 1, steps: int = 3, precision: str = "bf16") -> list[Cost]:

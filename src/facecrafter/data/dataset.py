@@ -75,7 +75,7 @@ class Encoded:
 
 
 class TrainingSet:
-    """All samples of a prepared folder, each also mirrored: sample ``i + N`` is sample ``i`` seen in a mirror.
+    """All samples of a prepared folder, each also mirrored: sample ``i + N`` is sample ``i`` mirrored.
 
     Args:
         prepared: the folder's content.

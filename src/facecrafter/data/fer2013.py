@@ -125,20 +125,20 @@ def read_ferplus(images: Path, votes: Path) -> EmotionFaces:
     Raises:
         DataError: one of the two cannot be read or is something else, or images that the votes name are missing.
     """
-    told = _votes(votes)
+    by_file = _votes(votes)
     crops = {}
     for name, content in _images(images):
         place = "/".join(PurePosixPath(name).parts[-2:])
-        if place in told:
+        if place in by_file:
             crops[place] = _decoded(name, content, images)
-    missing = sorted(told.keys() - crops.keys())
+    missing = sorted(by_file.keys() - crops.keys())
     if missing:
         raise DataError(
-            f"{images} lacks {len(missing)} of the {len(told)} images that {votes} names, {missing[0]} for one; "
+            f"{images} lacks {len(missing)} of the {len(by_file)} images that {votes} names, {missing[0]} for one; "
             "give FER2013 as a tar or a folder of train/NAME.png and validation/NAME.png"
         )
-    files = sorted(told)
-    counts = np.array([told[file] for file in files])
+    files = sorted(by_file)
+    counts = np.array([by_file[file] for file in files])
     classes, kept = counts[:, : len(EMOTIONS)], readable(counts[:, : len(EMOTIONS)], counts[:, len(EMOTIONS) :])
     test = np.array([file.startswith("validation/") for file in files])
     in_both = np.array(_in_both([crops[file].tobytes() for file in files], test.tolist()))
@@ -217,7 +217,7 @@ def read_photos(folder: Path, labels: Path) -> EmotionFaces:
     Raises:
         DataError: the CSV cannot be read or has other columns, or names none of the photos.
     """
-    told = _labels(labels)
+    by_file = _labels(labels)
     try:
         read = hashlib.sha256((folder / shards.INDEX).read_bytes() + labels.read_bytes()).hexdigest()[:16]
     except OSError:
@@ -226,12 +226,12 @@ def read_photos(folder: Path, labels: Path) -> EmotionFaces:
     if read and (kept := _unpacked(cache)) is not None:
         return kept
     prepared = shards.load(folder, recogniser=None)
-    chosen = [index for index, file in enumerate(prepared.files) if PurePosixPath(file).name in told]
+    chosen = [index for index, file in enumerate(prepared.files) if PurePosixPath(file).name in by_file]
     if not chosen:
         raise DataError(f"{labels} names none of the photos in {folder}")
     faces = EmotionFaces(
         np.stack([tight_crop(prepared.images[index], prepared.points[index]) for index in chosen]),
-        np.array([told[PurePosixPath(prepared.files[index]).name] for index in chosen]),
+        np.array([by_file[PurePosixPath(prepared.files[index]).name] for index in chosen]),
         shards.held_out([prepared.persons[index] for index in chosen], TEST_SHARE),
         [prepared.files[index] for index in chosen],
         prepared.blendshapes[chosen],

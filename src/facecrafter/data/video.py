@@ -53,7 +53,7 @@ class VideoSource:
     Attributes:
         path: the file.
         person: who is in it.
-        emotion: one of :data:`facecrafter.faces.emotion.EMOTIONS`, as asked of the person; None if not told.
+        emotion: one of :data:`facecrafter.faces.emotion.EMOTIONS`, as asked of the person; None if unknown.
         level: how strong, in MEAD 1 to 3.
         view: the camera, one of :data:`VIEWS`.
     """

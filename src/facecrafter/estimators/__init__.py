@@ -1,1 +1,1 @@
-"""Networks that read faces: who they are, how they look, what they express."""
+"""Networks that read faces: identity, landmarks, expression and emotion."""

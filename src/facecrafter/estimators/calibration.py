@@ -23,7 +23,7 @@ class Scores:
 
     Attributes:
         scores: ``(N, 8)`` log-likelihoods up to a constant.
-        labels: ``(N,)`` what people said.
+        labels: ``(N,)`` people's own labels.
         log_prior: ``(8,)``, how common the classes are where the faces come from.
     """
 
@@ -50,9 +50,9 @@ def log_shares(amounts: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.log(shares / shares.sum()))
 
 
-def fit_temperature(said: Scores) -> float:
+def fit_temperature(scores: Scores) -> float:
     """By what to divide the scores so that the labels are most likely; between 0.1 and 10."""
     candidates = np.geomspace(0.1, 10, 201)
-    rows = np.arange(len(said.labels))
-    losses = [-np.log(said.probabilities(one)[rows, said.labels] + 1e-12).mean() for one in candidates]
+    rows = np.arange(len(scores.labels))
+    losses = [-np.log(scores.probabilities(one)[rows, scores.labels] + 1e-12).mean() for one in candidates]
     return float(candidates[int(np.argmin(losses))])

@@ -79,7 +79,7 @@ DLIB_CHIP = Crop(CHIP_SIZE, CHIP_TEMPLATE, chip_points, (2, 3, 0, 1, 4))
 
 
 def differentiable(name: str, path: Path | None = None) -> tuple[nn.Module, Crop]:
-    """A recogniser by name, as :func:`facecrafter.estimators.identity.recogniser` has them, and what it looks at.
+    """A recogniser by name, as :func:`facecrafter.estimators.identity.recogniser` has them, and the crop that it reads.
 
     Raises:
         WeightsError: the name is unknown, or its file is missing or another one.

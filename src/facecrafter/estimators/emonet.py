@@ -140,7 +140,7 @@ class EmoNet(nn.Module):
         """RGB faces ``(B, 3, 256, 256)`` in [0, 1] to heat maps and scores."""
         stem = F.max_pool2d(self.conv2(F.relu(self.bn1(self.conv1(pixels)))), 2)
         stem = self.conv4(self.conv3(stem))
-        entering, seen = stem, []
+        entering, tops = stem, []
         for index in range(MODULES):
             top = self.get_submodule(f"top_m_{index}")(self.get_submodule(f"m{index}")(entering))
             top = F.relu(self.get_submodule(f"bn_end{index}")(self.get_submodule(f"conv_last{index}")(top)))
@@ -148,9 +148,9 @@ class EmoNet(nn.Module):
             if index < MODULES - 1:
                 top = self.get_submodule(f"bl{index}")(top)
                 entering = entering + top + self.get_submodule(f"al{index}")(heatmaps)
-            seen.append(top)
+            tops.append(top)
         attention = heatmaps.sum(1, keepdim=True)
-        features = self.conv1x1_input_emo_2(torch.cat([stem, torch.cat(seen, 1) * attention], 1))
+        features = self.conv1x1_input_emo_2(torch.cat([stem, torch.cat(tops, 1) * attention], 1))
         pooled = self.avg_pool_2(self.emo_net_2(features)).flatten(1)
         return Output(heatmaps, self.emo_fc_2(pooled))
 
@@ -176,7 +176,7 @@ def load(path: Path) -> EmoNet:
         )
     with torch.device("meta"):
         network = EmoNet(classes)
-    # Old versions of PyTorch did not count the batches that a norm has seen; what a file says of them does not matter.
+    # Old versions of PyTorch did not count the batches that went through a norm; a count in a file is ignored.
     counted = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     return weights_file.fill(network, counted, path, PUBLISHED)
 
@@ -230,10 +230,10 @@ def decode(scores: NDArray[np.float32]) -> list[Emotion]:
     places = [EMOTIONS.index(name) for name in CLASSES[odds.shape[1]]]
     probabilities = np.zeros((len(values), len(EMOTIONS)))
     probabilities[:, places] = odds / odds.sum(1, keepdims=True)
-    felt = values[:, -2:].clip(-1, 1)
+    affects = values[:, -2:].clip(-1, 1)
     return [
         Emotion(float(valence), float(arousal), tuple(row.tolist()))
-        for (valence, arousal), row in zip(felt, probabilities, strict=True)
+        for (valence, arousal), row in zip(affects, probabilities, strict=True)
     ]
 
 

@@ -50,7 +50,7 @@ def estimator_for(
     """The estimator of a name.
 
     Args:
-        name: of the estimator whose emotions a model learned or a data set has; None where it is not said, then it is
+        name: of the estimator whose emotions a model learned or a data set has; None where it is unknown, then it is
             EmoNet where its file is given, and else the project's own.
         emonet: EmoNet's file.
         of: how an error begins.

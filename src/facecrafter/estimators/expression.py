@@ -31,7 +31,7 @@ class Reading(NamedTuple):
     Attributes:
         blendshapes: ``(B, 52)``, about [0, 1], in the order of :data:`facecrafter.faces.face.BLENDSHAPES`.
         angles: ``(B, 3)`` yaw, pitch and roll in degrees over :data:`DEGREES`. The roll is that of the photo before
-            alignment turned it upright, so little of it can be seen.
+            alignment turned it upright, so little of it is visible.
         points: ``(B, 478, 2)`` landmarks, x and y in shares of the image's side.
     """
 
@@ -118,8 +118,8 @@ class ExpressionNet(nn.Module):
             images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
         images = images.contiguous(memory_format=torch.channels_last)
         places = F.silu(self.squeeze(self.stages(self.stem(images))))
-        said = self.head(F.silu(self.gather(places.flatten(1)))).float()
-        blendshapes, angles, points = said.split([len(BLENDSHAPES), 3, 2 * POINTS], dim=1)
+        outputs = self.head(F.silu(self.gather(places.flatten(1)))).float()
+        blendshapes, angles, points = outputs.split([len(BLENDSHAPES), 3, 2 * POINTS], dim=1)
         return Reading(blendshapes, angles, points.unflatten(1, (POINTS, 2)))
 
     @torch.no_grad()

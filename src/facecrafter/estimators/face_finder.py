@@ -16,12 +16,12 @@ from facecrafter.faces.face import Detection, Face, Pick, align, picked
 
 
 class FaceFinder:
-    """MediaPipe's face landmarker with patience: it looks closer before it says that there is no face.
+    """MediaPipe's face landmarker in several passes, each closer, before it reports that there is no face.
 
     Use it as a context manager, or call :meth:`close`.
 
     Args:
-        max_faces: how many faces to look for at one look.
+        max_faces: the most faces of one pass.
         min_confidence: detection threshold in [0, 1].
 
     Raises:
@@ -92,9 +92,9 @@ class FaceFinder:
         return sorted(faces, key=lambda face: face.area, reverse=True)
 
     def find_all(self, photo: NDArray[np.uint8]) -> list[Detection]:
-        """Every face of a photo ``(H, W, 3)`` uint8 RGB, from the first look that shows any.
+        """Every face of a photo ``(H, W, 3)`` uint8 RGB, from the first pass that finds any.
 
-        The looks: the whole image; the image with a border, for a face that fills it; a close look wherever a scout
+        The passes: the whole image; the image with a border, for a face that fills it; a close crop wherever a scout
         sees a face, for small faces in large images and difficult ones. Most images need only the first.
         """
         return self._look(photo) or self._look(photo, border=1 / 3) or self._look_closer(photo)
@@ -106,12 +106,12 @@ class FaceFinder:
         """
         height, width = photo.shape[:2]
         long = max(height, width) * (1 + 2 * border)
-        seen = _resized(photo, self._LONG_SIDE / long if long > self._LONG_SIDE else max(1.0, 256 / long))
-        margin = round(border * max(seen.shape[:2]))
-        pixel = np.array([width / seen.shape[1], height / seen.shape[0], width / seen.shape[1]], np.float32)
+        resized = _resized(photo, self._LONG_SIDE / long if long > self._LONG_SIDE else max(1.0, 256 / long))
+        margin = round(border * max(resized.shape[:2]))
+        pixel = np.array([width / resized.shape[1], height / resized.shape[0], width / resized.shape[1]], np.float32)
         if margin:
-            seen = np.pad(seen, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
-        found = self._landmarker.detect(to_image(seen))
+            resized = np.pad(resized, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+        found = self._landmarker.detect(to_image(resized))
         extent = np.array([width, height, width], np.float32) + 2 * margin * pixel
         corner = np.array([left - margin * pixel[0], top - margin * pixel[1], 0], np.float32)
         faces = []
@@ -138,9 +138,9 @@ class FaceFinder:
     def _scout(self, photo: NDArray[np.uint8]) -> Iterator[tuple[float, float, float]]:
         """Centre x, centre y and side of every place that may be a face, in pixels of the photo, the surest first."""
         scale = min(1.0, self._SCOUT_SIDE / max(photo.shape[:2]))
-        seen = _resized(photo, scale)
-        self._yunet.setInputSize((seen.shape[1], seen.shape[0]))
-        boxes = self._yunet.detect(np.ascontiguousarray(seen[:, :, ::-1]))[1]
+        resized = _resized(photo, scale)
+        self._yunet.setInputSize((resized.shape[1], resized.shape[0]))
+        boxes = self._yunet.detect(np.ascontiguousarray(resized[:, :, ::-1]))[1]
         for x, y, wide, tall in [] if boxes is None else boxes[:, :4].astype(float) / scale:
             yield x + wide / 2, y + tall / 2, max(wide, tall)
 

@@ -74,7 +74,7 @@ def fill(network: Network, state: State, path: Path, published: Published) -> Ne
     """
     wrong = f"{path} is no {published.network} file"
     expected = network.state_dict()
-    # How many batches a norm has seen plays no part in evaluation, and old files do not say.
+    # How many batches went through a norm plays no part in evaluation, and old files do not say.
     state = {name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked")} | state
     missing = [name for name in expected if name not in state]
     if missing:

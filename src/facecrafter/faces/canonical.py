@@ -1,4 +1,4 @@
-"""A face without its pose: landmarks turned, scaled and moved to where the mean face looks straight ahead."""
+"""A face without its pose: landmarks turned, scaled and moved to where the mean face is frontal."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def mirrored(points: Points) -> NDArray[np.float64]:
 
 def mean_face(points: Points) -> NDArray[np.float64]:
     """The mean of faces ``(B, 478, 3)`` without their poses: symmetric, its outer corners of the eyes 1 apart and
-    their middle at the origin, ``(478, 3)``. The faces should look about straight ahead."""
+    their middle at the origin, ``(478, 3)``. The faces should be about frontal."""
     mean = _normal(np.asarray(points, np.float64).mean(0))
     for _ in range(ROUNDS):
         mean = _normal(straightened(points, mean).points.mean(0))
@@ -96,7 +96,7 @@ def mean_face(points: Points) -> NDArray[np.float64]:
 
 
 def _normal(face: Points) -> NDArray[np.float64]:
-    """A face ``(478, 3)`` that looks about straight ahead, made symmetric, of unit width at unit place."""
+    """A face ``(478, 3)`` that is about frontal, made symmetric, of unit width at unit place."""
     corners = [RIGHT_EYE_CORNERS[0], LEFT_EYE_CORNERS[0]]
     centred = face - face[corners].mean(0)
     symmetric = (centred + mirrored(centred)) / 2

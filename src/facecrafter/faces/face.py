@@ -104,7 +104,7 @@ class Face:
 def head_angles(pose: NDArray[np.float32]) -> tuple[float, float, float]:
     """Yaw, pitch and roll in degrees of a 4x4 head pose.
 
-    Yaw is positive when the face looks to the image's right, pitch when it looks up, roll when the head is turned
+    Yaw is positive when the face is turned to the image's right, pitch when it is raised, roll when the head is turned
     counter-clockwise in the image.
     """
     turn = pose[:3, :3] / np.linalg.norm(pose[:3, :3], axis=0, keepdims=True)

@@ -79,7 +79,7 @@ def draw(
 
     large = size * style.supersample
     canvas = np.full((large, large, 3), style.background, np.uint8)
-    # cv2 draws at whole pixels unless told how many binary digits of the coordinates are fractions.
+    # cv2 draws at whole pixels unless given how many binary digits of the coordinates are fractions.
     shift = 4
     fixed = np.round((points[:, :2] * (large / source_size) - 0.5) * 2**shift).astype(np.int32)
     thick = max(1, round(style.width * large))
@@ -98,7 +98,7 @@ def draw(
 def turn(points: NDArray[np.float32], yaw: float = 0.0, pitch: float = 0.0, size: float = 256) -> NDArray[np.float32]:
     """The landmarks of the same face with its head turned further, again on the FFHQ template.
 
-    The points are turned as a rigid body, pitch after yaw, and seen from far away (orthographically).
+    The points are turned as a rigid body, pitch after yaw, and viewed from far away (orthographically).
 
     Args:
         points: ``(478, 3)``, x to the right, y down, z away from the viewer, all on one scale.

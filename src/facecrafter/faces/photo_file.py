@@ -37,7 +37,7 @@ class PhotoFile:
         """Hash a file as it is now.
 
         Raises:
-            PhotoError: it cannot be read, said as :func:`facecrafter.faces.face.load_photo` says it.
+            PhotoError: it cannot be read, in the words of :func:`facecrafter.faces.face.load_photo`.
         """
         try:
             if path.is_file():  # opening a pipe would wait for ever

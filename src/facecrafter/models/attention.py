@@ -45,7 +45,7 @@ class Branch:
 
 @dataclass
 class AttentionRecord:
-    """What the cross-attention blocks said in one UNet call, for the loss of Eq. 2.
+    """What the cross-attention blocks gave in one UNet call, for the loss of Eq. 2.
 
     Each list has one tensor ``(B, Q, width of the block)`` a block, before the block's output projection.
 
@@ -71,7 +71,7 @@ class AttentionInputs:
         branches: the controls that are on.
         identity: K and V of the identity tokens for each block, when they were computed beforehand; otherwise the
             blocks compute them from ``encoder_hidden_states``.
-        record: where the blocks write what they said; None for not at all.
+        record: where the blocks write what they gave; None for not at all.
         updates: layers of the UNet, each with what is to be added to its output, a function of its input.
     """
 

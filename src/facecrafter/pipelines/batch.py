@@ -262,7 +262,7 @@ def generate_pairs(
 
     Raises:
         ConfigError: the table or a setting cannot be used.
-        OutputError: the output cannot be written. What is wrong with one row is said in ``results.csv`` instead.
+        OutputError: the output cannot be written. What is wrong with one row is written to ``results.csv`` instead.
     """
     pairs = read_pairs(table)
     if not overwrite:

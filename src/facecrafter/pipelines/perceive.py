@@ -143,10 +143,10 @@ def perceive(
     with ExitStack() as stack:
         # Made when an image first needs it: that takes half a second, and crops may need none.
         finder = cache(lambda: stack.enter_context(FaceFinder(MOST_FACES)))
-        look = _read_crop if aligned else partial(_read_photo, finder, which)
+        read = _read_crop if aligned else partial(_read_photo, finder, which)
         for source in sources:
             try:
-                readings = look(estimator, source.path)
+                readings = read(estimator, source.path)
             except (PhotoError, NoFaceError) as error:
                 survey.skipped.append((source.path, str(error)))
                 readings = []
@@ -255,12 +255,12 @@ def as_table(survey: Survey) -> str:
         table.add_column(name, justify="right")
     table.add_column("left, top, right, bottom")
     for row in survey.rows:
-        felt = f"{row['emotion']} {row[str(row['emotion'])]:.2f}"
+        emotion = f"{row['emotion']} {row[str(row['emotion'])]:.2f}"
         marks = [f"{row[name]:+.2f}" for name in ("valence", "arousal")]
         known = row["yaw"] is not None
         angles = [f"{round(float(row[name] or 0)):+d}°" if known else "-" for name in ANGLES]
         box = ", ".join(f"{row[name]:.0f}" for name in BOX) if known else "-"
-        table.add_row(Text(str(row["file"])), str(row["face"]), felt, *marks, *angles, box)
+        table.add_row(Text(str(row["file"])), str(row["face"]), emotion, *marks, *angles, box)
     console = Console()
     if not console.is_terminal:  # in a file or a pipe nothing needs to be folded
         console.width = 240

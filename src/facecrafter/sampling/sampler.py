@@ -262,8 +262,8 @@ def denoise(
     latents = latents * solver.init_noise_sigma
     random = {"generator": generators} if scheduler in ("ddpm", "ddim") else {}
     for timestep in solver.timesteps:
-        said = predict(solver.scale_model_input(latents, timestep), timestep)
-        latents = solver.step(said, timestep, latents, **random).prev_sample
+        prediction = predict(solver.scale_model_input(latents, timestep), timestep)
+        latents = solver.step(prediction, timestep, latents, **random).prev_sample
         if progress:
             progress()
     return latents

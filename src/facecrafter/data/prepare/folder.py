@@ -86,7 +86,7 @@ def _difference(name: str, before: Any, now: Any) -> str:
     if name == "recognisers" and list(before) != list(now):
         return f"with the recognisers {', '.join(before)}, not {', '.join(now)}"
     if name == "emotion":
-        return "with another emotion estimator (`data prepare DIR --only emotion` renews what it said)"
+        return "with another emotion estimator (`data prepare DIR --only emotion` renews its labels)"
     return f"with other weights for {name}"
 
 

@@ -175,7 +175,7 @@ def _rejected(photo: Photo, error: Exception) -> Rejected:
     Raises:
         DataError: the machine failed, and not the photo.
     """
-    # What reads photos and videos tells in its own words what the system said of one.
+    # What reads photos and videos words its own error from what the system gives as the reason.
     cause = error.__context__ if isinstance(error, FaceCrafterError) else error
     if isinstance(cause, MemoryError):
         raise Halted(f"memory ran out at {photo.file}; {LESS_MEMORY}") from None

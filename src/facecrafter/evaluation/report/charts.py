@@ -138,9 +138,9 @@ def curves(lines: tuple[Line, ...]) -> Figure:
     axes.plot(ends, ends, color=QUIET, linestyle="--", linewidth=1)
     for series, xs, *numbers in lines:
         perceived, low, high = ([float("nan") if one is None else one for one in column] for column in numbers)
-        look = _look(series)
-        axes.plot(xs, perceived, linestyle=DASHES[series // len(COLOURS) % len(DASHES)], **look)
-        axes.fill_between(xs, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        style = _look(series)
+        axes.plot(xs, perceived, linestyle=DASHES[series // len(COLOURS) % len(DASHES)], **style)
+        axes.fill_between(xs, low, high, color=style["color"], alpha=0.15, linewidth=0)
     axes.set(xlabel="asked", ylabel="perceived")
     return figure
 

@@ -35,7 +35,7 @@ def is_published(folder: Path) -> bool:
 
 
 def check(folder: Path) -> list[Finding]:
-    """Look whether a folder has what the arc2face scale needs: configs, and the names and shapes of all tensors, which
+    """Check that a folder has what the arc2face scale needs: configs, and the names and shapes of all tensors, which
     are read from the files' headers; the recogniser's file is read whole for its sha256.
 
     Args:
@@ -50,7 +50,7 @@ def check(folder: Path) -> list[Finding]:
         ]
     if not folder.is_dir():
         return [Finding(folder, False, "is no folder", "name the one that holds arc2face/, encoder/ and arcface.onnx")]
-    findings = [finding for part in PARTS for finding in part.look(folder)]
+    findings = [finding for part in PARTS for finding in part.check(folder)]
     findings.append(_look_at_recogniser(folder))
     if (folder / CONTROLS_FILE).is_file():
         findings.append(_look_at_controls(folder / CONTROLS_FILE))
@@ -124,10 +124,10 @@ def _shape(value: Any) -> tuple[int, ...]:
 def _look_at_controls(path: Path) -> Finding:
     try:
         with safe_open(path, "pt") as file:
-            said = file.metadata() or {}
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError):
         return Finding(path, False, "is not a whole safetensors file", "put another in its place, or take it away")
     wanted = {"format": FORMAT, "kind": "controls", "scale": arc2face_scale().name}
-    if any(said.get(name) != value for name, value in wanted.items()):
+    if any(metadata.get(name) != value for name, value in wanted.items()):
         return Finding(path, False, f"holds no controls of the {arc2face_scale().name} scale", "take it away")
     return Finding(path, True)

@@ -52,7 +52,7 @@ _CLIP_FILES = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin
 
 @dataclass(frozen=True)
 class Finding:
-    """What a look at one file showed.
+    """What was found of one file.
 
     Attributes:
         path: the file.
@@ -110,11 +110,11 @@ class Part:
         place = self.place(folder)
         return next((place / name for name in self.files if (place / name).is_file()), place / self.files[0])
 
-    def look(self, folder: Path) -> Iterator[Finding]:
+    def check(self, folder: Path) -> Iterator[Finding]:
         """What is there, of its config and its tensors."""
         with torch.device("meta"):
             wanted = self.build(arc2face_scale())
-        for path, look in (
+        for path, check in (
             (self.place(folder) / "config.json", self._wrong_config),
             (self.weights(folder), _wrong_tensors),
         ):
@@ -126,7 +126,7 @@ class Part:
                     remedy = conversion(whole, self.place(folder), self.kind.__name__)
                     yield Finding(path, False, f"is missing, and {whole} {SINGLE_FILE}", remedy)
                 continue
-            wrong = look(path, wanted)
+            wrong = check(path, wanted)
             remedy = f"get the file again from {self.source}" if wrong else ""
             if wrong == SINGLE_FILE and self.single_file:
                 remedy = f"move it elsewhere and {conversion(path.name, self.place(folder), self.kind.__name__)}"

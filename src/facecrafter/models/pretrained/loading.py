@@ -95,13 +95,13 @@ def open_model(
 
 
 def _read(folder: Path, part: Part) -> Any:
-    for finding in part.look(folder):
+    for finding in part.check(folder):
         if not finding.ok:
             raise CheckpointError(finding.sentence)
     path = part.weights(folder)
     try:
         with _without_bar():
-            module, seen = part.kind.from_pretrained(
+            module, loading = part.kind.from_pretrained(
                 part.place(folder),
                 local_files_only=True,
                 use_safetensors=path.suffix == ".safetensors",
@@ -110,8 +110,8 @@ def _read(folder: Path, part: Part) -> Any:
             )
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} could not be read: {' '.join(str(error).split())[:200]}") from None
-    if seen["missing_keys"]:
-        raise CheckpointError(f"{path} was read without {len(seen['missing_keys'])} of its tensors; get it again")
+    if loading["missing_keys"]:
+        raise CheckpointError(f"{path} was read without {len(loading['missing_keys'])} of its tensors; get it again")
     return module.float().eval()
 
 
