@@ -98,6 +98,13 @@ def data_synthesise(
 def data_directions(
     file: Annotated[Path | None, typer.Argument(help="File of directions; the shipped one if none is named.")] = None,
     fit: Annotated[bool, typer.Option("--fit", help="Fit directions and write FILE first, about 40 minutes.")] = False,
+    learn: Annotated[
+        bool,
+        typer.Option(
+            "--learn",
+            help="Learn what they lack for emotions again and write FILE, about 30 minutes; --fit does it too.",
+        ),
+    ] = False,
     ages: Annotated[
         Path | None, typer.Option(help="With --fit: UTKFace's folder, to fit age and sex; else those shipped are kept.")
     ] = None,
@@ -109,24 +116,28 @@ def data_directions(
     facecrafter data directions > reach.csv
     facecrafter data directions my.safetensors --fit --ages UTKFace
     """
-    if fit and file is None:
-        raise typer.BadParameter("--fit needs a FILE to write")
+    if (fit or learn) and file is None:
+        raise typer.BadParameter(f"{'--fit' if fit else '--learn'} needs a FILE to write")
     if ages is not None and not fit:
         raise typer.BadParameter("--ages has no effect without --fit")
     from tqdm import tqdm
 
     from facecrafter.data.synthesis import directions as fitted
     from facecrafter.data.synthesis import fitting
+    from facecrafter.data.synthesis.learning import with_learned
     from facecrafter.data.synthesis.people import Recipe
     from facecrafter.data.synthesis.run import maker
     from facecrafter.io import check_free
 
-    if fit and file is not None:
+    if (fit or learn) and file is not None:
         check_free([file])
         made = maker(Recipe())
-        shipped = made.directions
-        age, sex = fitting.aged(ages, made.reader, 2100) if ages else (shipped.age, shipped.sex)
-        fitted.save(fitting.make(made, age, sex, progress=lambda items, total: tqdm(items, total=total)), file)
+        linear = made.directions
+        if fit:
+            age, sex = fitting.aged(ages, made.reader, 2100) if ages else (linear.age, linear.sex)
+            linear = fitting.make(made, age, sex, progress=lambda items, total: tqdm(items, total=total))
+        learned = with_learned(made, linear, progress=lambda items, total: tqdm(items, total=total, desc="steps"))
+        fitted.save(learned, file)
         made.close()
     made = maker(Recipe(), file or fitted.ASSET)
     typer.echo("edit,strength,change,sface,usable")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from facecrafter.weights import ASSETS
 
 ASSET = ASSETS / "synthesis" / "directions.safetensors"
 FORMAT = "facecrafter-directions-1"
+LEARNED = "learned."  # how the tensors of learned changes are called, before the emotion
 ROLE = "directions in the style space of the face generator"
 LICENCE = "non-commercial research, as the face generator whose styles it moves"
 
@@ -86,6 +87,8 @@ class Directions:
         age: the logarithm of the apparent age and :data:`YOUNGEST`.
         sex: apparent sex, 0 (a man's) to 1 (a woman's).
         about: how they were made.
+        learned: by emotion, what is added to the cheapest change at strength 1, ``(512,)``; see
+            :mod:`facecrafter.data.synthesis.learning`.
     """
 
     names: tuple[str, ...]
@@ -97,6 +100,7 @@ class Directions:
     age: Linear
     sex: Linear
     about: Mapping[str, Any]
+    learned: Mapping[str, Array] = field(default_factory=dict)
 
     def predict(self, style: Array, names: Sequence[str]) -> Array:
         """The readings of w ``(512,)`` in standard deviations from the average, by its direction alone."""
@@ -108,7 +112,12 @@ class Directions:
         return float((scale(name, np.asarray(value)) - self.means[place]) / self.deviations[place])
 
     def move(
-        self, style: Array, targets: Mapping[str, float], strength: float = 1.0, pose: Sequence[float] = (0.0, 0.0)
+        self,
+        style: Array,
+        targets: Mapping[str, float],
+        strength: float = 1.0,
+        pose: Sequence[float] = (0.0, 0.0),
+        emotion: str | None = None,
     ) -> Array:
         """The change of w ``(512,)`` that a person's face needs for an expression and a pose.
 
@@ -117,6 +126,7 @@ class Directions:
             targets: where readings go, in standard deviations; those of :data:`KEPT` that are not named stay.
             strength: which share of the way; over 1 beyond the targets.
             pose: yaw and pitch in degrees, reached whatever the strength.
+            emotion: whose learned change is added, where there is one.
         """
         names = [*targets, *POSE, *(name for name in KEPT if name not in targets)]
         ways = np.zeros(len(names))
@@ -130,7 +140,8 @@ class Directions:
         square = rows @ cheap
         slack = [SLACK_EMOTION if name in (*EMOTIONS, "smile") else SLACK for name in targets]
         slack += [SLACK_KEPT] * (len(names) - count)
-        return np.asarray(cheap @ np.linalg.solve(square + np.diag(slack * np.diag(square)), ways))
+        change = cheap @ np.linalg.solve(square + np.diag(slack * np.diag(square)), ways)
+        return np.asarray(change + strength * self.learned[emotion] if emotion in self.learned else change)
 
     def apparent_age(self, reading: Reading) -> float:
         """The apparent age of a face in years."""
@@ -225,6 +236,7 @@ def save(directions: Directions, path: Path) -> None:
         "identity": directions.identity,
         "age": np.append(directions.age.weight, directions.age.offset),
         "sex": np.append(directions.sex.weight, directions.sex.offset),
+        **{f"{LEARNED}{emotion}": change for emotion, change in directions.learned.items()},
     }
     metadata = {
         "format": FORMAT,
@@ -255,7 +267,8 @@ def load(path: Path = ASSET) -> Directions:
         age, sex = (Linear(numbers[name][:-1], float(numbers[name][-1])) for name in ("age", "sex"))
         places = {name: numbers[name] for name in ("readers", "average", "means", "deviations", "identity")}
         names, about = tuple(json.loads(metadata["names"])), json.loads(metadata["about"])
-        return Directions(names=names, age=age, sex=sex, about=about, **places)
+        learned = {name.removeprefix(LEARNED): change for name, change in numbers.items() if name.startswith(LEARNED)}
+        return Directions(names=names, age=age, sex=sex, about=about, learned=learned, **places)
     except FileNotFoundError:
         raise WeightsError(
             f"there is no file of directions {path}; make one with: facecrafter data directions FILE --fit"

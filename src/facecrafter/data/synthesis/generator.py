@@ -185,7 +185,7 @@ def inverse_haar(x: Tensor) -> Tensor:
 
 
 def _interleaved(x: Tensor) -> Tensor:
-    """Twice :func:`inverse_haar`, without gradients: each of the four pixels of a place is written where it belongs."""
+    """Twice :func:`inverse_haar`: each of the four pixels of a place is written where it belongs."""
     batch, channels, height, width = x.shape
     count = channels // 4
     low, bands = x[:, :count], x[:, count:].unflatten(1, (count, 3))
@@ -194,8 +194,8 @@ def _interleaved(x: Tensor) -> Tensor:
     for row, (left, right) in enumerate(
         ((low + vertical, horizontal + both), (low - vertical, horizontal - both)),
     ):
-        torch.add(left, right, out=pixels[:, :, :, row, :, 0])
-        torch.sub(left, right, out=pixels[:, :, :, row, :, 1])
+        pixels[:, :, :, row, :, 0] = left + right
+        pixels[:, :, :, row, :, 1] = left - right
     return pixels.view(batch, count, 2 * height, 2 * width)
 
 

@@ -240,7 +240,7 @@ class Maker:
         yaw, pitch = edit.pose
         if edit.emotion is None:  # a pose gives way too
             yaw, pitch = strength * yaw, strength * pitch
-        change = self.directions.move(style, edit.targets, strength, (yaw, pitch))
+        change = self.directions.move(style, edit.targets, strength, (yaw, pitch), edit.emotion)
         reading = self.image(style, change)
         if reading is None:
             return None
