@@ -301,6 +301,7 @@ BAD = {
     "people by no directions": ("data synthesise out --directions none", 1, "there is no file of directions none"),
     "people by other weights": ("data synthesise out --directions words.jpg", 1, "holds no directions"),
     "fitting into nothing": ("data directions --fit", 2, "--fit needs a FILE to write"),
+    "learning into nothing": ("data directions --learn", 2, "--learn needs a FILE to write"),
     "ages without fitting": ("data directions --ages photos", 2, "--ages has no effect without --fit"),
     "preparing no folder": ("data prepare none prepared", 1, "none"),
     "config with a typo": ("train typo.yaml", 1, "no setting 'lerning_rate'; did you mean 'learning_rate'?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,9 +90,20 @@ def test_a_linear_reading_is_found_again() -> None:
     assert found.offset == pytest.approx(3, abs=1e-3)
 
 
+def test_a_learned_change_is_added_by_its_strength(samples: Samples, fitted: Directions) -> None:
+    style, change = samples.styles[3], np.linspace(-1, 1, WIDTH)
+    learned = replace(fitted, learned={"fear": change})
+    for emotion, expected in (("fear", 0.7 * change), ("anger", 0 * change), (None, 0 * change)):
+        moved = learned.move(style, {"smile": 1.0}, 0.7, emotion=emotion)
+        np.testing.assert_allclose(moved - fitted.move(style, {"smile": 1.0}, 0.7), expected, atol=1e-12)
+
+
 def test_a_file_holds_what_was_saved(fitted: Directions, tmp_path: Path) -> None:
+    fitted = replace(fitted, learned={"fear": np.linspace(-1, 1, WIDTH)})
     save(fitted, tmp_path / "d.safetensors")
     again = load(tmp_path / "d.safetensors")
+    assert list(again.learned) == ["fear"]
+    np.testing.assert_allclose(again.learned["fear"], fitted.learned["fear"], rtol=1e-6, atol=1e-6)
     assert again.names == fitted.names
     assert again.about == fitted.about
     for name in ("readers", "average", "means", "deviations", "identity"):

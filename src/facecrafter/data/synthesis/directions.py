@@ -24,7 +24,7 @@ from facecrafter.weights import ASSETS
 
 ASSET = ASSETS / "synthesis" / "directions.safetensors"
 FORMAT = "facecrafter-directions-1"
-LEARNED = "learned."  # how the tensors of learned changes are called, before the emotion
+PREFIX = "learned."  # how the tensors of learned changes are called, before the emotion
 ROLE = "directions in the style space of the face generator"
 LICENCE = "non-commercial research, as the face generator whose styles it moves"
 
@@ -141,7 +141,7 @@ class Directions:
         slack = [SLACK_EMOTION if name in (*EMOTIONS, "smile") else SLACK for name in targets]
         slack += [SLACK_KEPT] * (len(names) - count)
         change = cheap @ np.linalg.solve(square + np.diag(slack * np.diag(square)), ways)
-        return np.asarray(change + strength * self.learned[emotion] if emotion in self.learned else change)
+        return np.asarray(change + strength * self.learned.get(emotion or "", np.zeros(1)))
 
     def apparent_age(self, reading: Reading) -> float:
         """The apparent age of a face in years."""
@@ -236,7 +236,7 @@ def save(directions: Directions, path: Path) -> None:
         "identity": directions.identity,
         "age": np.append(directions.age.weight, directions.age.offset),
         "sex": np.append(directions.sex.weight, directions.sex.offset),
-        **{f"{LEARNED}{emotion}": change for emotion, change in directions.learned.items()},
+        **{f"{PREFIX}{emotion}": change for emotion, change in directions.learned.items()},
     }
     metadata = {
         "format": FORMAT,
@@ -267,7 +267,7 @@ def load(path: Path = ASSET) -> Directions:
         age, sex = (Linear(numbers[name][:-1], float(numbers[name][-1])) for name in ("age", "sex"))
         places = {name: numbers[name] for name in ("readers", "average", "means", "deviations", "identity")}
         names, about = tuple(json.loads(metadata["names"])), json.loads(metadata["about"])
-        learned = {name.removeprefix(LEARNED): change for name, change in numbers.items() if name.startswith(LEARNED)}
+        learned = {name.removeprefix(PREFIX): change for name, change in numbers.items() if name.startswith(PREFIX)}
         return Directions(names=names, age=age, sex=sex, about=about, learned=learned, **places)
     except FileNotFoundError:
         raise WeightsError(

@@ -28,7 +28,7 @@ from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.faces.face import ALIGNED_SIZE
 
 # What regressions do not reach. The others are read off three of four images without.
-EMOTIONS_LEARNED = ("fear", "contempt", "anger", "disgust", "sad")
+LEARNED = ("fear", "contempt", "anger", "disgust", "sad")
 PEOPLE, STEPS, BATCH = 40, 40, 4
 RATE = 0.05  # of Adam, in units of w
 STRENGTHS = (0.6, 1.2)  # drawn for each image, so that the change serves faint and strong expressions
@@ -120,7 +120,7 @@ def learn(
 
 
 def with_learned(maker: Maker, directions: Directions, steps: int = STEPS, progress: Shown = _plain) -> Directions:
-    """Directions whose learned changes are learned again, for each of :data:`EMOTIONS_LEARNED`.
+    """Directions whose learned changes are learned again, for each of :data:`LEARNED`.
 
     Args:
         maker: makes the images, from now on with these directions.
@@ -130,9 +130,9 @@ def with_learned(maker: Maker, directions: Directions, steps: int = STEPS, progr
     """
     maker.directions = directions
     people = somebody(maker, PEOPLE)
-    count = len(EMOTIONS_LEARNED) * steps
-    ahead = progress(iter(range(count)), count)
-    learned = {emotion: learn(maker, emotion, people, islice(ahead, steps)) for emotion in EMOTIONS_LEARNED}
+    count = len(LEARNED) * steps
+    ahead = iter(progress(iter(range(count)), count))
+    learned = {emotion: learn(maker, emotion, people, islice(ahead, steps)) for emotion in LEARNED}
     about = {**directions.about, "learned": {"people": PEOPLE, "steps": steps, "batch": BATCH, "rate": RATE}}
     return replace(directions, learned=learned, about=about)
 
