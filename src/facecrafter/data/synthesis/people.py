@@ -77,8 +77,8 @@ GLARE = {
 }  # fmt: skip
 # The strength that is tried first.
 STRENGTHS = {
-    "neutral": 1.1, "happy": 1.0, "sad": 2.0, "surprise": 1.5, "fear": 1.1, "disgust": 1.1, "anger": 1.2,
-    "contempt": 1.4,
+    "neutral": 1.1, "happy": 1.0, "sad": 0.6, "surprise": 1.5, "fear": 0.85, "disgust": 0.6, "anger": 0.7,
+    "contempt": 0.75,
 }  # fmt: skip
 # How likely the emotion is to be by the estimator, of eight that are as common as each other, before the strength is
 # enough: drawn evenly, so that there are faint and strong ones.
