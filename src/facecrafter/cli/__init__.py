@@ -1,7 +1,18 @@
 """The command line: parse, call one function of the package, print. Heavy modules are imported by the commands."""
 
 # Each adds its commands.
-from facecrafter.cli import bench, controls, data, dataset, evaluate, generate, perceive, train, weights  # noqa: F401
+from facecrafter.cli import (  # noqa: F401
+    bench,
+    controls,
+    data,
+    dataset,
+    evaluate,
+    generate,
+    perceive,
+    study,
+    train,
+    weights,
+)
 from facecrafter.cli.application import app
 from facecrafter.interruption import heed_sigterm, ignore
 

@@ -50,12 +50,14 @@ evaluate_app = typer.Typer(help="Measure models and methods, and the tables of t
 controls_app = typer.Typer(help="What can be asked for by numbers.", **STYLE)
 dataset_app = typer.Typer(help="Balanced, labelled data sets of faces.", **STYLE)
 bench_app = typer.Typer(help="What things cost, both sides in one run.", **STYLE)
+study_app = typer.Typer(help="A user study: people choose among images of several methods.", **STYLE)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(weights_app, name="weights")
 app.add_typer(controls_app, name="controls")
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(bench_app, name="bench")
+app.add_typer(study_app, name="study")
 
 
 class _Notes(logging.StreamHandler):  # type: ignore[type-arg]

@@ -78,10 +78,12 @@ class Words(Strict):
     practice: Line = "Practice: this answer does not count."
     instructed: Line = "Attention check: please choose option {number}, whatever it shows."
     instructed_first: Line = "Attention check: please choose option {number} first, whatever it shows."
-    option: Line = "Option {letter}"
-    choose_help: Line = "Click or tap one option, or press its number."
+    option: Line = "Option {number}"
+    choose_help: Line = "Click or tap one option, or press its number. Backspace takes the last answer back."
     ranking_help: Line = "Choose the options one after another, the best first."
     rank: Line = "Place {number}"
+    save: Line = "Save this order"
+    needs_link: Line = "This study is by invitation. Please open your personal link."
     progress: Line = "{done} of {total}"
     undo: Line = "Undo the last answer"
     saving: Line = "Saving …"
@@ -96,7 +98,6 @@ class Words(Strict):
     withdraw_yes: Line = "Yes, delete them"
     withdraw_no: Line = "No, go back"
     withdrawn: Line = "Your answers are deleted. Thank you for your time."
-    script: Line = "This page needs JavaScript."
 
 
 class Translation(Strict):
@@ -139,6 +140,7 @@ class StudyConfig(Strict):
     attention_checks: int = Field(2, ge=0, le=20)  # trials a participant that say what to choose
     practice: bool = True  # one trial before, which does not count
     access: Literal["open", "links", "code"] = "open"  # one link for all, a link a person, or a code for a panel
+    access_code: str = Field("", max_length=200)  # with access: code
     completion_code: str = Field("", max_length=100)  # shown at the end, for panels that ask for one
     return_after_hours: float = Field(24, gt=0)  # without an answer, until a participant's sets go to others
     seed: int = Field(0, ge=0)  # draws the sets, and deals them
@@ -156,6 +158,8 @@ class StudyConfig(Strict):
             raise ValueError(
                 f"a participant cannot see {self.sets_a_participant} of {self.sets} sets; lower `sets_a_participant`"
             )
+        if (self.access == "code") != bool(self.access_code):
+            raise ValueError("`access: code` and `access_code`, the word that the panel is given, belong together")
         if self.runs and (self.methods or self.references):
             raise ValueError("give `runs`, or `methods` with `references`, not both")
         for language, translation in self.translations.items():

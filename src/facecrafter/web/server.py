@@ -77,20 +77,23 @@ def guarded(app: FastAPI, binding: Binding, open_paths: Collection[str] = (), ra
     return Guard(app, binding, open_paths, rate)
 
 
-def serve(app: Guard, ready: Callable[[str], object], path: str = "/") -> None:
+def serve(
+    app: Guard, ready: Callable[[str], object], path: str = "/", most_connections: int = MOST_CONNECTIONS
+) -> None:
     """Serve until Ctrl-C or SIGTERM. Requests are not logged: their addresses and contents are the visitors'.
 
     Args:
         app: guarded; its binding says where.
         ready: called with the address that a visitor opens, once it answers.
         path: of that address.
+        most_connections: at once; a browser opens up to six.
 
     Raises:
         ConfigError: the address cannot be used.
     """
     listening = app.binding.listen()
     with listening:
-        server = Server(app, lambda: ready(app.binding.url(listening.getsockname()[1], path)))
+        server = Server(app, lambda: ready(app.binding.url(listening.getsockname()[1], path)), most_connections)
         server.run(sockets=[listening])
 
 
@@ -100,9 +103,12 @@ class Server(uvicorn.Server):
     Args:
         app: guarded.
         ready: called once it answers.
+        most_connections: at once.
     """
 
-    def __init__(self, app: Guard, ready: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, app: Guard, ready: Callable[[], object] = lambda: None, most_connections: int = MOST_CONNECTIONS
+    ) -> None:
         logging.getLogger("uvicorn").setLevel(logging.ERROR)
         super().__init__(
             uvicorn.Config(
@@ -111,7 +117,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 server_header=False,
                 proxy_headers=False,  # a visitor could claim to be anyone
-                limit_concurrency=MOST_CONNECTIONS,
+                limit_concurrency=most_connections,
                 timeout_graceful_shutdown=3,
                 ws="none",
             )

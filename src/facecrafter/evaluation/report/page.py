@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.report import charts, paper, tables
@@ -15,24 +15,38 @@ from facecrafter.evaluation.report.tables import Cell, Grid
 from facecrafter.evaluation.result import Column
 from facecrafter.evaluation.result_folder import Score
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 LARGEST = 8 * 2**20  # bytes that a page should have at most
 SIDES = (144, 112, 80, 48)  # of its images in pixels: the first that fits
 NAMED = 5  # of the images that are missing
 
 
-def as_html(sheet: Sheet) -> bytes:
-    """The page, with images as large as :data:`LARGEST` lets them be."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def template_environment(package: str | None = None) -> Environment:
+    """Templates of pages: those of a package, and those here, which are common to all reports."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("facecrafter.evaluation.report"),
+    packages = [*([package] if package else []), "facecrafter.evaluation.report"]
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(one) for one in packages]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+
+
+def sorting(environment: Environment) -> tuple[str, str]:
+    """The script that sorts tables, and the digest by which a page's policy allows it and no other."""
     script = environment.loader.get_source(environment, "sort.js")[0] if environment.loader else ""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return script, base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def as_html(sheet: Sheet) -> bytes:
+    """The page, with images as large as :data:`LARGEST` lets them be."""
+    environment = template_environment()
+    script, digest = sorting(environment)
     template = environment.get_template("report.html")
     content = b""
     for side in SIDES:

@@ -19,7 +19,7 @@ def as_markdown(sheet: Sheet) -> str:
     abouts = [f"- {escaped(column.title)}: {escaped(column.about)}" for column in sheet.columns if column.about]
     parts = [f"# {escaped(sheet.title)}", *_main(sheet), "\n".join(abouts), *_notes(sheet)]
     if differences := tables.differences(sheet):
-        parts += [f"## Differences from {escaped(sheet.differences[0].against)}", _grid(differences)]
+        parts += [f"## Differences from {escaped(sheet.differences[0].against)}", grid_as_markdown(differences)]
         parts += [tables.PAIRED, escaped(tables.unpaired(sheet))]
     parts += ["## How it was measured", _list(sheet.runs[0].result.estimators)]
     for run in sheet.runs:
@@ -33,7 +33,7 @@ def as_section(sheet: Sheet, printed: bool = True) -> str:
     and if ``printed`` the paper's own table."""
     parts = [*_main(sheet), *_notes(sheet)]
     if leaks := tables.leaks(sheet):
-        parts += [f"{LEAKS}\n\n{_grid(leaks)}"]
+        parts += [f"{LEAKS}\n\n{grid_as_markdown(leaks)}"]
     for run in sheet.runs:
         how = tables.how(run)
         judges = ", ".join(f"{of} {name}" for of, name in run.result.estimators.items())
@@ -70,7 +70,7 @@ def escaped(text: str) -> str:
 
 
 def _main(sheet: Sheet) -> list[str]:
-    return [_grid(tables.methods(sheet)), f"{tables.INTERVALS} {tables.FAILURES}"]
+    return [grid_as_markdown(tables.methods(sheet)), f"{tables.INTERVALS} {tables.FAILURES}"]
 
 
 def _notes(sheet: Sheet) -> list[str]:
@@ -79,14 +79,14 @@ def _notes(sheet: Sheet) -> list[str]:
 
 def _paper(sheet: Sheet) -> list[str]:
     table = paper.TABLES[sheet.runs[0].result.kind]
-    return [f"## {table.title}", paper.NOTE, _grid(tables.printed(table)), table.about]
+    return [f"## {table.title}", paper.NOTE, grid_as_markdown(tables.printed(table)), table.about]
 
 
 def _list(words: dict[str, str]) -> str:
     return "\n".join(f"- {escaped(key)}: {escaped(value)}" for key, value in words.items())
 
 
-def _grid(grid: Grid) -> str:
+def grid_as_markdown(grid: Grid) -> str:
     """A Markdown table; the first column to the left, the others to the right."""
     lines = [[escaped(heading) for heading in grid.headings], ["---", *["---:"] * (len(grid.headings) - 1)]]
     lines += [[escaped(label), *map(_cell, cells)] for label, cells in grid.rows]

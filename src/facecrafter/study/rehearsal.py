@@ -1,0 +1,186 @@
+"""Simulated participants through the real server: the rehearsal of a study, with reloads, double sends and drop-outs.
+
+No answer of a rehearsal is anybody's: rehearse on a study that is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from facecrafter.errors import DataError
+
+TRIES = 40
+PAUSE = 0.25  # seconds
+
+
+@dataclass
+class Acknowledged:
+    """What the server acknowledged to one participant: positions by trial; and whether all was answered."""
+
+    answers: dict[int, list[int]] = field(default_factory=dict)
+    finished: bool = False
+    secret: str = ""
+
+
+class Visitor:
+    """A participant's browser, as far as the server sees it.
+
+    Args:
+        address: of the server, ``http://HOST:PORT``.
+        timeout: seconds that one request may take.
+    """
+
+    def __init__(self, address: str, timeout: float = 60) -> None:
+        self.host, self.timeout = urlsplit(address).netloc, timeout
+        self.cookie = ""
+        self._connection: HTTPConnection | None = None
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """One request; its status, and its content where that is JSON.
+
+        Raises:
+            OSError, HTTPException: the connection is lost.
+        """
+        connection = self._connection or HTTPConnection(self.host, timeout=self.timeout)
+        self._connection = None
+        headers = {"Content-Type": "application/json", **({"Cookie": self.cookie} if self.cookie else {})}
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        content = response.read()
+        if cookie := response.getheader("Set-Cookie"):
+            self.cookie = cookie.partition(";")[0]
+        self._connection = connection
+        is_json = response.getheader("Content-Type", "").startswith("application/json")
+        return response.status, json.loads(content) if is_json else None
+
+    def must(self, method: str, path: str, body: object = None) -> Any:
+        """One request that must succeed. Like the page, it is sent again where the connection is lost or the server is
+        busy.
+
+        Raises:
+            DataError: it is refused.
+            OSError, HTTPException: no connection for :data:`TRIES` times.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                status, content = self.ask(method, path, body)
+            except (OSError, HTTPException):
+                if not left:
+                    raise
+                status, content = 503, None
+            if status < 400:
+                return content
+            if status not in (429, 503) or not left:
+                raise DataError(f"the server refused {path} ({status}: {content and content.get('message')})")
+            time.sleep(PAUSE)
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What simulated participants do beside answering, each with a chance a trial: ``reload`` the page, ``double`` the
+    send, ``undo`` the answer and give it again; and the share who ``leave`` somewhere for good."""
+
+    reload: float = 0.2
+    double: float = 0.2
+    undo: float = 0.1
+    leave: float = 0.15
+
+
+def take_part(
+    address: str,
+    decide: Callable[[np.random.Generator, dict[str, Any]], list[int]],
+    rng: np.random.Generator,
+    habits: Habits = Habits(),
+) -> Acknowledged:
+    """One participant from the first page to the end.
+
+    Args:
+        address: of the server.
+        decide: chooses positions for a trial as the server describes it.
+        rng: of habits and choices.
+        habits: what else is done.
+    """
+    visitor, kept = Visitor(address), Acknowledged()
+    visitor.must("GET", "/")
+    kept.secret = visitor.cookie.partition("=")[2]
+    visitor.must("POST", "/api/consent", {"agreed": True, "code": ""})
+    now = visitor.must("GET", "/api/state")
+    leaves_at = int(rng.integers(now["total"])) if rng.random() < habits.leave else None
+    while (trial := now["trial"]) is not None:
+        if now["done"] == leaves_at:
+            return kept
+        if rng.random() < habits.reload:
+            visitor.must("GET", "/")
+            visitor.must("POST", "/api/consent", {"agreed": True, "code": ""})
+            now = visitor.must("GET", "/api/state")
+        positions = decide(rng, trial)
+        body = {"trial": trial["trial"], "attempt": trial["attempt"], "positions": positions, "milliseconds": 1000}
+        saved = visitor.must("POST", "/api/answers", body)
+        if rng.random() < habits.double:
+            again = visitor.must("POST", "/api/answers", {**body, "positions": positions[::-1]})
+            if again["changed"]:
+                raise DataError(f"the server took two answers to trial {trial['trial']}")
+        if rng.random() < habits.undo:
+            now = visitor.must("POST", "/api/undo", saved["now"]["last"])["now"]
+            continue
+        kept.answers[trial["trial"]] = positions
+        now = saved["now"]
+    kept.finished = True
+    return kept
+
+
+def take_part_together(
+    address: str,
+    participants: int,
+    decide: Callable[[np.random.Generator, dict[str, Any]], list[int]],
+    seed: int = 0,
+    habits: Habits = Habits(),
+    threads: int = 200,
+) -> list[Acknowledged]:
+    """Many participants at once, all of whom begin at the same moment.
+
+    Raises:
+        DataError: the server refused something, or took an answer twice.
+    """
+    at_once = min(participants, threads)
+    start = threading.Barrier(at_once)
+
+    def one(number: int) -> Acknowledged:
+        if number < at_once:
+            start.wait(60)
+        return take_part(address, decide, np.random.default_rng([seed, number]), habits)
+
+    try:
+        with ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(one, range(participants)))
+    except (OSError, HTTPException) as error:
+        raise DataError(f"the server at {address} did not answer ({type(error).__name__}); is it running?") from None
+
+
+def by_worth(
+    owners: dict[str, int], logs: Sequence[float]
+) -> Callable[[np.random.Generator, dict[str, Any]], list[int]]:
+    """A way to decide by methods' worths (Plackett-Luce), which obeys attention checks.
+
+    Args:
+        owners: the method of each image, by its address.
+        logs: log-worths.
+    """
+
+    def decide(rng: np.random.Generator, trial: dict[str, Any]) -> list[int]:
+        if trial["instructed"] is not None:
+            return [trial["instructed"]]
+        utility = [logs[owners[option[0]]] + rng.gumbel() for option in trial["options"]]
+        return [int(np.argmax(utility))]
+
+    return decide

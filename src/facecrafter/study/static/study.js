@@ -1,0 +1,343 @@
+// The participant's page. The server knows where everybody is: this page shows that, sends one answer at a time, keeps it
+// in the browser until the server has it, and asks again after a reload, a way back, or another tab's answer.
+
+const byId = (id) => document.getElementById(id);
+const PENDING = "facecrafter-study-pending";
+const SETTLE_MILLISECONDS = 300; // after a new question, in which the second click of a double click is no answer
+const LONGEST_WAIT = 15_000;
+
+let about = null;
+let now = null;
+let placed = []; // of a ranking: positions, the best first
+let shownAt = 0;
+let ready = false;
+let sending = false;
+
+class Refusal extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function ask(path, body) {
+  const options = body === undefined ? {} : {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  };
+  const response = await fetch(path, { cache: "no-store", credentials: "same-origin", ...options });
+  const content = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refusal(response.status, content.message ?? "");
+  return content;
+}
+
+const filled = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+const words = (name, values = {}) => filled(about.words[name], values);
+
+// --- sections ---------------------------------------------------------------------------------------------------------
+
+function show(section, title) {
+  for (const name of ["consent", "trial", "end"]) byId(name).hidden = name !== section;
+  byId("title").hidden = section === "consent";
+  document.title = `${byId(title).textContent} – ${about.title}`;
+  byId(title).focus({ preventScroll: true });
+  scrollTo(0, 0);
+}
+
+function complain(text) {
+  byId("problem").textContent = text;
+  byId("problem").hidden = !text;
+}
+
+function showConsent() {
+  byId("consent-title").textContent = about.title;
+  byId("introduction").textContent = about.introduction;
+  byId("consent-text").textContent = about.consent;
+  byId("contact").textContent = about.contact;
+  byId("agree").textContent = words("agree");
+  byId("agree").disabled = about.needs_link;
+  byId("code-part").hidden = !about.needs_code;
+  document.querySelector("label[for=code]").textContent = words("code");
+  if (about.needs_link) complain(words("needs_link"));
+  byId("bottom").hidden = byId("progress").hidden = true;
+  show("consent", "consent-title");
+}
+
+function showNow() {
+  byId("progress").hidden = byId("bottom").hidden = false;
+  byId("bar").max = now.total;
+  byId("bar").value = now.done;
+  byId("count").textContent = words("progress", { done: now.done, total: now.total });
+  byId("undo").textContent = words("undo");
+  byId("undo").disabled = !now.last;
+  byId("later").textContent = words("later");
+  byId("link").href = now.link;
+  byId("link").textContent = new URL(now.link, location.href).href;
+  byId("withdraw").textContent = words("withdraw");
+  if (now.trial) return showTrial();
+  byId("end-title").textContent = words("done");
+  byId("completion").hidden = !now.completion_code;
+  byId("completion").textContent = words("completion", { code: now.completion_code });
+  show("end", "end-title");
+}
+
+// --- a trial ----------------------------------------------------------------------------------------------------------
+
+function image(source, alt) {
+  const made = new Image();
+  made.src = source;
+  made.alt = alt;
+  return made;
+}
+
+function optionOf(images, position) {
+  const item = document.createElement("li");
+  const button = document.createElement("button");
+  const frame = document.createElement("span");
+  const label = document.createElement("span");
+  const key = document.createElement("kbd");
+  button.type = "button";
+  button.className = "option waiting";
+  button.disabled = true;
+  frame.className = "images";
+  frame.append(...images.map((source) => image(source, "")));
+  key.textContent = position + 1;
+  key.ariaHidden = "true";
+  label.append(words("option", { number: position + 1 }), " ", ...(position < 9 ? [key] : []));
+  button.append(frame, label);
+  button.addEventListener("click", (event) => { if (event.detail < 2) choose(position); });
+  item.append(button);
+  return item;
+}
+
+function referenceOf({ role, image: source }) {
+  const figure = document.createElement("figure");
+  const caption = document.createElement("figcaption");
+  caption.textContent = words(role);
+  figure.append(image(source, words(role)), caption);
+  return figure;
+}
+
+async function showTrial() {
+  const trial = now.trial;
+  placed = [];
+  ready = false;
+  byId("question").textContent = about.questions[trial.question];
+  byId("practice").hidden = !trial.practice;
+  byId("practice").textContent = words("practice");
+  byId("check").hidden = trial.instructed === null;
+  byId("check").textContent = words(about.ranking ? "instructed_first" : "instructed", { number: trial.instructed + 1 });
+  byId("help").textContent = words(about.ranking ? "ranking_help" : "choose_help");
+  byId("save").hidden = !about.ranking;
+  byId("save").textContent = words("save");
+  byId("references").replaceChildren(...trial.references.map(referenceOf));
+  byId("options").classList.toggle("groups", trial.options.some((images) => images.length > 1));
+  byId("options").replaceChildren(...trial.options.map(optionOf));
+  showPlaces();
+  show("trial", "question");
+  const images = [...byId("trial").querySelectorAll("img")];
+  const loaded = await Promise.allSettled(images.map((one) => one.decode()));
+  if (now.trial !== trial) return;
+  if (loaded.some((one) => one.status === "rejected")) return complain(words("problem"));
+  complain("");
+  for (const button of buttons()) {
+    button.classList.remove("waiting");
+    button.disabled = false;
+  }
+  shownAt = performance.now();
+  ready = true;
+  for (const source of now.upcoming) image(source, "");
+}
+
+const buttons = () => [...byId("options").querySelectorAll("button")];
+
+function choose(position) {
+  if (!ready || sending || position >= now.trial.options.length) return;
+  if (performance.now() - shownAt < SETTLE_MILLISECONDS) return;
+  if (!about.ranking) return send([position]);
+  placed = placed.includes(position) ? placed.filter((one) => one !== position) : [...placed, position];
+  showPlaces();
+}
+
+function showPlaces() {
+  if (!about.ranking) return;
+  buttons().forEach((button, position) => {
+    const place = placed.indexOf(position);
+    button.ariaPressed = String(place >= 0);
+    button.querySelector(".place")?.remove();
+    if (place < 0) return;
+    const badge = document.createElement("span");
+    badge.className = "place";
+    badge.textContent = words("rank", { number: place + 1 });
+    button.lastChild.append(" ", badge);
+  });
+  byId("save").disabled = placed.length < now.trial.options.length;
+}
+
+function send(positions) {
+  const milliseconds = Math.min(86_400_000, Math.round(performance.now() - shownAt));
+  const answer = { trial: now.trial.trial, attempt: now.trial.attempt, positions, milliseconds };
+  for (const button of buttons()) button.disabled = true;
+  if (!about.ranking) buttons()[positions[0]].classList.add("sent");
+  keep(answer);
+  return deliver(answer);
+}
+
+// --- delivery ---------------------------------------------------------------------------------------------------------
+
+function keep(answer) {
+  try {
+    if (answer) localStorage.setItem(PENDING, JSON.stringify(answer));
+    else localStorage.removeItem(PENDING);
+  } catch { /* without storage an answer lives as long as the page */ }
+}
+
+function kept() {
+  try {
+    return JSON.parse(localStorage.getItem(PENDING));
+  } catch {
+    return null;
+  }
+}
+
+function pause(milliseconds) {
+  return new Promise((resolve) => {
+    const done = () => { clearTimeout(timer); removeEventListener("online", done); resolve(); };
+    const timer = setTimeout(done, milliseconds);
+    addEventListener("online", done);
+  });
+}
+
+// Sends until the server has answered: what is lost on the way is sent again, and counts once.
+async function persist(path, body) {
+  for (let wait = 500; ; wait = Math.min(wait * 2, LONGEST_WAIT)) {
+    try {
+      const answered = await ask(path, body);
+      complain("");
+      return answered;
+    } catch (error) {
+      const final = error instanceof Refusal && error.status < 500 && error.status !== 429;
+      if (final) throw error;
+      complain(words("waiting"));
+      await pause(wait);
+    }
+  }
+}
+
+async function deliver(answer) {
+  sending = true;
+  byId("saved").textContent = words("saving");
+  byId("undo").disabled = true;
+  try {
+    now = (await persist("/api/answers", answer)).now;
+    byId("saved").textContent = words("saved");
+  } catch (error) {
+    byId("saved").textContent = "";
+    if (error.status === 404) { keep(null); sending = false; return begin(); }
+    now = await persist("/api/state"); // it was undone, or the sets were dealt anew, in another tab or after a pause
+  }
+  keep(null);
+  sending = false;
+  showNow();
+}
+
+async function undo() {
+  if (sending || !now?.last) return;
+  sending = true;
+  byId("undo").disabled = true;
+  try {
+    now = (await persist("/api/undo", now.last)).now;
+  } catch {
+    now = await persist("/api/state");
+  }
+  byId("saved").textContent = "";
+  sending = false;
+  showNow();
+}
+
+// --- beginning, and coming back ---------------------------------------------------------------------------------------
+
+async function read(language) {
+  const wanted = language ?? localStorage.getItem("facecrafter-study-language");
+  about = await ask(`/api/study${wanted ? `?language=${encodeURIComponent(wanted)}` : ""}`);
+  if (!wanted) {
+    const known = navigator.languages.map((one) => about.languages.find((own) => own === one || own === one.split("-")[0]));
+    const own = known.find((one) => one);
+    if (own && own !== about.language) about = await ask(`/api/study?language=${encodeURIComponent(own)}`);
+  }
+  document.documentElement.lang = about.language;
+  byId("title").textContent = about.title;
+  byId("languages").hidden = about.languages.length < 2;
+  byId("language").replaceChildren(...about.languages.map((one) => new Option(one, one, false, one === about.language)));
+  for (const [id, name] of [["sure-text", "withdraw_sure"], ["sure-yes", "withdraw_yes"], ["sure-no", "withdraw_no"]]) {
+    byId(id).textContent = words(name);
+  }
+}
+
+async function begin(language) {
+  try {
+    await read(language);
+    if (!about.joined) { keep(null); return showConsent(); }
+    const answer = kept();
+    if (answer) return await deliver(answer);
+    now = await ask("/api/state");
+    showNow();
+  } catch (error) {
+    complain(about ? words("problem") : `The page could not be loaded. Please reload it. ${error.message}`);
+  }
+}
+
+// Another tab may have gone on.
+async function refresh() {
+  if (sending || !now) return;
+  const found = await ask("/api/state").catch((error) => (error.status === 404 ? null : now));
+  if (sending) return;
+  if (!found) return begin();
+  const same = found.trial?.trial === now.trial?.trial && found.trial?.attempt === now.trial?.attempt;
+  if (same) return;
+  now = found;
+  showNow();
+}
+
+byId("agree-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  byId("agree").disabled = true;
+  try {
+    await ask("/api/consent", { agreed: true, code: byId("code").value });
+    complain("");
+    await begin();
+  } catch (error) {
+    complain(error instanceof Refusal ? error.message : words("waiting"));
+  }
+  byId("agree").disabled = false;
+});
+byId("undo").addEventListener("click", undo);
+byId("save").addEventListener("click", () => {
+  if (ready && !sending && placed.length === now.trial.options.length) send(placed);
+});
+byId("withdraw").addEventListener("click", () => byId("sure").showModal());
+byId("sure-no").addEventListener("click", () => byId("sure").close());
+byId("sure-yes").addEventListener("click", async () => {
+  byId("sure").close();
+  try {
+    await persist("/api/withdraw", { sure: true });
+  } catch { return complain(words("problem")); }
+  keep(null);
+  now = null;
+  byId("bottom").hidden = byId("progress").hidden = true;
+  byId("completion").hidden = true;
+  byId("end-title").textContent = words("withdrawn");
+  show("end", "end-title");
+});
+byId("language").addEventListener("change", (event) => {
+  localStorage.setItem("facecrafter-study-language", event.target.value);
+  begin(event.target.value);
+});
+addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("input, select, dialog");
+  if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || typing || byId("trial").hidden) return;
+  if (event.key === "Backspace") return undo();
+  if (/^[1-9]$/.test(event.key)) choose(Number(event.key) - 1);
+});
+addEventListener("pageshow", (event) => { if (event.persisted) refresh(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+begin();
