@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": UPPER,
     "bench": {"training", *UPPER},
     "web": set(),
+    "studio": {"web", *UPPER},
     "study": {"evaluation", "faces", "web"},
     "datasets": {"evaluation", "request", "pipelines", "data", "models", "estimators", "faces"},
 }

@@ -42,6 +42,7 @@ def test_images_are_marked_and_say_how_they_were_made(crafter: FaceCrafter, port
     images = crafter.generate(portrait, portrait, emotion="happy:0.8,surprise:0.2", n=2, seed=7, steps=2)
     assert [image.size for image in images] == [(128, 128)] * 2
     assert all(watermark.is_marked(np.asarray(image)) for image in images)
+    asked = crafter.request(portrait, portrait, emotion="happy:0.8,surprise:0.2", seed=8, settings=Settings(steps=2))
     info = images[1].info
     assert info["Software"] == f"FaceCrafter {__version__}"
     assert "artificial intelligence" in info["Description"]
@@ -56,6 +57,7 @@ def test_images_are_marked_and_say_how_they_were_made(crafter: FaceCrafter, port
         "speed": "refresh",
         "precision": "float32",
         "seed": 8,
+        "key": crafter.key(asked),
     }
     json.dumps(info["facecrafter"])
 

@@ -9,6 +9,7 @@ from facecrafter.cli import (  # noqa: F401
     evaluate,
     generate,
     perceive,
+    studio,
     study,
     train,
     weights,

@@ -113,17 +113,20 @@ def read_text(path: str | Path) -> dict[str, str]:
         return _texts(image)
 
 
-def decode_photo(content: bytes, name: object) -> NDArray[np.uint8]:
+def decode_photo(content: bytes, name: object, most: int = MOST_PIXELS) -> NDArray[np.uint8]:
     """An image as :func:`load_photo` reads it, out of the bytes of its file.
 
     Args:
         content: the bytes.
         name: what to call it in an error.
+        most: pixels that are decoded.
 
     Raises:
         PhotoError: as :func:`load_photo`.
     """
     with _guarded(name), _decoder(io.BytesIO(content), name) as image:
+        if image.width * image.height > most:
+            raise _too_large(name, most, image.size)
         return _rgb(image)
 
 

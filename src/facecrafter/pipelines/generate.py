@@ -27,7 +27,7 @@ from facecrafter.pipelines.generator import FaceCrafterGenerator
 from facecrafter.pipelines.images import signed
 from facecrafter.pipelines.moving import moved, seeded, with_drawn
 from facecrafter.pipelines.reading import PhotoReader
-from facecrafter.pipelines.report import Measurer, rendered
+from facecrafter.pipelines.report import Measurer, best_key, rendered
 from facecrafter.pipelines.settings import Settings, ineffective
 from facecrafter.request import Portrait, Progress, Request, check_seeds, portrait_of
 
@@ -323,11 +323,14 @@ class FaceCrafter(PhotoReader):
             strict=strict,
             free=free,
         )
-        requests = [self.read(seeded(first, seed + number)) for number in range(n)]
+        asked_for = [seeded(first, seed + number) for number in range(n)]
+        requests = [self.read(one) for one in asked_for]
         made = dict(rendered(self, requests, best_of, progress))
-        for index, image in made.items() if report else ():
-            measured = self.measurer.report(requests[index], np.asarray(image))
-            image.info["facecrafter"]["report"] = measured.data()
+        for index, image in made.items():
+            image.info["facecrafter"]["key"] = best_key(self.key(asked_for[index]), best_of)
+            if report:
+                measured = self.measurer.report(requests[index], np.asarray(image))
+                image.info["facecrafter"]["report"] = measured.data()
         return [made[index] for index in range(n)]
 
     def render(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from facecrafter.faces.face import (
     load_photo,
     picked,
 )
-from facecrafter.faces.photo_file import Photo, PhotoFile, TakenPhoto, check_faces, photos_of, taken
+from facecrafter.faces.photo_file import HeldPhoto, Photo, PhotoFile, TakenPhoto, check_faces, photos_of, taken
 from facecrafter.faces.rig import load
 from facecrafter.pipelines.moving import moved
 from facecrafter.request import Portrait, Request, portrait_of
@@ -113,25 +113,32 @@ class PhotoReader:
             ConfigError: ``pick`` is none of these.
         """
         pick = self.choose if pick is None else pick
+        if isinstance(photo, HeldPhoto):
+            return self._kept_face((Path(photo.sha256), 0, pick), photo.pixels, photo.path)
         if isinstance(photo, PhotoFile):
             photo = photo.path
         if isinstance(photo, str | os.PathLike):
             path = Path(photo)
-            return self._face_of_file(path, path.stat().st_mtime_ns if os.path.isfile(path) else 0, pick)
+            changed = path.stat().st_mtime_ns if os.path.isfile(path) else 0
+            return self._kept_face((path, changed, pick), lambda: load_photo(path), path)
         pixels = taken(photo)
         assert isinstance(pixels, np.ndarray)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise PhotoError(f"a photo must be (H, W, 3) uint8 RGB, not {pixels.shape} {pixels.dtype}")
         return self._find(pixels, "the image", pick)
 
-    def _face_of_file(self, path: Path, changed: int, pick: Pick) -> Face:
+    def _kept_face(self, key: tuple[Path, int, Pick], pixels: Callable[[], NDArray[np.uint8]], name: Path) -> Face:
         """A table of pairs names the same files over and over, so the last ones are kept."""
-        if (path, changed, pick) not in self._faces:
-            face = self._find(load_photo(path), path, pick)
+        if key not in self._faces:
+            face = self._find(pixels(), name, key[2])
             while len(self._faces) >= KEPT_FACES:
                 self._faces.pop(next(iter(self._faces)))
-            self._faces[path, changed, pick] = face
-        return self._faces[path, changed, pick]
+            self._faces[key] = face
+        return self._faces[key]
+
+    def forget_notes(self) -> None:
+        """Let notes be given again that were: what comes now is another user's."""
+        self._noted.clear()
 
     def _find(self, photo: NDArray[np.uint8], name: object, pick: Pick) -> Face:
         found = self._finder.find_ordered(photo, name)

@@ -128,12 +128,12 @@ def generate_sweep(
     images = [load_saved(job.path) for job in jobs]
     save(contact_sheet(images, columns=columns), strip, overwrite=True)
     if loop:
-        write_whole(out / LOOP, _gif(images))
+        write_whole(out / LOOP, loop_of(images))
     return done
 
 
-def _gif(images: Sequence[Image.Image]) -> bytes:
-    """A loop there and back. It says that it is generated; its 256 colours need not keep the watermark."""
+def loop_of(images: Sequence[Image.Image]) -> bytes:
+    """A GIF that goes there and back. It says that it is generated; its 256 colours need not keep the watermark."""
     frames, content = [*images, *images[-2:0:-1]], io.BytesIO()
     options = {"save_all": True, "append_images": frames[1:], "duration": MILLISECONDS, "loop": 0}
     frames[0].save(content, "GIF", comment=STATEMENT.encode(), **options)

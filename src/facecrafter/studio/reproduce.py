@@ -1,0 +1,113 @@
+"""A request in words that make the same files elsewhere: a command, and Python."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from facecrafter.studio.schema import ImageRequest
+
+SCALES = ("identity_scale", "landmark_scale", "emotion_scale")
+PHOTOS = ("target", "landmarks_from", "emotion_from")
+
+
+def command(request: ImageRequest, names: Mapping[str, str], model: list[str]) -> str:
+    """The command line that makes the files of a request.
+
+    Args:
+        request: its photos are ids.
+        names: what the photos are called, by id.
+        model: the options that choose the model.
+    """
+    words = ["facecrafter", "generate"]
+    for photo in request.identity:
+        words += ["--identity", names[str(photo)]]
+    for name in PHOTOS:
+        if (photo := getattr(request, name)) is not None:
+            words += [_option(name), names[str(photo)]]
+    for name in ("face", "target_face"):
+        pick = getattr(request, name)
+        if isinstance(pick, int):
+            words += [_option(name), str(pick)]
+        elif pick is not None:
+            words += [_option(name) + "-at", f"{pick[0]:g},{pick[1]:g}"]
+    words += _numbers(request) + _sampling(request) + model
+    if request.sweep:
+        words += [word for sweep in request.sweep for word in ("--sweep", sweep)] + ["--gif"] * request.loop
+    else:
+        words += ["-n", str(request.n)]
+    return shlex.join([*words, "--seed", str(request.seed), "--out", "out/studio"])
+
+
+def python(request: ImageRequest, names: Mapping[str, str], model: Mapping[str, Any]) -> str:
+    """The same in Python; empty for sweeps, which the command line makes."""
+    if request.sweep:
+        return ""
+    people = [names[str(photo)] for photo in request.identity]
+    given: dict[str, str] = {}
+    for name in PHOTOS:
+        if (photo := getattr(request, name)) is not None:
+            given[name] = repr(names[str(photo)])
+    if request.pose is not None:
+        angles = ", ".join(f"{name}={value!r}" for name, value in request.pose.model_dump().items() if value)
+        given["pose"] = f"Pose({angles})"
+    if request.expression:
+        given["expression"] = repr(dict(request.expression))
+    if request.start != "neutral":
+        given["relative" if request.start == "relative" else "keep_expression"] = "True"
+    plain = ("preset", "emotion", "valence", "arousal", "emotion_through", "face", "target_face")
+    for name in (*plain, *SCALES, "steps", "scheduler", "speed"):
+        if (value := getattr(request, name)) is not None:
+            given[name] = repr(value)
+    given |= {name: "True" for name in ("strict", "free") if getattr(request, name)}
+    given |= {"n": str(request.n), "seed": str(request.seed)}
+    options = "".join(f", {name}={value!r}" for name, value in model.items() if name != "model")
+    lines = [
+        "from facecrafter import FaceCrafter, Pose, save",
+        "",
+        f"crafter = FaceCrafter.from_pretrained({model['model']!r}{options})",
+        "images = crafter.generate(",
+        f"    {people[0]!r}," if len(people) == 1 else f"    {people!r},",
+        *(f"    {name}={value}," for name, value in given.items()),
+        ")",
+        f"for seed, image in enumerate(images, {request.seed}):",
+        '    save(image, f"out/studio/{seed:05d}.png")',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(request: ImageRequest) -> list[str]:
+    words: list[str] = []
+    if request.pose is not None:
+        for name, value in request.pose.model_dump().items():
+            if value or name == "yaw":  # one of them says that a pose is asked for
+                words += [f"--{name}", f"{value!r}"]
+    if request.expression:
+        words += ["--expression", ",".join(f"{name}={value!r}" for name, value in request.expression.items())]
+    if request.preset is not None:
+        words += ["--preset", request.preset]
+    words += {"neutral": [], "keep": ["--keep-expression"], "relative": ["--relative"]}[request.start]
+    if request.emotion is not None:
+        text = request.emotion
+        if not isinstance(text, str):
+            text = ",".join(f"{name}:{value!r}" for name, value in text.items())
+        words += ["--emotion", text]
+    for name in ("valence", "arousal"):
+        if (value := getattr(request, name)) is not None:
+            words += [f"--{name}", f"{value!r}"]
+    if request.emotion_through is not None:
+        words += ["--emotion-through", request.emotion_through]
+    return words + ["--strict"] * request.strict + ["--free"] * request.free
+
+
+def _sampling(request: ImageRequest) -> list[str]:
+    words: list[str] = []
+    for name in (*SCALES, "steps", "scheduler", "speed"):
+        if (value := getattr(request, name)) is not None:
+            words += [_option(name), str(value)]
+    return words
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,280 @@
+// The page: what was changed becomes a preview, then the full images; every failure becomes a sentence.
+
+import * as api from "./api.js";
+import { $, element, say } from "./dom.js";
+import { setUpNumbers, show, take } from "./numbers.js";
+import { sendAgain, setUpPhotos, showExamples, showOther, showPeople } from "./people.js";
+import { clear, setUpResult, showHistory, showJob } from "./result.js";
+import { keep, newSeed, restore, state, wish } from "./state.js";
+
+const EXAMPLES = ["ada.png", "ben.png", "carl.png"];
+const SPEEDS = {
+  exact: "exact, slowest",
+  interval: "interval",
+  refresh: "refresh",
+  distilled: "distilled, fastest",
+};
+let controls;
+let model;
+let turn = 0; // counts what was asked for; what comes back for an earlier one is not shown
+let running = null; // the id of the job in work
+
+async function start() {
+  [{ models: [model] }, controls] = await Promise.all([api.get("/v1/models"), api.get("/v1/controls")]);
+  const kept = model.private ? "nothing is kept" : "results are kept on this computer";
+  say("model", `${model.name}, ${model.size} px, on ${model.device}; ${kept}`);
+  setUpPhotos(() => changed(), (what, reading) => (what === "landmarks" ? changed() : take(what, reading)));
+  setUpNumbers(controls, changed);
+  setUpResult(controls);
+  setUpMaking();
+  setUpSweep();
+  showExamples(EXAMPLES);
+  await showHistory(open);
+  if (state.job) await resume(state.job);
+  showReady();
+}
+
+function setUpMaking() {
+  for (const name of model.speeds) {
+    const usual = name === model.defaults.speed ? " (usual)" : "";
+    $("speed").append(element("option", { value: name }, `${SPEEDS[name] ?? name}${usual}`));
+  }
+  showMaking();
+  const bind = (id, name, read) => {
+    $(id).onchange = (event) => {
+      state[name] = read(event.target);
+      keep();
+      showReady();
+    };
+  };
+  bind("variants-count", "n", (input) => Number(input.value));
+  bind("speed", "speed", (input) => input.value);
+  bind("auto", "auto", (input) => input.checked);
+  bind("seed", "seed", (input) => Math.min(model.limits ? 2 ** 53 - 100 : 0, Math.max(0, Math.floor(Number(input.value) || 0))));
+  $("consent").onchange = (event) => {
+    state.consent = event.target.checked;
+    keep();
+    showReady();
+    changed();
+  };
+  $("lock").onclick = () => {
+    state.locked = !state.locked;
+    keep();
+    showMaking();
+  };
+  $("make").onclick = () => {
+    if (!state.locked) newSeed();
+    keep();
+    showMaking();
+    full();
+  };
+  $("cancel").onclick = () => stop("Cancelled.");
+  $("forget").onclick = async () => {
+    await api.remove("/v1/jobs");
+    clear();
+    await showHistory(open);
+  };
+}
+
+function showMaking() {
+  $("variants-count").value = state.n;
+  $("speed").value = state.speed || model.defaults.speed;
+  $("seed").value = state.seed;
+  $("lock").setAttribute("aria-pressed", String(state.locked));
+  $("lock").textContent = state.locked ? "Locked" : "New each time";
+  $("auto").checked = state.auto;
+  $("consent").checked = state.consent;
+}
+
+/** Why nothing can be made yet; empty where it can. */
+function lacking() {
+  if (!state.people.length) return "Add a photo of a person, or choose a generated one.";
+  if (!state.consent && !state.people.every((one) => one.example)) return "Say that the person in the photo agreed.";
+  return "";
+}
+
+function showReady() {
+  const text = lacking();
+  $("make").disabled = $("sweep").disabled = Boolean(text);
+  if (text && !running) say("status", text);
+}
+
+/** Something was let go of: a preview, then the full images. */
+async function changed() {
+  showReady();
+  if (!state.auto || lacking()) return;
+  const own = await ask({ ...wish(controls), ...model.preview, seed: state.seed, n: 1, preview: true });
+  if (own) await full();
+}
+
+function full() {
+  const speed = state.speed && state.speed !== model.defaults.speed ? { speed: state.speed } : {};
+  return ask({ ...wish(controls), ...speed, seed: state.seed, n: state.n });
+}
+
+/** Make what a request asks for and show it. True where nothing else was asked for meanwhile, and it was made. */
+async function ask(request) {
+  const own = ++turn;
+  say("problem", "");
+  await stop();
+  try {
+    const job = await post(request);
+    if (own !== turn) {
+      api.remove(`/v1/jobs/${job.id}`).catch(() => {});
+      return false;
+    }
+    return await follow(job, own);
+  } catch (error) {
+    if (own === turn) failed(error);
+    return false;
+  }
+}
+
+/** Post a request; a server that was started anew gets the photos again, and a busy one is asked again. */
+async function post(request) {
+  for (let tries = 0; ; tries += 1) {
+    try {
+      return await api.post("/v1/images", request);
+    } catch (error) {
+      const photos = [...request.identity, request.landmarks_from].filter(Boolean);
+      if (error.kind === "unknown_photo" && tries === 0 && (await sendAgain(photos))) continue;
+      if (error.kind === "unknown_photo") throw new Error("The server was started again and has forgotten the photo; add it once more.");
+      if (error.status !== 429 || tries >= 5) throw error;
+      say("status", `The server is busy; asking again in ${error.wait} s.`);
+      await api.pause(error.wait * 1000);
+    }
+  }
+}
+
+/** Watch a job until it is over, and show it. */
+async function follow(job, own) {
+  const preview = Boolean(job.request.preview);
+  running = job.id;
+  if (!preview) {
+    state.job = job.id;
+    keep();
+  }
+  working(job);
+  try {
+    job = await api.watch(job.id, (now) => own === turn && working(now));
+  } catch (error) {
+    if (!(error instanceof api.Away) || own !== turn) throw error;
+    say("status", "The server does not answer. Waiting for it …");
+    await api.back();
+    job = await api.get(`/v1/jobs/${job.id}`);
+  } finally {
+    if (own === turn) {
+      running = null;
+      $("working").hidden = true;
+    }
+  }
+  if (own !== turn) return false;
+  return finished(job, preview);
+}
+
+async function finished(job, preview) {
+  if (job.status === "done") {
+    showJob(job);
+    say("status", preview ? "Preview." : `Made in ${job.seconds.toFixed(1)} s.`);
+  } else if (job.status === "cancelled") {
+    say("status", "Cancelled.");
+  } else {
+    say("status", "");
+    say("problem", sentence(job.message));
+  }
+  if (!preview) await showHistory(open);
+  return job.status === "done";
+}
+
+function working(job) {
+  $("working").hidden = false;
+  $("progress").value = job.progress;
+  const kind = job.request.preview ? "Preview" : "Full images";
+  const waits = job.ahead ? `${kind}: ${job.ahead} before it` : `${kind} …`;
+  if ($("status").textContent !== waits) say("status", waits);
+}
+
+/** Cancel what is in work. */
+async function stop(text) {
+  const id = running;
+  running = null;
+  $("working").hidden = true;
+  if (text) {
+    turn += 1;
+    say("status", text);
+  }
+  if (id) await api.remove(`/v1/jobs/${id}`).catch(() => {});
+  if (id && text) await showHistory(open);
+}
+
+const sentence = (text) => (text ? text[0].toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".") : "");
+
+function failed(error) {
+  running = null;
+  $("working").hidden = true;
+  say("status", "");
+  say("problem", sentence(error.message));
+  if (error instanceof api.Away) {
+    api.back().then(() => {
+      say("problem", "");
+      say("status", "The server answers again.");
+    });
+  }
+}
+
+/** After a reload: go on with the job that was in work, or show the last one. */
+async function resume(id) {
+  const own = ++turn;
+  try {
+    const job = await api.get(`/v1/jobs/${id}`);
+    if (api.isOver(job)) await finished(job, false);
+    else await follow(job, own);
+  } catch (error) {
+    if (error.status !== 404) failed(error);
+  }
+}
+
+/** Go back to an earlier result. */
+async function open(job) {
+  turn += 1;
+  await stop();
+  say("problem", "");
+  restore(job.request, job.photos, controls.expression);
+  state.job = job.id;
+  keep();
+  showPeople();
+  showOther();
+  show();
+  showMaking();
+  showReady();
+  if (job.status === "done") {
+    showJob(job);
+    say("status", "An earlier result; its settings are in the controls.");
+  } else {
+    say("problem", sentence(job.message ?? job.status));
+  }
+  $("result-title").scrollIntoView({ block: "nearest" });
+}
+
+function setUpSweep() {
+  const every = [...controls.pose, ...controls.expression.filter((one) => one.live)];
+  const option = (one) => element("option", { value: one.name }, one.group === "Pose" ? one.name : one.words);
+  $("sweep-name").append(...every.map(option));
+  $("sweep-second").append(...every.map(option));
+  $("sweep-name").onchange = (event) => {
+    const { least, most, group } = every.find((one) => one.name === event.target.value);
+    $("sweep-from").value = group === "Pose" ? Math.max(least, -30) : 0;
+    $("sweep-to").value = group === "Pose" ? Math.min(most, 30) : 0.8;
+  };
+  $("sweep").onclick = () => {
+    const sweep = [`${$("sweep-name").value}=${$("sweep-from").value}:${$("sweep-to").value}:${$("sweep-count").value}`];
+    const second = every.find((one) => one.name === $("sweep-second").value);
+    if (second) {
+      const ends = second.group === "Pose" ? [-20, 20] : [0, 0.8];
+      sweep.unshift(`${second.name}=${ends[0]}:${ends[1]}:3`);
+    }
+    ask({ ...wish(controls), seed: state.seed, sweep, loop: $("loop").checked && sweep.length === 1 });
+  };
+}
+
+start().catch((error) => say("problem", sentence(error.message)));

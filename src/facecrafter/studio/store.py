@@ -1,0 +1,168 @@
+"""Jobs and the files they made, in SQLite, up to a size."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Column, LargeBinary, delete, func, update
+from sqlmodel import Field, Session, SQLModel, col, select
+
+from facecrafter.web.database import engine_of
+
+MOST_PREVIEWS = 24
+PRIVATE_BYTES = 64 * 2**20
+INTERRUPTED = "the server ended before this was made; ask for it again"
+
+
+class JobRow(SQLModel, table=True):
+    """A job. Times are seconds since 1970."""
+
+    __tablename__ = "studio_job"
+    id: str = Field(primary_key=True)
+    session: str = Field(default="", index=True)
+    created: float
+    seconds: float | None = None
+    status: str = "queued"
+    preview: bool = False
+    request: str
+    photos: str = "{}"
+    error: str | None = None
+    message: str | None = None
+    notes: str = "[]"
+    command: str = ""
+    python: str = ""
+    bytes: int = 0
+
+
+class FileRow(SQLModel, table=True):
+    """A file that a job made."""
+
+    __tablename__ = "studio_file"
+    job: str = Field(primary_key=True, foreign_key="studio_job.id")
+    name: str = Field(primary_key=True)
+    kind: str
+    place: int
+    content: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    about: str = "{}"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file before it is kept.
+
+    Attributes:
+        name: of the file.
+        kind: ``image``, ``strip`` or ``loop``.
+        content: its bytes.
+        about: what else is known of it, for JSON.
+    """
+
+    name: str
+    kind: str
+    content: bytes
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class Store:
+    """What is kept.
+
+    Args:
+        path: the database; None to keep nothing beyond this process.
+        most_bytes: of all files together; the oldest jobs go first.
+    """
+
+    def __init__(self, path: Path | None, most_bytes: int) -> None:
+        self.is_private, self._most = path is None, PRIVATE_BYTES if path is None else most_bytes
+        self._engine = engine_of(path)
+        tables = [SQLModel.metadata.tables[one.__tablename__] for one in (JobRow, FileRow)]
+        SQLModel.metadata.create_all(self._engine, tables=tables)
+        with Session(self._engine) as session:
+            ended = {"status": "interrupted", "error": "interrupted", "message": INTERRUPTED}
+            session.execute(update(JobRow).where(col(JobRow.status).in_(("queued", "running"))).values(**ended))
+            session.commit()
+
+    def add(self, row: JobRow) -> None:
+        """Keep a new job."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            session.add(row)
+            session.commit()
+
+    def change(self, job: str, made: Sequence[Made] = (), **values: Any) -> None:
+        """Change a job, and keep what it made, both or neither."""
+        size = sum(len(one.content) for one in made)
+        with Session(self._engine) as session:
+            row = session.get(JobRow, job)
+            if row is None:
+                return
+            for name, value in values.items():
+                setattr(row, name, value)
+            row.bytes += size
+            for place, one in enumerate(made):
+                about = json.dumps(one.about)
+                session.add(
+                    FileRow(job=job, name=one.name, kind=one.kind, place=place, content=one.content, about=about)
+                )
+            session.commit()
+        if made:
+            self._forget_oldest()
+
+    def get(self, job: str) -> JobRow | None:
+        """A job by its id."""
+        with Session(self._engine) as session:
+            return session.get(JobRow, job)
+
+    def listed(self, owner: str, most: int = 60) -> list[JobRow]:
+        """A visitor's jobs, the newest first, without previews."""
+        wanted = select(JobRow).where(JobRow.session == owner, col(JobRow.preview).is_(False))
+        with Session(self._engine) as session:
+            return list(session.exec(wanted.order_by(col(JobRow.created).desc()).limit(most)))
+
+    def files(self, job: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """The names and kinds of a job's files, and what is known of each."""
+        parts = select(FileRow.name, FileRow.kind, FileRow.about)
+        wanted = parts.where(FileRow.job == job).order_by(col(FileRow.place))
+        with Session(self._engine) as session:
+            return [(name, kind, json.loads(about)) for name, kind, about in session.exec(wanted)]
+
+    def content(self, job: str, name: str) -> bytes | None:
+        """A file."""
+        with Session(self._engine) as session:
+            row = session.get(FileRow, (job, name))
+            return None if row is None else row.content
+
+    def remove(self, jobs: Sequence[str]) -> None:
+        """Forget jobs and what they made."""
+        with Session(self._engine) as session:
+            session.execute(delete(FileRow).where(col(FileRow.job).in_(jobs)))
+            session.execute(delete(JobRow).where(col(JobRow.id).in_(jobs)))
+            session.commit()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._engine.dispose()
+
+    def _forget_oldest(self) -> None:
+        over = ("done", "failed", "cancelled", "interrupted")
+        done = col(JobRow.status).in_(over)
+        with Session(self._engine) as session:
+            newest = select(JobRow.id).where(done, col(JobRow.preview)).order_by(col(JobRow.created).desc())
+            gone = list(session.exec(newest.offset(MOST_PREVIEWS)))
+            size = session.exec(select(func.coalesce(func.sum(JobRow.bytes), 0))).one()
+            oldest = session.exec(select(JobRow.id, JobRow.bytes).where(done).order_by(col(JobRow.created)))
+            for job, own in oldest:
+                if size <= self._most:
+                    break
+                gone.append(job)
+                size -= own
+        if gone:
+            self.remove(gone)
+
+
+def now() -> float:
+    """Seconds since 1970."""
+    return time.time()

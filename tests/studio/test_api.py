@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from numpy.typing import NDArray
+from PIL import Image
+
+from facecrafter.pipelines import watermark
+from facecrafter.pipelines.generate import FaceCrafter
+from facecrafter.pipelines.images import save
+from facecrafter.pipelines.missing import generate_many
+from facecrafter.pipelines.settings import Settings
+from facecrafter.pipelines.sweep import cells, generate_sweep, sweep_of
+from tests.studio.conftest import finished, send
+
+FEW = {"steps": 2, "speed": "exact"}
+
+
+def test_a_photo_is_read_and_held(client: TestClient, jpeg: bytes) -> None:
+    answer = send(client, jpeg, "../../etc/me.jpg")
+    found = answer.json()
+    assert answer.status_code == 200
+    assert (found["name"], found["width"], found["height"]) == ("me.jpg", 512, 512)
+    assert len(found["faces"]) == 1
+    assert found["faces"][0]["emotion"]["label"] == "happy"
+    assert len(found["faces"][0]["expression"]) == 51 and "jawOpen" in found["faces"][0]["expression"]
+    face = client.get(f"/v1/photos/{found['photo']}/face.png")
+    assert Image.open(io.BytesIO(face.content)).size == (256, 256)
+
+
+def test_perceive_holds_nothing(client: TestClient, jpeg: bytes) -> None:
+    found = client.post("/v1/perceive", files={"photo": ("me.jpg", jpeg)}).json()
+    assert abs(found["faces"][0]["pose"]["yaw"]) < 45
+    gone = client.get(f"/v1/photos/{found['photo']}/face.png")
+    assert (gone.status_code, gone.json()["error"]) == (404, "unknown_photo")
+
+
+def test_a_job_goes_from_queued_to_done_and_gives_marked_images(client: TestClient, jpeg: bytes) -> None:
+    photo = send(client, jpeg).json()["photo"]
+    wish = {"identity": [photo], "pose": {"yaw": 20}, "emotion": "sad:0.8", "n": 2, "seed": 7, **FEW}
+    asked = client.post("/v1/images", json=wish)
+    assert asked.status_code == 202
+    job = asked.json()
+    assert asked.headers["location"] == f"/v1/jobs/{job['id']}"
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+    assert events[-1]["status"] == "done"
+    assert [one["progress"] for one in events] == sorted(one["progress"] for one in events)
+    found = finished(client, job["id"])
+    assert [(one["name"], one["kind"], one["seed"]) for one in found["files"]] == [
+        ("00007.png", "image", 7),
+        ("00008.png", "image", 8),
+    ]
+    assert found["request"] == {**wish, "pose": {"yaw": 20.0}}
+    content = client.get(found["files"][0]["url"])
+    assert content.headers["content-type"] == "image/png"
+    assert watermark.is_marked(np.asarray(Image.open(io.BytesIO(content.content))))
+
+
+@pytest.fixture
+def on_disk(jpeg: bytes, tmp_path: Path) -> Path:
+    (tmp_path / "me.jpg").write_bytes(jpeg)
+    return tmp_path / "me.jpg"
+
+
+def test_images_are_those_of_the_command_line_to_the_byte(
+    client: TestClient, jpeg: bytes, on_disk: Path, crafter: FaceCrafter, tmp_path: Path
+) -> None:
+    from facecrafter.faces.asked import Pose, asked_of
+
+    wish = {"pose": {"yaw": 15, "pitch": -5}, "expression": {"mouthSmile": 0.5}, "valence": -0.6, "arousal": 0.2}
+    files = {"identity": ("me.jpg", jpeg), "request": (None, json.dumps({**wish, "n": 3, "seed": 5, **FEW}))}
+    job = finished(client, client.post("/v1/images", files=files).json()["id"])
+    asked = asked_of(Pose(yaw=15, pitch=-5), {"mouthSmile": 0.5})
+    settings = Settings(**FEW)
+    request = crafter.request([on_disk], valence=-0.6, arousal=0.2, seed=5, settings=settings, asked=asked)
+    generate_many(crafter, request, 3, tmp_path / "cli")
+    images = crafter.generate(
+        on_disk,
+        pose=Pose(yaw=15, pitch=-5),
+        expression={"mouthSmile": 0.5},
+        valence=-0.6,
+        arousal=0.2,
+        n=3,
+        seed=5,
+        **FEW,
+    )
+    for image, file in zip(images, job["files"], strict=True):
+        own = client.get(file["url"]).content
+        assert own == (tmp_path / "cli" / file["name"]).read_bytes()
+        save(image, tmp_path / "python" / file["name"])
+        assert own == (tmp_path / "python" / file["name"]).read_bytes()
+
+
+def test_a_sweep_is_that_of_the_command_line_to_the_byte(
+    client: TestClient, jpeg: bytes, on_disk: Path, crafter: FaceCrafter, tmp_path: Path
+) -> None:
+    photo = send(client, jpeg).json()["photo"]
+    wish = {"identity": [photo], "sweep": ["yaw=-20:20:3"], "loop": True, "seed": 3, **FEW}
+    job = finished(client, client.post("/v1/images", json=wish).json()["id"])
+    assert [one["kind"] for one in job["files"]] == ["image"] * 3 + ["strip", "loop"]
+    assert job["files"][0]["asked"] == "yaw-20"
+    swept = cells(None, [sweep_of("yaw=-20:20:3")])
+    settings = Settings(**FEW)
+    requests = [(name, crafter.request([on_disk], seed=3, settings=settings, asked=own)) for name, own in swept]
+    generate_sweep(crafter, requests, 3, tmp_path / "cli", loop=True)
+    for file in job["files"]:
+        assert client.get(file["url"]).content == (tmp_path / "cli" / file["name"]).read_bytes()
+
+
+def test_a_photo_inside_json(client: TestClient, jpeg: bytes) -> None:
+    inline = {"name": "me.jpg", "base64": base64.b64encode(jpeg).decode()}
+    answer = client.post("/v1/images", json={"identity": [inline], "preview": True, **FEW})
+    job = finished(client, answer.json()["id"])
+    assert job["status"] == "done"
+    assert list(job["photos"].values()) == ["me.jpg"]
+    assert job["files"][0]["got"] is None  # a preview is not read back
+    assert job["command"].startswith("facecrafter generate --identity me.jpg ")
+
+
+@pytest.mark.parametrize(
+    ("wish", "status", "message"),
+    [
+        ({}, 422, "at least one photo"),
+        ({"identity": ["0" * 64]}, 404, "send it again"),
+        ({"identity": ["me.jpg"]}, 422, "identity"),
+        ({"identity": ["PHOTO"], "pose": {"yaw": 90}}, 422, "pose.yaw: "),
+        ({"identity": ["PHOTO"], "pose": {"yaw": float("nan")}}, 422, "pose.yaw: "),
+        ({"identity": ["PHOTO"], "expression": {"jawOpn": 0.5}}, 422, "did you mean jawOpen?"),
+        ({"identity": ["PHOTO"], "expression": {"jawOpen": 2}}, 422, "from 0 to 1"),
+        ({"identity": ["PHOTO"], "preset": "winkk"}, 422, "did you mean wink?"),
+        ({"identity": ["PHOTO"], "emotion": "hapy"}, 422, "happy"),
+        ({"identity": ["PHOTO"], "valence": 0.5}, 422, "arousal"),
+        ({"identity": ["PHOTO"], "n": 9}, 422, "n: "),
+        ({"identity": ["PHOTO"], "n": 0}, 422, "n: "),
+        ({"identity": ["PHOTO"], "seed": -1}, 422, "seed: "),
+        ({"identity": ["PHOTO"], "steps": 0}, 422, "steps: "),
+        ({"identity": ["PHOTO"], "speed": "warp"}, 422, "unknown speed 'warp'"),
+        ({"identity": ["PHOTO"], "sweep": ["yaw"]}, 422, "yaw=-30:30:7"),
+        ({"identity": ["PHOTO"], "sweep": ["yaw=0:1:2"], "n": 2}, 422, "leave n out"),
+        ({"identity": ["PHOTO"], "loop": True}, 422, "one sweep"),
+        ({"identity": ["PHOTO"], "nonsense": 1}, 422, "nonsense: "),
+        ({"identity": [{"base64": "§"}]}, 422, "not in base64"),
+        ({"identity": ["PHOTO", "PHOTO"], "face": 1}, 422, "picked in one photo"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_in_a_sentence(
+    client: TestClient, wish: dict[str, Any], status: int, message: str, jpeg: bytes
+) -> None:
+    photo = client.studio.photos.add(jpeg, "me.jpg").sha256  # type: ignore[attr-defined]
+    text = json.dumps(wish).replace('"PHOTO"', json.dumps(photo))
+    answer = client.post("/v1/images", content=text, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, message in answer.json()["message"]) == (status, True), answer.json()
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"3", b"\xff", b"[" * 100_000])
+def test_what_is_no_request_is_refused(client: TestClient, body: bytes) -> None:
+    answer = client.post("/v1/images", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+
+
+def test_photos_that_cannot_be_read_say_why(client: TestClient, astronaut: NDArray[np.uint8]) -> None:
+    assert send(client, b"").json()["message"] == "me.jpg is empty; save or copy it again"
+    assert send(client, b"no image").json()["error"] == "photo"
+    blank = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(blank, "PNG")
+    answer = send(client, blank.getvalue(), "blank.png")
+    assert (answer.status_code, answer.json()["error"]) == (422, "no_face")
+    assert "blank.png" in answer.json()["message"]
+    bomb = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(bomb, "PNG")
+    assert "64 million" in send(client, bomb.getvalue()).json()["message"]
+    assert client.post("/v1/photos", data={"photo": "text"}).status_code == 422
+    assert client.post("/v1/photos", json={}).status_code == 422
+
+
+def test_a_photo_without_a_face_fails_the_job_and_not_the_server(client: TestClient) -> None:
+    blank = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(blank, "PNG")
+    answer = client.post("/v1/images", files={"identity": ("blank.png", blank.getvalue())})
+    job = finished(client, answer.json()["id"])
+    assert (job["status"], job["error"]) == ("failed", "no_face")
+    assert client.get("/health").json()["status"] == "ok"
+
+
+def test_lists(client: TestClient) -> None:
+    model = client.get("/v1/models").json()["models"][0]
+    assert (model["name"], model["size"], model["private"]) == ("small", 128, True)
+    assert "distilled" not in model["speeds"]  # it has no such network
+    controls = client.get("/v1/controls").json()
+    assert [one["name"] for one in controls["pose"]] == ["yaw", "pitch", "roll"]
+    assert {one["name"] for one in controls["expression"]} > {"jawOpen", "mouthSmile"}
+    assert next(one for one in controls["expression"] if one["name"] == "mouthSmile")["sides"] == [
+        "mouthSmileLeft",
+        "mouthSmileRight",
+    ]
+    assert len(controls["emotions"]) == 8
+    assert controls["presets"]["wink"]["eyeBlinkLeft"] == 0.7
+
+
+def test_a_browser_sees_its_own_jobs_alone(open_client: Callable[..., TestClient], jpeg: bytes) -> None:
+    client = open_client()
+    other = TestClient(client.app, "http://127.0.0.1:8000", headers=dict(client.headers))
+    for one in (client, other):
+        assert one.get("/").status_code == 200
+    photo = send(client, jpeg).json()["photo"]
+    made = [client.post("/v1/images", json={"identity": [photo], **FEW}).json()["id"] for _ in range(2)]
+    for job in made:
+        finished(client, job)
+    assert [one["id"] for one in client.get("/v1/jobs").json()] == made[::-1]
+    assert other.get("/v1/jobs").json() == []
+    assert client.delete(f"/v1/jobs/{made[0]}").json()["id"] == made[0]
+    assert client.get(f"/v1/jobs/{made[0]}").status_code == 404
+    assert client.delete("/v1/jobs").status_code == 204
+    assert client.get("/v1/jobs").json() == []
+    assert client.get(f"/v1/jobs/{made[1]}/files/00000.png").status_code == 404
+    assert client.delete("/v1/jobs/nothing").status_code == 404

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from facecrafter.cli import app
+from facecrafter.studio import reproduce
+from facecrafter.studio.schema import ImageRequest
+
+NAMES = {"a" * 64: "my photo.jpg", "b" * 64: "b.png"}
+REQUESTS: list[tuple[dict[str, Any], str]] = [
+    ({"pose": {"yaw": -20.5}}, "--yaw -20.5 -n 1 --seed 0"),
+    ({"pose": {"pitch": 5}}, "--yaw 0.0 --pitch 5.0 -n 1 --seed 0"),
+    ({"expression": {"jawOpen": 0.5, "mouthSmile": 0.25}}, "--expression jawOpen=0.5,mouthSmile=0.25 -n 1 --seed 0"),
+    ({"emotion": {"sad": 0.8}, "n": 4}, "--emotion sad:0.8 -n 4 --seed 0"),
+    ({"emotion": "sad:0.8"}, "--emotion sad:0.8 -n 1 --seed 0"),
+    ({"valence": -0.5, "arousal": 0.1, "seed": 9}, "--valence -0.5 --arousal 0.1 -n 1 --seed 9"),
+    ({"preset": "look left", "start": "keep"}, "--preset 'look left' --keep-expression -n 1 --seed 0"),
+    ({"pose": {"yaw": 3}, "start": "relative"}, "--yaw 3.0 --relative -n 1 --seed 0"),
+    ({"sweep": ["yaw=-30:30:7"], "loop": True}, "--sweep yaw=-30:30:7 --gif --seed 0"),
+    (
+        {"steps": 4, "speed": "distilled", "emotion_scale": 2.0},
+        "--emotion-scale 2.0 --steps 4 --speed distilled -n 1 --seed 0",
+    ),
+    (
+        {"landmarks_from": "b" * 64, "target_face": [3, 4.5]},
+        "--landmarks-from b.png --target-face-at 3,4.5 -n 1 --seed 0",
+    ),
+    (
+        {"emotion_through": "landmarks", "emotion": "sad", "strict": True, "face": 2},
+        "--face 2 --emotion sad --emotion-through landmarks --strict -n 1 --seed 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "options"), REQUESTS)
+def test_a_command_has_the_options_of_the_command_line(values: dict[str, Any], options: str) -> None:
+    request = ImageRequest(identity=["a" * 64], **values)
+    text = reproduce.command(request, NAMES, [])
+    assert text == f"facecrafter generate --identity 'my photo.jpg' {options} --out out/studio"
+    # The command line takes all of them; what is missing is the photo.
+    outcome = CliRunner().invoke(app, shlex.split(text)[1:])
+    assert "there is no file" in outcome.output, outcome.output
+
+
+@pytest.mark.parametrize(("values", "options"), REQUESTS)
+def test_python_can_be_run(values: dict[str, Any], options: str) -> None:
+    text = reproduce.python(ImageRequest(identity=["a" * 64], **values), NAMES, {"model": "mini", "bfloat16": True})
+    if "sweep" in values:
+        assert text == ""
+        return
+    compile(text, "copied", "exec")
+    given = {}
+
+    class Crafter:
+        @classmethod
+        def from_pretrained(cls, model: str, bfloat16: bool) -> type[Crafter]:
+            given["model"] = (model, bfloat16)
+            return cls
+
+        @staticmethod
+        def generate(photo: str, **values: Any) -> list[str]:
+            given.update(values, photo=photo)
+            return []
+
+    import facecrafter
+
+    names = {"FaceCrafter": Crafter, "Pose": facecrafter.Pose, "save": facecrafter.save}
+    exec("\n".join(text.splitlines()[1:]), names)
+    assert given["model"] == ("mini", True)
+    assert given["photo"] == "my photo.jpg"
+    assert (given["n"], given["seed"]) == (values.get("n", 1), values.get("seed", 0))
+    for name in ("emotion", "valence", "steps", "speed", "preset", "strict", "face", "expression"):
+        assert given.get(name) == values.get(name)
+    assert given.get("relative", False) == (values.get("start") == "relative")
+
+
+def test_another_model_is_chosen_by_its_options() -> None:
+    request = ImageRequest(identity=["a" * 64])
+    text = reproduce.command(request, {"a" * 64: "--out"}, ["--model", "runs/my model"])
+    assert "--model 'runs/my model'" in text

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from facecrafter.studio.store import INTERRUPTED, MOST_PREVIEWS, JobRow, Made, Store
+
+
+def job(store: Store, name: str, created: float = 0, preview: bool = False, session: str = "ann") -> None:
+    store.add(JobRow(id=name, session=session, created=created, request="{}", preview=preview))
+
+
+def made(size: int, name: str = "00000.png") -> list[Made]:
+    return [Made(name, "image", b"x" * size, {"seed": 0})]
+
+
+def test_what_is_done_outlives_the_server_and_what_is_not_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path / "studio.sqlite", 1000)
+    job(store, "done")
+    store.change("done", made(10), status="done")
+    job(store, "not")
+    again = Store(tmp_path / "studio.sqlite", 1000)  # the first was never closed, as after kill -9
+    assert again.content("done", "00000.png") == b"x" * 10
+    assert again.files("done") == [("00000.png", "image", {"seed": 0})]
+    row = again.get("not")
+    assert row is not None
+    assert (row.status, row.message) == ("interrupted", INTERRUPTED)
+
+
+def test_the_oldest_go_where_it_is_too_much(tmp_path: Path) -> None:
+    store = Store(tmp_path / "studio.sqlite", 1000)
+    for number in range(5):
+        job(store, str(number), created=number)
+        store.change(str(number), made(300), status="done")
+    assert [row.id for row in store.listed("ann")] == ["4", "3", "2"]
+    assert store.content("0", "00000.png") is None
+
+
+def test_few_previews_are_kept_and_none_is_listed() -> None:
+    store = Store(None, 10**9)
+    assert store.is_private
+    for number in range(MOST_PREVIEWS + 5):
+        job(store, str(number), created=number, preview=True)
+        store.change(str(number), made(1), status="done")
+    assert store.listed("ann") == []
+    assert store.get("0") is None
+    assert store.get(str(MOST_PREVIEWS + 4)) is not None
+
+
+def test_jobs_are_listed_for_their_own_session_and_removed() -> None:
+    store = Store(None, 10**9)
+    for number, session in enumerate(("ann", "bob", "ann")):
+        job(store, str(number), created=number, session=session)
+    assert [row.id for row in store.listed("ann")] == ["2", "0"]
+    store.change("0", made(1))
+    store.remove(["0"])
+    assert store.files("0") == []
+    store.change("0", made(1))  # of a job that was removed meanwhile
+    assert store.files("0") == []
