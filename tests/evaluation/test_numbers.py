@@ -17,8 +17,11 @@ from facecrafter.errors import DataError
 from facecrafter.evaluation import numbers
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.numbers import POSES, VALUES, WAYS, WORDS, NumbersResult, Trial, live
+from facecrafter.evaluation.report import publish
+from facecrafter.evaluation.result import read, read_file
 from facecrafter.faces.asked import sides_of
 from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.faces.followed import MEASURED
 from facecrafter.faces.gain import Gain
 from facecrafter.faces.rig import load
 from facecrafter.request import Portrait, Request
@@ -104,18 +107,41 @@ def test_a_result_is_two_tables() -> None:
     assert "| all | 50% [25%, 75%] |" in table and "2 held-out people" in table
 
 
+def test_a_result_is_read_back_and_published(two: Prepared, tmp_path: Path) -> None:
+    result = numbers.evaluate(Plain(), two, tmp_path / "numbers", 2)
+    assert read(tmp_path / "numbers") == result
+    document = tmp_path / "controls.md"
+    document.write_text("Before.\n\n<!-- table numbers -->\n<!-- end of table -->\n\nAfter.\n")
+    publish([tmp_path / "numbers"], document)
+    text = document.read_text()
+    assert numbers.as_markdown(result) in text and text.startswith("Before.") and text.endswith("After.\n")
+
+
+def test_the_documents_table_is_the_shipped_record() -> None:
+    record = read_file(MEASURED)
+    assert isinstance(record, NumbersResult)
+    text = (Path(__file__).parents[2] / "docs" / "controls.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- table numbers -->\n\n")[2].partition("\n\n<!-- end of table -->")[0]
+    assert table == numbers.as_markdown(record)
+
+
 def test_the_list_of_controls_says_how_well_each_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from facecrafter.cli import controls
+    from facecrafter.faces import followed
 
     def shown() -> list[str]:
         return CliRunner().invoke(app, ["controls", "list"]).output.splitlines()
 
-    monkeypatch.setattr(controls, "MEASURED", tmp_path / "controls.json")
+    monkeypatch.setattr(followed, "MEASURED", tmp_path / "controls.json")
     assert any(line.startswith("jawOpen") and line.endswith("; not measured") for line in shown())
     measured = {"people": 3, "controls": {"yaw": {"correlation": 0.99, "slope": 0.75, "error": 5.92}}}
-    controls.MEASURED.write_text(json.dumps(measured))
+    measured["controls"]["eyeWide"] = {"correlation": 0.1, "slope": 0.02, "error": 0.4}  # type: ignore[index]
+    followed.MEASURED.write_text(json.dumps(measured))
     (yaw,) = [line for line in shown() if line.startswith("yaw ")]
     assert yaw.endswith("r 0.99, slope 0.75, off by 5.9 degrees (3 people)")
+    (wide,) = [line for line in shown() if line.startswith("eyeWide ")]
+    assert wide.endswith("hardly followed: r 0.10, slope 0.02 (3 people)")
+    assert any("photos are aligned upright" in line for line in shown())
+    assert any("images show -28 to 28 degrees" in line for line in shown())
     assert any(line.startswith("cheekPuff") and "dead" in line for line in shown())
     assert any(line.startswith("  wink: eyeBlinkLeft 0.7") for line in shown())
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,8 +14,8 @@ from facecrafter.cli.printing import bar
 from facecrafter.io import check_free
 from facecrafter.weights import ASSETS
 
-# What `evaluate numbers` found of the shipped mini model.
-MEASURED = ASSETS / "controls.json"
+if TYPE_CHECKING:
+    from facecrafter.faces.followed import Following
 
 
 @controls_app.command("fit")
@@ -67,31 +67,38 @@ def controls_gain(
 @controls_app.command("list")
 def controls_list(presets: Presets = None) -> None:
     """Every number that can be asked for: its range, what it does, and how reliably it is followed."""
+    from facecrafter.faces import followed, gain
     from facecrafter.faces.asked import ANGLES, in_words, read_presets, sides_of
     from facecrafter.faces.control_words import DOES
     from facecrafter.faces.face import BLENDSHAPES
     from facecrafter.faces.rig import load
 
     named = read_presets(presets)
-    measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
-    rig = load()
+    following, rig, turned = followed.measured(followed.MEASURED), load(), gain.load(ASSETS / "mini")
     turns = {"yaw": "to the image's right", "pitch": "up", "roll": "counter-clockwise"}
     for name, most in ANGLES.items():
-        typer.echo(f"{name:16} {-most:g} to {most:g}   head turned {turns[name]}; {_followed(name, measured)}")
+        typer.echo(f"{name:16} {-most:g} to {most:g}   head turned {turns[name]}; {_followed(name, following)}")
+        if turned is not None and name in turned.shown:
+            ends = [degrees for _, degrees in turned.shown[name]]
+            typer.echo(f"{'':16} mini's images show {min(ends):.0f} to {max(ends):.0f} degrees; beyond, as much")
+        if name == "roll":
+            typer.echo(f"{'':16} photos are aligned upright, for training too, so that mini has not learned it")
     for name, words in DOES.items():
         numbers = [BLENDSHAPES.index(side) for side in sides_of(name)]
         sides = " (also Left, Right)" if len(numbers) == 2 else ""
-        state = _followed(name, measured) if rig.live[numbers].any() else "dead: MediaPipe hardly reads it in photos"
+        state = _followed(name, following) if rig.live[numbers].any() else "dead: MediaPipe hardly reads it in photos"
         typer.echo(f"{name:16} 0 to 1      {words}{sides}; {state}")
     typer.echo("presets:")
     for name, expression in named.items():
         typer.echo(f"  {name}: {in_words(expression) or 'straight ahead, no expression'}")
 
 
-def _followed(name: str, measured: dict[str, Any]) -> str:
-    """How well the shipped model follows a control, as `evaluate numbers` measured it."""
-    found = measured.get("controls", {}).get(name)
-    if found is None or found["correlation"] is None:
+def _followed(name: str, following: Mapping[str, Following]) -> str:
+    """How well the shipped model follows a control."""
+    found = following.get(name)
+    if found is None:
         return "not measured"
-    degrees = f", off by {found['error']:.1f} degrees" if name in ("yaw", "pitch", "roll") else ""
-    return f"r {found['correlation']:.2f}, slope {found['slope']:.2f}{degrees} ({measured['people']} people)"
+    angle = name in ("yaw", "pitch", "roll")
+    degrees = f", off by {found.error:.1f} degrees" if angle else ""
+    state = f"r {found.correlation:.2f}, slope {found.slope:.2f}{degrees} ({found.people} people)"
+    return f"hardly followed: {state}" if found.hardly else state

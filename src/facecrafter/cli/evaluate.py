@@ -175,6 +175,7 @@ def evaluate_publish(
     \b
     facecrafter evaluate publish docs/tables.md out/evaluation/control out/evaluation/diversity
     facecrafter evaluate publish docs/results.md out/evaluation/model       # emotions asked in words
+    facecrafter evaluate publish docs/controls.md out/numbers               # how numbers are followed
     """
     from facecrafter.evaluation.report import publish
 

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
@@ -21,6 +21,9 @@ from pydantic.dataclasses import dataclass
 from facecrafter.errors import DataError
 from facecrafter.evaluation.record import Interval, Number, Record, Settings, Text, Whole
 from facecrafter.io import write_whole
+
+if TYPE_CHECKING:
+    from facecrafter.evaluation.numbers import NumbersResult
 
 RESULT = "result.json"
 VERSION = 2
@@ -328,7 +331,7 @@ class EmotionResult(Result):
     faces_a_second: float
 
 
-AnyResult = TableResult | HeldoutResult | EmotionResult
+AnyResult: TypeAlias = "TableResult | HeldoutResult | EmotionResult | NumbersResult"
 _KINDS: dict[str, type[TableResult] | type[HeldoutResult] | type[EmotionResult]] = {
     "control": TableResult,
     "diversity": TableResult,
@@ -374,11 +377,15 @@ def read_file(path: Path) -> AnyResult:
         raise DataError(f"{path} is damaged: {error}; {AGAIN}") from None
 
 
-def _kind(content: Mapping[str, Any]) -> type[TableResult] | type[HeldoutResult] | type[EmotionResult]:
+def _kind(content: Mapping[str, Any]) -> type[AnyResult]:
     """The class of a file's content; version 1 had no name for the last two."""
     named = content.get("kind", content.get("table"))
     if named is None:
         named = "heldout" if "settings" in content else "emotion" if "sets" in content else None
+    if named == "controls":
+        from facecrafter.evaluation.numbers import NumbersResult  # which is made of this module's
+
+        return NumbersResult
     if not isinstance(named, str) or named not in _KINDS:
-        raise ValueError(f"kind: it is {named!r}, not one of {', '.join(_KINDS)}")
+        raise ValueError(f"kind: it is {named!r}, not one of {', '.join([*_KINDS, 'controls'])}")
     return _KINDS[named]

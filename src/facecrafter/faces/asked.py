@@ -58,7 +58,7 @@ class Pose:
     def __post_init__(self) -> None:
         for name, most in ANGLES.items():
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not abs(value) <= most:  # NaN fails this too
+            if not isinstance(value, int | float | np.floating) or not abs(float(value)) <= most:  # NaN fails this too
                 raise ConfigError(f"the {name} must be from {-most:g} to {most:g} degrees, not {value}")
 
     def __str__(self) -> str:
@@ -157,6 +157,8 @@ def asked_of(
     Raises:
         ConfigError: an unknown name, a number out of its range, or numbers that contradict each other.
     """
+    if pose is not None and not isinstance(pose, Pose):
+        raise ConfigError(f"a pose is Pose(yaw=20, pitch=-5, roll=0), not of the type {_type(pose)}")
     if relative and keep_expression:
         raise ConfigError("numbers are added to the photo's expression or replace parts of it; give one of both")
     numbers: dict[str, float] = {}
@@ -189,11 +191,13 @@ def expression_of(given: Numbers, least: float = 0.0) -> dict[str, float]:
     Raises:
         ConfigError: an unknown name, one that is named twice, or a number out of its range.
     """
+    if not isinstance(given, str | Mapping):
+        raise ConfigError(f"an expression is {{'jawOpen': 0.6}} or 'jawOpen=0.6', not of the type {_type(given)}")
     named: dict[str, float] = {}
     for word, value in _pairs(given) if isinstance(given, str) else given.items():
         if not isinstance(value, int | float | np.floating) or not least <= value <= 1:  # NaN fails this too
             raise ConfigError(f"{word} must be a number from {least:g} to 1, not {value}")
-        for name in sides_of(word):
+        for name in sides_of(str(word)):
             if name in named:
                 raise ConfigError(f"{name} is named twice; leave one out")
             named[name] = float(value)
@@ -214,6 +218,10 @@ def sides_of(word: str) -> tuple[str, ...]:
         return both
     names = {*known, *(name.removesuffix("Left") for name in known if name.endswith("Left"))}
     raise ConfigError(f"there is no control '{word}'{_near(word, names)}; 'facecrafter controls list' shows all")
+
+
+def _type(value: object) -> str:
+    return type(value).__name__
 
 
 def _near(word: str, known: Any) -> str:

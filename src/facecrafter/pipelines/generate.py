@@ -18,6 +18,7 @@ from facecrafter.errors import ConfigError
 from facecrafter.faces.asked import Asked, Numbers, Pose, acting_through, asked_of, doubts
 from facecrafter.faces.emotion import Emotion, emotion_of
 from facecrafter.faces.face import Choice, Pick
+from facecrafter.faces.followed import Following, measured, unfollowed
 from facecrafter.faces.gain import Gain
 from facecrafter.faces.gain import load as load_gain
 from facecrafter.faces.photo_file import Photo, check_faces, photos_of, taken
@@ -50,6 +51,7 @@ class FaceCrafter(PhotoReader):
 
     Attributes:
         generator: makes images of requests whose photos have been read, without metadata and watermark.
+        following: how well it was measured to follow each control by numbers; of the shipped model alone.
 
     Raises:
         ConfigError: the model learned emotions from another estimator than the given one.
@@ -68,6 +70,7 @@ class FaceCrafter(PhotoReader):
         learned = None if model.controls is None else model.controls.config.emotion_estimator
         super().__init__(model.scale.recogniser, learned, choose, arcface, emonet)
         self.model, self.name, self.gain = model, name or model.scale.name, gain
+        self.following: Mapping[str, Following] = {}
         self.generator = FaceCrafterGenerator(model, self.name)
 
     @classmethod
@@ -113,7 +116,10 @@ class FaceCrafter(PhotoReader):
         placed = loaded.to(place, precision, memory_format=torch.channels_last)
         # Other controls follow otherwise.
         gain = load_gain(folder_of(model, published)) if controls is None else None
-        return cls(placed, _model_name(Path(model)), choose, arcface, None if emonet is None else Path(emonet), gain)
+        reads = None if emonet is None else Path(emonet)
+        crafter = cls(placed, _model_name(Path(model)), choose, arcface, reads, gain)
+        crafter.following = measured() if str(model) == "mini" and controls is None else {}
+        return crafter
 
     @cached_property
     def digest(self) -> str:
@@ -204,7 +210,7 @@ class FaceCrafter(PhotoReader):
             ConfigError: with ``strict``, something that will not be followed.
         """
         asked = replace(asked, gain=self.gain)
-        for text in doubts(asked, load()):
+        for text in (*doubts(asked, load()), *unfollowed(asked, self.following, self.name)):
             if strict:
                 raise ConfigError(text)
             self._note(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from facecrafter.document import read_document, with_table
 from facecrafter.errors import DataError
-from facecrafter.evaluation import result, words
+from facecrafter.evaluation import numbers, result, words
 from facecrafter.evaluation.report import charts
 from facecrafter.evaluation.report.page import as_html, costs
 from facecrafter.evaluation.report.sheet import read
@@ -59,7 +59,8 @@ def publish(runs: Sequence[Path], document: Path, printed: bool = True) -> None:
     ``<!-- table NAME -->`` and ``<!-- end of table -->``, where NAME is the run folder's.
 
     Args:
-        runs: result folders, also those of `evaluate model`, of which the table of emotions asked in words is shown.
+        runs: result folders, also those of `evaluate numbers`, and of `evaluate model`, of which the table of emotions
+            asked in words is shown.
         document: a file that has a place for each of them.
         printed: show the paper's own table too, once for each kind of table.
 
@@ -83,7 +84,11 @@ def _section(run: Path, shown: set[str]) -> str:
         return section
     if isinstance(found, result.HeldoutResult) and found.words is not None:
         return words.as_markdown(found.words)
-    raise DataError(f"{run} holds no table: neither `evaluate control` or `diversity` wrote it, nor emotions in words")
+    if isinstance(found, numbers.NumbersResult):
+        return numbers.as_markdown(found)
+    raise DataError(
+        f"{run} holds no table: neither `evaluate control`, `diversity` or `numbers` wrote it, nor emotions in words"
+    )
 
 
 def _write(runs: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:
