@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,7 @@ class NumbersResult(Result):
         words_by_class: the same for each.
     """
 
-    kind: str = "controls"
+    kind: Literal["controls"] = "controls"
     people: int
     judges: dict[str, str]
     rig: str
