@@ -173,7 +173,7 @@ def test_a_cells_pose_does_not_solve_for_the_expression_again(
     plan = planned(cells={"yaw": [-20, 0, 20], "expression": ["neutral", "jawOpen=0.5"]}, a_person=1, shard_size=6)
     maker, _ = posed(plan, lambda seed: True)
     first = plan.persons([0])[0]
-    points = [maker._points(cell, first) for cell in plan.cells]
+    points = [maker.points(cell, first) for cell in plan.cells]
     assert len(solved) == 2
     assert np.abs(points[0] - points[1]).max() > 3  # pixels
 

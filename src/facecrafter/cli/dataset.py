@@ -149,3 +149,67 @@ def dataset_card(
     text = card(out, meta, read_audit(out / "audit.json"), None if plan is None else Plan(plan))
     write_whole(path, text.encode())
     typer.echo(f"the card is {path}")
+
+
+@dataset_app.command("bench")
+def dataset_bench(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.PARQUET", help="Of `dataset plan`.", dir_okay=False)],
+    images: Annotated[int, typer.Option(min=1, help="How many of its images.")] = 64,
+    workers: Annotated[list[int], typer.Option(min=1, help="Processes; may be repeated.")] = [1, 2],  # noqa: B006
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Measure a Ray cluster too; local starts one.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
+) -> None:
+    """What `dataset make` costs beside the sampler alone, and how it grows with processes and Ray's actors.
+
+    Parts are in processor time, so that other work on the machine does not count; rates with workers are in wall-clock
+    time and want a quiet machine.
+
+    \b
+    facecrafter dataset bench plan.parquet --ray local
+    """
+    import json
+
+    from facecrafter.datasets.speed import lines, measure
+    from facecrafter.io import check_free, write_whole
+    from facecrafter.provenance import environment
+
+    if out is not None:
+        check_free([out])
+    speed = measure(plan, images, workers, ray, device)
+    for line in lines(speed):
+        typer.echo(line)
+    if out is not None:
+        record = {"environment": environment(device), **vars(speed)}
+        write_whole(out, (json.dumps(record, indent=2) + "\n").encode())
+
+
+@dataset_app.command("experiment")
+def dataset_experiment(
+    photos: Annotated[Path, typer.Argument(help="Prepared folder of photos, such as LFW's.", file_okay=False)],
+    made: Annotated[Path, typer.Argument(metavar="SET", help="Folder of a data set.", file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder for experiment.json.", file_okay=False)],
+    images: Annotated[int | None, typer.Option(min=2, help="Of each kind. [default: as many as both have]")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of the training of each.")] = 1500,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws and of the training.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Does a set help? A small recogniser trained on photos, on as many made images, and on both.
+
+    It is tested on pairs of photos of held-out people; intervals are over people. A stopped run goes on.
+
+    \b
+    facecrafter dataset experiment data/lfw data/set --out out/helps
+    """
+    from facecrafter.data.shards import load
+    from facecrafter.datasets.experiment import compare, lines
+    from facecrafter.io import check_free, write_whole
+
+    path = out / "experiment.json"
+    check_free([path], overwrite)
+    found = compare(load(photos), load(made), out, images, steps, seed)
+    write_whole(path, (found.model_dump_json(indent=2) + "\n").encode())
+    for line in lines(found):
+        typer.echo(line)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from facecrafter.datasets.config import PlanConfig
 
-# Of the shipped mini model by `facecrafter dataset bench`, on one core of an AMD EPYC beside other work: images a
-# second with all labels, and bytes an image in its shard.
-RATE = 1.5
-BYTES = 62_000
+# Of the shipped mini model by `facecrafter dataset bench`, in processor time of one core of an AMD EPYC: images a
+# second with all labels, three poses to an expression, and bytes an image in its shard.
+RATE = 2.5
+BYTES = 43_000
 HOUR, DAY = 3600.0, 86400.0
 GIBIBYTE = 2**30
 
@@ -34,7 +34,7 @@ def lines(config: PlanConfig, images: int, cells: int, people: int, rate: float 
     for workers in (10, 100):
         yield f"  {workers} workers: {duration(once / workers)} to {duration(most / workers)}"
     if config.model == "mini":
-        yield f"disk: {images * BYTES / GIBIBYTE:.2g} GiB"
+        yield f"disk: {images * BYTES / GIBIBYTE:.3g} GiB"
 
 
 def duration(seconds: float) -> str:

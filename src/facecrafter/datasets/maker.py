@@ -110,6 +110,10 @@ class Maker:
     Args:
         recipe: what is the same for all shards.
 
+    Attributes:
+        crafter, finder, recognisers, estimator: what makes images and reads them.
+        attempts: images that were made so far.
+
     Raises:
         DataError: the model's weights are not those the run began with.
     """
@@ -119,18 +123,19 @@ class Maker:
 
         torch.set_num_threads(1)
         self.recipe, config = recipe, recipe.config
-        self._crafter = open_crafter(config, recipe.device)
-        if self._crafter.digest != recipe.digest:
+        self.crafter = open_crafter(config, recipe.device)
+        if self.crafter.digest != recipe.digest:
             raise DataError(f"a worker has other weights for the model '{config.model}'; give all machines the same")
-        self._settings = Settings(**config.sampling.model_dump()).filled(self._crafter.model.scale)
-        self._finder = FaceFinder()
-        self._recognisers = {name: recogniser(name) for name in config.recognisers}
-        self._estimator = estimator()
+        self._settings = Settings(**config.sampling.model_dump()).filled(self.crafter.model.scale)
+        self.finder = FaceFinder()
+        self.recognisers = {name: recogniser(name) for name in config.recognisers}
+        self.estimator = estimator()
+        self.attempts = 0
         self._faces: dict[tuple[str, str], NDArray[np.float64]] = {}
 
     def close(self) -> None:
         """Free the landmark network."""
-        self._finder.close()
+        self.finder.close()
 
     def read(self, job: Job) -> list[Result]:
         """The samples of a shard in the order of its rows, and of those that missed their cell why."""
@@ -151,14 +156,15 @@ class Maker:
 
     def _batch(self, batch: Sequence[tuple[Row, int]], people: Mapping[int, Person]) -> list[Result]:
         requests = [self._request(row, attempt, people[row.person]) for row, attempt in batch]
-        images = dict(self._crafter.render(requests))
+        images = dict(self.crafter.render(requests))
+        self.attempts += len(batch)
         return [
             self._judged(row, attempt, people[row.person], images[place]) for place, (row, attempt) in enumerate(batch)
         ]
 
     def _request(self, row: Row, attempt: int, person: Person) -> Request:
         cell, through = self.recipe.cells[row.cell], self.recipe.config.emotion_through
-        conditions = {"landmark": Portrait(points=self._points(cell, person))}
+        conditions = {"landmark": Portrait(points=self.points(cell, person))}
         if cell.feeling is not None and through != "landmarks":
             conditions["emotion"] = portrait_of(cell.feeling)
         described = {"identity": "an embedding", "landmarks": "by numbers", "asked": cell.name}
@@ -166,7 +172,7 @@ class Maker:
             Portrait(embedding=person.embedding), conditions, seed_of(row.id, attempt), self._settings, described
         )
 
-    def _points(self, cell: Cell, person: Person) -> NDArray[np.float32]:
+    def points(self, cell: Cell, person: Person) -> NDArray[np.float32]:
         """The landmarks of a cell, ``(478, 3)`` in pixels of an aligned image.
 
         The expression is solved for once, and then turned: the cells of a person that differ in the pose alone follow
@@ -209,16 +215,16 @@ class Maker:
 
     def _measure(self, image: NDArray[np.uint8], person: Person) -> Reading | None:
         """What is read off an image; None where it shows no face."""
-        faces = self._finder.find_all(image)
+        faces = self.finder.find_all(image)
         if not faces:
             return None
         nearest = min(faces, key=lambda face: _off_centre(face, image))
         aligned = align(image, nearest, ALIGNED_SIZE, len(faces) - 1)
         stored = Face(image, nearest.points, nearest.blendshapes, nearest.pose, nearest.box, len(faces) - 1)
-        embeddings = {name: network.embed([aligned])[0] for name, network in self._recognisers.items()}
+        embeddings = {name: network.embed([aligned])[0] for name, network in self.recognisers.items()}
         likeness = float(embeddings[self.recipe.config.recogniser] @ person.embedding)
         # One at a time: of several the last digits depend on how many there are.
-        emotion = self._estimator.estimate([aligned])[0]
+        emotion = self.estimator.estimate([aligned])[0]
         return Reading(stored, embeddings, Measured(aligned.angles, aligned.blendshapes, emotion, likeness))
 
 

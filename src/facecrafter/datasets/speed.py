@@ -1,0 +1,164 @@
+"""What `dataset make` costs beside the sampler, and how it grows with workers."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from facecrafter.data import shards
+from facecrafter.data.prepare.reader import Accepted
+from facecrafter.data.prepare.workers import single_thread
+from facecrafter.datasets import engines
+from facecrafter.datasets.maker import Job, Maker, Recipe, open_crafter
+from facecrafter.datasets.output import write
+from facecrafter.datasets.plan import Plan, Row
+from facecrafter.errors import ConfigError
+
+SAMPLING = "sampling"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What images of a plan cost.
+
+    Attributes:
+        images: how many were made, attempts included.
+        parts: processor seconds an image, by what they were spent on; ``sampling`` is the sampler's own.
+        share: of the processor time that is the sampler's: the speed as a share of the sampler's own.
+        kilobytes: an image in its shard.
+        rates: images a second of wall-clock time by the number of processes, without their start.
+        ray: the same by the number of Ray's actors.
+    """
+
+    images: int
+    parts: dict[str, float]
+    share: float
+    kilobytes: float
+    rates: dict[int, float]
+    ray: dict[int, float]
+
+
+def measure(
+    path: Path, images: int = 64, workers: Sequence[int] = (1, 2), ray: str | None = None, device: str = "cpu"
+) -> Speed:
+    """Make the first images of a plan in this process, and again with several numbers of workers. Nothing is kept.
+
+    Args:
+        path: the plan.
+        images: how many.
+        workers: numbers of processes.
+        ray: the address of a Ray cluster, to measure that too.
+        device: of the model.
+
+    Raises:
+        ConfigError: the plan has fewer images.
+    """
+    plan = Plan(path)
+    if plan.images < images:
+        raise ConfigError(f"{path} has {plan.images} images, fewer than {images}; give --images {plan.images} or less")
+    recipe = Recipe(plan.config, tuple(plan.cells), device, open_crafter(plan.config, device).digest)
+    jobs = list(_jobs(plan, images))
+    parts, made, size = _alone(recipe, jobs)
+    maker = partial(Maker, recipe)
+    return Speed(
+        images=made,
+        parts=parts,
+        share=parts[SAMPLING] / sum(parts.values()),
+        kilobytes=size / 1000,
+        rates={count: _rate(jobs, maker, count, None) for count in workers},
+        ray={count: _rate(jobs, maker, count, ray) for count in workers} if ray else {},
+    )
+
+
+def _jobs(plan: Plan, images: int) -> Iterator[Job]:
+    """The first images, as small shards of two batches."""
+    rows: list[Row] = []
+    shard = 0
+    while len(rows) < images:
+        rows += plan.rows(shard)
+        shard += 1
+    size = 2 * plan.config.sampling.batch_size
+    for number, first in enumerate(range(0, images, size)):
+        own = rows[first : min(first + size, images)]
+        yield Job(number, tuple(own), plan.persons([row.person for row in own]))
+
+
+def _alone(recipe: Recipe, jobs: Sequence[Job]) -> tuple[dict[str, float], int, float]:
+    """Processor seconds an image by part, how many images were made, and bytes an image, on one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    with single_thread():
+        maker = Maker(recipe)
+        try:
+            maker.read(Job(0, jobs[0].rows[:1], jobs[0].people))  # loads what is loaded once
+            seconds, counted = _timed(maker), 0
+            start, samples = time.process_time(), []
+            for job in jobs:
+                results = maker.read(job)
+                samples += [(one.row.key, one.parts) for one in results if isinstance(one, Accepted)]
+            content = shards.pack(samples)
+            seconds["encoding and the rest"] = time.process_time() - start - sum(seconds.values())
+            counted = maker.attempts - 1
+        finally:
+            maker.close()
+            torch.set_num_threads(threads)
+    return {name: total / counted for name, total in seconds.items()}, counted, len(content) / max(1, len(samples))
+
+
+def _timed(maker: Maker) -> dict[str, float]:
+    """Let a maker's parts be timed from now on; seconds by name."""
+    seconds: dict[str, float] = {}
+
+    def wrap(owner: Any, name: str, label: str, all_of_it: Callable[[Any], Any] = lambda value: value) -> None:
+        real = getattr(owner, name)
+        seconds[label] = 0.0
+
+        def timed(*given: Any, **named: Any) -> Any:
+            start = time.process_time()
+            found = all_of_it(real(*given, **named))
+            seconds[label] += time.process_time() - start
+            return found
+
+        setattr(owner, name, timed)
+
+    wrap(maker.crafter.generator, "generate", SAMPLING, list)
+    wrap(maker, "points", "landmarks by numbers")
+    wrap(maker.finder, "find_all", "finding the face")
+    for name, network in maker.recognisers.items():
+        wrap(network, "embed", name)
+    wrap(maker.estimator, "estimate", "emotion")
+    return seconds
+
+
+def _rate(jobs: Sequence[Job], maker: Callable[[], Maker], workers: int, ray: str | None) -> float:
+    """Images a second, attempts at the same one counted once."""
+    first = [Job(number, jobs[0].rows[:1], jobs[0].people) for number in range(engines.AHEAD * workers)]
+    with tempfile.TemporaryDirectory() as folder, engines.engine(maker, workers, ray) as submit:
+        for _ in engines.made(iter(first), submit, workers):  # every worker loads its model
+            pass
+        start, images = time.monotonic(), 0
+        for job, results in engines.made(iter(jobs), submit, workers):
+            write(Path(folder), job.number, results)
+            images += len(results)
+        return images / (time.monotonic() - start)
+
+
+def lines(speed: Speed) -> list[str]:
+    """The result in words."""
+    parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in speed.parts.items())
+    rate = 1 / sum(speed.parts.values())
+    said = [
+        f"{speed.images} images, {speed.kilobytes:.1f} kB each; ms of one core an image: {parts}",
+        f"{speed.share:.0%} of the sampler's own speed ({rate:.2f} images a second of one core)",
+    ]
+    for kind, rates in (("process", speed.rates), ("Ray actor", speed.ray)):
+        for count, rate in rates.items():
+            plural = "" if count == 1 else "es" if kind == "process" else "s"
+            said.append(f"{count} {kind}{plural}: {rate:.2f} images a second of wall-clock time")
+    return said
