@@ -1,4 +1,5 @@
-"""The mini scale's autoencoder: 128 px images to 8x8 latents and back.
+"""The mini scale's autoencoder: 128 px images to 8x8 latents and back. That for larger images is in
+:mod:`facecrafter.models.deep_autoencoder`.
 
 At the ``arc2face`` scale this place is taken by diffusers' ``AutoencoderKL``. Both answer the same two calls,
 ``encode(x).latent_dist`` and ``decode(z).sample``, so nothing downstream asks which one it holds.
@@ -6,6 +7,7 @@ At the ``arc2face`` scale this place is taken by diffusers' ``AutoencoderKL``. B
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,7 +34,55 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
-class FaceAutoencoder(ModelMixin, ConfigMixin):
+class LatentAutoencoder(ModelMixin, ConfigMixin):
+    """What the mini scale's autoencoders share: their latents are folded, and their posterior's deviation is fixed.
+
+    Attributes:
+        encoder, decoder: from images and to images; a convolution is the encoder's last layer and the decoder's first.
+        fold: cells a side that are folded into channels between them.
+        factor: pixels a side of a place of the folded latents.
+    """
+
+    encoder: nn.Sequential
+    decoder: nn.Sequential
+    fold: int
+    factor: int
+
+    def latent_shape(self, side: int) -> tuple[int, int, int]:
+        """The shape of the latents of an image of so many pixels a side, without the batch."""
+        config: Any = self.config
+        return config.latent_channels * self.fold**2, side // self.factor, side // self.factor
+
+    def encode(self, x: Tensor) -> AutoencoderKLOutput:
+        """Images ``(B, 3, H, W)`` in [-1, 1], sides divisible by the factor, to a Gaussian over latents
+        ``(B, fold**2 * latent_channels, H / factor, W / factor)``."""
+        config: Any = self.config
+        mean = F.pixel_unshuffle(self.encoder(x), self.fold)
+        log_variance = torch.full_like(mean, 2 * math.log(config.latent_noise))
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(torch.cat([mean, log_variance], dim=1)))
+
+    def decode(self, z: Tensor) -> DecoderOutput:
+        """Latents as :meth:`encode` gives them to images, about [-1, 1], not clipped."""
+        return DecoderOutput(sample=self.decoder(F.pixel_shuffle(z, self.fold)))
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> DecoderOutput:
+        """Encode, sample, decode."""
+        return self.decode(self.encode(x).latent_dist.sample(generator=generator))
+
+    @torch.no_grad()
+    def standardise(self, mean: Tensor, std: Tensor) -> None:
+        """Fold per-channel statistics of the latents, each ``(latent_channels,)``, into the two convolutions that touch
+        them: afterwards latents have zero mean and unit deviation, and reconstructions are what they were (but at the
+        image's border, where zero padding now stands for another value)."""
+        last: Any = self.encoder[-1]
+        first: Any = self.decoder[0]
+        last.weight.div_(std.view(-1, 1, 1, 1))
+        last.bias.sub_(mean).div_(std)
+        first.bias.add_((first.weight * mean.view(1, -1, 1, 1)).sum(dim=(1, 2, 3)))
+        first.weight.mul_(std.view(1, -1, 1, 1))
+
+
+class FaceAutoencoder(LatentAutoencoder):
     """A convolutional autoencoder without norms, cheap enough to train on two CPU cores.
 
     Images are folded into channels before the first convolution (4x4 pixels a cell), so nothing runs at full
@@ -59,6 +109,7 @@ class FaceAutoencoder(ModelMixin, ConfigMixin):
         scaling_factor: float = 1.0,
     ) -> None:
         super().__init__()
+        self.fold, self.factor = 2, 16
         fine, coarse = widths
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
@@ -81,30 +132,3 @@ class FaceAutoencoder(ModelMixin, ConfigMixin):
             nn.Conv2d(fine // 2, 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
-
-    def encode(self, x: Tensor) -> AutoencoderKLOutput:
-        """Images ``(B, 3, H, W)`` in [-1, 1], sides divisible by 16, to a Gaussian over latents
-        ``(B, 4 * latent_channels, H / 16, W / 16)``."""
-        mean = F.pixel_unshuffle(self.encoder(x), 2)
-        log_variance = torch.full_like(mean, 2 * torch.log(torch.tensor(self.config.latent_noise)).item())
-        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(torch.cat([mean, log_variance], dim=1)))
-
-    def decode(self, z: Tensor) -> DecoderOutput:
-        """Latents ``(B, 4 * latent_channels, h, w)`` to images ``(B, 3, 16 h, 16 w)``, about [-1, 1], not clipped."""
-        return DecoderOutput(sample=self.decoder(F.pixel_shuffle(z, 2)))
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> DecoderOutput:
-        """Encode, sample, decode."""
-        return self.decode(self.encode(x).latent_dist.sample(generator=generator))
-
-    @torch.no_grad()
-    def standardise(self, mean: Tensor, std: Tensor) -> None:
-        """Fold per-channel statistics of the latents, each ``(latent_channels,)``, into the two convolutions that touch
-        them: afterwards latents have zero mean and unit deviation, and reconstructions are what they were (but at the
-        image's border, where zero padding now stands for another value)."""
-        last: Any = self.encoder[-1]
-        first: Any = self.decoder[0]
-        last.weight.div_(std.view(-1, 1, 1, 1))
-        last.bias.sub_(mean).div_(std)
-        first.bias.add_((first.weight * mean.view(1, -1, 1, 1)).sum(dim=(1, 2, 3)))
-        first.weight.mul_(std.view(1, -1, 1, 1))

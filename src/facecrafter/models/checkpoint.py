@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -21,6 +21,7 @@ from facecrafter.io import whole
 from facecrafter.models import attention, registry, scales
 from facecrafter.models.autoencoder import FaceAutoencoder
 from facecrafter.models.controls import FaceControls
+from facecrafter.models.deep_autoencoder import DeepAutoencoder
 from facecrafter.models.guidance_student import GuidanceStudent, layers_of
 from facecrafter.models.identity_encoder import IdentityEncoder
 
@@ -43,7 +44,7 @@ class FaceModel:
     scale: scales.Scale
     unet: UNet2DConditionModel
     encoder: IdentityEncoder
-    autoencoder: FaceAutoencoder | AutoencoderKL
+    autoencoder: FaceAutoencoder | DeepAutoencoder | AutoencoderKL
     controls: FaceControls | None = None
     distilled: GuidanceStudent | None = None
 
@@ -124,6 +125,26 @@ def save_part(module: nn.Module, path: Path, kind: str, scale: str, dtype: torch
         raise CheckpointError(f"{path} could not be written: {error}") from None
 
 
+def copy_parts(source: Path, folder: Path, dtype: torch.dtype) -> None:
+    """Write every part that a model folder holds into another, its numbers in a type.
+
+    Raises:
+        CheckpointError: a part is damaged, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"the folder {folder} could not be made: {error.strerror}") from None
+    for path in sorted(source.glob("*.safetensors")):
+        metadata, tensors = _read(path)
+        stored = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+        try:
+            with whole(folder / path.name) as partial:
+                save_file(stored, partial, metadata)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{folder / path.name} could not be written: {error}") from None
+
+
 def load_model(folder: Path, controls: Path | None = None) -> FaceModel:
     """Read a model folder written by :func:`save_model`.
 
@@ -140,11 +161,12 @@ def load_model(folder: Path, controls: Path | None = None) -> FaceModel:
     scale = _scale(unet_path)
     unet = load_part(unet_path, "unet", scale.name)
     attention.install(unet)
+    autoencoder = load_part(folder / "autoencoder.safetensors", "autoencoder", scale.name)
     model = FaceModel(
-        scale=scale,
+        scale=scales.fitting(scale, autoencoder),
         unet=unet,
         encoder=scales.wrap_encoder(scale, load_part(folder / "encoder.safetensors", "encoder", scale.name)),
-        autoencoder=load_part(folder / "autoencoder.safetensors", "autoencoder", scale.name),
+        autoencoder=autoencoder,
     )
     path = controls or folder / CONTROLS_FILE
     if controls or path.is_file():
@@ -263,14 +285,27 @@ def _build(kind: str, scale: str, config: dict[str, Any]) -> Any:
         return FaceControls(**config)
     builders = {
         "unet": UNet2DConditionModel,
-        "autoencoder": _autoencoder_class(scale),
+        "autoencoder": _autoencoder_class(scale, config),
         "distilled": GuidanceStudent,
     }
     return builders[kind].from_config(config)
 
 
-def _autoencoder_class(scale: str) -> type[FaceAutoencoder] | type[AutoencoderKL]:
-    return FaceAutoencoder if scale == "mini" else AutoencoderKL
+def image_size(folder: Path) -> int | None:
+    """Side in pixels of the images of a folder's autoencoder, where its file names it."""
+    try:
+        metadata, _ = _read(folder / "autoencoder.safetensors", tensors=False)
+        size = json.loads(metadata["config"]).get("size")
+    except (CheckpointError, KeyError, ValueError, AttributeError):  # who loads it says what is wrong
+        return None
+    return size if isinstance(size, int) else None
+
+
+def _autoencoder_class(scale: str, config: Mapping[str, Any]) -> type[ModelMixin]:
+    """By what the config has: only the deep one names the size of its images."""
+    if scale != "mini":
+        return AutoencoderKL
+    return DeepAutoencoder if "size" in config else FaceAutoencoder
 
 
 def _scale(path: Path) -> scales.Scale:

@@ -7,7 +7,8 @@ A whole model is a folder in diffusers' layout, which is Arc2Face's own:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from facecrafter.models import attention, registry
 from facecrafter.models.autoencoder import FaceAutoencoder
 from facecrafter.models.controls import FaceControls
+from facecrafter.models.deep_autoencoder import DeepAutoencoder
 from facecrafter.models.identity_encoder import CLIP_END, CLIP_LENGTH, CLIP_PROMPT, IdentityEncoder
 
 # mini's vocabulary: the words of Arc2Face's prompt and nothing else.
@@ -190,8 +192,27 @@ def wrap_encoder(scale: Scale, text_model: nn.Module) -> IdentityEncoder:
     return IdentityEncoder(text_model, scale.prompt, scale.end, scale.length, scale.gain)
 
 
-def build_autoencoder(scale: Scale) -> FaceAutoencoder | AutoencoderKL:
-    """A fresh autoencoder."""
+def fitting(scale: Scale, autoencoder: Any) -> Scale:
+    """The scale with the image size and the latents of an autoencoder, which may be another one than its own."""
+    if not isinstance(autoencoder, DeepAutoencoder):
+        return scale
+    size = int(autoencoder.config.size)
+    channels, side, _ = autoencoder.latent_shape(size)
+    unet = {**scale.unet, "sample_size": side, "in_channels": channels, "out_channels": channels}
+    return replace(scale, size=size, unet=unet)
+
+
+def build_autoencoder(
+    scale: Scale, settings: Mapping[str, Any] | None = None
+) -> FaceAutoencoder | DeepAutoencoder | AutoencoderKL:
+    """A fresh autoencoder.
+
+    Args:
+        scale: which one's.
+        settings: arguments of :class:`DeepAutoencoder`, for the mini scale at another size than its own.
+    """
+    if settings is not None:
+        return DeepAutoencoder(**settings)
     if scale.name == "mini":
         return FaceAutoencoder()
     return AutoencoderKL(
