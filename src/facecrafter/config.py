@@ -67,6 +67,9 @@ def differences(one: BaseModel, other: BaseModel) -> list[str]:
             continue
         if isinstance(first, Strict) and isinstance(second, BaseModel):
             found.extend(f"{name}.{inner}" for inner in differences(first, second))
+        elif isinstance(first, tuple) and first and len(first) == len(second) and isinstance(first[0], Strict):
+            pairs = zip(first, second, strict=True)
+            found.extend(f"{name}.{place}.{one}" for place, pair in enumerate(pairs) for one in differences(*pair))
         else:
             found.append(name)
     return found
@@ -77,7 +80,10 @@ def places(settings: BaseModel) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
-        if isinstance(value, BaseModel):
+        if isinstance(value, tuple):
+            models = {f"{name}.{place}": one for place, one in enumerate(value) if isinstance(one, BaseModel)}
+            found.update({f"{at}.{inner}": path for at, one in models.items() for inner, path in places(one).items()})
+        elif isinstance(value, BaseModel):
             found.update({f"{name}.{inner}": path for inner, path in places(value).items()})
         elif _bearing(field) is Bearing.PLACE and value is not None:
             found[name] = value

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from facecrafter.training.batches import Draw, batch_indices, draw, draw_joint, generator
+from facecrafter.training.batches import Draw, batch_indices, divided, draw, draw_joint, generator, sample_indices
 
 LATENT = torch.Size((2, 3, 3))
 MIXTURE = {"none": 0.1, "identity": 0.2, "landmark": 0.3, "emotion": 0.15, "landmark+emotion": 0.25}
 BOTH = ["landmark", "emotion"]
 
 
+def samples(*counts: int) -> Any:
+    """So many samples of each source, with even shares."""
+    ends = torch.tensor([0, *counts]).cumsum(0).tolist()
+    by_source = [torch.arange(first, end) for first, end in pairwise(ends)]
+    return SimpleNamespace(count=ends[-1], by_source=by_source, shares=[1 / len(counts)] * len(counts))
+
+
 def drawn(
     seed: int = 0, step: int = 0, batch: int = 12, mixture: dict[str, float] = MIXTURE, pair: float = 0.5
 ) -> Draw:
-    return draw(seed, step, batch, 50, LATENT, 7, mixture, pair)
+    return draw(seed, step, batch, samples(25), LATENT, 7, mixture, pair)
 
 
 def same(a: Draw, b: Draw) -> list[bool]:
@@ -145,7 +155,7 @@ def test_neighbouring_places_of_a_run_are_unrelated() -> None:
 
 @pytest.mark.parametrize("groups", [1, 2, 6, 12])
 def test_a_joint_batch_replicates_its_data_points(groups: int) -> None:
-    made = draw_joint(3, 5, 12, 50, LATENT, 7, BOTH, groups, 0.0, 0.5)
+    made = draw_joint(3, 5, 12, samples(25), LATENT, 7, BOTH, groups, 0.0, 0.5)
     size = 12 // groups
     for name in ("indices", "swap", "pick", "identity_noise"):
         value = getattr(made, name).unflatten(0, (groups, size))
@@ -153,17 +163,19 @@ def test_a_joint_batch_replicates_its_data_points(groups: int) -> None:
     assert len(made.indices.unique()) == groups
     assert len(made.timesteps.unique()) > 6  # each replica has its own
     assert not torch.equal(made.noise[0], made.noise[1])
-    again = draw_joint(3, 5, 12, 50, LATENT, 7, BOTH, groups, 0.0, 0.5)
+    again = draw_joint(3, 5, 12, samples(25), LATENT, 7, BOTH, groups, 0.0, 0.5)
     assert all(same(made, again))
 
 
 def test_joint_batches_go_through_all_data_points() -> None:
-    seen = torch.cat([draw_joint(0, step, 8, 10, LATENT, 7, BOTH, 2, 0.0, 0.5).indices[::4] for step in range(5)])
+    seen = torch.cat(
+        [draw_joint(0, step, 8, samples(5), LATENT, 7, BOTH, 2, 0.0, 0.5).indices[::4] for step in range(5)]
+    )
     assert sorted(seen.tolist()) == list(range(10))
 
 
 def test_the_four_combinations_are_equally_likely() -> None:
-    made = [draw_joint(1, step, 40, 50, LATENT, 7, BOTH, 1, 0.2, 0.5) for step in range(100)]
+    made = [draw_joint(1, step, 40, samples(25), LATENT, 7, BOTH, 1, 0.2, 0.5) for step in range(100)]
     kinds = Counter(
         (bool(d), int(a), int(b))
         for one in made
@@ -171,3 +183,36 @@ def test_the_four_combinations_are_equally_likely() -> None:
     )
     assert set(kinds) == {(True, 0, 0), *((False, a, b) for a in (0, 1) for b in (0, 1))}
     assert all(700 < count < 900 for count in kinds.values())
+
+
+# --- several sources --------------------------------------------------------------------------------------------------
+
+
+def test_each_source_has_its_share_of_every_batch_and_epochs_of_its_own() -> None:
+    data, batch = samples(10, 4), 8
+    steps = [sample_indices(data, 1, step, batch) for step in range(20)]
+    for indices in steps:
+        own = indices % data.count
+        assert int((own < 10).sum()) == batch // 2
+    # Four of the first's 20 numbers a step: an epoch is five steps. The second's eight are through in two.
+    first = [int(one) for indices in steps[:5] for one in indices if one % data.count < 10]
+    second = [int(one) for indices in steps[:2] for one in indices if one % data.count >= 10]
+    assert sorted(first) == [*range(10), *range(14, 24)]
+    assert sorted(second) == [*range(10, 14), *range(24, 28)]
+    assert torch.equal(sample_indices(data, 1, 7, batch), steps[7])
+    assert not torch.equal(sample_indices(data, 2, 7, batch), steps[7])
+    assert any(int(one) % data.count >= 10 for one in steps[0][:4])  # they are mixed
+
+
+def test_a_source_without_samples_leaves_its_places_to_the_others() -> None:
+    data = samples(6, 0)
+    assert sorted(sample_indices(data, 0, 0, 12).tolist()) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("count", "shares", "expected"),
+    [(8, (0.5, 0.5), [4, 4]), (7, (0.5, 0.5), [4, 3]), (10, (0.34, 0.66), [3, 7]), (1, (0.2, 0.8), [0, 1]),
+     (5, (1.0, 0.0), [5, 0])],
+)  # fmt: skip
+def test_a_count_is_divided_by_shares(count: int, shares: tuple[float, ...], expected: list[int]) -> None:
+    assert divided(count, shares) == expected

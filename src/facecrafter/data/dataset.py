@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +26,12 @@ _KEPT_LIMIT = 2 * 2**30
 # What is encoded in one call: 64 images of 128 px, or 4 of 512. An encoder's activations grow with the pixels, and 64
 # images of 512 px took 22 GB.
 PIXELS_AT_ONCE = 64 * 128 * 128
+ON_A_GPU = 16  # times as many there, which a few images would not fill
+
+
+def images_at_once(size: int, device: torch.device) -> int:
+    """How many images of so many pixels a side are encoded in one call."""
+    return max(1, PIXELS_AT_ONCE * (ON_A_GPU if device.type == "cuda" else 1) // size**2)
 
 
 class Encoded:
@@ -74,6 +79,38 @@ class Encoded:
         return np.asarray(self.control.encode([self.readings[row]], self.size, self.options)[0])
 
 
+class _PersonsPhotos:
+    """Which other photos a person has: the photos sorted by person, and where in that order each one is."""
+
+    def __init__(self, persons: Sequence[str]) -> None:
+        _, numbers = np.unique(persons, return_inverse=True)
+        order = np.argsort(numbers, kind="stable")
+        sizes = np.bincount(numbers)
+        starts = (np.cumsum(sizes) - sizes)[numbers]
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        self.order, self.size, self.start, self.place = (
+            torch.from_numpy(one) for one in (order, sizes[numbers], starts, places - starts)
+        )
+
+    def to(self, device: torch.device) -> None:
+        """From now on photos are looked up there."""
+        for name, tensor in vars(self).items():
+            setattr(self, name, tensor.to(device))
+
+    def another(self, own: Tensor, pick: Tensor) -> Tensor:
+        """Numbers ``(B,)`` of other photos of the same people; of the same photo where there is no other.
+
+        Args:
+            own: numbers of photos, ``(B,)``.
+            pick: ``(B,)`` in [0, 1), which of the others.
+        """
+        others, place = self.size[own] - 1, self.place[own]
+        chosen = (pick.double() * others).long()
+        chosen = torch.where(others > 0, chosen + (chosen >= place), place)
+        return self.order[self.start[own] + chosen]
+
+
 class TrainingSet:
     """All samples of a prepared folder, each also mirrored: sample ``i + N`` is sample ``i`` mirrored.
 
@@ -105,10 +142,10 @@ class TrainingSet:
         self.persons = [prepared.persons[index] for index in chosen]
         self.pairs = pairs
         self.latents: Tensor | None = None
-        by_person: dict[str, list[int]] = defaultdict(list)
-        for index, person in enumerate(self.persons):
-            by_person[person].append(index)
-        self._others = [by_person[person] for person in self.persons]
+        self._photos = _PersonsPhotos(self.persons)
+        # Of several folders: whose samples are whose, and the share of each in a batch.
+        sources = np.zeros(self.count, np.int64) if prepared.sources is None else prepared.sources[chosen]
+        self.by_source = [torch.from_numpy(np.flatnonzero(sources == one)) for one in range(len(prepared.shares))]
         self.encoded = {
             name: Encoded(
                 control,
@@ -124,6 +161,11 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return 2 * self.count
+
+    @property
+    def shares(self) -> Sequence[float]:
+        """Of the folders that the samples come from, in a batch."""
+        return self.prepared.shares
 
     def images(self, indices: Tensor) -> Tensor:
         """Images ``(B, 3, S, S)`` in [-1, 1]; indices from N on give mirrored ones."""
@@ -146,14 +188,12 @@ class TrainingSet:
             swap: ``(B,)`` bool, whether to take another photo of the same person, where there is one.
             pick: ``(B,)`` in [0, 1), which other photo.
         """
-        sources = []
-        for index, swapped, share in zip((indices % self.count).tolist(), swap.tolist(), pick.tolist(), strict=True):
-            others = [other for other in self._others[index] if other != index] if swapped else []
-            sources.append(others[int(share * len(others))] if others else index)
-        return self.identity[sources]
+        own = indices % self.count
+        return self.identity[torch.where(swap, self._photos.another(own, pick), own)]
 
     def face_masks(self, indices: Tensor) -> Tensor:
         """Face masks ``(B, M, M)`` in [0, 1], mirrored with their images."""
+        indices = indices.cpu()
         masks = torch.from_numpy(self.masks[(indices % self.count).numpy()]).float() / 255
         return torch.where((indices >= self.count).view(-1, 1, 1), masks.flip(2), masks)
 
@@ -192,7 +232,7 @@ class TrainingSet:
             self.latents = load_file(path)["latents"].to(device)
             return
         made = []
-        at_once = max(1, PIXELS_AT_ONCE // self.pixels.shape[1] ** 2)
+        at_once = images_at_once(self.pixels.shape[1], device)
         for start in tqdm(range(0, len(self), at_once), desc="encoding", disable=not progress):
             batch = self.images(torch.arange(start, min(start + at_once, len(self)))).to(device)
             with torch.autocast(device.type, torch.bfloat16):
@@ -227,6 +267,11 @@ class TrainingSet:
             self._placed_images = torch.from_numpy(self.pixels[self.rows]).to(device)
         for name in controls:
             self.encoded[name].place(device, room)
+
+    def place_identities(self, device: torch.device) -> None:
+        """Look up who a sample shows, and who else does, on a device: that on which indices are drawn."""
+        self.identity = self.identity.to(device)
+        self._photos.to(device)
 
     def _shown(self, rows: Tensor) -> Tensor:
         """Images ``(B, S, S, 3)`` uint8 by number."""

@@ -48,7 +48,7 @@ REJECTED = "rejected.csv"
 MASK_SIZE = 64
 GO_ON = "put that right and run the same command again, it goes on from there"
 IMAGES = "cache/pictures.npy"  # all of them decoded, in index order
-MEMORY = 4 * 2**30  # where they take more bytes than this, they are not held in memory but mapped from that file
+MEMORY = 2 * 2**30  # where they take more bytes than this, they are not held in memory but mapped from that file
 HELD_OUT_SHARE = 20  # one person in so many is held out of training
 
 INDEX_COLUMNS = {
@@ -66,23 +66,10 @@ INDEX_COLUMNS = {
 }
 
 # What reading a damaged tar, zip, PNG, JSON, Parquet file or array raises.
-DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    tokenize.TokenError,
-    OSError,
-    EOFError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,  # a damaged header may ask for any number of bytes
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
+_FORMATS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError)
+_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
+# A damaged header may ask for any number of bytes.
+DAMAGE = (*_FORMATS, *_VALUES, OSError, EOFError, MemoryError)
 
 # A file in a shard has a few hundred kB at most. A sparse one takes no room in its tar, whatever its size.
 MOST_BYTES = 2**28
@@ -104,6 +91,8 @@ class Prepared:
         files: the photo's path inside the source folder; of a frame the video's, and ``#t=`` with the seconds.
         digests: ``(N, 32)`` uint8, the sha256 of each image's PNG; None for images that are in no folder.
         estimator: the name of the estimator that gave ``emotion``; None for images that are in no folder.
+        sources, shares: of several folders that are one set (:func:`facecrafter.data.sources.joined`): ``(N,)``, from
+            which of them each sample is, or None for one folder; and the share of each in a batch.
     """
 
     images: NDArray[np.uint8]
@@ -117,6 +106,8 @@ class Prepared:
     files: list[str]
     digests: NDArray[np.uint8] | None = None
     estimator: str | None = None
+    sources: NDArray[np.int64] | None = None
+    shares: tuple[float, ...] = (1.0,)
 
     def __len__(self) -> int:
         return len(self.persons)

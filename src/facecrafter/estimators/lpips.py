@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,12 @@ class LPIPS(nn.Module):
             x, y: the images.
             counts: what each place counts in the means over places, ``(B, M, M)`` over the whole image; None for 1.
         """
-        total = x.new_zeros(len(x))
-        for index, (a, b) in enumerate(zip(self.features(x), self.features(y), strict=True)):
+        return self.distance(self.features(x), self.features(y), counts)
+
+    def distance(self, one: Sequence[Tensor], other: Sequence[Tensor], counts: Tensor | None = None) -> Tensor:
+        """The same of images whose :meth:`features` are known."""
+        total = one[0].new_zeros(len(one[0]))
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
             apart = ((a - b).square() * getattr(self, f"head{index}")).sum(1)
             if counts is not None:
                 apart = apart * F.adaptive_avg_pool2d(counts, apart.shape[1:])

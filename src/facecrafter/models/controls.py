@@ -89,18 +89,19 @@ class FaceControls(ModelMixin, ConfigMixin):
         tokens = module(value)
         return [(key(tokens), value(tokens)) for key, value in zip(keys, values, strict=True)]
 
-    def branch(self, name: str, value: Tensor, weights: Tensor) -> Branch | None:
+    def branch(self, name: str, value: Tensor, weights: Tensor, rows: Tensor | None = None) -> Branch | None:
         """A control's summand of Eq. 1.
 
         Args:
             name: of the control.
             value: as for :meth:`keys_values`, for the samples whose weight is not 0, in their order, or for all B.
             weights: ``(B,)``, the coefficient a of Eq. 1 for each sample, any real number; 0 cuts the control.
+            rows: where they are not 0, ``(R,)``, if that is known.
 
         Returns:
             None where every weight is 0.
         """
-        rows = weights.nonzero().squeeze(1)
+        rows = weights.nonzero().squeeze(1) if rows is None else rows
         if len(rows) == 0:
             return None
         given = value if len(value) == len(rows) else value[rows]
@@ -124,7 +125,13 @@ def parameter_count(modules: Sequence[nn.Module]) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def branches(controls: FaceControls, values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[Branch]:
-    """The branches of a batch with mixed conditions: ``values`` and ``weights`` by control, each with B rows."""
-    made = (controls.branch(name, values[name], weights[name]) for name in registry.in_order(values))
+def branches(
+    controls: FaceControls,
+    values: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    rows: Mapping[str, Tensor] | None = None,
+) -> list[Branch]:
+    """The branches of a batch with mixed conditions; the arguments by control, see :meth:`FaceControls.branch`."""
+    known = rows or {}
+    made = (controls.branch(name, values[name], weights[name], known.get(name)) for name in registry.in_order(values))
     return [branch for branch in made if branch is not None]

@@ -71,10 +71,14 @@ class IdentityEncoder(nn.Module):
         tokens = self.text_model(input_ids=self.empty_ids).last_hidden_state
         return tokens.expand(batch, -1, -1)
 
-    def mixed(self, embedding: Tensor, dropped: Tensor) -> Tensor:
-        """Tokens of embeddings ``(B, D)``, those of the empty prompt where ``dropped`` ``(B,)`` is true."""
+    def mixed(self, embedding: Tensor, dropped: Tensor, ask: bool = True) -> Tensor:
+        """Tokens of embeddings ``(B, D)``, those of the empty prompt where ``dropped`` ``(B,)`` is true.
+
+        Args:
+            ask: whether any is, which spares the empty prompt, but has a device finish its work to answer.
+        """
         tokens = self(embedding)
-        if not dropped.any():
+        if ask and not dropped.any():
             return tokens
         return torch.where(dropped.view(-1, 1, 1), self.unconditional(len(embedding)).to(tokens.dtype), tokens)
 

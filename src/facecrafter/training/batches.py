@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +17,22 @@ from torch import Tensor
 from facecrafter.controls import CONTROLS, together
 
 _GOLDEN = (5**0.5 - 1) / 2
+
+
+class Samples(Protocol):
+    """The part of :class:`facecrafter.data.dataset.TrainingSet` that a draw of samples needs.
+
+    Attributes:
+        count: of samples; number ``i + count`` is sample ``i`` in a mirror.
+        by_source: the numbers of each source's samples.
+        shares: of the sources in a batch.
+    """
+
+    count: int
+    by_source: list[Tensor]
+
+    @property
+    def shares(self) -> Sequence[float]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -48,60 +66,103 @@ class Draw:
         return Draw(**own, weights={name: weight[window] for name, weight in self.weights.items()})
 
 
-def generator(seed: int, *path: int) -> torch.Generator:
-    """A generator for one place in a run; neighbouring places are unrelated."""
+CPU = torch.device("cpu")
+
+
+def generator(seed: int, *path: int, device: torch.device = CPU) -> torch.Generator:
+    """A generator for one place in a run; neighbouring places are unrelated. Another device's draws other numbers."""
     state = seed & 0xFFFFFFFF
     for step in path:
         state = (state * 6364136223846793005 + step * 1442695040888963407 + 1) & 0x7FFFFFFFFFFFFFFF
         state ^= state >> 29
-    return torch.Generator().manual_seed(state)
+    return torch.Generator(device).manual_seed(state)
 
 
-def batch_indices(seed: int, step: int, batch: int, count: int) -> Tensor:
+def batch_indices(seed: int, step: int, batch: int, count: int, device: torch.device = CPU) -> Tensor:
     """Sample numbers of a step, ``(batch,)``: every epoch is a new permutation, and batches run on across epochs."""
-    positions = torch.arange(step * batch, (step + 1) * batch)
-    epochs, places = positions // count, positions % count
-    chosen = torch.empty_like(positions)
-    for epoch in epochs.unique().tolist():
-        now = epochs == epoch
-        chosen[now] = torch.randperm(count, generator=generator(seed, 0, epoch))[places[now]]
-    return chosen
+    first, end = step * batch, (step + 1) * batch
+    epochs = range(first // count, (end - 1) // count + 1) if batch else ()
+    parts = [
+        _permutation(seed, epoch, count, device)[max(first - epoch * count, 0) : end - epoch * count]
+        for epoch in epochs
+    ]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=device)
+
+
+@lru_cache(maxsize=8)  # neighbouring steps are of one epoch, and of each source of the samples
+def _permutation(seed: int, epoch: int, count: int, device: torch.device) -> Tensor:
+    return torch.randperm(count, generator=generator(seed, 0, epoch, device=device), device=device)
+
+
+def sample_indices(data: Samples, seed: int, step: int, batch: int, device: torch.device = CPU) -> Tensor:
+    """Numbers of a step's samples, ``(batch,)``, mirrored twins among them. Of several sources each has its share of
+    every batch, and epochs of its own.
+
+    Args:
+        data: the samples.
+        seed, step: where in the run.
+        batch: samples a step.
+        device: where they are drawn; another device draws others.
+    """
+    if len(data.by_source) == 1:
+        return batch_indices(seed, step, batch, 2 * data.count, device)
+    parts = []
+    sizes = divided(batch, [share * (len(rows) > 0) for share, rows in zip(data.shares, data.by_source, strict=True)])
+    for source, (rows, size) in enumerate(zip(data.by_source, sizes, strict=True)):
+        if size:
+            places = batch_indices(seed + source, step, size, 2 * len(rows), device)
+            parts.append(rows.to(device)[places % len(rows)] + data.count * (places >= len(rows)))
+    return torch.cat(parts)[torch.randperm(batch, generator=generator(seed, 6, step, device=device), device=device)]
+
+
+def divided(count: int, shares: Sequence[float]) -> list[int]:
+    """A count in whole parts by their shares, of which at least one is not 0: what rounding leaves goes to the largest
+    remainders, the first of equal ones first."""
+    exact = [count * share / sum(shares) for share in shares]
+    parts = [int(one) for one in exact]
+    order = sorted(range(len(shares)), key=lambda place: parts[place] - exact[place])
+    for place in order[: count - sum(parts)]:
+        parts[place] += 1
+    return parts
 
 
 def draw(
     seed: int,
     step: int,
     batch: int,
-    count: int,
+    data: Samples,
     latent: torch.Size,
     embedding: int,
     shares: Mapping[str, float],
     pair: float,
+    device: torch.device = CPU,
 ) -> Draw:
     """The random part of one step.
 
     Args:
         seed, step: where in the run.
         batch: samples in the batch, over all processes.
-        count: samples in the set.
+        data: the samples.
         latent: shape of one sample's latents.
         embedding: length of an identity embedding.
         shares: of ``none`` and of what is given together, see :func:`facecrafter.controls.together`, in that order.
         pair: chance that the identity comes from another photo.
+        device: where it is drawn. On another device than the CPU the numbers are others; which sample has which
+            conditions is on the CPU all the same, and alike in every batch, so that no shape changes from step to step.
     """
-    source = generator(seed, 1, step)
-    kind = _spread(tuple(shares.values()), batch, source)
+    source = generator(seed, 1, step, device=device)
+    kind = _spread(tuple(shares.values()), batch, source if device.type == "cpu" else generator(seed))
     return Draw(
-        indices=batch_indices(seed, step, batch, count),
+        indices=sample_indices(data, seed, step, batch, device),
         timesteps=_stratified(batch, source),
-        noise=torch.randn(batch, *latent, generator=source),
+        noise=torch.randn(batch, *latent, generator=source, device=device),
         dropped=_is_one_of(kind, [name == "none" for name in shares]),
         weights={
             control: _is_one_of(kind, [control in name.split("+") for name in shares]).float() for control in CONTROLS
         },
-        swap=torch.rand(batch, generator=source) < pair,
-        pick=torch.rand(batch, generator=source),
-        identity_noise=torch.randn(batch, embedding, generator=source),
+        swap=torch.rand(batch, generator=source, device=device) < pair,
+        pick=torch.rand(batch, generator=source, device=device),
+        identity_noise=torch.randn(batch, embedding, generator=source, device=device),
     )
 
 
@@ -109,13 +170,14 @@ def draw_joint(
     seed: int,
     step: int,
     batch: int,
-    count: int,
+    data: Samples,
     latent: torch.Size,
     embedding: int,
     controls: Sequence[str],
     groups: int,
     drop: float,
     pair: float,
+    device: torch.device = CPU,
 ) -> Draw:
     """The random part of one joint step: Intra-Batch Mixed Conditioning (Sec. 3.2).
 
@@ -127,15 +189,15 @@ def draw_joint(
         controls: those that learn; the paper's are landmarks and emotion, and its combinations four.
         groups: data points in the batch; 1 is the paper's.
         drop: chance that a replica has no condition at all, so that guidance keeps its starting point.
-        seed, step, batch, count, latent, embedding, pair: see :func:`draw`.
+        seed, step, batch, data, latent, embedding, pair, device: see :func:`draw`.
     """
     given = together(controls)
     shares = {"none": drop, **dict.fromkeys(given, (1 - drop) / len(given))}
-    mixed = draw(seed, step, batch, count, latent, embedding, shares, pair)
-    first = torch.arange(groups).repeat_interleave(batch // groups)
+    mixed = draw(seed, step, batch, data, latent, embedding, shares, pair, device)
+    first = torch.arange(groups, device=device).repeat_interleave(batch // groups)
     return replace(
         mixed,
-        indices=batch_indices(seed, step, groups, count)[first],
+        indices=sample_indices(data, seed, step, groups, device)[first],
         swap=mixed.swap[first],
         pick=mixed.pick[first],
         identity_noise=mixed.identity_noise[first],
@@ -158,5 +220,7 @@ def _is_one_of(kind: Tensor, kinds: list[bool]) -> Tensor:
 
 def _stratified(batch: int, source: torch.Generator) -> Tensor:
     """Timesteps spread evenly over [0, 1000), one a stratum, in random order, for a steadier mean loss."""
-    shares = (torch.arange(batch) + torch.rand(batch, generator=source)) / batch
-    return (shares * 1000).long().clamp(max=999)[torch.randperm(batch, generator=source)]
+    device = source.device
+    shares = (torch.arange(batch, device=device) + torch.rand(batch, generator=source, device=device)) / batch
+    order = torch.randperm(batch, generator=source, device=device)
+    return (shares * 1000).long().clamp(max=999)[order]

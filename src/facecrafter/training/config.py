@@ -91,6 +91,9 @@ class Stage(ABC):
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
         """The ``index``-th of ``parts`` even shares of a step's batch, a pure function of the seed and the step."""
 
+    def compile(self) -> None:  # noqa: B027 - most have nothing to do
+        """Let the network be compiled from the next step on, where the config wants it."""
+
     @abstractmethod
     def validate(self) -> float | None:
         """The loss on held-out people, always on the same draws; None where nobody is held out."""

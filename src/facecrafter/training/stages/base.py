@@ -23,13 +23,13 @@ from facecrafter.training.config import PLACE, start_folder
 from facecrafter.training.image_loss import ImageLoss, ImageLossConfig, Rollout, rollout_timesteps
 from facecrafter.training.stages.diffusion import (
     DiffusionLossConfig,
-    DiffusionObjective,
     DiffusionStage,
     EncoderConfig,
     Mixed,
     add_controls,
     load_start,
 )
+from facecrafter.training.stages.objective import DiffusionObjective
 
 
 class BaseConfig(Mixed, EncoderConfig, DiffusionLossConfig):
@@ -49,6 +49,8 @@ class BaseConfig(Mixed, EncoderConfig, DiffusionLossConfig):
         images = self.image_loss
         if images.on and (images.batch > self.batch_size or images.batch % self.accumulate):
             raise ValueError("image_loss.batch is at most batch_size, and a multiple of accumulate")
+        if images.on and self.draws == "device":
+            raise ValueError("`draws: device` is for runs without losses on finished images")
         if images.on and images.learning > images.steps:
             raise ValueError(f"image_loss.learning is at most image_loss.steps, {images.steps}")
         return self
@@ -116,6 +118,7 @@ class BaseStage(DiffusionStage[BaseConfig]):
             scale = scales.SCALES[config.scale]
             torch.manual_seed(config.seed)
             autoencoder = checkpoint.load_part(start / "autoencoder.safetensors", "autoencoder", scale.name)
+            scale = scales.fitting(scale, autoencoder)
             model = checkpoint.FaceModel(scale, scales.build_unet(scale), scales.build_encoder(scale), autoencoder)
         if config.fresh_controls:
             model.controls = None

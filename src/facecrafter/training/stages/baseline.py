@@ -25,10 +25,10 @@ from facecrafter.training.stages.diffusion import (
     DiffusionLossConfig,
     DiffusionStage,
     Mixed,
-    NoiseObjective,
     Paired,
     load_start,
 )
+from facecrafter.training.stages.objective import NoiseObjective
 
 Kind = Literal["controlnet", "caphuman", "ip_adapter", "expression_adapter"]
 

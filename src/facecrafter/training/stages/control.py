@@ -12,7 +12,6 @@ from facecrafter.data.pairs import Kind
 from facecrafter.models import checkpoint
 from facecrafter.training.stages.diffusion import (
     DiffusionLossConfig,
-    DiffusionObjective,
     DiffusionStage,
     Mixed,
     Paired,
@@ -20,6 +19,7 @@ from facecrafter.training.stages.diffusion import (
     add_controls,
     load_start,
 )
+from facecrafter.training.stages.objective import DiffusionObjective
 
 
 class ControlConfig(Mixed, Paired, DiffusionLossConfig):

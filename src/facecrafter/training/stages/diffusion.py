@@ -1,4 +1,4 @@
-"""What the stages share that predict the noise of latents: their settings, Eq. 4, their batches and sample grids."""
+"""What the stages share that predict the noise of latents: their settings, their batches and sample grids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,14 +21,11 @@ from facecrafter.data.pairs import Kind, PairConfig, PairSampler
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import ConfigError
 from facecrafter.models import attention, checkpoint, scales
-from facecrafter.models.controls import branches
 from facecrafter.models.pretrained import is_published
 from facecrafter.models.pretrained import load as load_published
 from facecrafter.pipelines.generator import FaceCrafterGenerator
 from facecrafter.pipelines.settings import Settings
-from facecrafter.sampling.sampler import build_scheduler
-from facecrafter.training import losses
-from facecrafter.training.batches import Draw, draw, generator
+from facecrafter.training.batches import CPU, Draw, draw, generator
 from facecrafter.training.config import ASIDE, PLACE, Mixture, Share, Stage, start_folder
 from facecrafter.training.samples import grid
 from facecrafter.training.stages.prepared import PreparedConfig, training_sets
@@ -50,6 +47,10 @@ class DiffusionConfig(PreparedConfig):
     # Two products and a softmax: on a CPU the fused kernel's backward is slow.
     plain_attention: Annotated[bool, ASIDE] = True
 
+    def image_size(self) -> int:
+        """That of the autoencoder in `start`, or the scale's."""
+        return checkpoint.image_size(start_folder(self.start)) or super().image_size()
+
     @property
     def controls(self) -> Mapping[str, Control]:
         """What samples can be given beside identity."""
@@ -58,6 +59,16 @@ class DiffusionConfig(PreparedConfig):
     @property
     def recomputes(self) -> bool:
         """Whether the backward pass computes the UNet's blocks again."""
+        return False
+
+    @property
+    def compiles(self) -> bool:
+        """Whether torch.compile is to have the UNet."""
+        return False
+
+    @property
+    def drawn_on_device(self) -> bool:
+        """Whether batches are drawn where the model is, and not on the CPU."""
         return False
 
     def pair_sampler(self, prepared: Prepared, keep: NDArray[np.bool_] | None) -> PairSampler | None:
@@ -94,6 +105,11 @@ class DiffusionLossConfig(DiffusionConfig):
     # person is and how the head is turned are decided: with 5, a mini base had not begun to use the identity
     # after 64,000 samples.
     snr_gamma: float | None = Field(None, gt=0)
+    # Where batches are drawn. `device`: on the accelerator that trains, which then waits for no CPU; the numbers are
+    # others than the CPU's.
+    draws: Literal["cpu", "device"] = "cpu"
+    # Let torch.compile fuse the UNet's small operations, on a GPU; it takes a minute at the start.
+    compiled: Annotated[bool, ASIDE] = False
     # Recompute the UNet's blocks in the backward pass: less memory, more time.
     gradient_checkpointing: Annotated[bool, ASIDE] = False
 
@@ -101,6 +117,16 @@ class DiffusionLossConfig(DiffusionConfig):
     def recomputes(self) -> bool:
         """As `gradient_checkpointing` says."""
         return self.gradient_checkpointing
+
+    @property
+    def compiles(self) -> bool:
+        """As `compiled` says."""
+        return self.compiled
+
+    @property
+    def drawn_on_device(self) -> bool:
+        """As `draws` says."""
+        return self.draws == "device"
 
 
 class EncoderConfig(DiffusionConfig):
@@ -114,85 +140,6 @@ class EncoderConfig(DiffusionConfig):
         """The parameters of both with their shares."""
         projections = [one for layer in attention.identity_projections(model.unet) for one in layer.parameters()]
         return [(list(model.encoder.parameters()), self.encoder_rate), (projections, self.identity_rate)]
-
-
-class NoiseObjective(nn.Module):
-    """What objectives over noised latents share: the base that predicts, and its noise schedule.
-
-    Args:
-        model: what predicts.
-        gamma: see :func:`facecrafter.training.losses.snr_weight`.
-    """
-
-    alpha_bars: Tensor
-
-    def __init__(self, model: checkpoint.FaceModel, gamma: float | None = None) -> None:
-        super().__init__()
-        self.unet, self.encoder, self.gamma = model.unet, model.encoder, gamma
-        self.kind = str(model.scale.scheduler["prediction_type"])
-        schedule = build_scheduler("ddpm", model.scale.scheduler)
-        self.register_buffer("alpha_bars", schedule.alphas_cumprod, persistent=False)
-
-    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Clean latents ``(B, C, h, w)`` at timesteps ``(B,)``."""
-        return losses.noised(latents, noise, self.alpha_bars[timesteps])
-
-    def loss(self, prediction: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Eq. 4 of a prediction ``(B, C, h, w)``."""
-        alpha_bar = self.alpha_bars[timesteps]
-        target = losses.diffusion_target(self.kind, latents, noise, alpha_bar)
-        return losses.diffusion_loss(prediction, target, losses.snr_weight(self.kind, alpha_bar, self.gamma))
-
-
-class DiffusionObjective(NoiseObjective):
-    """Eq. 4 over a batch whose samples differ in their conditions (Eq. 1 with a weight a sample).
-
-    Args:
-        model: what predicts.
-        gamma: see :func:`facecrafter.training.losses.snr_weight`.
-        frozen_encoder: whether no gradient goes into the identity encoder.
-    """
-
-    def __init__(self, model: checkpoint.FaceModel, gamma: float | None = None, frozen_encoder: bool = False) -> None:
-        super().__init__(model, gamma)
-        self.controls, self.frozen_encoder = model.controls, frozen_encoder
-
-    def forward(
-        self,
-        latents: Tensor,
-        noise: Tensor,
-        timesteps: Tensor,
-        identity: Tensor,
-        dropped: Tensor,
-        values: Mapping[str, Tensor],
-        weights: Mapping[str, Tensor],
-        record: attention.AttentionRecord | None = None,
-    ) -> Tensor:
-        """The loss of a batch.
-
-        Args:
-            latents: clean latents ``(B, C, h, w)``.
-            noise: standard normal, the same shape.
-            timesteps: ``(B,)``.
-            identity: embeddings ``(B, D)``.
-            dropped: ``(B,)`` bool, samples without identity.
-            values: what each control's module reads, ``(R, ...)``, only of the R samples whose weight is not 0.
-            weights: of each control, ``(B,)``.
-            record: takes up what the attention of every block adds.
-        """
-        noisy = self.noised(latents, noise, timesteps)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_encoder):
-            tokens = self.encoder.mixed(identity, dropped)
-        conditions = self.conditions(values, weights)
-        conditions.record = record
-        prediction = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
-        return self.loss(prediction, latents, noise, timesteps)
-
-    def conditions(self, values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> attention.AttentionInputs:
-        """The controls' summands of Eq. 1; values only of the samples whose weight is not 0."""
-        if self.controls is None:
-            return attention.AttentionInputs()
-        return attention.AttentionInputs(branches(self.controls, values, weights))
 
 
 Own = TypeVar("Own", bound=DiffusionConfig)
@@ -210,6 +157,7 @@ class DiffusionStage(Stage, Generic[Own]):
 
     def __init__(self, config: Own, device: torch.device) -> None:
         self.config, self.device = config, device
+        self.drawn_on = device if config.drawn_on_device else CPU
         prepared, keep = config.read_at_scale()
         controls, scale = config.controls, scales.SCALES[config.scale]
         options = {name: scale.control_options(name) for name in controls}
@@ -224,6 +172,9 @@ class DiffusionStage(Stage, Generic[Own]):
             if part is not None:
                 part.encode(self.model.autoencoder.to(device), config.data / "cache", device)
         data.place(device, controls)
+        for part in (data, held):
+            if part is not None:
+                part.place_identities(self.drawn_on)
         self.objective = self._build_objective().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._note_origin(prepared)
 
@@ -279,10 +230,13 @@ class DiffusionStage(Stage, Generic[Own]):
         }
         placed: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
         placed["weights"] = {name: weight.to(device) for name, weight in chosen.weights.items()}
+        # Found on the CPU, where the weights are: a device would have to finish all its work to say how many there are.
+        rows = {name: weight.nonzero().squeeze(1) for name, weight in chosen.weights.items() if name in data.encoded}
+        on_device = {name: own.to(self.drawn_on) for name, own in rows.items()}
+        if self.config.drawn_on_device:
+            placed["rows"] = on_device
         placed["values"] = {
-            name: data.conditions(name, chosen.indices[weight.bool()]).to(device)
-            for name, weight in chosen.weights.items()
-            if name in data.encoded
+            name: data.conditions(name, chosen.indices[own]).to(device) for name, own in on_device.items()
         }
         for name, value in self._more(data, chosen, identity, (step, index, parts)).items():
             placed[name] = value if isinstance(value, int) else value.to(device)
@@ -291,12 +245,12 @@ class DiffusionStage(Stage, Generic[Own]):
     def _draw(self, data: TrainingSet, seed: int, step: int) -> Draw:
         """The random part of a step's whole batch."""
         assert isinstance(self.config, Mixed)
-        return draw(*self._about(data, seed, step), self.config.mixture.shares, self.config.pair)
+        return draw(*self._about(data, seed, step), self.config.mixture.shares, self.config.pair, self.drawn_on)
 
-    def _about(self, data: TrainingSet, seed: int, step: int) -> tuple[int, int, int, int, torch.Size, int]:
+    def _about(self, data: TrainingSet, seed: int, step: int) -> tuple[int, int, int, TrainingSet, torch.Size, int]:
         """What every draw begins with; see :func:`facecrafter.training.batches.draw`."""
         assert data.latents is not None
-        return seed, step, self.config.batch_size, len(data), data.latents.shape[1:], data.identity.shape[1]
+        return seed, step, self.config.batch_size, data, data.latents.shape[1:], data.identity.shape[1]
 
     @property
     def _points(self) -> int:
@@ -309,7 +263,8 @@ class DiffusionStage(Stage, Generic[Own]):
         inputs, sources = pairs.draw(config.seed, step, points)
         mirrored = torch.rand(points, generator=generator(config.seed, 5, step)) < 0.5
         replicas = torch.arange(points).repeat_interleave(config.batch_size // points)
-        return replace(whole, indices=(inputs + self.data.count * mirrored)[replicas]), sources[replicas]
+        indices = (inputs + self.data.count * mirrored)[replicas]
+        return replace(whole, indices=indices.to(self.drawn_on)), sources[replicas].to(self.drawn_on)
 
     def _more(self, data: TrainingSet, chosen: Draw, identity: Tensor, place: tuple[int, int, int]) -> dict[str, Any]:
         """What this stage's objective takes beside Eq. 4's.
@@ -321,6 +276,15 @@ class DiffusionStage(Stage, Generic[Own]):
             place: the step, which share it is, and of how many.
         """
         return {}
+
+    def compile(self) -> None:
+        """Let the UNet be compiled, on a GPU; where that fails it goes on as it is."""
+        if self.config.compiles and self.device.type == "cuda":
+            import torch._dynamo
+
+            torch._dynamo.config.suppress_errors = True
+            objective: Any = self.objective
+            objective.compiled = torch.compile(self.model.unet, dynamic=False)
 
     @torch.no_grad()
     def validate(self) -> float | None:
@@ -352,7 +316,7 @@ def load_start(config: DiffusionConfig) -> checkpoint.FaceModel:
     scale, start = scales.SCALES[config.scale], start_folder(config.start)
     published = config.scale == "arc2face" and is_published(start)
     model = load_published(start) if published else checkpoint.load_model(start)
-    if model.scale is not scale:
+    if model.scale.name != scale.name:
         raise ConfigError(f"{config.start} is a {model.scale.name} model, and the config asks for {scale.name}")
     model.distilled = None  # it learned the predictions of the model that is trained further now
     return model

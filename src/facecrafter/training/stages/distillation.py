@@ -21,7 +21,8 @@ from facecrafter.pipelines.settings import Settings
 from facecrafter.training.batches import generator
 from facecrafter.training.config import Share
 from facecrafter.training.samples import grid
-from facecrafter.training.stages.diffusion import DiffusionStage, Mixed, NoiseObjective, load_start, need_controls
+from facecrafter.training.stages.diffusion import DiffusionStage, Mixed, load_start, need_controls
+from facecrafter.training.stages.objective import NoiseObjective
 
 
 class Distill(Strict):

@@ -18,13 +18,13 @@ from facecrafter.training.batches import Draw, draw_joint
 from facecrafter.training.config import Share
 from facecrafter.training.stages.diffusion import (
     DiffusionLossConfig,
-    DiffusionObjective,
     DiffusionStage,
     EncoderConfig,
     Paired,
     load_start,
     need_controls,
 )
+from facecrafter.training.stages.objective import DiffusionObjective
 
 
 class Joint(Strict):

@@ -1,19 +1,35 @@
-"""What the stages that learn from a prepared folder share: which samples are for learning, and which are held out."""
+"""What the stages that learn from prepared folders share: which samples are for learning, and which are held out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
+from facecrafter.config import Strict
 from facecrafter.data import shards
 from facecrafter.data.dataset import TrainingSet
 from facecrafter.data.shards import Prepared
+from facecrafter.data.sources import joined, resized, thinned
 from facecrafter.errors import DataError
 from facecrafter.models import scales
-from facecrafter.training.config import RunConfig
+from facecrafter.training.config import ASIDE, PLACE, RunConfig
+
+# What `data` keeps of every batch at least: figures are of real people, and real photos are what images should equal.
+LEAST_REAL = 1 / 3
+
+
+class Source(Strict):
+    """One more prepared folder to learn from."""
+
+    data: Annotated[Path, PLACE]
+    share: float = Field(gt=0, lt=1)  # of every batch
 
 
 class PreparedConfig(RunConfig):
@@ -21,32 +37,100 @@ class PreparedConfig(RunConfig):
 
     scale: Literal["mini", "arc2face"] = "mini"
     held_out: bool = True  # hold out the people that evaluation uses
+    beside: tuple[Source, ...] = ()  # folders of other people in every batch, as `data synthesise` makes them
+    # At most so many samples, evenly spaced: what a short run has the time to encode. null for all.
+    most_samples: Annotated[int | None, ASIDE] = Field(None, ge=16)
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> PreparedConfig:
+        total = sum(source.share for source in self.beside)
+        if total > 1 - LEAST_REAL + 1e-6:
+            raise ValueError(f"the shares of `beside` sum to {total:g}, and `data` has at least a third of every batch")
+        return self
+
+    def image_size(self) -> int:
+        """Side in pixels of the images that the run learns from."""
+        return scales.SCALES[self.scale].size
 
     def read(self) -> tuple[Prepared, NDArray[np.bool_] | None]:
-        """The folder's content, and which samples to learn from, ``(N,)`` bool; None for all."""
-        prepared = shards.load(self.data, recogniser=scales.SCALES[self.scale].recogniser)
-        return prepared, ~shards.held_out(prepared.persons) if self.held_out else None
+        """The folders' content, and which samples to learn from, ``(N,)`` bool; None for all."""
+        return self._chosen([self._load(folder) for folder in self._folders()])
 
     def read_at_scale(self) -> tuple[Prepared, NDArray[np.bool_] | None]:
-        """The same, of images of the scale's size.
+        """The same, of images of the wanted size; larger ones are made smaller.
 
         Raises:
-            DataError: they are of another size.
+            DataError: they are smaller.
         """
-        prepared, keep = self.read()
-        size, wanted = prepared.images.shape[1], scales.SCALES[self.scale].size
-        if size != wanted:
-            raise DataError(
-                f"the images in {self.data} are of {size} px, and the {self.scale} scale's of {wanted}; prepare them "
-                f"with --size {wanted}"
-            )
+        parts, wanted = [], self.image_size()
+        for folder in self._folders():
+            part = self._load(folder)
+            if (size := part.images.shape[1]) < wanted:
+                raise DataError(
+                    f"the images in {folder} are of {size} px, and the {self.scale} scale's of {wanted}; prepare them "
+                    f"with --size {wanted}"
+                )
+            parts.append(_at_size(folder, part, wanted))
+        return self._chosen(parts)
+
+    def _folders(self) -> list[Path]:
+        return [self.data, *(source.data for source in self.beside)]
+
+    def _load(self, folder: Path) -> Prepared:
+        recogniser = scales.SCALES[self.scale].recogniser
+        return _HELD.get((folder, recogniser), lambda: shards.load(folder, recogniser=recogniser))
+
+    def _chosen(self, parts: list[Prepared]) -> tuple[Prepared, NDArray[np.bool_] | None]:
+        shares = [source.share for source in self.beside]
+        prepared = joined(parts, [1 - sum(shares), *shares])
+        keep = ~shards.held_out(prepared.persons) if self.held_out else None
+        if self.most_samples is not None:
+            everyone = np.ones(len(prepared), np.bool_)
+            keep = thinned(prepared, everyone if keep is None else keep, self.most_samples)
         return prepared, keep
+
+
+@dataclass
+class _Held:
+    """What was read, while several stages read the same."""
+
+    on: bool = False
+    parts: dict[Any, Prepared] = field(default_factory=dict)
+
+    def get(self, key: Any, read: Callable[[], Prepared]) -> Prepared:
+        if not self.on:
+            return read()
+        if key not in self.parts:
+            self.parts[key] = read()
+        return self.parts[key]
+
+
+_HELD = _Held()
+
+
+def _at_size(folder: Path, part: Prepared, wanted: int) -> Prepared:
+    return _HELD.get((folder, wanted), lambda: resized(part, wanted))
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Within it each prepared folder is read once and kept in memory, for stages that follow each other."""
+    _HELD.on = True
+    try:
+        yield
+    finally:
+        _HELD.on = False
+        _HELD.parts.clear()
 
 
 def training_sets(
     prepared: Prepared, keep: NDArray[np.bool_] | None, make: Callable[..., TrainingSet] = TrainingSet, **options: Any
 ) -> tuple[TrainingSet, TrainingSet | None]:
-    """What is learned from, made with the options, and the held-out people; None where nobody is."""
+    """What is learned from, made with the options, and the held-out people; None where nobody is. Of several folders
+    only the first one's people validate: they are real."""
     pairs = options.pop("pairs", None)
-    held = None if keep is None or keep.all() else make(prepared, ~keep, **options)
+    out = np.zeros(len(prepared), np.bool_) if keep is None else ~keep & shards.held_out(prepared.persons)
+    if prepared.sources is not None:
+        out &= prepared.sources == 0
+    held = make(prepared, out, **options) if out.any() else None
     return make(prepared, keep, **options, pairs=pairs), held

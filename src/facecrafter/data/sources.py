@@ -1,0 +1,123 @@
+"""Several prepared folders as one set, and prepared images at another size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from facecrafter.data.shards import Prepared
+from facecrafter.errors import DataError
+
+
+class Stacked:
+    """Images of several sets as one array ``(N, S, S, 3)`` uint8, of which rows are read where they lie: some sets are
+    mapped from files that are larger than memory."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = list(parts)
+        self.ends = np.cumsum([len(part) for part in parts])
+        self.shape = (int(self.ends[-1]), *parts[0].shape[1:])
+        self.dtype = parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
+        """One row ``(S, S, 3)`` by its number, or some ``(B, S, S, 3)`` by an array of numbers or a slice."""
+        if isinstance(rows, int | np.integer):
+            return self[np.array([rows])][0]
+        numbers = np.arange(len(self))[rows]
+        made = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        owners = np.searchsorted(self.ends, numbers, side="right")
+        for owner, part in enumerate(self.parts):
+            own = owners == owner
+            if own.any():
+                made[own] = part[numbers[own] - (self.ends[owner] - len(part))]
+        return made
+
+
+def joined(parts: Sequence[Prepared], shares: Sequence[float]) -> Prepared:
+    """Prepared folders end to end as one.
+
+    Args:
+        parts: their contents, with images of one size and identities of one recogniser.
+        shares: of each in a batch; they sum to 1.
+
+    Raises:
+        DataError: their emotions are by different estimators, and an emotion would mean two things.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    estimators = sorted({part.estimator or "none" for part in parts})
+    if len(estimators) > 1:
+        raise DataError(
+            f"the folders' emotions are by different estimators ({', '.join(estimators)}); make them alike with: "
+            "facecrafter data prepare FOLDER --only emotion"
+        )
+
+    def one_after_another(name: str) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    digests = None if any(part.digests is None for part in parts) else one_after_another("digests")
+    return Prepared(
+        images=Stacked([part.images for part in parts]),  # type: ignore[arg-type]
+        points=one_after_another("points"),
+        blendshapes=one_after_another("blendshapes"),
+        angles=one_after_another("angles"),
+        identity=one_after_another("identity"),
+        emotion=one_after_another("emotion"),
+        masks=one_after_another("masks"),
+        persons=[person for part in parts for person in part.persons],
+        files=[file for part in parts for file in part.files],
+        digests=digests,
+        estimator=parts[0].estimator,
+        sources=np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
+        shares=tuple(shares),
+    )
+
+
+def resized(prepared: Prepared, size: int) -> Prepared:
+    """The same photos at a smaller size, with the landmarks where they belong.
+
+    Args:
+        prepared: images of at least ``size`` pixels a side.
+        size: the side wanted, in pixels.
+    """
+    stored = prepared.images.shape[1]
+    if stored == size:
+        return prepared
+    return replace(prepared, images=shrunk(prepared.images, size), points=prepared.points * np.float32(size / stored))
+
+
+def shrunk(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Images ``(N, S, S, 3)`` at a size of at most S, each pixel the mean of what it stands for."""
+    if images.shape[1] == size:
+        return images
+    made = np.empty((len(images), size, size, 3), np.uint8)
+    for row in range(len(made)):
+        made[row] = np.asarray(Image.fromarray(images[row]).resize((size, size), Image.Resampling.BOX))
+    return made
+
+
+def thinned(prepared: Prepared, keep: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
+    """At most so many of the samples that are kept, evenly spaced; the sources keep their proportions.
+
+    Args:
+        prepared: the content.
+        keep: ``(N,)`` bool.
+        most: samples to keep.
+
+    Returns:
+        ``(N,)`` bool.
+    """
+    rows = np.flatnonzero(keep)
+    if len(rows) <= most:
+        return keep
+    chosen = np.zeros(len(prepared), np.bool_)
+    chosen[rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]] = True
+    return chosen
