@@ -14,12 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from facecrafter.bench import sampling as bench
-from facecrafter.bench.measure import Spread, held, matmul_limit, peak
+from facecrafter.bench.measure import Spread, held, peak
 from facecrafter.cli import app
 from facecrafter.errors import ConfigError
 from facecrafter.models import scales
 from facecrafter.models.scales import Scale
 from facecrafter.sampling.plans import SPEEDS
+from facecrafter.training.operations import matmul_limit
 
 
 @pytest.fixture(autouse=True)

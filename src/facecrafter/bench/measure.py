@@ -1,4 +1,4 @@
-"""What every benchmark measures with: memory, spread, and the machine's own limit."""
+"""What every benchmark measures with: memory and spread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import gc
 import statistics
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,14 +31,6 @@ class Spread:
 
     def __str__(self) -> str:
         return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 @contextmanager
@@ -85,17 +76,3 @@ def held(device: torch.device) -> float:
         with suppress(AttributeError, OSError):  # other C libraries keep nothing back
             ctypes.CDLL(None).malloc_trim(0)
     return resident()
-
-
-def matmul_limit(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """The most floating-point operations a second that a large matrix product reaches on a device."""
-    side = 8192 if device.type == "cuda" else 2048
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    seconds = []
-    for _ in range(1 + repeats):
-        wait(device)
-        start = time.perf_counter()
-        left @ right
-        wait(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / min(seconds)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
-from facecrafter.bench.measure import MIB, Spread, held, matmul_limit, peak, wait
+from facecrafter.bench.measure import MIB, Spread, held, peak
 from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
 from facecrafter.models import attention, scales
@@ -25,6 +25,7 @@ from facecrafter.pipelines.devices import usable_device
 from facecrafter.sampling.guidance import Guidance
 from facecrafter.sampling.plans import SPEEDS
 from facecrafter.sampling.sampler import Sampler, build_scheduler
+from facecrafter.training.operations import matmul_limit, wait
 
 BASE = "Arc2Face + ControlNet"
 # Side of the image that a ControlNet reads, per side of the latents.

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facecrafter.bench.measure import MIB, peak, wait
+from facecrafter.bench.measure import MIB, peak
 from facecrafter.models import attention, scales
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.scales import Scale
 from facecrafter.training import losses
-from facecrafter.training.stages.diffusion import DiffusionObjective
+from facecrafter.training.operations import wait
 from facecrafter.training.stages.joint import Joint, JointObjective
+from facecrafter.training.stages.objective import DiffusionObjective
 
 # Side of the image that a ControlNet reads, per side of the latents.
 PER_LATENT = 8

@@ -16,16 +16,38 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     run: Annotated[Path | None, typer.Option(help="Run folder in place of the config's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in place of the config's.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="For a recipe: how long, as in 90s, 9m, 12h or 2d.")
+    ] = None,
 ) -> None:
     """Train one stage: autoencoder, base, landmark, emotion, joint, distill, a baseline, or a network that reads
-    emotions or expressions.
+    emotions or expressions. Or, by a recipe, all stages in order within a budget of time.
+
+    A recipe ends with a whole model whenever it ends. Given again it goes on, and each stage gets the time that it
+    lacks of its share of all the time.
 
     \b
+    facecrafter train configs/mini/recipe.yaml --budget 12h
     facecrafter train configs/mini/landmark.yaml
     facecrafter train configs/mini/landmark.yaml --resume                   # after a stop
     facecrafter train configs/mini/landmark.yaml --resume --steps 4000      # longer; see docs/training.md
     """
+    from facecrafter import config as config_file
     from facecrafter.training.stages import load
+
+    if "stages" in config_file.read(config):
+        if resume or steps is not None:
+            raise typer.BadParameter("a recipe goes on by itself and ends by the clock; leave out --resume and --steps")
+        if budget is None:
+            raise typer.BadParameter("a recipe needs a --budget, as in --budget 12h")
+        from facecrafter.training import recipe
+
+        seconds = recipe.seconds_of(budget)
+        made = recipe.run(recipe.load(config, {"run": run} if run else {}), seconds)
+        typer.echo(f"the model is in {made}")
+        return
+    if budget is not None:
+        raise typer.BadParameter(f"{config} is of one stage, which ends by its steps; --budget is for recipes")
 
     given = {"run": run, "steps": steps}
     settings = load(config, {name: value for name, value in given.items() if value is not None})

@@ -30,9 +30,19 @@ log = logging.getLogger(__name__)
 CHECKPOINT, CONFIG, INPUTS, LOG = "checkpoint.pt", "config.yaml", "inputs.json", "log.jsonl"
 
 
-def check(config: RunConfig, resume: bool) -> RunConfig | None:
+# What may differ when a run by the clock goes on, which may be given more people on the way.
+GROWS = {"beside"}
+
+
+def check(config: RunConfig, resume: bool, grows: bool = False) -> RunConfig | None:
     """Refuse a run folder that is not this run's; returns the config of the run that goes on. Every process asks, so
-    that none waits for one that has given up."""
+    that none waits for one that has given up.
+
+    Args:
+        config: the run.
+        resume: whether it is to go on.
+        grows: what it reads may have changed: its data has grown, or the model that it starts from learned on.
+    """
     checkpoint, saved = config.run / CHECKPOINT, config.run / CONFIG
     if not resume:
         if checkpoint.is_file():
@@ -42,12 +52,15 @@ def check(config: RunConfig, resume: bool) -> RunConfig | None:
         raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
     before = load(saved)  # what it does not name yet has its default
     changed = config_file.differences(before, config) if before.stage == config.stage else ["stage"]
+    if grows:
+        changed = [name for name in changed if name not in GROWS]
     if changed:
         raise ConfigError(
             f"{config.run} was started with another config: {', '.join(changed)}; see {saved}, or choose another run "
             "folder"
         )
-    _check_inputs(config, before)
+    if not grows:
+        _check_inputs(config, before)
     return before
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,24 +18,27 @@ import torch
 from torch import nn
 
 from facecrafter.errors import ConfigError, FaceCrafterError
-from facecrafter.interruption import stating
+from facecrafter.interruption import deferred, stating
 from facecrafter.io import alone
 from facecrafter.training import run_folder
 from facecrafter.training.config import RunConfig, Stage
+from facecrafter.training.operations import Pace
 from facecrafter.training.run_folder import Log, State
+from facecrafter.training.timebox import SHOWN_FROM, TimeBox
 
 log = logging.getLogger(__name__)
 
 _AHEAD = 3  # batches made ahead of their step
 
 
-def train(config: RunConfig, resume: bool = False, progress: bool = True) -> Path:
+def train(config: RunConfig, resume: bool = False, progress: bool = True, box: TimeBox | None = None) -> Path:
     """Run one stage of training, or go on with it.
 
     Args:
         config: the run.
         resume: go on from the run folder's checkpoint; without it a folder that has one is refused.
         progress: show a bar.
+        box: the clock ends the run, and the steps of the config do not. What it reads may have grown since it began.
 
     Returns:
         The folder of the result, ``run/model``.
@@ -44,15 +46,15 @@ def train(config: RunConfig, resume: bool = False, progress: bool = True) -> Pat
     Raises:
         ConfigError: the run folder is in use, or belongs to another config.
         FaceCrafterError: the loss is no longer a number; the last checkpoint is kept.
-        KeyboardInterrupt: after Ctrl-C, with a note that says which step is kept.
+        KeyboardInterrupt: after Ctrl-C, with a note that says which step is kept; with a box, that is the last one.
     """
-    before, reached = run_folder.check(config, resume), _Reached()
+    before, reached = run_folder.check(config, resume, grows=box is not None), _Reached()
     # Of several processes of one run the first one locks.
     with (
         alone(config.run, "run") if os.environ.get("RANK", "0") == "0" else nullcontext(),
         stating(lambda: run_folder.kept(config, reached.step)),
     ):
-        return _train(config, before, progress, reached)
+        return _train(config, before, progress, reached, box)
 
 
 @dataclass
@@ -62,7 +64,7 @@ class _Reached:
     step: int = 0
 
 
-def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached: _Reached) -> Path:
+def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached: _Reached, box: TimeBox | None) -> Path:
     """Train; the run folder is this process's, and ``before`` the config of the run that goes on."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from diffusers.training_utils import EMAModel
@@ -106,46 +108,93 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
 
     # loop
     records = Log(config.run, main, first)
+    made = _Made(config, stage, state, records, ema, parameters, main)
     bar = tqdm(
         range(first, config.steps),
         initial=first,
-        total=config.steps,
+        total=None if box else config.steps,
         desc=config.stage,
         disable=not (main and progress),
     )
-    started = time.monotonic()
-    for step in bar:
-        factor = config.rate_factor(step)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * group["share"] * factor
-        loss = _step(config, batches, objective, optimizer, parameters, accelerator)
-        if not math.isfinite(loss):
-            raise FaceCrafterError(
-                f"the loss became {loss} at step {step} of {config.run}; the last checkpoint is kept; "
-                "lower learning_rate and go on with --resume"
-            )
-        ema.step(parameters)
-        reached.step = step + 1
-        if (step + 1) % config.log_every == 0:
-            rate = (step + 1 - first) * config.batch_size / (time.monotonic() - started)
-            records.scalars(step + 1, loss=loss, learning_rate=config.learning_rate * factor, samples_per_second=rate)
-            bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.0f}/s")
-        if main and (step + 1) % config.validate_every == 0:
-            _validate(stage, objective, accelerator, records, step + 1)
-        if main and (step + 1) % config.sample_every == 0:
-            with _averaged(ema, parameters, stage):
-                records.images(step + 1, stage.samples(), _people(stage))
-        if main and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
-            state.save(config, step + 1)
+    pace = Pace(box, accelerator.device)
+    try:
+        for step in bar:
+            if box and box.is_over(step - first):
+                break
+            # By the clock an interrupt waits for the step's end, and the model is kept as it is then.
+            with deferred() if box else nullcontext():
+                factor = box.rate_factor(step, config.warmup) if box else config.rate_factor(step)
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * group["share"] * factor
+                told = not box or step == first or (step + 1) % config.log_every == 0
+                with pace.step(step == first):
+                    loss = _step(config, batches, objective, optimizer, parameters, accelerator, pace, told)
+                if loss is not None and not math.isfinite(loss):
+                    raise FaceCrafterError(
+                        f"the loss became {loss} at step {step} of {config.run}; the last checkpoint is kept; "
+                        "lower learning_rate and go on with --resume"
+                    )
+                ema.step(parameters)
+                reached.step = step + 1
+                if step == first:
+                    stage.compile()
+            if loss is not None and ((step + 1) % config.log_every == 0 or (box and step == first)):
+                records.scalars(step + 1, loss=loss, learning_rate=config.learning_rate * factor, **pace.measured())
+                bar.set_postfix(loss=f"{loss:.4f}", rate=f"{pace.samples_per_second:.0f}/s")
+            saves = box.save_is_due() if box else (step + 1) % config.save_every == 0 or step + 1 == config.steps
+            if not main:
+                continue
+            with pace.aside():
+                if (step + 1) % config.validate_every == 0:
+                    _validate(stage, objective, accelerator, records, step + 1)
+                if (step + 1) % config.sample_every == 0:
+                    made.show(step + 1)
+                if saves:
+                    state.save(config, step + 1)
+                if saves and box:
+                    made.save(box)
+    except KeyboardInterrupt:
+        if box and main and reached.step > first:
+            with deferred():
+                state.save(config, reached.step)
+                made.save(box)
+        raise
 
     # result
     if main:
-        with _averaged(ema, parameters, stage):
-            stage.save(config.run / "model")
-            records.images(config.steps, stage.samples(), _people(stage))
+        if box:
+            state.save(config, reached.step)
+        made.save(box)
+        if not box or box.seconds >= SHOWN_FROM:
+            made.show(reached.step)
     records.close()
     accelerator.wait_for_everyone()
     return config.run / "model"
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a run makes for people: the model, and images that show how far it is; both by the averaged weights."""
+
+    config: RunConfig
+    stage: Stage
+    state: State
+    records: Log
+    ema: Any
+    parameters: list[nn.Parameter]
+    main: bool
+
+    def save(self, box: TimeBox | None) -> None:
+        """Write the model as it is."""
+        with _averaged(self.ema, self.parameters, self.stage):
+            self.stage.save(self.config.run / "model")
+        if box:
+            box.saved()
+
+    def show(self, step: int) -> None:
+        """Record the grid of samples."""
+        with _averaged(self.ema, self.parameters, self.stage):
+            self.records.images(step, self.stage.samples(), _people(self.stage))
 
 
 def _check_shares(config: RunConfig, parts: int) -> None:
@@ -182,12 +231,16 @@ def _step(
     optimizer: Any,
     parameters: list[nn.Parameter],
     accelerator: Any,
-) -> float:
+    pace: Pace,
+    told: bool,
+) -> float | None:
     """One optimiser step over this process's shares of the batch; the loss averaged over all of it. NaN if the
-    gradients are not finite, and then nothing was changed."""
+    gradients are not finite, and then nothing was changed. None if nobody wants to be told, and then no device has to
+    finish its work to say."""
     total = torch.zeros((), device=accelerator.device)
     for turn in range(config.accumulate):
         batch = next(batches)
+        pace.samples += len(next(iter(batch.values()))) * accelerator.num_processes
         last = turn == config.accumulate - 1
         with accelerator.no_sync(objective) if not last else nullcontext():
             with accelerator.autocast():
@@ -195,10 +248,10 @@ def _step(
             if loss.requires_grad:  # a share may happen to hold no sample with the condition that learns
                 accelerator.backward(loss)
         total += loss.detach()
-    loss_value = float(accelerator.reduce(total, "mean"))
+    loss_value = float(accelerator.reduce(total, "mean")) if told else None
     norm = accelerator.clip_grad_norm_(parameters, config.clip)
     # The fp16 scaler skips steps whose gradients overflow; everywhere else such a step would destroy the parameters.
-    if config.precision != "fp16" and norm is not None and not math.isfinite(float(norm)):
+    if told and config.precision != "fp16" and norm is not None and not math.isfinite(float(norm)):
         return float("nan")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,384 @@
+"""One recipe: all stages in order in one process, each with its share of the time, and a usable model at any end.
+
+A recipe's folder holds a run folder a stage (docs/training.md), ``recipe.json`` (what each stage has had so far),
+``log.jsonl`` (a line a stage and call) and ``model/``: a whole model in half precision, written again whenever a stage
+writes what it has. A call goes on where the one before ended, and gives each stage the time that it lacks of its share
+of all the time so far.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, model_validator
+
+from facecrafter import config as config_file
+from facecrafter import weights
+from facecrafter.config import Strict
+from facecrafter.data import shards
+from facecrafter.data.dataset import images_at_once
+from facecrafter.errors import ConfigError
+from facecrafter.interruption import deferred, stating
+from facecrafter.io import alone, write_whole
+from facecrafter.models import checkpoint, scales
+from facecrafter.training import run_folder, stages
+from facecrafter.training.config import ASIDE, PLACE, RunConfig, start_folder
+from facecrafter.training.operations import matmul_limit, wait
+from facecrafter.training.stages.diffusion import DiffusionConfig
+from facecrafter.training.stages.prepared import Source, reading_once
+from facecrafter.training.timebox import TimeBox
+from facecrafter.training.trainer import train
+
+log = logging.getLogger(__name__)
+
+STATE = "recipe.json"
+STEPS = 10**9  # the clock ends a stage
+# Of the time that is left when the first stage on latents begins, encoding images takes at most this share; with less
+# time there are fewer images.
+ENCODING = 0.2
+LEAST_SAMPLES = 64
+# A stage that lacks less than this share of the budget is left as it is.
+NOTICED = 0.01
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class StageEntry(Strict):
+    """One stage of a recipe."""
+
+    name: str  # of its folder; what follows may start from it
+    share: float = Field(ge=0, le=1)  # of the time; the shares sum to 1
+    # Begins again whenever the model that it starts from has learned on. The others go on from their own checkpoint.
+    again: bool = True
+    settings: Mapping[str, Any]  # as in a YAML of its own; "{run}" in a text is the recipe's folder
+    gpu: Mapping[str, Any] = Field({})  # settings that replace these on a GPU, which wants larger batches
+
+
+class RecipeConfig(Strict):
+    """A recipe; see configs/mini/recipe.yaml."""
+
+    run: Annotated[Path, ASIDE]
+    data: Annotated[Path, PLACE]  # photos of real people, prepared at the autoencoder's size
+    beside: tuple[Source, ...] = ()  # folders of other people; one that is not there is left out
+    # A model folder, or an autoencoder alone, that a new recipe begins with; null: with nothing.
+    start: Annotated[Path | None, PLACE] = None
+    settings: Mapping[str, Any] = Field({})  # of every stage that has them
+    stages: tuple[StageEntry, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _shares_sum_to_1(self) -> RecipeConfig:
+        total = sum(entry.share for entry in self.stages)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of the stages sum to {total:g}, not 1")
+        names = [entry.name for entry in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError("two stages have one name")
+        return self
+
+
+@dataclass
+class Had:
+    """What a stage has had so far.
+
+    Attributes:
+        seconds: of training, building included.
+        start: the digest of the model that it began with.
+    """
+
+    seconds: float = 0.0
+    start: str = ""
+
+
+@dataclass
+class _State:
+    """``recipe.json``."""
+
+    stages: dict[str, Had] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, run: Path) -> _State:
+        try:
+            content = json.loads((run / STATE).read_text(encoding="utf-8"))
+            return cls({name: Had(**had) for name, had in content["stages"].items()})
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            raise ConfigError(f"{run / STATE} is damaged; delete it, and the times of the stages count anew") from None
+
+    def write(self, run: Path) -> None:
+        write_whole(run / STATE, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RecipeConfig:
+    """Read a recipe, and check the settings of all its stages.
+
+    Args:
+        path: the YAML.
+        overrides: values that replace the file's, by name.
+
+    Raises:
+        ConfigError: no such file, or a name or value that is not allowed; the message says which.
+    """
+    config = config_file.check(path, {**config_file.read(path), **(overrides or {})}, RecipeConfig)
+    for gpu in (False, True):
+        for entry in config.stages:
+            stage_config(config, entry, config.run / "model", gpu, path=path)
+    return config
+
+
+def seconds_of(text: str) -> float:
+    """A budget such as ``90s``, ``9m``, ``1.5h`` or ``2d`` in seconds.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    number, unit = text[:-1], text[-1:]
+    try:
+        seconds = float(number) * UNITS[unit]
+    except (ValueError, KeyError):
+        seconds = float("nan")
+    if not 0 < seconds < 366 * UNITS["d"]:
+        raise ConfigError(f"'{text}' is no budget; give a number and its unit, as in 90s, 9m, 12h or 2d")
+    return seconds
+
+
+def stage_config(
+    config: RecipeConfig,
+    entry: StageEntry,
+    start: Path | None,
+    gpu: bool,
+    most: int | None = None,
+    path: Path = Path("recipe"),
+) -> RunConfig:
+    """The config of one stage.
+
+    Args:
+        config, entry: the recipe and the stage.
+        start: the model that it starts from; None where nothing has made one.
+        gpu: whether it runs on one.
+        most: see `most_samples` of a stage's config.
+        path: the recipe's file, for the message.
+    """
+    own = {**entry.settings, **(entry.gpu if gpu else {})}
+    kind = stages.stages().get(str(own.get("stage")))
+    fields = kind.model_fields if kind else {}
+    given = {"data": config.data, "beside": config.beside, "start": start, "begin_with": start, "most_samples": most}
+    common = {**config.settings, **{name: value for name, value in given.items() if value is not None}}
+    common = {name: value for name, value in common.items() if name in fields}
+    filled = _filled({**common, **own}, str(config.run))
+    return stages.parse(path, {**filled, "run": config.run / entry.name, "steps": STEPS})
+
+
+def _filled(value: Any, run: str) -> Any:
+    """Settings in which ``{run}`` is the recipe's folder."""
+    if isinstance(value, str):
+        return value.replace("{run}", run)
+    if isinstance(value, dict):
+        return {name: _filled(inner, run) for name, inner in value.items()}
+    return value
+
+
+def allotted(entries: tuple[StageEntry, ...], had: Mapping[str, float], budget: float) -> dict[str, float]:
+    """How many seconds of a budget each stage gets: what it lacks of its share of all the time, past and to come.
+
+    A stage that begins again when something before it has learned on counts as having had nothing then.
+
+    Args:
+        entries: the stages.
+        had: seconds that they have had.
+        budget: seconds to give.
+    """
+    had = {entry.name: had.get(entry.name, 0.0) for entry in entries}
+    while True:
+        total = sum(had.values()) + budget
+        lack = {entry.name: max(0.0, entry.share * total - had[entry.name]) for entry in entries}
+        lack = {name: seconds if seconds > NOTICED * budget else 0.0 for name, seconds in lack.items()}
+        first = next((place for place, entry in enumerate(entries) if lack[entry.name]), len(entries))
+        void = [entry.name for entry in entries[first + 1 :] if entry.again and had[entry.name]]
+        if not void:
+            break
+        had.update(dict.fromkeys(void, 0.0))
+    scale = budget / max(sum(lack.values()), 1e-9)
+    return {name: seconds * scale for name, seconds in lack.items()}
+
+
+def run(config: RecipeConfig, budget: float, progress: bool = True) -> Path:
+    """Run all stages for a budget of time, or go on with them.
+
+    Args:
+        config: the recipe.
+        budget: seconds; building and writing count.
+        progress: show bars.
+
+    Returns:
+        The folder of the model.
+
+    Raises:
+        ConfigError: the folder is in use, or belongs to a run that is no recipe.
+        FaceCrafterError: see :func:`facecrafter.training.trainer.train`.
+        KeyboardInterrupt: after Ctrl-C, with a note that says where the model is.
+    """
+    began = time.monotonic()
+    if (config.run / run_folder.CHECKPOINT).is_file():
+        raise ConfigError(f"{config.run} holds the run of one stage; choose another run folder for a recipe")
+    with (
+        alone(config.run, "recipe"),
+        stating(lambda: f"the model as it is now is in {config.run / 'model'}; the same command goes on from there"),
+        reading_once(),
+    ):
+        return _Recipe(config, began, budget, progress).run()
+
+
+class _Recipe:
+    """One call."""
+
+    def __init__(self, config: RecipeConfig, began: float, budget: float, progress: bool) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.config = config.model_copy(update={"beside": _present(config.beside)})
+        self.began, self.budget, self.progress = began, budget, progress
+        self.state = _State.read(config.run)
+        self.model = config.run / "model"
+        self.most: int | None = None
+
+    def run(self) -> Path:
+        """All stages that lack time, in order."""
+        start = None if self.config.start is None else start_folder(self.config.start)
+        self._begin(start)
+        limit = self._limit()
+        had = {name: one.seconds for name, one in self.state.stages.items()}
+        seconds, until = allotted(self.config.stages, had, self.budget), self.began
+        for entry in self.config.stages:
+            until += seconds[entry.name]
+            if seconds[entry.name]:
+                self._stage(entry, start, until, limit)
+            made = self.config.run / entry.name / "model"
+            # What a stage makes beside the model, the next one does not start from.
+            start = made if (made / "autoencoder.safetensors").is_file() else start
+        return self.model
+
+    def _begin(self, start: Path | None) -> None:
+        """Put a whole model there, trained or not, if there is none."""
+        if (self.model / "unet.safetensors").is_file():
+            return
+        if start is not None and (start / "unet.safetensors").is_file():
+            model = checkpoint.load_model(start)
+            model.distilled = None  # it is of the model as it was
+        else:
+            model = self._untrained(start)
+        checkpoint.save_model(model, self.model, torch.float16)
+
+    def _untrained(self, start: Path | None) -> checkpoint.FaceModel:
+        scale = scales.SCALES["mini"]
+        torch.manual_seed(0)
+        settings = (entry.settings.get("autoencoder") for entry in self.config.stages)
+        autoencoder: Any = (
+            scales.build_autoencoder(scale, next((one for one in settings if one), None))
+            if start is None
+            else checkpoint.load_part(start / "autoencoder.safetensors", "autoencoder", scale.name)
+        )
+        scale = scales.fitting(scale, autoencoder)
+        unet = scales.build_unet(scale)
+        controls = scales.build_controls(scale, unet)
+        return checkpoint.FaceModel(scale, unet, scales.build_encoder(scale), autoencoder, controls)
+
+    def _limit(self) -> float:
+        """What the machine's own matrix product reaches, in operations a second."""
+        if self.device.type != "cuda":
+            return matmul_limit(self.device, torch.bfloat16, repeats=3, side=1024)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+        return matmul_limit(self.device, torch.bfloat16)
+
+    def _stage(self, entry: StageEntry, start: Path | None, until: float, limit: float) -> None:
+        """Train one stage until its time is over."""
+        began, folder = time.monotonic(), self.config.run / entry.name
+        had, digest = self.state.stages.setdefault(entry.name, Had()), _digest(start)
+        if entry.again and had.start != digest and folder.exists():
+            shutil.rmtree(folder)
+            had.seconds = 0.0
+        had.start, before = digest, had.seconds
+        gpu = self.device.type == "cuda"
+        settings = stage_config(self.config, entry, start, gpu)
+        if isinstance(settings, DiffusionConfig):
+            settings = stage_config(self.config, entry, start, gpu, self._most(settings, until))
+        box = TimeBox(until, limit, lambda: self._publish(folder / "model"), began=began)
+        try:
+            train(settings, (folder / run_folder.CHECKPOINT).is_file(), self.progress, box)
+        finally:
+            with deferred():
+                had.seconds = before + time.monotonic() - began
+                self.state.write(self.config.run)
+        self._record(entry.name, folder, time.monotonic() - began, limit)
+
+    def _most(self, settings: DiffusionConfig, until: float) -> int:
+        """How many samples there is time to encode, measured once a call, so that its stages share one set."""
+        if self.most is None:
+            autoencoder = checkpoint.load_part(
+                start_folder(settings.start) / "autoencoder.safetensors", "autoencoder", settings.scale
+            )
+            rate = encoding_rate(autoencoder.to(self.device), settings.image_size(), self.device)
+            left = max(0.0, self.began + self.budget - time.monotonic())
+            self.most = max(LEAST_SAMPLES, int(ENCODING * left * rate / 2))  # each sample has a twin in a mirror
+        return self.most
+
+    def _publish(self, made: Path) -> None:
+        """Bring the model's parts into the recipe's model, in half precision. An autoencoder by itself only as long as
+        nothing was trained on another one's latents."""
+        folders = [self.config.run / entry.name / "model" for entry in self.config.stages]
+        trained = any((folder / "unet.safetensors").is_file() for folder in folders)
+        if not (made / "autoencoder.safetensors").is_file() or (trained and not (made / "unet.safetensors").is_file()):
+            return
+        with deferred():
+            checkpoint.copy_parts(made, self.model, torch.float16)
+
+    def _record(self, name: str, folder: Path, seconds: float, limit: float) -> None:
+        """Add a line to the recipe's log: what came of a stage in this call."""
+        lines = (folder / run_folder.LOG).read_text(encoding="utf-8").splitlines()
+        last: dict[str, Any] = {}
+        for line in lines:
+            last.update(json.loads(line))
+        record = {"stage": name, "seconds": round(seconds, 1), "matmul_limit": limit, **last}
+        with open(self.config.run / run_folder.LOG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def encoding_rate(autoencoder: Any, size: int, device: torch.device) -> float:
+    """Images a second that an autoencoder encodes.
+
+    Args:
+        autoencoder: on the device.
+        size: side of the images in pixels.
+        device: where.
+    """
+    images = torch.zeros(images_at_once(size, device), 3, size, size, device=device)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            autoencoder.encode(images)
+        wait(device)
+        seconds.append(time.perf_counter() - start)
+    return len(images) / min(seconds)
+
+
+def _present(beside: tuple[Source, ...]) -> tuple[Source, ...]:
+    """The folders that are there, whose shares stay what they are: `data` has the rest."""
+    there = tuple(source for source in beside if (source.data / shards.INDEX).is_file())
+    for source in beside:
+        if source not in there:
+            log.warning("%s is not there, or not finished; its %.0f %% of every batch come from `data`",
+                        source.data, 100 * source.share)  # fmt: skip
+    return there
+
+
+def _digest(folder: Path | None) -> str:
+    """One key for a model folder's weights; empty for none."""
+    files = sorted(folder.glob("*.safetensors")) if folder else []
+    return " ".join(weights.sha256(file)[:16] for file in files)
