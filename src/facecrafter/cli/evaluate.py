@@ -103,6 +103,36 @@ def evaluate_emotion(
     typer.echo(f"{result.faces_a_second:.0f} faces a second; {out} has the confusion matrices and the mistakes")
 
 
+@evaluate_app.command("autoencoder")
+def evaluate_autoencoder(
+    data: Annotated[
+        Path, typer.Argument(help="Folder that `data prepare` wrote, as large as the autoencoders' images.")
+    ],
+    models: Annotated[list[str], typer.Argument(help="mini, or folders with an autoencoder.safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder for result.json and reconstructions.png.", file_okay=False)],
+    images: Annotated[int, typer.Option(min=8, help="Photos of held-out people, at most.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Divides the people in halves.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """How well autoencoders of the mini scale give photos of held-out people back, side by side.
+
+    PSNR, LPIPS, and how far reconstructions are from other people's photos as a ratio to how far photos are (Frechet;
+    1 cannot be told from photos). Nothing that a denoiser makes can be better.
+
+    \b
+    facecrafter evaluate autoencoder data/lfw mini runs/mini/autoencoder-256/model --out out/autoencoders
+    """
+    from facecrafter.data import shards
+    from facecrafter.evaluation import autoencoders
+    from facecrafter.models.pretrained import folder_of
+
+    result = autoencoders.evaluate(
+        {name: folder_of(name) for name in models}, shards.load(data), out, images, seed, overwrite
+    )
+    typer.echo(autoencoders.as_markdown(result))
+    typer.echo(f"\n{result.images} photos of {result.people} people; {out / autoencoders.SHEET} shows some")
+
+
 @evaluate_app.command("numbers")
 def evaluate_numbers(
     data: Annotated[Path, typer.Argument(help="Folder that `data prepare` wrote.")],
