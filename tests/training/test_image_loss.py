@@ -109,6 +109,7 @@ def rollout_of(steps: list[int], learns: list[bool] | None = None, **settings: T
         "identity": torch.randn(3, 12, generator=source),
         "own": torch.tensor([True, True, True]),
         "posed": torch.tensor([True, True, True]),
+        "moved": torch.tensor([False, False, False]),
         "photos": torch.rand(3, 3, 112, 112, generator=source) * 2 - 1,
         "masks": torch.zeros(3, 16, 16),
         "grids": WHOLE.expand(3, -1, -1),
@@ -283,7 +284,19 @@ def test_the_expression_asked_for_is_the_posed_photos_whoever_is_on_it() -> None
     assert loss.unet.weight.grad.abs() > 1e-4
 
 
-@pytest.mark.parametrize("given", [{"expression": 1.0}, {"expression_net": "net"}])
+def test_an_emotion_without_a_pose_asks_for_the_photos_blendshapes_alone() -> None:
+    rollout = rollout_of([999, 500], posed=torch.tensor([True, False, False]), moved=torch.tensor([False, True, False]))
+    loss = ImageLoss(
+        ToyDenoiser(), ToyDecoder(), ToyRecogniser(), ARCFACE_CROP, None, ALPHA_BARS, "v_prediction",
+        ImageLossConfig(emotion=3.0, expression_net="net"), expression=ToyReader(),
+    )  # fmt: skip
+    image, photo = written_out(rollout, "v_prediction", [0.3, 0.3])[1], rollout.photos[1].double()
+    squares = [(float(image[c].mean()) - float(photo[c].mean())) ** 2 for c in range(3)]
+    got = loss(rollout, TOKENS, AttentionInputs())
+    assert float(got) == pytest.approx(3 * (sum(squares) / 3 + 1e-6) ** 0.5 / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("given", [{"expression": 1.0}, {"emotion": 1.0}, {"expression_net": "net"}])
 def test_the_expression_needs_its_network(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="go together"):
         ImageLossConfig(**given)

@@ -39,6 +39,9 @@ class ImageLossConfig(Strict):
     # nothing else holds an image, asking for more paints patterns on faces that please the recogniser.
     enough: Share = 1.0
     expression: float = Field(0.0, ge=0)  # weight of the difference from the photo in blendshapes and pose, where posed
+    # The same in blendshapes alone where an emotion is asked for and no pose: what an emotion in words is to show. The
+    # reader imitates MediaPipe's blendshapes; the emotion estimator, which judges models, has no part in it.
+    emotion: float = Field(0.0, ge=0)
     expression_net: Annotated[Path | None, PLACE] = None  # who reads these: what the expression stage trained
     lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo, where posed
     face_lpips: float = Field(0.0, ge=0)  # the same to the photo's face, larger
@@ -61,14 +64,25 @@ class ImageLossConfig(Strict):
 
     @model_validator(mode="after")
     def _has_its_networks(self) -> ImageLossConfig:
-        if (self.expression > 0) != (self.expression_net is not None):
-            raise ValueError("`expression` and `expression_net`, which the expression stage trains, go together")
+        if (self.expression > 0 or self.emotion > 0) != (self.expression_net is not None):
+            raise ValueError(
+                "`expression` or `emotion`, and `expression_net`, which the expression stage trains, go together"
+            )
         return self
 
     @property
     def on(self) -> bool:
         """Whether there is such a loss."""
-        weights = self.identity, self.expression, self.lpips, self.face_lpips, self.colours, self.face, self.adversary
+        weights = (
+            self.identity,
+            self.expression,
+            self.emotion,
+            self.lpips,
+            self.face_lpips,
+            self.colours,
+            self.face,
+            self.adversary,
+        )
         return max(weights) > 0
 
     @property
@@ -88,6 +102,7 @@ class Rollout:
         identity: the embeddings asked for, ``(B, D)``.
         own: ``(B,)`` bool, whether that is the person on the photo.
         posed: ``(B,)`` bool, whether landmarks say how the face is turned.
+        moved: ``(B,)`` bool, whether an emotion is asked for and no landmarks.
         photos: where the conditions come from, ``(B, 3, S, S)`` in [-1, 1].
         masks: where their faces are, ``(B, M, M)`` in [0, 1].
         grids: where the faces are, ``(B, 2, 3)``, see :class:`facecrafter.estimators.differentiable.Crop`.
@@ -101,6 +116,7 @@ class Rollout:
     identity: Tensor
     own: Tensor
     posed: Tensor
+    moved: Tensor
     photos: Tensor
     masks: Tensor
     grids: Tensor
@@ -261,8 +277,10 @@ class ImageLoss(nn.Module):
         loss = loss + self.weights.face * (posed * _grid_difference(faces, wanted, 28)).mean()
         if self.expression is not None:
             # Whoever is asked for, the face is to do what the photo's does.
-            seen = relit((images + 1) * 127.5, rollout.jitter) / 127.5 - 1
-            loss = loss + self.weights.expression * (rollout.posed * self._apart(seen, rollout.photos)).mean()
+            shown = relit((images + 1) * 127.5, rollout.jitter) / 127.5 - 1
+            shapes, angles = self._apart(shown, rollout.photos)
+            loss = loss + self.weights.expression * (rollout.posed * (shapes + 0.5 * angles)).mean()
+            loss = loss + self.weights.emotion * (rollout.moved * shapes).mean()
         for weight, one, other, places in (
             (self.weights.lpips, images, rollout.photos, counts),
             (self.weights.face_lpips, faces, wanted, None),  # the face alone, larger, where the expression is
@@ -280,14 +298,14 @@ class ImageLoss(nn.Module):
             loss = loss + self.weights.adversary * (pull * pleasing).mean() + telling
         return loss
 
-    def _apart(self, images: Tensor, photos: Tensor) -> Tensor:
-        """How far the faces' expressions and poses are apart, ``(B,)``: the root mean square of the blendshapes'
+    def _apart(self, images: Tensor, photos: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the faces' expressions and poses are apart, each ``(B,)``: the root mean square of the blendshapes'
         differences, as the tables have it, and the mean of yaw's and pitch's. Aligned faces hardly roll."""
         with torch.no_grad():
-            shown = self.expression(photos)
+            wanted = self.expression(photos)
         made = self.expression(images)
-        shapes = ((made.blendshapes - shown.blendshapes).float().square().mean(1) + 1e-6).sqrt()
-        return shapes + 0.5 * (made.angles - shown.angles)[:, :2].float().abs().mean(1)
+        shapes = ((made.blendshapes - wanted.blendshapes).float().square().mean(1) + 1e-6).sqrt()
+        return shapes, (made.angles - wanted.angles)[:, :2].float().abs().mean(1)
 
     def images(self, rollout: Rollout, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
         """Walk from noise to images ``(B, 3, S, S)``, about [-1, 1]."""

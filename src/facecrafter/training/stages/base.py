@@ -175,6 +175,7 @@ class BaseStage(DiffusionStage[BaseConfig]):
         crossed, blended = kind < config.cross, kind < config.cross + config.blend
         share = torch.where(crossed, 1.0, between * blended)
         indices, posed = chosen.indices[:count], chosen.weights["landmark"][:count] != 0
+        emotion = chosen.weights["emotion"][:count] != 0
         grids, views = (
             torch.where(posed.view(-1, 1, 1), data.crop_grids(crop, indices), usual) for crop, usual in self.crops
         )
@@ -187,6 +188,7 @@ class BaseStage(DiffusionStage[BaseConfig]):
             identity=nn.functional.normalize((1 - share) * identity[:count] + share * other, dim=-1),
             own=~blended.squeeze(1),
             posed=posed,
+            moved=emotion & ~posed,
             photos=data.images(indices),
             masks=data.face_masks(indices),
             grids=grids,
