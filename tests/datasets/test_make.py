@@ -74,8 +74,11 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(plan: Plan, tmp_path: 
 
 
 @pytest.mark.skipif(not os.environ.get("FACECRAFTER_RAY"), reason="starts a Ray cluster; set FACECRAFTER_RAY=1")
-def test_the_bytes_are_the_same_by_ray(plan: Plan, tmp_path: Path, whole: dict[str, str]) -> None:
+def test_the_bytes_are_the_same_by_ray(
+    plan: Plan, tmp_path: Path, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install 'facecrafter[datasets]'")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))  # for fake_maker
     fake_maker.made(plan, tmp_path / "set", workers=2, ray="local")
     assert content(tmp_path / "set") == whole
 
