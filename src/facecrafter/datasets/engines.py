@@ -160,7 +160,7 @@ def _connected(address: str) -> Any:
         raise ConfigError("--ray needs Ray, which is not installed: pip install 'facecrafter[datasets]'") from None
     if ray.is_initialized():
         return ray
-    here: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == LOCAL else {}
+    here: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
     except Exception as error:  # whatever its sockets and processes raise
