@@ -235,3 +235,9 @@ def test_methods_of_a_manifest_are_checked(made: Callable[..., tuple[Path, Manif
     folder, study = made()
     assert manifest.read(folder).digest == study.digest
     assert study.group("identity").methods == METHODS
+
+
+def test_the_shipped_config_is_the_papers_study() -> None:
+    shipped = load(Path(__file__).parents[2] / "configs/mini/study.yaml")
+    default = StudyConfig(runs=shipped.runs)
+    assert shipped == default and len(shipped.runs) == 2

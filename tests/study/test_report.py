@@ -59,8 +59,8 @@ def test_a_report_has_every_question_and_method(full: Store, tmp_path: Path) -> 
         assert question.text in html and question.text in markdown
     for method in METHODS:
         assert html.count(method) >= 10 and markdown.count(method) >= 10
-    assert "6 participants took part and 6 of them finished" in markdown
-    assert "2.0 answers a set" in markdown and "1 participants failed an attention check" in markdown
+    assert "6 participants took part, and 6 of them finished" in markdown
+    assert "2.0 answers a set" in markdown and "failed an attention check: 1" in markdown
     assert "default-src 'none'" in html and not re.search(r'(?:src|href)="(?!data:|#)', html)
     with pytest.raises(OutputError):
         report.write(full, tmp_path / "out")
@@ -148,6 +148,20 @@ def test_new_status_export_and_report(images: Path, config: Path, tmp_path: Path
     assert written.exit_code == 0 and (tmp_path / "report" / "report.html").exists()
     again = run("export", out, tmp_path / "answers.csv")
     assert again.exit_code == 1 and "exists already" in again.output
+
+
+@pytest.mark.parametrize("design", ["choose", "ranking", "pairs"])
+def test_a_rehearsal_leaves_the_study_alone_and_says_what_it_is(
+    made: Callable[..., tuple[Path, Manifest]], tmp_path: Path, design: str
+) -> None:
+    folder, _ = made(design=design, questions=({"key": "one", "images": "control", "text": "Which?"},))
+    before = sorted(folder.iterdir())
+    done = run("rehearse", folder, "--participants", 12, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "12 participants took part" in done.output and "no acknowledged answer is lost or doubled" in done.output
+    assert "These answers are simulated" in (tmp_path / "study.md").read_text()
+    assert "These answers are simulated" in (tmp_path / "report.html").read_text()
+    assert sorted(folder.iterdir()) == before
 
 
 def test_links_are_for_studies_by_invitation(images: Path, config: Path, tmp_path: Path) -> None:

@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from facecrafter.study import manifest, statistics, worth
+from facecrafter.study import manifest, server, statistics, worth
 from facecrafter.study.answers import choices, given
 from facecrafter.study.database import Database
 from facecrafter.study.manifest import Manifest
-from facecrafter.study.rehearsal import Acknowledged, Habits, by_worth, take_part_together
+from facecrafter.study.rehearsal import Habits, by_worth, check_kept, owners, take_part_together
 from facecrafter.study.server import MOST_CONNECTIONS, make_app
 from facecrafter.study.status import status_of
 from facecrafter.study.store import Store
 from facecrafter.web.binding import Binding
 from facecrafter.web.guard import Guard
+from facecrafter.web.rates import Rate
 from facecrafter.web.server import Server
 from tests.study.conftest import METHODS, Clock
 
@@ -191,17 +192,41 @@ def test_status_and_export_need_the_admin_token(study: Callable[..., tuple[Path,
     assert rows[1]["chosen"] == rows[1]["shown"].split(" | ")[2] and rows[1]["positions"] == "3"
 
 
-def test_wrong_admin_tokens_are_slowed_down(study: Callable[..., tuple[Path, Store]]) -> None:
-    client = visitor(*study())
-    codes = [client.get("/api/admin/status").status_code for _ in range(40)]
-    assert codes[0] == 401 and codes[-1] == 429
+@pytest.fixture
+def hardly_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates that allow three requests, and then none for a year: the tests' own pace decides nothing."""
+    for name in ("PARTICIPANT_RATE", "ADMIN_RATE", "JOINING_RATE"):
+        monkeypatch.setattr(server, name, Rate(3, 3e-8))
 
 
-def test_one_participant_cannot_flood(study: Callable[..., tuple[Path, Store]]) -> None:
-    client = visitor(*study())
+def test_wrong_admin_tokens_are_slowed_down(study: Callable[..., tuple[Path, Store]], hardly_any: None) -> None:
+    folder, store = study()
+    client = visitor(folder, store)
+    codes = [client.get("/api/admin/status").status_code for _ in range(5)]
+    assert codes == [401, 401, 401, 429, 429]
+    token = {"Authorization": f"Bearer {manifest.admin_token(folder)}"}
+    assert client.get("/api/admin/status", headers=token).status_code == 200
+
+
+def test_one_participant_cannot_flood(study: Callable[..., tuple[Path, Store]], hardly_any: None) -> None:
+    folder, store = study()
+    client, other = visitor(folder, store), visitor(folder, store)
     now = agreed(client)
-    codes = [client.post("/api/answers", json={**answer(now), "positions": [9]}).status_code for _ in range(90)]
-    assert codes[0] == 422 and codes[-1] == 429
+    wrong = {**answer(now), "positions": [9]}
+    codes = [client.post("/api/answers", json=wrong).status_code for _ in range(5)]
+    assert codes == [422, 422, 422, 429, 429]
+    assert other.post("/api/answers", json=answer(agreed(other))).status_code == 200
+
+
+def test_one_address_cannot_join_for_ever(study: Callable[..., tuple[Path, Store]], hardly_any: None) -> None:
+    folder, store = study()
+    client = visitor(folder, store)
+    codes = []
+    for _ in range(5):
+        client.cookies.clear()
+        client.get("/")
+        codes.append(client.post("/api/consent", json=AGREED).status_code)
+    assert codes == [200, 200, 200, 429, 429] and status_of(store).participants == 3
 
 
 def test_a_translation_is_whole_and_the_rest_is_the_studys_own(study: Callable[..., tuple[Path, Store]]) -> None:
@@ -240,26 +265,15 @@ def test_no_address_is_stored(study: Callable[..., tuple[Path, Store]], tmp_path
 def serving(app: Guard) -> Iterator[str]:
     ready = threading.Event()
     with app.binding.listen() as listening:
-        server = Server(app, ready.set, MOST_CONNECTIONS)
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        running = Server(app, ready.set, MOST_CONNECTIONS)
+        thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
         thread.start()
         assert ready.wait(30)
         try:
             yield app.binding.url(listening.getsockname()[1]).rstrip("/")
         finally:
-            server.should_exit = True
+            running.should_exit = True
             thread.join(30)
-
-
-def owners(study: Manifest) -> dict[str, int]:
-    """The method of each image, by its address."""
-    return {
-        f"/images/{image}": method
-        for group in study.groups.values()
-        for one in group.sets
-        for method, images in enumerate(one.images)
-        for image in images
-    }
 
 
 LOGS = (0.0, 0.7, 1.4)
@@ -273,10 +287,10 @@ def test_many_at_once_lose_and_double_nothing(
     with serving(make_app(folder, store, Binding())) as address:
         decide = by_worth(owners(store.study), LOGS)
         kept = take_part_together(address, participants, decide, 1)
-        check_acknowledged(store, kept)
+        check_kept(store, kept)
         clock.pass_hours(25)  # the sets of those who left are dealt to others, who all finish
         later = take_part_together(address, participants // 5, decide, 2, Habits(leave=0))
-        check_acknowledged(store, kept + later)
+        check_kept(store, kept + later)
     found = status_of(store)
     assert found.participants == found.joined == participants * 6 // 5
     assert found.finished == sum(one.finished for one in kept + later) < found.participants
@@ -297,13 +311,3 @@ QUESTIONS = (
     {"key": "pose", "images": "control", "text": "Pose?"},
     {"key": "identity", "images": "control", "text": "Identity?"},
 )
-
-
-def check_acknowledged(store: Store, kept: list[Acknowledged]) -> None:
-    """What is stored is what was acknowledged, to the answer."""
-    with store.database.reading() as session:
-        stored = {one.answer.trial_id: one.answer.positions for one in given(session)}
-    acknowledged = [item for one in kept for item in one.answers.items()]
-    assert len(acknowledged) == len(dict(acknowledged))
-    # Whoever left right after an undo has no answer there; whoever undid has the later one.
-    assert stored == dict(acknowledged)

@@ -193,6 +193,34 @@ def study_report(
     store.database.close()
 
 
+@study_app.command("rehearse")
+def study_rehearse(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Folder for the report.", file_okay=False)],
+    participants: Annotated[int, typer.Option(min=1, max=5000, help="Simulated people, up to 200 at once.")] = 21,
+    seed: Annotated[int, typer.Option(min=0, help="Of their choices.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Let simulated people go through the study, and write the report that it would give.
+
+    They come over HTTP, reload, send twice, undo, and some leave for good. Their answers go into a database that is
+    thrown away, and every one that was acknowledged is looked for in it.
+    """
+    from facecrafter import web
+
+    web.check_installed("study", ["alembic"])
+    from facecrafter.study import report
+    from facecrafter.study.rehearsal import rehearsed
+
+    check_free([out / name for name in report.FILES], overwrite)
+    with rehearsed(folder, participants, seed) as store:
+        paths = report.write(store, out, overwrite, simulated=True)
+        typer.echo(report.summary(report.gather(store))[0])
+    typer.echo("no acknowledged answer is lost or doubled; all of them are simulated")
+    for path in paths:
+        typer.echo(path)
+
+
 @study_app.command("simulate")
 def study_simulate(
     participants: Annotated[int, typer.Option(min=2, help="People who take part.")] = 21,

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from facecrafter.study.store import LONGEST_MILLISECONDS
 
-Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+def _whole(value: object) -> object:
+    """A float without a fraction as the integer that it is in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Number = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_whole)]
+Position = Annotated[int, Field(ge=0, le=1000), BeforeValidator(_whole)]
+Milliseconds = Annotated[int, Field(ge=0, le=LONGEST_MILLISECONDS), BeforeValidator(_whole)]
 Short = Annotated[str, Field(max_length=200)]
 
 
@@ -30,8 +38,8 @@ class Choice(_Asked):
 
     trial: Number
     attempt: Number
-    positions: list[Annotated[int, Field(ge=0, le=1000)]] = Field(min_length=1, max_length=1000)
-    milliseconds: Annotated[int, Field(ge=0, le=LONGEST_MILLISECONDS)]
+    positions: list[Position] = Field(min_length=1, max_length=1000)
+    milliseconds: Milliseconds
 
 
 class Undo(_Asked):
@@ -130,5 +138,7 @@ class Refused(BaseModel):
 
 
 def refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """The answers of a route besides its own, for the schema."""
-    return {code: {"model": Refused} for code in (*codes, 403, 413, 421, 422)}
+    """The answers of a route besides its own, for the schema; they are JSON also where its own is an image or a
+    table."""
+    content = {"application/json": {"schema": Refused.model_json_schema()}}
+    return {code: {"description": "Refused", "content": content} for code in (*codes, 400, 403, 413, 421, 422)}

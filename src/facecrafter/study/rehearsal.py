@@ -1,6 +1,6 @@
 """Simulated participants through the real server: the rehearsal of a study, with reloads, double sends and drop-outs.
 
-No answer of a rehearsal is anybody's: rehearse on a study that is thrown away.
+No answer of a rehearsal is anybody's, and none reaches the study's own database.
 """
 
 from __future__ import annotations
@@ -8,17 +8,31 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from facecrafter.errors import DataError
+from facecrafter.study import manifest
+from facecrafter.study.answers import given
+from facecrafter.study.database import open_database
+from facecrafter.study.manifest import Manifest
+from facecrafter.study.server import MOST_CONNECTIONS, make_app
+from facecrafter.study.store import Store
+from facecrafter.web.binding import Binding
+from facecrafter.web.guard import Guard
+from facecrafter.web.server import Server
 
+# Between a method and the next one of a rehearsal: odds of 3 to 2.
+STEP = 0.4
 TRIES = 40
 PAUSE = 0.25  # seconds
 
@@ -168,19 +182,90 @@ def take_part_together(
 
 
 def by_worth(
-    owners: dict[str, int], logs: Sequence[float]
+    owners: dict[str, int], logs: Sequence[float], ranking: bool = False
 ) -> Callable[[np.random.Generator, dict[str, Any]], list[int]]:
     """A way to decide by methods' worths (Plackett-Luce), which obeys attention checks.
 
     Args:
         owners: the method of each image, by its address.
         logs: log-worths.
+        ranking: put all options in order.
     """
 
     def decide(rng: np.random.Generator, trial: dict[str, Any]) -> list[int]:
-        if trial["instructed"] is not None:
-            return [trial["instructed"]]
+        first = trial["instructed"]
         utility = [logs[owners[option[0]]] + rng.gumbel() for option in trial["options"]]
-        return [int(np.argmax(utility))]
+        if first is not None:
+            utility[first] = np.inf
+        order = [int(one) for one in np.argsort(utility)[::-1]]
+        return order if ranking else order[:1]
 
     return decide
+
+
+def owners(study: Manifest) -> dict[str, int]:
+    """The number of the method behind each image, by the image's address."""
+    return {
+        f"/images/{name}": method
+        for group in study.groups.values()
+        for one in group.sets
+        for method, names in enumerate(one.images)
+        for name in names
+    }
+
+
+@contextmanager
+def rehearsed(folder: Path, participants: int, seed: int = 0, habits: Habits = Habits()) -> Iterator[Store]:
+    """A study that simulated participants have gone through, over HTTP on this machine, in a database of its own that
+    goes when it ends. Methods later in the list are preferred, by a log-worth of :data:`STEP` each.
+
+    Args:
+        folder: of the study; nothing in it changes.
+        participants: how many, at most 200 of them at once.
+        seed: of their choices.
+        habits: what else they do.
+
+    Raises:
+        DataError: an acknowledged answer is missing or doubled.
+    """
+    study = manifest.read(folder)
+    with TemporaryDirectory() as place:
+        database = open_database(Path(place), study.digest)
+        store = Store(study, database)
+        try:
+            most = max(len(group.methods) for group in study.groups.values())
+            decide = by_worth(owners(study), [STEP * one for one in range(most)], study.config.design == "ranking")
+            with _serving(make_app(folder, store, Binding())) as address:
+                kept = take_part_together(address, participants, decide, seed, habits)
+            check_kept(store, kept)
+            yield store
+        finally:
+            database.close()
+
+
+def check_kept(store: Store, kept: Sequence[Acknowledged]) -> None:
+    """Make sure that what is stored is what was acknowledged, to the answer.
+
+    Raises:
+        DataError: it is not.
+    """
+    with store.database.reading() as session:
+        stored = {one.answer.trial_id: one.answer.positions for one in given(session)}
+    acknowledged = [item for one in kept for item in one.answers.items()]
+    if len(acknowledged) != len(dict(acknowledged)) or stored != dict(acknowledged):
+        raise DataError(f"{len(acknowledged)} answers were acknowledged, and the {len(stored)} stored are not the same")
+
+
+@contextmanager
+def _serving(app: Guard) -> Iterator[str]:
+    ready = threading.Event()
+    with app.binding.listen() as listening:
+        server = Server(app, ready.set, MOST_CONNECTIONS)
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        ready.wait()
+        try:
+            yield app.binding.url(listening.getsockname()[1]).rstrip("/")
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -110,6 +110,7 @@ class Report:
     results: list[Result]
     failed: int
     seconds: float | None
+    simulated: bool = False
 
 
 def gather(store: Store) -> Report:
@@ -138,15 +139,21 @@ def _seconds(answers: Sequence[Given]) -> float | None:
     return float(np.median(times)) / 1000 if times else None
 
 
-def write(store: Store, out: Path, overwrite: bool = False) -> list[Path]:
+def write(store: Store, out: Path, overwrite: bool = False, simulated: bool = False) -> list[Path]:
     """Write :data:`FILES`.
+
+    Args:
+        store: the study and its answers.
+        out: the folder.
+        overwrite: replace files of these names.
+        simulated: say that no person gave these answers.
 
     Raises:
         OutputError: a file exists, or cannot be written.
     """
     paths = [out / name for name in FILES]
     check_free(paths, overwrite)
-    report = gather(store)
+    report = replace(gather(store), simulated=simulated)
     for path, text in zip(paths, (as_html(report), as_markdown(report), as_csv(report)), strict=True):
         write_whole(path, text.encode("utf-8", "replace"))
     return paths
@@ -158,6 +165,7 @@ def write(store: Store, out: Path, overwrite: bool = False) -> list[Path]:
 def summary(report: Report) -> list[str]:
     """The study in sentences: who took part, the design, how many answers a set, what was flagged."""
     config, status = report.study.config, report.status
+    simulated = ["These answers are simulated, by known preferences. No person took part."] if report.simulated else []
     trial = {
         "choose": "the best of all methods' images",
         "ranking": "all methods' images in order",
@@ -165,8 +173,9 @@ def summary(report: Report) -> list[str]:
     }
     planned = config.sets_a_participant * status.participants / config.sets
     lines = [
-        f"{status.participants} participants took part and {status.finished} of them finished; {status.withdrawn} "
-        "withdrew, and their answers were deleted.",
+        *simulated,
+        f"{status.participants} participants took part, and {status.finished} of them finished. {status.withdrawn} "
+        "more withdrew, which deleted their answers.",
         f"Each was dealt {config.sets_a_participant} of {config.sets} sets a question and chose "
         f"{trial[config.design]}, in balanced positions: {planned:.1f} answers a set and question if all had finished.",
     ]
@@ -174,8 +183,8 @@ def summary(report: Report) -> list[str]:
         lines.append(f"The median answer took {report.seconds:.1f} seconds.")
     if config.attention_checks:
         lines.append(
-            f"{report.failed} participants failed an attention check. Their answers are counted; the column 'without "
-            "flagged' shows the rates without them."
+            f"Participants who failed an attention check: {report.failed}. Their answers are counted; the column "
+            "'Without flagged' shows the rates without them."
         )
     return lines
 
@@ -200,7 +209,7 @@ def table(result: Result) -> Grid:
     ranking = result.choices.is_ranking
     first = "Placed first" if ranking else "Selection rate"
     headings = ["Method", first, "Worth", *(["Mean rank"] if ranking else []), "Without flagged", "Shown"]
-    grid = Grid(result.text, headings, sortable=True)
+    grid = Grid("Choices", headings, sortable=True)
     ranks = _ranks(result) if ranking else []
     best = max(one.value or 0 for one in result.intervals)
     for number, name in enumerate(result.methods):
@@ -235,19 +244,31 @@ def differences(result: Result) -> Grid:
     grid = Grid(f"Differences in {what}", ["Method", "Less", "Difference", "p (Holm)", "Verdict"], sortable=True)
     scale, unit, places = (1, "", 2) if result.choices.is_ranking else (100, " points", 0)
     for one in result.pairs:
-        value, low, high = one.difference.value, one.difference.low, one.difference.high
-        text = UNKNOWN if value is None else f"{value * scale:+.{places}f}{unit}"
-        small = "" if low is None or high is None else f"[{low * scale:+.{places}f}, {high * scale:+.{places}f}]"
-        better = (value or 0) < 0 if result.choices.is_ranking else (value or 0) > 0
-        verdict = "not distinguished" if not one.p < ALPHA else "better" if better else "worse"
+        better, worse, gap = _in_favour(one, ranking=result.choices.is_ranking)
+        text = UNKNOWN if gap.value is None else f"{gap.value * scale:+.{places}f}{unit}"
+        small = "" if gap.low is None or gap.high is None else _ends(gap.low * scale, gap.high * scale, places)
+        found = one.p < ALPHA
         cells = [
-            Cell(result.methods[one.second], kind="name"),
-            Cell(text, small, repr(value)),
+            Cell(result.methods[worse], kind="name"),
+            Cell(text, small, repr(gap.value)),
             Cell(_p(one.p), sort=repr(one.p) if np.isfinite(one.p) else ""),
-            Cell(verdict, kind=verdict if verdict in ("better", "worse") else ""),
+            Cell("better" if found else "not distinguished", kind="better" if found else ""),
         ]
-        grid.rows.append((result.methods[one.first], cells))
+        grid.rows.append((result.methods[better], cells))
     return grid
+
+
+def _ends(low: float, high: float, places: int) -> str:
+    return f"[{low:+.{places}f}, {high:+.{places}f}]"
+
+
+def _in_favour(pair: Pair, ranking: bool) -> tuple[int, int, Interval]:
+    """The better method, the other one, and their difference: fewer is better of ranks."""
+    gap = pair.difference
+    if gap.value is None or (gap.value <= 0 if ranking else gap.value >= 0):
+        return pair.first, pair.second, gap
+    turned = Interval(-gap.value, None if gap.high is None else -gap.high, None if gap.low is None else -gap.low)
+    return pair.second, pair.first, turned
 
 
 def quality(report: Report) -> Grid:

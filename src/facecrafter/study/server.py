@@ -39,6 +39,18 @@ JOINING_RATE = Rate(burst=300, per_second=5)
 ADMIN_RATE = Rate(burst=20, per_second=1)
 
 
+class Csv(PlainTextResponse):
+    """A table."""
+
+    media_type = "text/csv"
+
+
+class Png(FileResponse):
+    """An image."""
+
+    media_type = "image/png"
+
+
 class TooOftenError(FaceCrafterError):
     """More requests than a visitor needs."""
 
@@ -104,7 +116,7 @@ class Participants:
         app.post("/api/answers", responses=refusals(404, 409, 429))(self.answer)
         app.post("/api/undo", responses=refusals(404, 409, 429))(self.undo)
         app.post("/api/withdraw", responses=refusals(429))(self.withdraw)
-        app.get("/images/{name}", response_class=FileResponse, responses=refusals(404))(self.image)
+        app.get("/images/{name}", response_class=Png, responses=refusals(404))(self.image)
 
     # --- pages --------------------------------------------------------------------------------------------------------
 
@@ -217,7 +229,7 @@ class Participants:
         if name not in self.images or not self.store.may_see(self._secret(request), name):
             return refusal(404, "not_found", "there is no such image")
         path = self.folder / IMAGES / name
-        return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+        return Png(path, headers={"Cache-Control": "private, max-age=3600"})
 
     # --- trials -------------------------------------------------------------------------------------------------------
 
@@ -272,7 +284,7 @@ class Admin:
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
         app.get("/api/admin/status", responses=refusals(401, 429))(self.status)
-        app.get("/api/admin/export", response_class=PlainTextResponse, responses=refusals(401, 429))(self.export)
+        app.get("/api/admin/export", response_class=Csv, responses=refusals(401, 429))(self.export)
 
     def _check(self, request: Request) -> None:
         if matches(bearer(request.headers.get("authorization")), self._token):
@@ -286,7 +298,7 @@ class Admin:
         self._check(request)
         return status_of(self.store)
 
-    def export(self, request: Request) -> PlainTextResponse:
+    def export(self, request: Request) -> Csv:
         """All answers as CSV."""
         self._check(request)
-        return PlainTextResponse(as_csv(self.store), media_type="text/csv; charset=utf-8")
+        return Csv(as_csv(self.store))

@@ -121,6 +121,7 @@ async function showTrial() {
   const trial = now.trial;
   placed = [];
   ready = false;
+  byId("trial").classList.remove("settled");
   byId("question").textContent = about.questions[trial.question];
   byId("practice").hidden = !trial.practice;
   byId("practice").textContent = words("practice");
@@ -145,6 +146,7 @@ async function showTrial() {
   }
   shownAt = performance.now();
   ready = true;
+  setTimeout(() => byId("trial").classList.toggle("settled", now?.trial === trial), SETTLE_MILLISECONDS);
   for (const source of now.upcoming) image(source, "");
 }
 
@@ -152,7 +154,7 @@ const buttons = () => [...byId("options").querySelectorAll("button")];
 
 function choose(position) {
   if (!ready || sending || position >= now.trial.options.length) return;
-  if (performance.now() - shownAt < SETTLE_MILLISECONDS) return;
+  if (!byId("trial").classList.contains("settled")) return;
   if (!about.ranking) return send([position]);
   placed = placed.includes(position) ? placed.filter((one) => one !== position) : [...placed, position];
   showPlaces();

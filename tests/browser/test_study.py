@@ -1,0 +1,254 @@
+"""A participant's page in a browser: keyboard, screen reader's tree, phone, lost connections, two tabs, way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from facecrafter.study.build import build
+from facecrafter.study.config import StudyConfig
+from facecrafter.study.database import open_database
+from facecrafter.study.server import make_app
+from facecrafter.study.status import status_of
+from facecrafter.study.store import Store
+from facecrafter.web.binding import Binding
+from tests.study.conftest import METHODS, draw_images
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from facecrafter.web.guard import Guard
+
+QUESTIONS = (
+    {"key": "pose", "images": "control", "shows": ("source", "target"), "text": "Which follows the pose best?"},
+    {"key": "variety", "images": "diversity", "text": "Which group varies most?"},
+)
+TRIALS = 2 * 2 + 1 + 1
+# An option that can be chosen: its images are there.
+READY = "#trial:not([hidden]) li:first-child .option:enabled:not(.waiting)"
+END = "#end:not([hidden])"
+
+
+@pytest.fixture
+def ready(tmp_path: Path, serving: Callable[[Guard], Any]) -> Iterator[Callable[..., tuple[str, Store]]]:
+    """Builds and serves a study; gives its address and its store."""
+    open_ones: list[Any] = []
+    methods = draw_images(tmp_path / "images", 3)
+
+    def study(**settings: Any) -> tuple[str, Store]:
+        small = {"images_a_set": 2, "sets": 3, "sets_a_participant": 2, "attention_checks": 1, "questions": QUESTIONS}
+        config = StudyConfig(methods=methods, references=tmp_path / "images/references", **{**small, **settings})
+        folder = tmp_path / "study"
+        built = build(config, folder)
+        store = Store(built, open_database(folder, built.digest))
+        server = serving(make_app(folder, store, Binding()))
+        open_ones.append((server, store))
+        return server.__enter__(), store
+
+    yield study
+    for server, store in open_ones:
+        server.__exit__(None, None, None)
+        store.database.close()
+
+
+def begin(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("button", name="I agree and take part").click()
+    page.wait_for_selector(READY)
+
+
+def count(page: Page) -> str:
+    return page.locator("#count").inner_text()
+
+
+def settled(page: Page) -> None:
+    """Wait until the page takes an answer; a click right after a new question is the second one of a double click."""
+    page.wait_for_selector(READY)
+    page.wait_for_selector("#trial.settled")
+
+
+def press(page: Page, key: str) -> None:
+    settled(page)
+    done = int(count(page).split()[0])
+    page.keyboard.press(key)
+    page.wait_for_selector(f"#bar[value='{done + 1}']", state="attached")
+
+
+def test_a_study_by_keyboard_alone(
+    page: Page, ready: Callable[..., tuple[str, Store]], check_accessibility: Callable[[Page], None]
+) -> None:
+    url, store = ready(completion_code="CODE-7")
+    page.goto(url)
+    page.wait_for_selector("#consent:not([hidden])")
+    check_accessibility(page)
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.id") == "agree"
+    page.keyboard.press("Enter")
+    settled(page)
+    assert page.evaluate("() => document.activeElement.id") == "question"  # a screen reader reads the question
+    check_accessibility(page)
+    page.emulate_media(color_scheme="dark")
+    check_accessibility(page)
+    press(page, "2")
+    page.keyboard.press("Backspace")
+    page.wait_for_selector("#bar[value='0']", state="attached")
+    settled(page)
+    page.locator(".option").nth(2).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#bar[value='1']", state="attached")
+    for _ in range(TRIALS - 1):
+        press(page, "1")
+    page.wait_for_selector(END)
+    assert "CODE-7" in page.locator("#completion").inner_text()
+    check_accessibility(page)
+    found = status_of(store)
+    assert (found.participants, found.finished, found.answers) == (1, 1, TRIALS)
+
+
+def test_what_a_screen_reader_meets(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
+    url, _ = ready(practice=False, attention_checks=0, questions=QUESTIONS[:1])
+    begin(page, url)
+    tree = page.locator("#trial").aria_snapshot()
+    for line in (
+        'heading "Which follows the pose best?" [level=1]',
+        'img "Source photo"',
+        'img "Target photo"',
+        'button "Option 1"',
+        'button "Option 3"',
+    ):
+        assert line in tree, tree
+    assert not any(method in page.content() for method in METHODS)
+    assert page.get_by_role("progressbar", name="0 of 2").count() == 1
+
+
+def test_on_a_phone_nothing_is_cut_off(new_page: Callable[..., Page], ready: Callable[..., tuple[str, Store]]) -> None:
+    url, _ = ready()
+    page = new_page(390, 844, has_touch=True, is_mobile=True)
+    begin(page, url)
+    for _ in range(TRIALS):
+        settled(page)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+        for box in (one.bounding_box() for one in page.locator(".option").all()):
+            assert box is not None and box["width"] >= 44 and box["height"] >= 44
+        done = int(count(page).split()[0])
+        page.locator(".option").first.tap()
+        page.wait_for_selector(f"#bar[value='{done + 1}']", state="attached")
+    page.wait_for_selector(END)
+
+
+def test_reload_back_and_two_tabs_lose_and_double_nothing(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
+    url, store = ready()
+    begin(page, url)
+    press(page, "1")
+    page.reload()
+    settled(page)
+    assert count(page) == f"1 of {TRIALS}"
+    other = page.context.new_page()
+    other.goto(url)
+    settled(other)
+    press(other, "2")
+    settled(page)  # still shows the question that the other tab has answered
+    page.keyboard.press("3")
+    page.wait_for_selector("#bar[value='2']", state="attached")
+    assert status_of(store).answers == 2
+    page.goto("about:blank")
+    page.go_back()
+    settled(page)
+    assert count(page) == f"2 of {TRIALS}"
+    other.close()
+
+
+def test_a_double_click_answers_one_question(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
+    url, store = ready()
+    begin(page, url)
+    settled(page)
+    page.locator(".option").first.dblclick()
+    page.wait_for_selector("#bar[value='1']", state="attached")
+    settled(page)
+    assert count(page) == f"1 of {TRIALS}" and status_of(store).answers == 1
+
+
+def test_an_answer_outlives_a_lost_connection_and_a_reload(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
+    url, store = ready()
+    begin(page, url)
+    settled(page)
+    page.route("**/api/answers", lambda route: route.abort())
+    page.keyboard.press("2")
+    page.get_by_role("alert").filter(has_text="The connection is lost").wait_for()
+    assert status_of(store).answers == 0
+    page.unroute("**/api/answers")
+    page.reload()
+    page.wait_for_selector("#bar[value='1']", state="attached")
+    assert status_of(store).answers == 1
+    # The answer arrives, and what the server says of it is lost: it is sent again, and counts once.
+    lost: list[str] = []
+
+    def lose(route: Any) -> None:
+        if not lost:
+            lost.append(route.fetch().text())
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/api/answers", lose)
+    press(page, "1")
+    assert lost and status_of(store).answers == 2
+
+
+def test_withdrawing_asks_and_deletes(
+    page: Page, ready: Callable[..., tuple[str, Store]], check_accessibility: Callable[[Page], None]
+) -> None:
+    url, store = ready()
+    begin(page, url)
+    press(page, "1")
+    page.get_by_role("button", name="Withdraw and delete my answers").click()
+    check_accessibility(page)
+    page.keyboard.press("Escape")
+    assert status_of(store).answers == 1
+    page.get_by_role("button", name="Withdraw and delete my answers").click()
+    page.get_by_role("button", name="Yes, delete them").click()
+    page.wait_for_selector(END)
+    assert "deleted" in page.locator("#end-title").inner_text()
+    found = status_of(store)
+    assert (found.participants, found.answers, found.withdrawn) == (0, 0, 1)
+
+
+def test_a_ranking_in_another_language(
+    new_page: Callable[..., Page],
+    ready: Callable[..., tuple[str, Store]],
+    check_accessibility: Callable[[Page], None],
+) -> None:
+    german = {
+        "title": "Welches Bild?",
+        "introduction": "Sie sehen Bilder.",
+        "consent": "Die Teilnahme ist freiwillig.",
+        "questions": {"pose": "Welches folgt der Haltung?", "variety": "Welche Gruppe ist vielfältiger?"},
+        "words": {"agree": "Ich nehme teil", "save": "Reihenfolge speichern", "rank": "Platz {number}"},
+    }
+    url, store = ready(design="ranking", translations={"de": german}, practice=False, attention_checks=0)
+    page = new_page(locale="de-DE")
+    page.goto(url)
+    page.get_by_role("button", name="Ich nehme teil").click()
+    settled(page)
+    assert page.locator("html").get_attribute("lang") == "de"
+    save = page.get_by_role("button", name="Reihenfolge speichern")
+    assert save.is_disabled()
+    for key in "31":
+        page.keyboard.press(key)
+    page.locator(".option").nth(2).click()  # takes the first place back
+    page.keyboard.press("2")
+    page.keyboard.press("3")
+    assert page.get_by_role("button", name="Option 1").get_attribute("aria-pressed") == "true"
+    assert [one.inner_text() for one in page.locator(".place").all()] == ["Platz 1", "Platz 2", "Platz 3"]
+    check_accessibility(page)
+    save.click()
+    page.wait_for_selector("#bar[value='1']", state="attached")
+    from sqlmodel import select
+
+    from facecrafter.study.records import Answer
+
+    with store.database.reading() as session:
+        assert [one.positions for one in session.exec(select(Answer))] == [[0, 1, 2]]
