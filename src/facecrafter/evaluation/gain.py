@@ -39,6 +39,7 @@ def fit(
     Raises:
         DataError: there are fewer people, or no face is found in the images of a turn.
     """
+    made_with = commit(PACKAGE)  # before minutes go by in which files may change
     random, rig = np.random.default_rng(seed), load()
     photos = by_person(prepared, np.flatnonzero(~shards.held_out(prepared.persons)))
     if len(photos) < people:
@@ -57,7 +58,7 @@ def fit(
         means = _means(name, [(own, turn) for _, own, turn in places], read)
         found[name] = rising(_even(means) if name in SYMMETRIC else means)
     about = {
-        "commit": commit(PACKAGE),
+        "commit": made_with,
         "model": generator.name,
         "key": generator.key,
         "people": people,
