@@ -6,9 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from facecrafter.data.shards import Prepared
-from facecrafter.data.sources import Stacked, joined, resized, thinned
+from facecrafter.data.shards import Prepared, held_out
+from facecrafter.data.sources import Stacked, joined, likeness, near_held_out, resized, thinned
 from facecrafter.errors import DataError
 
 
@@ -38,6 +39,39 @@ def test_folders_joined_keep_their_rows_and_say_whose_they_are(prepared: Prepare
 def test_emotions_by_different_estimators_are_not_mixed(prepared: Prepared) -> None:
     with pytest.raises(DataError, match=r"by different estimators .*emonet_8, none"):
         joined([prepared, dataclasses.replace(prepared, estimator="emonet_8")], [0.5, 0.5])
+
+
+def unit(*rows: list[float]) -> NDArray[np.float32]:
+    array = np.array(rows, np.float32)
+    return array / np.linalg.norm(array, axis=1, keepdims=True)
+
+
+def test_people_of_later_sources_who_are_like_a_held_out_person_are_found(prepared: Prepared) -> None:
+    held = [name for name in (f"person {n}" for n in range(200)) if held_out([name])[0]][:2]
+    others = [name for name in (f"person {n}" for n in range(200)) if not held_out([name])[0]][:2]
+    photos = unit([1, 0.3, 0], [1, -0.3, 0], [0, 1, 0.3], [0, 1, -0.3], [0, 0.1, 1], [1, 0, 0])
+    real = dataclasses.replace(
+        subset(prepared, 6), persons=[held[0], held[0], held[1], held[1], *others], identity=photos
+    )
+    made = dataclasses.replace(
+        subset(prepared, 4),
+        persons=["twin", "twin", "stranger", held[1]],
+        identity=unit([1, 0.31, 0], [-1, 0, 0], [1, 1, 1], [1, 0, 1]),
+    )
+    assert likeness(photos, np.array(real.persons)) == pytest.approx(0.91 / 1.09)
+    # The twin's other image goes too. A person of the first folder stays whoever they are like.
+    assert near_held_out(joined([real, made], [0.5, 0.5])).tolist() == [False] * 6 + [True, True, False, False]
+    assert not near_held_out(real).any()
+    alone = dataclasses.replace(real, persons=[*held, *(f"{name} too" for name in others), *others])
+    assert likeness(photos, np.array(alone.persons)) is None
+    assert not near_held_out(joined([alone, made], [0.5, 0.5])).any()
+
+
+def subset(prepared: Prepared, count: int) -> Prepared:
+    arrays = ("images", "points", "blendshapes", "angles", "identity", "emotion", "masks")
+    return dataclasses.replace(
+        prepared, **{name: getattr(prepared, name)[:count] for name in arrays}, files=prepared.files[:count]
+    )
 
 
 def test_smaller_images_are_means_and_landmarks_move_along(prepared: Prepared) -> None:

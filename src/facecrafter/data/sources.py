@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facecrafter.data.shards import Prepared
+from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import DataError
+
+ROWS = 10_000  # compared at once
 
 
 class Stacked:
@@ -79,6 +81,44 @@ def joined(parts: Sequence[Prepared], shares: Sequence[float]) -> Prepared:
         sources=np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
         shares=tuple(shares),
     )
+
+
+def near_held_out(prepared: Prepared) -> NDArray[np.bool_]:
+    """Whose people of the later sources are as like a held-out person of the first as two photos of one person are:
+    ``(N,)``. A generator that was made from photos may give back people who are in them.
+
+    How like two photos of one person are is the median over held-out people (dlib, Labeled Faces in the Wild: a cosine
+    of 0.953). All images of a person are left out where one is so near. Nobody is where no held-out person has two
+    photos.
+    """
+    near = np.zeros(len(prepared), np.bool_)
+    if prepared.sources is None:
+        return near
+    first, persons = prepared.sources == 0, np.array(prepared.persons)
+    out = first & held_out(prepared.persons)
+    alike = likeness(prepared.identity[out], persons[out])
+    if alike is None:
+        return near
+    later = np.flatnonzero(~first)
+    for start in range(0, len(later), ROWS):
+        rows = later[start : start + ROWS]
+        near[rows] = (prepared.identity[rows] @ prepared.identity[out].T).max(1) >= alike
+    return np.isin(persons, np.unique(persons[near])) & ~first
+
+
+def likeness(embeddings: NDArray[np.float32], persons: NDArray[np.str_]) -> float | None:
+    """The median over people of the mean cosine of two photos; None where nobody has two.
+
+    Args:
+        embeddings: of unit length ``(N, D)``.
+        persons: whose, ``(N,)``.
+    """
+    means = []
+    for person in np.unique(persons):
+        own = embeddings[persons == person]
+        if len(own) > 1:
+            means.append(float((own @ own.T)[np.triu_indices(len(own), 1)].mean()))
+    return float(np.median(means)) if means else None
 
 
 def resized(prepared: Prepared, size: int) -> Prepared:

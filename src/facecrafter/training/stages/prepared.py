@@ -16,7 +16,7 @@ from facecrafter.config import Strict
 from facecrafter.data import shards
 from facecrafter.data.dataset import TrainingSet
 from facecrafter.data.shards import Prepared
-from facecrafter.data.sources import joined, resized, thinned
+from facecrafter.data.sources import joined, near_held_out, resized, thinned
 from facecrafter.errors import DataError
 from facecrafter.models import scales
 from facecrafter.training.config import ASIDE, PLACE, RunConfig
@@ -53,8 +53,12 @@ class PreparedConfig(RunConfig):
         return scales.SCALES[self.scale].size
 
     def read(self) -> tuple[Prepared, NDArray[np.bool_] | None]:
-        """The folders' content, and which samples to learn from, ``(N,)`` bool; None for all."""
-        return self._chosen([self._load(folder) for folder in self._folders()])
+        """The folders' content, and which samples to learn from, ``(N,)`` bool; None for all. Where folders have images
+        of several sizes, all are made as small as the smallest."""
+        parts = [self._load(folder) for folder in self._folders()]
+        smallest = min(part.images.shape[1] for part in parts)
+        sized = zip(self._folders(), parts, strict=True)
+        return self._chosen([_at_size(folder, part, smallest) for folder, part in sized])
 
     def read_at_scale(self) -> tuple[Prepared, NDArray[np.bool_] | None]:
         """The same, of images of the wanted size; larger ones are made smaller.
@@ -83,7 +87,7 @@ class PreparedConfig(RunConfig):
     def _chosen(self, parts: list[Prepared]) -> tuple[Prepared, NDArray[np.bool_] | None]:
         shares = [source.share for source in self.beside]
         prepared = joined(parts, [1 - sum(shares), *shares])
-        keep = ~shards.held_out(prepared.persons) if self.held_out else None
+        keep = ~shards.held_out(prepared.persons) & ~near_held_out(prepared) if self.held_out else None
         if self.most_samples is not None:
             everyone = np.ones(len(prepared), np.bool_)
             keep = thinned(prepared, everyone if keep is None else keep, self.most_samples)
