@@ -6,10 +6,18 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints/cpu.txt
 BIN = $(VENV)/bin
 
-.PHONY: demo test install lint results clean
+.PHONY: demo studio studio-picture test install lint results clean
 
 demo: $(VENV)/.installed
 	$(BIN)/facecrafter demo --out out/demo.png --overwrite
+
+# A local page; see docs/studio.md.
+studio: $(VENV)/.installed
+	$(BIN)/facecrafter studio --open
+
+# The README's picture of it, by Debian's Chromium.
+studio-picture: $(VENV)/.installed
+	$(BIN)/python tests/browser/picture.py docs/studio.gif
 
 # In processes of one thread each: on two cores this takes about half as long as one process of two threads.
 test: $(VENV)/.tests-installed

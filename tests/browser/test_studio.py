@@ -278,6 +278,36 @@ def test_what_is_in_work_is_cancelled(opened: Callable[..., Page], portrait: Pat
     expect(page.locator("#status")).to_have_text(MADE)
 
 
+def test_a_server_that_ended_and_came_back(
+    new_page: Callable[..., Page],
+    serving: Callable[[Guard], Any],
+    crafter: FaceCrafter,
+    gate: Gate,
+    portrait: Path,
+    tmp_path: Path,
+) -> None:
+    kept = Options(tmp_path / "studio.sqlite", model={"model": "small"})
+    page = new_page()
+    with serving(guarded(studio_app(Studio(crafter, kept)), Binding())) as address:
+        page.goto(address)
+        add_photo(page, portrait)
+        page.locator("#make").click()
+        expect(page.locator("#status")).to_have_text(MADE)
+        gate.open.clear()
+        gate.reached.clear()
+        page.locator("#make").click()
+        expect(page.locator("#working")).to_be_visible()
+        assert gate.reached.wait(SECONDS)
+    expect(page.locator("#status")).to_contain_text("does not answer")
+    gate.open.set()
+    again = Binding(port=int(address.rpartition(":")[2]))
+    with serving(guarded(studio_app(Studio(crafter, kept)), again)):
+        expect(page.locator("#problem")).to_contain_text("ask for it again")
+        expect(page.locator("#history li")).to_have_count(2)  # what was done, and what was not
+        page.locator("#make").click()  # the page sends the photo again
+        expect(page.locator("#status")).to_have_text(MADE)
+
+
 def test_strips_history_comparing_and_copying(opened: Callable[..., Page], portrait: Path) -> None:
     page = opened()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,24 @@ def test_one_in_memory_is_one_for_all_its_connections() -> None:
         session.commit()
     with Session(engine) as session:
         assert len(session.exec(select(Kept)).all()) == 1
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_many_threads_write_and_nothing_is_lost(tmp_path: Path, in_memory: bool) -> None:
+    engine = engine_of(None if in_memory else tmp_path / "data.sqlite")
+    SQLModel.metadata.create_all(engine, tables=[Kept.__table__])
+
+    def write(_: int) -> None:
+        with Session(engine) as session:
+            session.add(Kept())
+            session.flush()
+            session.exec(select(Kept)).first()
+            session.commit()
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(write, range(100)))
+    with Session(engine) as session:
+        assert len(session.exec(select(Kept)).all()) == 100
 
 
 def test_what_is_no_database_is_refused(tmp_path: Path) -> None:

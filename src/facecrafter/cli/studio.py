@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,9 @@ Controls = Annotated[Path | None, typer.Option(help="Controls file in place of t
 ChooseFace = Annotated[Choose, typer.Option(help="Which of several faces in a photo.")]
 
 
-def _run(page: bool, host: str, port: int, token: str | None, names: list[str] | None, **how: object) -> None:
+def _run(
+    page: bool, opened: bool, host: str, port: int, token: str | None, names: list[str] | None, **how: object
+) -> None:
     """Load the model, and serve until Ctrl-C."""
     from facecrafter.web import check_installed
 
@@ -59,6 +62,8 @@ def _run(page: bool, host: str, port: int, token: str | None, names: list[str] |
     def ready(url: str) -> None:
         what = "the studio is open at" if page else "the API is at"
         typer.echo(f"{what} {url}   (Ctrl-C ends it)")
+        if opened:
+            webbrowser.open(url)
         if not binding.is_loopback:
             typer.echo("note: others reach it without encryption; put a proxy with TLS before it", err=True)
 
@@ -112,6 +117,7 @@ def _quiet() -> None:
 
 @app.command()
 def studio(
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     host: Host = "127.0.0.1",
     port: Port = PORT,
     token: Token = None,
@@ -131,7 +137,7 @@ def studio(
     """Open a local page to drag, see and download faces; photos stay on this machine. docs/studio.md shows it."""
     how = {"keep": keep, "keep_mb": keep_mb, "private": private, "waiting": waiting, "model": model, "device": device}
     files = {"bfloat16": bfloat16, "controls": controls, "weights": weights, "emonet": emonet, "choose": choose}
-    _run(True, host, port, token, name, **how, **files)
+    _run(True, open_page, host, port, token, name, **how, **files)
 
 
 @app.command()
@@ -155,4 +161,4 @@ def serve(
     """The same without the page: an API, whose description is at /openapi.json."""
     how = {"keep": keep, "keep_mb": keep_mb, "private": private, "waiting": waiting, "model": model, "device": device}
     files = {"bfloat16": bfloat16, "controls": controls, "weights": weights, "emonet": emonet, "choose": choose}
-    _run(False, host, port, token, name, **how, **files)
+    _run(False, False, host, port, token, name, **how, **files)

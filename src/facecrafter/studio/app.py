@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -13,14 +14,16 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from PIL import Image
 from pydantic import Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from facecrafter import __version__
 from facecrafter.errors import ConfigError
+from facecrafter.faces.photo_file import HeldPhoto
 from facecrafter.studio.catalog import controls as all_controls
-from facecrafter.studio.photos import MOST_PHOTO_BYTES, UnknownPhotoError
+from facecrafter.studio.photos import MOST_PHOTO_BYTES, UnknownPhotoError, plain_name
 from facecrafter.studio.schema import (
     MOST_PHOTOS,
     PHOTO_ID,
@@ -168,9 +171,9 @@ async def models(request: Request) -> Models:
 
 
 @api.get("/v1/controls")
-def controls() -> Controls:
+def controls(request: Request) -> Controls:
     """Every number, preset and emotion that can be asked for."""
-    return all_controls()
+    return all_controls(_studio(request).maker.crafter.following)
 
 
 @api.post("/v1/photos", openapi_extra=PHOTO_BODY)
@@ -184,9 +187,6 @@ async def keep_photo(request: Request) -> PhotoView:
 @api.post("/v1/perceive", openapi_extra=PHOTO_BODY)
 async def perceive(request: Request) -> PhotoView:
     """What the faces of a photo express, as networks read it: pose, blendshapes, emotion. The photo is not held."""
-    from facecrafter.faces.photo_file import HeldPhoto
-    from facecrafter.studio.photos import plain_name
-
     studio, content, name = _studio(request), *await _sent_photo(request)
     photo = HeldPhoto.of(content, plain_name(name))
     return await _looked(studio, lambda: studio.maker.look(photo))
@@ -195,13 +195,9 @@ async def perceive(request: Request) -> PhotoView:
 @api.get("/v1/photos/{photo}/face.png", response_class=Response, responses={200: {"content": {"image/png": {}}}})
 async def face(request: Request, photo: PhotoIdPath) -> Response:
     """The largest face of a photo that is held, upright, 256 px a side."""
-    from PIL import Image
-
     studio = _studio(request)
     held = studio.photos.get(photo)
     pixels = await _looked(studio, lambda: studio.maker.aligned(held))
-    import io
-
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG")
     return Response(content.getvalue(), media_type="image/png")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from facecrafter.faces.asked import ANGLES, read_presets, sides_of
 from facecrafter.faces.control_words import DOES
 from facecrafter.faces.emotion import CENTRES, EMOTIONS
 from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.faces.followed import Following
 from facecrafter.faces.rig import load
 from facecrafter.studio.schema import Control, Controls, EmotionPlace, Limits, ModelView
-from facecrafter.weights import ASSETS
 
 if TYPE_CHECKING:
     from facecrafter.pipelines.generate import FaceCrafter
 
-MEASURED = ASSETS / "controls.json"
 TURNS = {"yaw": "the head turned to the image's right", "pitch": "up", "roll": "counter-clockwise"}
 # What a control's name begins with, and the group that it is shown in.
 GROUPS = {
@@ -37,10 +35,12 @@ GROUPS = {
 PREVIEW: dict[str, int | str] = {"speed": "distilled", "steps": 4}
 
 
-@cache
-def controls() -> Controls:
-    """Every number, preset and emotion."""
-    measured = json.loads(MEASURED.read_text(encoding="utf-8"))["controls"] if MEASURED.is_file() else {}
+def controls(following: Mapping[str, Following]) -> Controls:
+    """Every number, preset and emotion.
+
+    Args:
+        following: how well the model follows each number, where that was measured.
+    """
     live = load().live
     pose = [
         Control(
@@ -51,7 +51,7 @@ def controls() -> Controls:
             most=most,
             sides=[name],
             live=True,
-            **_of(measured, name),
+            **_of(following.get(name)),
         )
         for name, most in ANGLES.items()
     ]
@@ -64,7 +64,7 @@ def controls() -> Controls:
             most=1,
             sides=list(sides_of(name)),
             live=bool(live[[BLENDSHAPES.index(side) for side in sides_of(name)]].any()),
-            **_of(measured, name),
+            **_of(following.get(name)),
         )
         for name, words in DOES.items()
     ]
@@ -73,9 +73,10 @@ def controls() -> Controls:
     return Controls(pose=pose, expression=expression, presets=read_presets(), emotions=emotions)
 
 
-def _of(measured: dict[str, Any], name: str) -> dict[str, float | None]:
-    found = measured.get(name, {})
-    return {"correlation": found.get("correlation"), "slope": found.get("slope")}
+def _of(found: Following | None) -> dict[str, float | None]:
+    if found is None:
+        return {"correlation": None, "slope": None}
+    return {"correlation": found.correlation, "slope": found.slope}
 
 
 def _group(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DatabaseError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool
 from sqlmodel import create_engine
 
 from facecrafter.errors import OutputError, reason_of
@@ -29,7 +29,10 @@ def engine_of(path: Path | None, **options: Any) -> Engine:
     """
     shared = {"check_same_thread": False}
     if path is None:
-        engine = create_engine("sqlite://", connect_args=shared, poolclass=StaticPool, **options)
+        # One connection, which one thread at a time has: two would be in one transaction.
+        engine = create_engine(
+            "sqlite://", connect_args=shared, poolclass=QueuePool, pool_size=1, max_overflow=0, **options
+        )
     else:
         _make(path)
         engine = create_engine(f"sqlite:///{path}", connect_args=shared, **options)
