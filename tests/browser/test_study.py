@@ -88,6 +88,7 @@ def test_a_study_by_keyboard_alone(
     assert page.evaluate("() => document.activeElement.id") == "agree"
     page.keyboard.press("Enter")
     settled(page)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 1280  # nothing is cut off
     assert page.evaluate("() => document.activeElement.id") == "question"  # a screen reader reads the question
     check_accessibility(page)
     page.emulate_media(color_scheme="dark")
