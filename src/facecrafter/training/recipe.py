@@ -44,10 +44,9 @@ STEPS = 10**9  # the clock ends a stage
 # Of the time that is left when the first stage on latents begins, encoding images takes at most this share; with less
 # time there are fewer images.
 ENCODING = 0.2
-LEAST_SAMPLES = 64
+LEAST_SAMPLES = 256
 # A stage that lacks less than this share of the budget is left as it is.
 NOTICED = 0.01
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class StageEntry(Strict):
@@ -131,22 +130,6 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RecipeConfig
         for entry in config.stages:
             stage_config(config, entry, config.run / "model", gpu, path=path)
     return config
-
-
-def seconds_of(text: str) -> float:
-    """A budget such as ``90s``, ``9m``, ``1.5h`` or ``2d`` in seconds.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    number, unit = text[:-1], text[-1:]
-    try:
-        seconds = float(number) * UNITS[unit]
-    except (ValueError, KeyError):
-        seconds = float("nan")
-    if not 0 < seconds < 366 * UNITS["d"]:
-        raise ConfigError(f"'{text}' is no budget; give a number and its unit, as in 90s, 9m, 12h or 2d")
-    return seconds
 
 
 def stage_config(

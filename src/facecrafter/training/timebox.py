@@ -6,12 +6,31 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from facecrafter.errors import ConfigError
+
 # The learning rate is constant and falls to its end in the last part: of a run that may be given more time later nobody
 # knows the whole length, which a cosine would need.
 FALLS_FROM, LEAST = 0.7, 0.02
 # A checkpoint is written so many times a run, but not more often than the first and not more seldom than the second.
 SAVES, SHORTEST, LONGEST = 5, 20.0, 600.0
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # of a budget
 SHOWN_FROM = 300.0  # seconds from which on a run takes the time for a grid of samples
+
+
+def seconds_of(text: str) -> float:
+    """A budget such as ``90s``, ``9m``, ``1.5h`` or ``2d`` in seconds.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    number, unit = text[:-1], text[-1:]
+    try:
+        seconds = float(number) * UNITS[unit]
+    except (ValueError, KeyError):
+        seconds = float("nan")
+    if not 0 < seconds < 366 * UNITS["d"]:
+        raise ConfigError(f"'{text}' is no budget; give a number and its unit, as in 90s, 9m, 12h or 2d")
+    return seconds
 
 
 @dataclass
@@ -20,7 +39,7 @@ class TimeBox:
 
     Attributes:
         until: the end, on ``time.monotonic``'s clock.
-        limit: operations a second that the machine's own matrix product reaches.
+        limit: operations a second that the machine's own matrix product reaches; NaN where it was not measured.
         saved: called when the model was written.
         began: when it began; building the stage counts.
     """
@@ -28,7 +47,12 @@ class TimeBox:
     until: float
     limit: float = float("nan")
     saved: Callable[[], None] = lambda: None
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
+
+    @classmethod
+    def of(cls, seconds: float) -> TimeBox:
+        """So many seconds from now on."""
+        return cls(time.monotonic() + seconds)
 
     def __post_init__(self) -> None:
         self._last_saved = time.monotonic()

@@ -19,7 +19,7 @@ from facecrafter.controls import CONTROLS, Control
 from facecrafter.data.dataset import TrainingSet
 from facecrafter.data.pairs import Kind, PairConfig, PairSampler
 from facecrafter.data.shards import Prepared
-from facecrafter.errors import ConfigError
+from facecrafter.errors import ConfigError, DataError
 from facecrafter.models import attention, checkpoint, scales
 from facecrafter.models.pretrained import is_published
 from facecrafter.models.pretrained import load as load_published
@@ -94,8 +94,15 @@ class Paired(DiffusionConfig):
         return "landmark"
 
     def pair_sampler(self, prepared: Prepared, keep: NDArray[np.bool_] | None) -> PairSampler | None:
-        """The sampler of the run's kind, where `pairs` is set."""
-        return PairSampler(prepared, self.pair_kind, self.pairs, keep) if self.pairs else None
+        """The sampler of the run's kind, where `pairs` is set. Where a short run has so few samples that there are no
+        pairs among them, they are drawn apart."""
+        try:
+            return PairSampler(prepared, self.pair_kind, self.pairs, keep) if self.pairs else None
+        except DataError:
+            if self.most_samples is None:
+                raise
+            log.warning("%s has no %s pairs in the samples that there is time for", self.data, self.pair_kind)
+            return None
 
 
 class DiffusionLossConfig(DiffusionConfig):

@@ -38,7 +38,7 @@ class PreparedConfig(RunConfig):
     scale: Literal["mini", "arc2face"] = "mini"
     held_out: bool = True  # hold out the people that evaluation uses
     beside: tuple[Source, ...] = ()  # folders of other people in every batch, as `data synthesise` makes them
-    # At most so many samples, evenly spaced: what a short run has the time to encode. null for all.
+    # At most so many samples, all photos of some people: what a short run has the time to encode. null for all.
     most_samples: Annotated[int | None, ASIDE] = Field(None, ge=16)
 
     @model_validator(mode="after")
