@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ def test_a_photo_is_read_and_held(client: TestClient, jpeg: bytes) -> None:
     assert len(found["faces"][0]["expression"]) == 51 and "jawOpen" in found["faces"][0]["expression"]
     face = client.get(f"/v1/photos/{found['photo']}/face.png")
     assert Image.open(io.BytesIO(face.content)).size == (256, 256)
+
+
+def test_a_large_photo_is_written_to_no_disk(client: TestClient, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(file: object) -> None:
+        raise AssertionError("a photo was about to be written to a disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refused)
+    assert send(client, jpeg + bytes(3 * 2**20), "me.jpg").status_code == 200
 
 
 def test_perceive_holds_nothing(client: TestClient, jpeg: bytes) -> None:

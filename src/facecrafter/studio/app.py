@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
 
 from facecrafter import __version__
 from facecrafter.errors import ConfigError
@@ -295,6 +296,8 @@ async def _looked(studio: Studio, do: Callable[[], Result]) -> Result:
 async def _form(request: Request) -> FormData:
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise ConfigError("send the photo as multipart/form-data")
+    # Larger files would go through a file on a disk; the body is no larger than this.
+    MultiPartParser.spool_max_size = MOST_BYTES
     return await request.form(max_files=MOST_PHOTOS + 3, max_fields=4, max_part_size=2**20)
 
 
