@@ -85,6 +85,7 @@ def test_another_name_that_points_here_is_refused(host: str) -> None:
         ({"Origin": "http://evil.example", **MINE}, 403),
         ({"Origin": "http://127.0.0.1:9000", **MINE}, 403),
         ({"Origin": "null", **MINE}, 403),
+        ({"Origin": "http://[", **MINE}, 403),  # none at all
         ({"Sec-Fetch-Site": "same-origin"}, 200),
         ({"Sec-Fetch-Site": "cross-site", **MINE}, 403),
         ({"Sec-Fetch-Site": "same-site", **MINE}, 403),

@@ -149,12 +149,20 @@ def is_foreign(method: str, headers: Headers) -> bool:
     if site is not None and site not in ("same-origin", "none"):
         opened = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
         return not opened  # a link on another page may be followed
-    if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+    if origin is not None and _place_in(origin) != headers.get("host", "").lower():
         return True
     if method in SAFE or origin is not None or site is not None:
         return False
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     return kind in FORM_TYPES and HEADER not in headers and "authorization" not in headers
+
+
+def _place_in(origin: str) -> str | None:
+    """The host and port of an Origin header; None where it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def place_of(error: BaseException) -> str:
