@@ -125,6 +125,15 @@ def test_an_unreadable_cookie_is_no_token() -> None:
     assert asking.get("/page", headers={"Cookie": 'a="\\; b=]['}).status_code == 401
 
 
+@pytest.mark.parametrize("other", ['open={"tab": 1}', "theme=dark mode", "@x=1", "a,b=1", "flag", "x[y]=1"])
+def test_a_cookie_of_another_program_shuts_nobody_out(other: str) -> None:
+    asking = client(Binding("0.0.0.0", token=TOKEN))
+    entered = asking.get(f"/page?token={TOKEN}", follow_redirects=False)
+    own = entered.headers["set-cookie"].partition(";")[0]
+    asking.cookies.clear()
+    assert asking.get("/page", headers={"Cookie": f"{other}; {own}"}).status_code == 200
+
+
 def test_large_bodies_are_refused() -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(11):

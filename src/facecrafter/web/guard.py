@@ -7,12 +7,11 @@ import logging
 import math
 import traceback
 from collections.abc import Collection, Mapping
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from facecrafter.web.binding import Binding
@@ -114,12 +113,9 @@ class Guard:
         token = self.binding.token or ""
         if matches(bearer(headers.get("authorization")), token):
             return True
-        try:
-            cookies: Mapping[str, Any] = SimpleCookie(headers.get("cookie", ""))
-        except CookieError:
-            return False
-        found = cookies.get(self._cookie)
-        return found is not None and matches(found.value, fingerprint(token, "cookie"))
+        # Other programs on this host have cookies too, in any form: the parser must not stop at one of them.
+        cookies = cookie_parser(headers.get("cookie", ""))
+        return matches(cookies.get(self._cookie), fingerprint(token, "cookie"))
 
     @property
     def _cookie(self) -> str:
