@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,3 +57,21 @@ def test_a_rate_limit_is_each_visitors_own_and_fills_again() -> None:
     assert limit.wait("ann") == 0
     now = 1000.0
     assert [limit.wait("ann") for _ in range(3)] == [0, 0, 2.0]
+
+
+def test_two_threads_share_a_visitors_rate() -> None:
+    meeting = threading.Barrier(2)
+
+    class Buckets(OrderedDict[str, tuple[float, float]]):
+        """Taking from it waits for the other thread, if that can come."""
+
+        def pop(self, *arguments: Any) -> Any:
+            found = super().pop(*arguments)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                meeting.wait(0.2)
+            return found
+
+    limit = RateLimit(Rate(burst=2, per_second=0.5), lambda: 0.0)
+    limit._buckets = Buckets({"ann": (1.0, 0.0)})
+    with ThreadPoolExecutor(2) as threads:
+        assert sorted(threads.map(limit.wait, ["ann", "ann"])) == [0, 2.0]
