@@ -19,6 +19,7 @@ from facecrafter.studio.photos import Photos, UnknownPhotoError, plain_name
         ("a\x1b[2Jb\n.png", "a[2Jb.png"),
         ("Jürgen 😀.png", "Jürgen 😀.png"),
         ("x" * 300 + ".jpeg", "x" * 74 + ".jpeg"),
+        ("x" * 300, "x" * 80),
     ],
 )
 def test_a_clients_name_is_never_a_place(name: str, plain: str) -> None:

@@ -27,7 +27,9 @@ def plain_name(name: str) -> str:
     name = name.replace("\\", "/").rpartition("/")[2]
     kept = "".join(one for one in unicodedata.normalize("NFC", name) if one.isprintable()).strip().lstrip("-.")
     stem, dot, ending = kept.rpartition(".")
-    return (kept if len(kept) <= LONGEST_NAME else stem[: LONGEST_NAME - 6] + dot + ending[:5]) or "photo"
+    if len(kept) > LONGEST_NAME:
+        kept = stem[: LONGEST_NAME - 6] + dot + ending[:5] if dot else kept[:LONGEST_NAME]
+    return kept or "photo"
 
 
 class Photos:
