@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from typer.testing import CliRunner
 
 from facecrafter.cli import app
 from facecrafter.errors import OutputError
-from facecrafter.study import report
+from facecrafter.study import answers, report
 from facecrafter.study.database import FILE, open_database
 from facecrafter.study.manifest import IMAGES, MANIFEST, Manifest
+from facecrafter.study.records import Answer, Participant, Trial
 from facecrafter.study.store import Store
 from tests.study.conftest import METHODS, Clock
 
@@ -64,6 +66,19 @@ def test_a_report_has_every_question_and_method(full: Store, tmp_path: Path) -> 
     assert "default-src 'none'" in html and not re.search(r'(?:src|href)="(?!data:|#)', html)
     with pytest.raises(OutputError):
         report.write(full, tmp_path / "out")
+
+
+def test_times_are_in_utc_whatever_zone_a_database_gives_them_in(made: Callable[..., tuple[Path, Manifest]]) -> None:
+    noon = datetime(2026, 3, 1, 12)
+    trial = Trial(id=1, place=0, question="identity", number=0, layout=[0, 1, 2], kind="answer")
+
+    def exported(time: datetime) -> str:
+        answer = Answer(trial_id=1, positions=[0], milliseconds=1, answered=time)
+        one = answers.Given(Participant(number=0), trial, answer, 0)
+        return next(answers.rows([one], made()[1]))["answered"]  # type: ignore[no-any-return]
+
+    assert exported(noon) == "2026-03-01T12:00:00Z"
+    assert exported(noon.replace(tzinfo=timezone(timedelta(hours=2)))) == "2026-03-01T10:00:00Z"
 
 
 def test_numbers_are_those_of_the_answers(full: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -128,5 +129,10 @@ def rows(answers: Sequence[Given], study: Manifest) -> Iterator[dict[str, Any]]:
             "expected": "" if one.trial.expected is None else one.trial.expected + 1,
             "failed_checks": one.failed_checks,
             "milliseconds": one.answer.milliseconds,
-            "answered": one.answer.answered.replace(tzinfo=None).isoformat() + "Z",
+            "answered": _utc(one.answer.answered),
         }
+
+
+def _utc(time: datetime) -> str:
+    """A time by ISO 8601. SQLite gives it in UTC without a zone, PostgreSQL in the zone of the connection."""
+    return (time.astimezone(UTC) if time.tzinfo else time).replace(tzinfo=None).isoformat() + "Z"
