@@ -108,6 +108,10 @@ def damage_small(folder: Path) -> None:
     square(folder / "references" / "control" / "source" / "000.png", (1, 2, 3), side=8)
 
 
+def damage_twice(folder: Path) -> None:
+    square(folder / METHODS[1] / "control" / "001.bmp", (1, 2, 3))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -118,6 +122,7 @@ def damage_small(folder: Path) -> None:
         (damage_few, "holds 1 images, and a set of the study has 2"),
         (damage_folder, "there is no folder"),
         (damage_small, "has 8x8 pixels, too few"),
+        (damage_twice, r"001\.bmp and 001\.png are both of the set '001'; keep one"),
     ],
 )
 def test_what_is_wrong_with_images_is_named(tmp_path: Path, damage: Callable[[Path], None], words: str) -> None:

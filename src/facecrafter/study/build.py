@@ -224,8 +224,15 @@ def _sets_of(folder: Path, kind: Kind, count: int) -> dict[str, tuple[Path, ...]
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; docs/study.md shows how images are laid out")
     if kind == "control":
-        images = [path for path in find_photos(folder)[0] if path.parent == folder]
-        return {path.stem: (path,) for path in images}
+        named: dict[str, tuple[Path, ...]] = {}
+        for path in find_photos(folder)[0]:
+            if path.parent == folder:
+                if path.stem in named:
+                    raise DataError(
+                        f"{named[path.stem][0]} and {path.name} are both of the set '{path.stem}'; keep one"
+                    )
+                named[path.stem] = (path,)
+        return named
     sets = {}
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
         images = find_photos(inner)[0]
