@@ -177,6 +177,24 @@ def test_what_is_no_request_is_refused(client: TestClient, body: bytes) -> None:
     assert answer.status_code == 422
 
 
+def test_a_result_that_cannot_be_kept_fails_the_job_and_not_the_server(
+    client: TestClient, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **values: Any) -> None:
+        raise OSError("no space left")
+
+    def made() -> dict[str, Any]:
+        answer = client.post("/v1/images", files={"identity": ("me.jpg", jpeg)}, data={"request": '{"steps": 1}'})
+        return finished(client, answer.json()["id"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.studio.store, "change", full)  # type: ignore[attr-defined]
+        job = made()
+    assert (job["status"], job["error"], job["files"]) == ("failed", "failed", [])
+    assert "could not be written" in job["message"]
+    assert made()["status"] == "done"
+
+
 def test_photos_that_cannot_be_read_say_why(client: TestClient, astronaut: NDArray[np.uint8]) -> None:
     assert send(client, b"").json()["message"] == "me.jpg is empty; save or copy it again"
     assert send(client, b"no image").json()["error"] == "photo"

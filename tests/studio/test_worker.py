@@ -111,6 +111,22 @@ def test_a_failure_is_the_tasks_own(worker: Worker, error: Exception, caplog: py
     wait(held.over)
 
 
+def test_a_task_whose_end_fails_does_not_end_the_worker(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(task: Task) -> None:
+        raise OSError("/home/ann is full")
+
+    over = threading.Event()
+    task = Task(lambda task: 1)
+    task.finished += [fail, lambda task: over.set()]
+    worker.submit(task)
+    wait(over)
+    held = Held(worker)
+    held.let_go()
+    wait(held.over)
+    assert task.status == "failed"
+    assert "OSError" in caplog.text and "ann" not in caplog.text
+
+
 def test_changes_are_watched_until_the_end(worker: Worker) -> None:
     held = Held(worker)
     wait(held.begun)

@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 MOST_WAITING = 16
 KEPT_BYTES = 500 * 2**20
 CANCELLED = "it was cancelled"
+NOT_KEPT = "its result could not be written to the server's database; the server's log has the reason"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Studio:
         limits = Limits(photo_bytes=MOST_PHOTO_BYTES, waiting=options.waiting)
         self.model: ModelView = model_view(crafter, self.store.is_private, limits)
         self._tasks: dict[str, Task] = {}
+        self._not_kept: set[str] = set()  # jobs that are over, and could not be written
         self._closing = False
 
     def close(self) -> None:
@@ -187,13 +189,21 @@ class Studio:
             made, notes = task.result
             values |= {"status": "done", "notes": json.dumps(notes)}
         task.result = None
-        self.store.change(job, made, **values)
-        self._tasks.pop(job, None)
+        try:
+            self.store.change(job, made, **values)
+        except Exception:
+            self._not_kept.add(job)
+            raise
+        finally:
+            self._tasks.pop(job, None)
 
     def _view(self, row: JobRow, task: Task | None) -> JobView:
         live = task is not None and not task.is_over and row.status == "queued"
         status = task.status if live and task is not None else row.status
         files = [] if live else self.store.files(row.id)
+        error, message = row.error, row.message
+        if row.status == "queued" and row.id in self._not_kept:
+            status, error, message = "failed", "failed", NOT_KEPT
         return JobView(
             id=row.id,
             status=status,  # type: ignore[arg-type]
@@ -203,8 +213,8 @@ class Studio:
             seconds=row.seconds,
             request=json.loads(row.request),
             photos=json.loads(row.photos),
-            error=row.error,
-            message=row.message,
+            error=error,
+            message=message,
             notes=json.loads(row.notes),
             files=[
                 FileView(name=name, kind=kind, url=f"/v1/jobs/{row.id}/files/{name}", **about)

@@ -84,9 +84,13 @@ class Task:
         self._cancelled.set()
 
     def finish(self, status: str) -> None:
-        """Nothing more happens to it."""
+        """Nothing more happens to it. It has failed where what is called at its end does."""
         for call in self.finished:
-            call(self)
+            try:
+                call(self)
+            except Exception as error:  # the worker goes on with the next task
+                log.error("the end of a task failed: %s", place_of(error))
+                self.error, status = error, "failed"
         self.status = status
         self._tell()
 
