@@ -177,6 +177,26 @@ def test_what_is_no_request_is_refused(client: TestClient, body: bytes) -> None:
     assert answer.status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("fields", "files", "message"),
+    [
+        ({"emotion": "sad:0.8"}, ["identity"], "'emotion' is no text field of the form"),
+        ({"identity": "0" * 64}, [], "'identity' is no text field"),
+        ({}, ["photo"], "no field 'photo' for a file; there are identity, target"),
+        ({}, ["request"], "no field 'request' for a file"),
+        ({}, ["identity", "target", "target"], "several fields 'target'"),
+        ({"request": ["{}", "{}"]}, ["identity"], "several fields 'request'"),
+        ({"request": '{"identity": []}'}, ["identity"], "'identity' is in the form and in its field 'request'"),
+    ],
+)
+def test_nothing_in_a_form_is_left_out_silently(
+    client: TestClient, fields: dict[str, Any], files: list[str], message: str, jpeg: bytes
+) -> None:
+    parts: Any = [(name, ("me.jpg", jpeg)) for name in files] or [("request", (None, "{}"))]
+    answer = client.post("/v1/images", data=fields, files=parts)
+    assert (answer.status_code, message in answer.json()["message"]) == (422, True), answer.json()
+
+
 def test_a_result_that_cannot_be_kept_fails_the_job_and_not_the_server(
     client: TestClient, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ IMAGES_BODY = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
+                    "additionalProperties": False,
                     "required": ["identity"],
                     "properties": {
                         "identity": {"type": "array", "items": _BINARY, "maxItems": MOST_PHOTOS},
@@ -316,9 +317,9 @@ async def _wish(request: Request) -> ImageRequest:
         return _parsed(await request.body())
     studio = _studio(request)
     async with _closing(await _form(request)) as form:
+        _check_fields(form)
         text = form.get("request", "{}")
-        if not isinstance(text, str):
-            raise ConfigError("the form's field 'request' is text, an ImageRequest in JSON")
+        assert isinstance(text, str)
         photos: dict[str, Any] = {}
         for name in PHOTO_FIELDS:
             files = [one for one in form.getlist(name) if isinstance(one, UploadFile)]
@@ -328,6 +329,23 @@ async def _wish(request: Request) -> ImageRequest:
         return _parsed(text.encode(), photos)
 
 
+def _check_fields(form: FormData) -> None:
+    """Refuse what would be left out of a request in a form.
+
+    Raises:
+        ConfigError: a field that is none, text in place of a file or the other way round, or one given twice.
+    """
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile) and name not in PHOTO_FIELDS:
+            raise ConfigError(f"the form has no field '{name}' for a file; there are {', '.join(PHOTO_FIELDS)}")
+        if isinstance(value, str) and name != "request":
+            raise ConfigError(
+                f"'{name}' is no text field of the form; put it into the field 'request', an ImageRequest in JSON"
+            )
+        if name != "identity" and len(form.getlist(name)) > 1:
+            raise ConfigError(f"the form has several fields '{name}'; give one")
+
+
 def _parsed(text: bytes, photos: dict[str, Any] | None = None) -> ImageRequest:
     try:
         content = json.loads(text or b"{}")
@@ -335,6 +353,9 @@ def _parsed(text: bytes, photos: dict[str, Any] | None = None) -> ImageRequest:
         raise ConfigError("the request is no JSON") from None
     if not isinstance(content, dict):
         raise ConfigError("the request is a JSON object, {...}")
+    twice = [name for name in photos or {} if name in content]
+    if twice:
+        raise ConfigError(f"'{twice[0]}' is in the form and in its field 'request'; give it once")
     try:
         return ImageRequest.model_validate({**content, **(photos or {})})
     except ValidationError as error:
