@@ -74,7 +74,7 @@ def test_the_address_to_open() -> None:
 def test_a_port_that_is_taken_is_named() -> None:
     with Binding().listen() as first:
         port = first.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port} .*choose another --port"):
+        with pytest.raises(ConfigError, match=rf"port {port} \([^()]+\); choose another --port"):
             Binding(port=port).listen()
     with pytest.raises(ConfigError, match=r"cannot listen on 203\.0\.113\.7"):
         Binding("203.0.113.7", token=TOKEN).listen()

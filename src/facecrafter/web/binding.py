@@ -86,7 +86,8 @@ class Binding:
                 (self.host, self.port), family=socket.AF_INET6 if ":" in self.host else socket.AF_INET, backlog=256
             )
         except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            # Python repeats the address in its reason.
+            reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
             raise ConfigError(
                 f"cannot listen on {self.host} port {self.port} ({reason.lower()}); choose another --port or --host"
             ) from None
