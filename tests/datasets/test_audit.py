@@ -173,6 +173,14 @@ def test_the_page_and_the_card_by_command(made: Path, plan: Plan, planned: Plann
     assert refused.exit_code == 1 and "is not the plan" in refused.output
 
 
+def test_a_card_names_no_place_of_this_machine(planned: Planned, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("open: {jawOpen: 0.6}")
+    plan = planned(cells={"expression": ["open"]}, away_from=[], presets=str(tmp_path / "own.yaml"))
+    fake_maker.made(plan, tmp_path / "set")
+    text = card(tmp_path / "set", shards.read_meta(tmp_path / "set"), audit(tmp_path / "set"), plan)
+    assert "presets: own.yaml" in text and str(tmp_path) not in text
+
+
 def test_an_audit_without_pairs_has_a_page(made: Path, planned: Planned, tmp_path: Path) -> None:
     plan = planned("one", a_person=1, cells={}, identities=[{"embeddings": str(tmp_path / "people.npy"), "count": 1}])
     shutil.rmtree(made)

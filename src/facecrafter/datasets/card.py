@@ -69,7 +69,7 @@ def _recipe(plan: Plan) -> dict[str, Any]:
             if name in source:
                 source[name] = Path(source[name]).name
     config["away_from"] = [Path(one).name for one in config["away_from"]]
-    return {**config, "model": Path(config["model"]).name}
+    return {**config, **{name: Path(config[name]).name for name in ("model", "presets") if name in config}}
 
 
 def _weights(meta: dict[str, Any]) -> str:
