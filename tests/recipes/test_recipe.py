@@ -193,6 +193,12 @@ def test_bad_recipes_are_refused_before_anything_is_trained(
         recipe.load(written(tmp_path, **changes))
 
 
+def test_a_damaged_state_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / recipe.STATE).write_text("[")
+    with pytest.raises(ConfigError, match=r"recipe\.json is damaged; delete it, and .* count from zero"):
+        recipe._State.read(tmp_path)
+
+
 def test_the_shipped_recipe_is_good() -> None:
     config = recipe.load(Path(__file__).parents[2] / "configs" / "mini" / "recipe.yaml")
     kinds = [recipe.stage_config(config, entry, Path("mini"), True).stage for entry in config.stages]

@@ -109,7 +109,9 @@ class _State:
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            raise ConfigError(f"{run / STATE} is damaged; delete it, and the times of the stages count anew") from None
+            raise ConfigError(
+                f"{run / STATE} is damaged; delete it, and the times of the stages count from zero"
+            ) from None
 
     def write(self, run: Path) -> None:
         write_whole(run / STATE, (json.dumps(asdict(self), indent=2) + "\n").encode())
