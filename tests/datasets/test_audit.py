@@ -154,6 +154,8 @@ def test_the_page_and_the_card_by_command(made: Path, plan: Plan, planned: Plann
     page = (made / "audit.html").read_text()
     assert "<h1>Audit of a data set</h1>" in page and "yaw -20, pitch 0, jawOpen=0.5, sad" in page
     assert page.count("<img") == 24 and "http" not in page.replace("http-equiv", "")
+    refused = CliRunner().invoke(app, ["dataset", "audit", str(made), "--seed", "-1", "--overwrite"])
+    assert refused.exit_code == 2 and "--seed" in refused.output
     again = CliRunner().invoke(app, ["dataset", "audit", str(made)])
     assert again.exit_code == 1 and "exists already" in again.output
 

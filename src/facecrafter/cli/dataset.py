@@ -100,7 +100,7 @@ def dataset_audit(
     training: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Prepared folder of the training people.", file_okay=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the pairs that are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pairs that are drawn.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Count and measure what a data set holds: audit.html and audit.json in its folder.
