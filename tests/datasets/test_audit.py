@@ -175,6 +175,16 @@ def test_the_page_and_the_card_by_command(made: Path, plan: Plan, planned: Plann
     assert refused.exit_code == 1 and "is not the plan" in refused.output
 
 
+def test_emotions_count_however_the_plan_words_them(planned: Planned, tmp_path: Path) -> None:
+    words = ["joyful", "happy: 0.7", "angry", {"valence": 0.5, "arousal": 0.3}, "free"]
+    plan = planned(cells={"emotion": words}, a_person=4)
+    fake_maker.made(plan, tmp_path / "set")
+    found = audit(tmp_path / "set")
+    shares = {"happy: 0.7": 1, "joyful": 1, "angry": 0}  # all are read as happy
+    assert {name: one.value for name, one in found.emotions.items()} == shares
+    assert found.rejected and found.cells.keys() == {cell.name for cell in plan.cells}
+
+
 def test_a_card_names_no_place_of_this_machine(planned: Planned, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("open: {jawOpen: 0.6}")
     plan = planned(cells={"expression": ["open"]}, away_from=[], presets=str(tmp_path / "own.yaml"))

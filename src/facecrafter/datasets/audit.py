@@ -10,10 +10,11 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,11 @@ from facecrafter.data.synthesis import directions
 from facecrafter.datasets.config import APART
 from facecrafter.datasets.identities import means
 from facecrafter.datasets.output import read_list, samples
-from facecrafter.errors import DataError
+from facecrafter.errors import ConfigError, DataError
 from facecrafter.estimators.identity import unit
 from facecrafter.evaluation import bootstrap
 from facecrafter.evaluation.record import Interval, Number, Record
-from facecrafter.faces.emotion import EMOTIONS
+from facecrafter.faces.emotion import EMOTIONS, Emotion, emotion_of
 from facecrafter.faces.face import BLENDSHAPES
 from facecrafter.faces.skin import TONES, skin_tone, typology_angle
 
@@ -66,7 +67,7 @@ class Audit(Record):
         rejected: images that missed their cell at every attempt.
         cells: by name, how many images are there and how many are missing.
         followed: by what is asked for.
-        emotions: share read as asked, by the emotion; empty where none is asked for.
+        emotions: share read as asked, by the emotion as the plan words it; empty where none is asked for in words.
         judge: the recogniser of the distances.
         within, between: cosine of two images of one person, and of two people.
         threshold: the cosine that :data:`FAR` of the pairs of two people reach; None where pairs are too few.
@@ -183,7 +184,7 @@ def _gather(out: Path, count: int, meta: Mapping[str, Any], judge: str) -> tuple
 
     for number in tqdm(range(count), desc="shards"):
         beside = read_list(out, number)
-        missing.update(one["reason"].partition(": ")[0] for one in beside["rejected"])
+        missing.update(one["reason"].rpartition(": ")[0] for one in beside["rejected"])
         rows = {row["key"]: row for row in beside["rows"]}
         for key, parts in samples(out, number, beside["sha256"]):
             try:
@@ -269,13 +270,16 @@ def _against(triples: Sequence[tuple[str, float, float]]) -> Followed:
 
 
 def _emotions(held: _Held) -> dict[str, Interval]:
-    """Share of the images of each emotion in words that is read so."""
+    """Share of the images of each emotion in words whose likeliest class is that of the words."""
+    labels: dict[str, str] = {}
+    for word in {one["asked_emotion"] for one in held.asked}:
+        with suppress(ConfigError):  # a point, or free
+            labels[word] = cast(Emotion, emotion_of(word)).label
     found = {}
-    for name in EMOTIONS:
-        rows = [place for place, one in enumerate(held.asked) if one["asked_emotion"] == name]
-        if rows:
-            right = np.array([held.labels[place] == name for place in rows])
-            found[name] = bootstrap.mean(right, [held.persons[place] for place in rows])
+    for word in sorted(labels, key=lambda word: (EMOTIONS.index(labels[word]), word)):
+        rows = [place for place, one in enumerate(held.asked) if one["asked_emotion"] == word]
+        right = np.array([held.labels[place] == labels[word] for place in rows])
+        found[word] = bootstrap.mean(right, [held.persons[place] for place in rows])
     return found
 
 
