@@ -85,3 +85,14 @@ def test_another_programs_file_is_kept(crafter: FaceCrafter, portrait: Path, tmp
     with pytest.raises(OutputError, match=r"sweep\.png exists already"):
         generate_sweep(crafter, requests, 1, tmp_path)
     assert (tmp_path / STRIP).read_bytes() == b"mine"
+
+
+def test_another_programs_loop_is_kept_beside_an_own_strip(
+    crafter: FaceCrafter, portrait: Path, tmp_path: Path
+) -> None:
+    requests = [("a", crafter.request(portrait, settings=Settings(steps=1), asked=Asked()))]
+    generate_sweep(crafter, requests, 1, tmp_path)
+    (tmp_path / LOOP).write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"sweep\.gif exists already"):
+        generate_sweep(crafter, requests, 1, tmp_path, loop=True)
+    assert (tmp_path / LOOP).read_bytes() == b"mine"

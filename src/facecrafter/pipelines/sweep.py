@@ -120,7 +120,7 @@ def generate_sweep(
     if not overwrite:
         if strip.exists() and "sheet of" not in read_record(strip).made:
             raise OutputError(f"{strip} exists already and is no strip of this program; give --overwrite")
-        if loop and (out / LOOP).exists() and not strip.exists():
+        if loop and (out / LOOP).exists() and not (strip.exists() and _is_loop(out / LOOP)):
             raise OutputError(f"{out / LOOP} exists already; choose another folder, or give --overwrite")
         for job in jobs:
             job.done = is_there(job.path, job.key)
@@ -138,3 +138,11 @@ def loop_of(images: Sequence[Image.Image]) -> bytes:
     options = {"save_all": True, "append_images": frames[1:], "duration": MILLISECONDS, "loop": 0}
     frames[0].save(content, "GIF", comment=STATEMENT.encode(), **options)
     return content.getvalue()
+
+
+def _is_loop(path: Path) -> bool:
+    """Whether a file is a loop of this program."""
+    try:
+        return STATEMENT.encode() in path.read_bytes()
+    except OSError:
+        return False
