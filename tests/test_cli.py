@@ -169,6 +169,11 @@ BAD = {
     "unknown preset": ("generate --identity face.jpg --preset wnik", 1, "did you mean wink"),
     "a loop of nothing": ("generate --identity face.jpg --gif", 2, "--gif has no effect without --sweep"),
     "sweep of a word": ("generate --identity face.jpg --sweep yaw=all", 1, "as in yaw=-30:30:7"),
+    "relative sweep out of range": (
+        "generate --identity face.jpg --relative --sweep jawOpen=-2:0:3",
+        1,
+        "jawOpen must be a number from -1 to 1, not -2",
+    ),
     "unknown emotion": ("generate --identity face.jpg --emotion jolly", 1, "unknown emotion 'jolly'"),
     "valence of 3": ("generate --identity face.jpg --valence 3 --arousal 0", 1, "valence 3 is outside [-1, 1]"),
     "arousal alone": ("generate --identity face.jpg --arousal 0", 1, "valence is missing"),

@@ -47,6 +47,20 @@ def test_bad_sweeps_are_one_sentence(text: str, words: str) -> None:
         sweep_of(text)
 
 
+def test_a_relative_sweep_starts_from_the_photo_and_goes_below_it() -> None:
+    asked = asked_of(relative=True, swept=True)
+    found = cells(asked, [sweep_of("jawOpen=-0.5:0.5:3", relative=True)])
+    assert [(one.start, one.expression["jawOpen"]) for _, one in found] == [
+        ("relative", -0.5),
+        ("relative", 0),
+        ("relative", 0.5),
+    ]
+    with pytest.raises(ConfigError, match="from -1 to 1, not -2"):
+        sweep_of("jawOpen=-2:0:3", relative=True)
+    with pytest.raises(ConfigError, match="nothing is to be added"):
+        asked_of(relative=True)
+
+
 def test_two_sweeps_are_a_grid_around_what_else_is_asked() -> None:
     asked = asked_of(Pose(pitch=5), "mouthSmile=0.3")
     found = cells(asked, [sweep_of("jawOpen=0:1:2"), sweep_of("yaw=-10:10:3")])

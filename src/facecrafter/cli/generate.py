@@ -180,9 +180,9 @@ def generate(
         return
     # What needs no model is checked before one is loaded.
     emotion_of(emotion, valence, arousal)
-    asked = asked_of(pose_of(yaw, pitch, roll), expression, preset, relative, keep_expression, presets)
+    asked = asked_of(pose_of(yaw, pitch, roll), expression, preset, relative, keep_expression, presets, bool(sweep))
     check_seeds(seed, count)
-    sweeps = [sweep_of(one) for one in sweep or ()]
+    sweeps = [sweep_of(one, relative) for one in sweep or ()]
     swept = cells(asked, sweeps) if sweeps else []
     people = photos_of(identity or [])
     others = (target, landmarks_from, emotion_from)

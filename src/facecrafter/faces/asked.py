@@ -142,6 +142,7 @@ def asked_of(
     relative: bool = False,
     keep_expression: bool = False,
     presets: Path | None = None,
+    swept: bool = False,
 ) -> Asked | None:
     """What is asked for by numbers; None where nothing is.
 
@@ -153,6 +154,7 @@ def asked_of(
         relative: add the numbers to the photo's own pose and expression.
         keep_expression: start from the photo's own expression, and replace what is named.
         presets: a YAML file of more presets, see :func:`read_presets`.
+        swept: a sweep gives numbers too.
 
     Raises:
         ConfigError: an unknown name, a number out of its range, or numbers that contradict each other.
@@ -172,9 +174,9 @@ def asked_of(
     if expression is not None:
         numbers |= expression_of(expression, -1.0 if relative else 0.0)
     if pose is None and not numbers and preset is None and expression is None and not keep_expression:
-        if relative:
+        if relative and not swept:
             raise ConfigError("nothing is to be added to the photo's pose and expression; give a pose or an expression")
-        return None
+        return Asked(start="relative") if relative else None
     _check_lids(numbers)
     return Asked(
         pose, dict(sorted(numbers.items())), "relative" if relative else "keep" if keep_expression else "neutral"

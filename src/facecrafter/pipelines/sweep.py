@@ -33,8 +33,12 @@ class Sweep:
     values: tuple[float, ...]
 
 
-def sweep_of(text: str) -> Sweep:
+def sweep_of(text: str, relative: bool = False) -> Sweep:
     """A sweep from ``NAME=FIRST:LAST:COUNT``, say ``yaw=-30:30:7``.
+
+    Args:
+        text: the sweep.
+        relative: its numbers are added to the photo's own, so that a blendshape goes down to -1.
 
     Raises:
         ConfigError: it is none, or the control is unknown.
@@ -48,7 +52,7 @@ def sweep_of(text: str) -> Sweep:
     if not 2 <= steps <= MOST:
         raise ConfigError(f"a sweep has from 2 to {MOST} images, not {steps}")
     for end in ends:  # an error before anything is loaded
-        with_number(Asked(), name, end)
+        with_number(Asked(start="relative" if relative else "neutral"), name, end)
     return Sweep(name, tuple(round(float(value), 4) + 0.0 for value in np.linspace(*ends, steps)))
 
 

@@ -83,8 +83,8 @@ def checked(request: ImageRequest, held: Mapping[str, HeldPhoto], speeds: Sequen
     check_faces(request.face, len(request.identity), None, 0)
     pose = None if request.pose is None else Pose(**request.pose.model_dump())
     relative, keep = request.start == "relative", request.start == "keep"
-    asked = asked_of(pose, request.expression or None, request.preset, relative, keep)
-    swept = cells(asked, [sweep_of(one) for one in request.sweep]) if request.sweep else []
+    asked = asked_of(pose, request.expression or None, request.preset, relative, keep, swept=bool(request.sweep))
+    swept = cells(asked, [sweep_of(one, relative) for one in request.sweep]) if request.sweep else []
     return Wish(request, held, asked, swept)
 
 
@@ -208,7 +208,7 @@ class Maker:
             key = image.info["facecrafter"]["key"][:KEY_IN_NAME]
             about = {"seed": wish.request.seed, "asked": name.replace("_", ", ")}
             made.append(Made(f"{name}_{key}.png", "image", encoded(image), about))
-        columns = len(sweep_of(wish.request.sweep[-1]).values)
+        columns = len(sweep_of(wish.request.sweep[-1], wish.request.start == "relative").values)
         made.append(Made(STRIP, "strip", encoded(contact_sheet(images, columns=columns))))
         if wish.request.loop:
             made.append(Made(LOOP, "loop", loop_of(images)))
