@@ -116,6 +116,27 @@ def bench_watermark(
             write_whole(document, with_table(document, read_document(document), "watermark", table(result)).encode())
 
 
+@bench_app.command("studio")
+def bench_studio(
+    previews: Annotated[int, typer.Option(min=1, help="How many are timed.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
+) -> None:
+    """Seconds that a user of the studio waits for a preview, and whether the server's memory grows."""
+    from facecrafter.web import check_installed
+
+    check_installed("studio")
+    from tqdm import tqdm
+
+    from facecrafter.bench.studio import waiting
+
+    with _bench_file(out) as record:
+        waits = waiting(previews, lambda numbers: tqdm(numbers, desc="previews"))
+        record.update(device="cpu", median=waits.median, p95=waits.p95, **vars(waits))
+        typer.echo(f"{previews} previews: median {waits.median:.2f} s, 95 % within {waits.p95:.2f} s")
+        before, after = waits.memory_mib
+        typer.echo(f"the server's memory: {before:.0f} MiB after the first previews, {after:.0f} MiB after the last")
+
+
 @bench_app.command("start")
 def bench_start(
     repeats: Annotated[int, typer.Option(min=1, help="How often each is started.")] = 3,
