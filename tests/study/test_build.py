@@ -15,6 +15,7 @@ from facecrafter.faces.photo import load_photo, read_text
 from facecrafter.study import manifest
 from facecrafter.study.build import build
 from facecrafter.study.config import PAPER, StudyConfig, load
+from facecrafter.study.database import FILE
 from facecrafter.study.manifest import IMAGES, MANIFEST, TOKEN, Manifest
 from tests.study.conftest import METHODS, draw_images, square
 
@@ -78,6 +79,15 @@ def test_nothing_is_overwritten_unasked(images: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists already"):
         build(config(images), tmp_path)
     build(config(images), tmp_path, overwrite=True)
+
+
+def test_a_study_with_answers_gives_way_to_no_other(images: Path, tmp_path: Path) -> None:
+    made = build(config(images), tmp_path)
+    (tmp_path / FILE).write_bytes(b"answers")
+    with pytest.raises(OutputError, match="holds the answers of the study that is there"):
+        build(config(images, seed=7), tmp_path, overwrite=True)
+    assert manifest.read(tmp_path) == made
+    build(config(images), tmp_path, overwrite=True)  # the same study again
 
 
 def damage_size(folder: Path) -> None:

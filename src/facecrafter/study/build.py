@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from facecrafter.errors import ConfigError, DataError
+from facecrafter.errors import ConfigError, DataError, OutputError
 from facecrafter.evaluation import result
 from facecrafter.evaluation.result_folder import Scores, png, read_scores
 from facecrafter.faces.photo import find_photos, load_photo
 from facecrafter.io import check_free, write_whole
 from facecrafter.study import manifest
 from facecrafter.study.config import Kind, StudyConfig
+from facecrafter.study.database import FILE
 from facecrafter.study.manifest import Group, ImageSet, Manifest
 
 SMALLEST_SIDE = 32  # pixels of an image that a person can judge
@@ -50,14 +51,14 @@ def build(
     Args:
         config: with ``runs``, or ``methods`` and ``references``.
         out: the folder.
-        overwrite: replace a study that is there; its database stays, and refuses another study.
+        overwrite: replace a study that is there, unless it has answers.
         progress: called with the share of sets done, after each.
 
     Raises:
         ConfigError: it says of no images, or of too few methods.
         DataError: images or photos are missing, too few, or of different sizes; the message names the file.
         PhotoError: an image cannot be read.
-        OutputError: there is a study already, or the folder cannot be written.
+        OutputError: there is a study already, or answers to another one, or the folder cannot be written.
     """
     check_free([out / manifest.MANIFEST], overwrite)
     if not config.runs and not config.methods:
@@ -70,8 +71,22 @@ def build(
         chosen = _drawn(found, config, kind)
         groups[kind] = _written(out, found.methods, chosen, progress, len(chosen) * len(config.kinds))
     made = Manifest(config=config, groups=groups)
+    _check_answers(out, made)
     manifest.write(out, made)
     return made
+
+
+def _check_answers(out: Path, made: Manifest) -> None:
+    """Refuse another study where answers were given: without the old one's file nobody could read them.
+
+    Raises:
+        OutputError: there are.
+    """
+    if (out / FILE).is_file() and (out / manifest.MANIFEST).is_file() and manifest.read(out).digest != made.digest:
+        raise OutputError(
+            f"{out / FILE} holds the answers of the study that is there; build this one in another folder, or export "
+            "them and delete that file"
+        )
 
 
 def _drawn(found: Candidates, config: StudyConfig, kind: Kind) -> list[Source]:
