@@ -83,6 +83,7 @@ def opened(new_page: Callable[..., Page], url: str) -> Callable[..., Page]:
 
 def add_photo(page: Page, portrait: Path, auto: bool = False, consent: bool = True) -> None:
     """Put a photo in, and say that the person agreed."""
+    expect(page.locator("#pose-yaw")).to_be_visible()  # the page is ready: it has asked for its controls
     page.locator("#auto").set_checked(auto)
     page.locator("#variants-count").select_option("1")
     page.locator("#person-file").set_input_files(portrait)

@@ -156,12 +156,7 @@ async function follow(job, own) {
   }
   working(job);
   try {
-    job = await api.watch(job.id, (now) => own === turn && working(now));
-  } catch (error) {
-    if (!(error instanceof api.Away) || own !== turn) throw error;
-    say("status", "The server does not answer. Waiting for it …");
-    await api.back();
-    job = await api.get(`/v1/jobs/${job.id}`);
+    while (!api.isOver(job) && own === turn) job = await watched(job, own);
   } finally {
     if (own === turn) {
       running = null;
@@ -170,6 +165,18 @@ async function follow(job, own) {
   }
   if (own !== turn) return false;
   return finished(job, preview);
+}
+
+/** The job when it is over, or after the server was away. */
+async function watched(job, own) {
+  try {
+    return await api.watch(job.id, (now) => own === turn && working(now));
+  } catch (error) {
+    if (!(error instanceof api.Away) || own !== turn) throw error;
+    say("status", "The server does not answer. Waiting for it …");
+    await api.back();
+    return await api.get(`/v1/jobs/${job.id}`);
+  }
 }
 
 async function finished(job, preview) {
@@ -204,7 +211,9 @@ async function stop(text) {
     say("status", text);
   }
   if (id) await api.remove(`/v1/jobs/${id}`).catch(() => {});
-  if (id && text) await showHistory(open);
+  if (!id || !text) return;
+  await api.watch(id, () => {}).catch(() => {}); // it ends at its next step
+  await showHistory(open);
 }
 
 const sentence = (text) => (text ? text[0].toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".") : "");
