@@ -627,7 +627,7 @@ def test_data_prepare_then_train(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     facecrafter("data", "prepare", folder, folder / "out", "--recogniser", "dlib", "--recogniser", "arcface")
     assert tuple(calls.pop()[2]["recognisers"]) == ("dlib", "arcface")
 
-    def train(config: Any, resume: bool) -> Path:
+    def train(config: Any, resume: bool, box: Any = None) -> Path:
         calls.append((config.run, config.steps, resume))
         return Path("run/model")
 

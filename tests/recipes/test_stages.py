@@ -47,7 +47,9 @@ ALL = {"none": 0.25, "identity": 0.25, "landmark": 0.25, "emotion": 0.25}
 MIXTURES: dict[str, dict[str, float]] = {"landmark": {"landmark": 1.0}, "emotion": {"emotion": 1.0}}
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = [
-    path for path in sorted(CONFIGS.rglob("*.yaml")) if path.parent.name != "evaluation" and path.stem != "recipe"
+    path
+    for path in sorted(CONFIGS.rglob("*.yaml"))
+    if path.parent.name != "evaluation" and path.stem not in ("recipe", "study")
 ]
 FILES = ("unet.safetensors", "encoder.safetensors", "autoencoder.safetensors", "controls.safetensors")
 

@@ -37,7 +37,9 @@ def write(folder: Path, text: str) -> Path:
 
 
 TRAINING = sorted(
-    path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "evaluation" and path.stem != "recipe"
+    path
+    for path in CONFIGS.rglob("*.yaml")
+    if path.parent.name != "evaluation" and path.stem not in ("recipe", "study")
 )
 
 
