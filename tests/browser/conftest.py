@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,21 +78,6 @@ def check_accessibility() -> Callable[[Page], None]:
 @pytest.fixture(scope="session")
 def serving() -> Callable[[Guard], Any]:
     """Serves an application while a ``with`` goes on; gives its address."""
-    return _serving
+    from facecrafter.web.server import serving
 
-
-@contextmanager
-def _serving(app: Guard) -> Iterator[str]:
-    from facecrafter.web.server import Server
-
-    ready = threading.Event()
-    with app.binding.listen() as listening:
-        server = Server(app, ready.set)
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        assert ready.wait(SECONDS)
-        try:
-            yield app.binding.url(listening.getsockname()[1]).rstrip("/")
-        finally:
-            server.should_exit = True
-            thread.join(SECONDS)
+    return serving

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,8 @@ from facecrafter.study.server import MOST_CONNECTIONS, make_app
 from facecrafter.study.status import status_of
 from facecrafter.study.store import Store
 from facecrafter.web.binding import Binding
-from facecrafter.web.guard import Guard
 from facecrafter.web.rates import Rate
-from facecrafter.web.server import Server
+from facecrafter.web.server import serving
 from tests.study.conftest import METHODS, Clock
 
 # Simulated at once; FACECRAFTER_STUDY_PARTICIPANTS=200 takes half a minute.
@@ -261,21 +258,6 @@ def test_no_address_is_stored(study: Callable[..., tuple[Path, Store]], tmp_path
 # --- many at once -----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def serving(app: Guard) -> Iterator[str]:
-    ready = threading.Event()
-    with app.binding.listen() as listening:
-        running = Server(app, ready.set, MOST_CONNECTIONS)
-        thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
-        thread.start()
-        assert ready.wait(30)
-        try:
-            yield app.binding.url(listening.getsockname()[1]).rstrip("/")
-        finally:
-            running.should_exit = True
-            thread.join(30)
-
-
 LOGS = (0.0, 0.7, 1.4)
 
 
@@ -284,7 +266,7 @@ def test_many_at_once_lose_and_double_nothing(
 ) -> None:
     participants = PARTICIPANTS if url is None else PARTICIPANTS // 2
     folder, store = study(sets=30, sets_a_participant=3, questions=QUESTIONS)
-    with serving(make_app(folder, store, Binding())) as address:
+    with serving(make_app(folder, store, Binding()), MOST_CONNECTIONS) as address:
         decide = by_worth(owners(store.study), LOGS)
         kept = take_part_together(address, participants, decide, 1)
         check_kept(store, kept)

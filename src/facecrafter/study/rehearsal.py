@@ -28,8 +28,7 @@ from facecrafter.study.manifest import Manifest
 from facecrafter.study.server import MOST_CONNECTIONS, make_app
 from facecrafter.study.store import Store
 from facecrafter.web.binding import Binding
-from facecrafter.web.guard import Guard
-from facecrafter.web.server import Server
+from facecrafter.web.server import serving
 
 # Between a method and the next one of a rehearsal: odds of 3 to 2.
 STEP = 0.4
@@ -235,7 +234,7 @@ def rehearsed(folder: Path, participants: int, seed: int = 0, habits: Habits = H
         try:
             most = max(len(group.methods) for group in study.groups.values())
             decide = by_worth(owners(study), [STEP * one for one in range(most)], study.config.design == "ranking")
-            with _serving(make_app(folder, store, Binding())) as address:
+            with serving(make_app(folder, store, Binding()), MOST_CONNECTIONS) as address:
                 kept = take_part_together(address, participants, decide, seed, habits)
             check_kept(store, kept)
             yield store
@@ -254,18 +253,3 @@ def check_kept(store: Store, kept: Sequence[Acknowledged]) -> None:
     acknowledged = [item for one in kept for item in one.answers.items()]
     if len(acknowledged) != len(dict(acknowledged)) or stored != dict(acknowledged):
         raise DataError(f"{len(acknowledged)} answers were acknowledged, and the {len(stored)} stored are not the same")
-
-
-@contextmanager
-def _serving(app: Guard) -> Iterator[str]:
-    ready = threading.Event()
-    with app.binding.listen() as listening:
-        server = Server(app, ready.set, MOST_CONNECTIONS)
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        ready.wait()
-        try:
-            yield app.binding.url(listening.getsockname()[1]).rstrip("/")
-        finally:
-            server.should_exit = True
-            thread.join()

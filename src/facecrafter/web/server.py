@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from facecrafter.web.rates import Rate
 
 STATIC = Path(__file__).parent / "static"
 MOST_CONNECTIONS = 256
+MOST_SECONDS = 60  # for a server in a thread to start, and to end
 MOST_BYTES = 2**20  # of a request's body, unless an application says more
 # FastAPI can report on requests to whatever the environment names; nothing leaves this machine.
 NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
@@ -95,6 +98,28 @@ def serve(
     with listening:
         server = Server(app, lambda: ready(app.binding.url(listening.getsockname()[1], path)), most_connections)
         server.run(sockets=[listening])
+
+
+@contextmanager
+def serving(app: Guard, most_connections: int = MOST_CONNECTIONS) -> Iterator[str]:
+    """Serve in a thread of this process while it lasts; gives the address, without a slash at its end.
+
+    Raises:
+        ConfigError: the address cannot be used.
+        FaceCrafterError: the server did not start.
+    """
+    ready = threading.Event()
+    with app.binding.listen() as listening:
+        server = Server(app, ready.set, most_connections)
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        if not ready.wait(MOST_SECONDS):
+            raise FaceCrafterError(f"the server did not start within {MOST_SECONDS} seconds")
+        try:
+            yield app.binding.url(listening.getsockname()[1]).rstrip("/")
+        finally:
+            server.should_exit = True
+            thread.join(MOST_SECONDS)
 
 
 class Server(uvicorn.Server):
