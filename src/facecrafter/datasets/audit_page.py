@@ -14,6 +14,7 @@ from PIL import Image
 from facecrafter.datasets.audit import FAR, Audit, open_set
 from facecrafter.datasets.output import read_list, samples
 from facecrafter.evaluation.record import Interval
+from facecrafter.evaluation.report.page import template_environment
 from facecrafter.evaluation.report.tables import Cell, Grid
 from facecrafter.faces.face import BLENDSHAPES
 
@@ -47,17 +48,10 @@ class Section:
 
 def as_html(audit: Audit, out: Path) -> bytes:
     """The page of an audit of a data set."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("facecrafter.evaluation.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    page = environment.get_template("audit.html").render(
-        title="Audit of a data set", sections=[*sections(audit), _images(out)], notices=list(faults(audit))
+    page = (
+        template_environment()
+        .get_template("audit.html")
+        .render(title="Audit of a data set", sections=[*sections(audit), _images(out)], notices=list(faults(audit)))
     )
     return page.encode()
 
