@@ -190,6 +190,13 @@ def load(path: Path = ASSET) -> EmotionNet:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+def crop_frame(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """The middle ``(2,)`` and the side of the square that FER2013 would show of a face with landmarks ``(N, 2)``."""
+    low, high = points.min(0), points.max(0)
+    side = float((high - low).mean()) / FRAME
+    return (low + high) / 2 - (0, (MIDDLE - 0.5) * side), side
+
+
 def tight_crop(image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The grey crop ``(48, 48)`` uint8 out of an aligned face, framed as FER2013 frames its own.
 
@@ -202,11 +209,10 @@ def tight_crop(image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray
     """
     import cv2
 
-    low, high = points[:, :2].min(0).astype(np.float64), points[:, :2].max(0).astype(np.float64)
-    side = float((high - low).mean()) / FRAME if np.isfinite(points).all() else 0.0
+    finite = bool(np.isfinite(points).all())
+    middle, side = crop_frame(points[:, :2].astype(np.float64)) if finite else (np.zeros(2), 0.0)
     if not side >= 1:
         raise NoFaceError("the landmarks of a face are not finite, or all in one place; look for the face again")
-    middle = (low + high) / 2 - (0, (MIDDLE - 0.5) * side)
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     # Every cell of the crop is the mean over what it covers: first to twice or more its size, then by areas.
     times = max(1, round(side / SIZE))

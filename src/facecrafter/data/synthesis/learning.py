@@ -23,7 +23,7 @@ from facecrafter.data.synthesis.generator import SIZES, STYLES, WIDTH
 from facecrafter.data.synthesis.people import EXPRESSIONS, Maker
 from facecrafter.data.synthesis.readings import Array
 from facecrafter.estimators.differentiable import differentiable
-from facecrafter.estimators.emotion import FRAME, MIDDLE, SIZE
+from facecrafter.estimators.emotion import SIZE, crop_frame
 from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.faces.face import ALIGNED_SIZE
 
@@ -158,9 +158,9 @@ def crop_grid(points: Array, jitter: Sequence[float] | Array = (0.0, 0.0, 0.0)) 
         points: ``(478, 2)`` in pixels of a 512 px image.
         jitter: of the side, and of the middle's x and y, in units of :data:`JITTER`.
     """
-    low, high = points.min(0), points.max(0)
-    side = float((high - low).mean()) / FRAME * (1 + JITTER[0] * jitter[0])
-    middle = (low + high) / 2 - (0, (MIDDLE - 0.5) * side) + JITTER[1] * side * np.asarray(jitter[1:])
+    middle, side = crop_frame(points)
+    side *= 1 + JITTER[0] * jitter[0]
+    middle = middle + JITTER[1] * side * np.asarray(jitter[1:])
     x, y = 2 * middle / _SIDE - 1
     return np.array([[side / _SIDE, 0, x], [0, side / _SIDE, y]], np.float32)
 
