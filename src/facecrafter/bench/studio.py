@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from facecrafter.bench.measure import MIB
 from facecrafter.errors import FaceCrafterError
 
+MIB = 2**20
 WARM = 5  # previews that are not counted: what is computed once is computed in them
 HEADERS = {"X-FaceCrafter": "bench"}
 BOUNDARY = "photo-of-the-benchmark"

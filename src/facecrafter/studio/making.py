@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.errors import ConfigError, NoFaceError
-from facecrafter.faces.asked import Asked, Pose, asked_of
+from facecrafter.faces.asked import ANGLES, Asked, Pose, asked_of
 from facecrafter.faces.emotion import EMOTIONS, emotion_of
 from facecrafter.faces.face import BLENDSHAPES, Face
 from facecrafter.faces.photo_file import HeldPhoto, check_faces
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from facecrafter.request import Request
 
 READ_SHARE = 0.4  # of an image's work that reading its face back counts as
-ANGLES = ("yaw", "pitch", "roll")
 
 
 @dataclass(frozen=True)
