@@ -117,7 +117,7 @@ def evaluate_autoencoder(
     """How well autoencoders of the mini scale give photos of held-out people back, side by side.
 
     PSNR, LPIPS, and how far reconstructions are from other people's photos as a ratio to how far photos are (Frechet;
-    1 cannot be told from photos). Nothing that a denoiser makes can be better.
+    1 cannot be distinguished from photos). Nothing that a denoiser makes can be better.
 
     \b
     facecrafter evaluate autoencoder data/lfw mini runs/mini/autoencoder-256/model --out out/autoencoders

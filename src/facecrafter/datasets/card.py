@@ -30,7 +30,7 @@ def card(out: Path, meta: dict[str, Any], audit: Audit, plan: Plan | None) -> st
         out: the data set.
         meta: its settings.
         audit: of it.
-        plan: what it was made from, for the recipe; None where that is not at hand.
+        plan: what it was made from, for the recipe; None where that is not known.
 
     Raises:
         DataError: the plan is another one.

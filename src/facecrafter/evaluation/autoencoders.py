@@ -44,8 +44,8 @@ class Reconstruction(Record):
         psnr: peak signal-to-noise ratio in decibels, the mean over images.
         lpips: distance to the photos (AlexNet), the mean over images.
         frechet: distance of one half of the people's reconstructions to the other half's photos.
-        frechet_ratio: that by the same distance of the photos themselves; 1 cannot be told from photos. The mean over
-            ten ways to divide the people, with the lowest and the highest.
+        frechet_ratio: that by the same distance of the photos themselves; 1 cannot be distinguished from photos. The
+            mean over ten ways to divide the people, with the lowest and the highest.
     """
 
     size: int

@@ -229,7 +229,7 @@ class Store:
 
         Raises:
             UnknownError: the token is nobody's, or the trial is none of theirs.
-            StaleError: the trial was undone or dealt anew after it was shown.
+            StaleError: the trial was undone or dealt again after it was shown.
             InvalidError: there are no such positions.
         """
         with self.database.writing() as session:

@@ -79,9 +79,9 @@ def telling_loss(
         identity: who should be on the images, ``(B, D)``.
         own: ``(B,)`` bool, whose photo is of that person; the others are not shown to the discriminator.
     """
-    told = discriminator([map_.detach() for map_ in made], identity)
+    scores = discriminator([map_.detach() for map_ in made], identity)
     known = own * F.relu(1 - discriminator([map_.detach() for map_ in photos], identity))
-    return torch.as_tensor(F.relu(1 + told).mean() + known.sum() / own.sum().clamp(min=1))
+    return torch.as_tensor(F.relu(1 + scores).mean() + known.sum() / own.sum().clamp(min=1))
 
 
 def balance(others: Tensor, pleasing: Tensor, images: Tensor) -> Tensor:

@@ -126,9 +126,9 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
                 factor = box.rate_factor(step, config.warmup) if box else config.rate_factor(step)
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * group["share"] * factor
-                told = not box or step == first or (step + 1) % config.log_every == 0
+                logged = not box or step == first or (step + 1) % config.log_every == 0
                 with pace.step(step == first):
-                    loss = _step(config, batches, objective, optimizer, parameters, accelerator, pace, told)
+                    loss = _step(config, batches, objective, optimizer, parameters, accelerator, pace, logged)
                 if loss is not None and not math.isfinite(loss):
                     raise FaceCrafterError(
                         f"the loss became {loss} at step {step} of {config.run}; the last checkpoint is kept; "
@@ -232,10 +232,10 @@ def _step(
     parameters: list[nn.Parameter],
     accelerator: Any,
     pace: Pace,
-    told: bool,
+    logged: bool,
 ) -> float | None:
     """One optimiser step over this process's shares of the batch; the loss averaged over all of it. NaN if the
-    gradients are not finite, and then nothing was changed. None if nobody wants to be told, and then no device has to
+    gradients are not finite, and then nothing was changed. None if it is not logged, and then no device has to
     finish its work to say."""
     total = torch.zeros((), device=accelerator.device)
     for turn in range(config.accumulate):
@@ -248,10 +248,10 @@ def _step(
             if loss.requires_grad:  # a share may happen to hold no sample with the condition that learns
                 accelerator.backward(loss)
         total += loss.detach()
-    loss_value = float(accelerator.reduce(total, "mean")) if told else None
+    loss_value = float(accelerator.reduce(total, "mean")) if logged else None
     norm = accelerator.clip_grad_norm_(parameters, config.clip)
     # The fp16 scaler skips steps whose gradients overflow; everywhere else such a step would destroy the parameters.
-    if told and config.precision != "fp16" and norm is not None and not math.isfinite(float(norm)):
+    if logged and config.precision != "fp16" and norm is not None and not math.isfinite(float(norm)):
         return float("nan")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

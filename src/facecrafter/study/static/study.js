@@ -235,7 +235,7 @@ async function deliver(answer) {
   } catch (error) {
     byId("saved").textContent = "";
     if (error.status === 404) { keep(null); sending = false; return begin(); }
-    now = await persist("/api/state"); // it was undone, or the sets were dealt anew, in another tab or after a pause
+    now = await persist("/api/state"); // it was undone, or the sets were dealt again, in another tab or after a pause
   }
   keep(null);
   sending = false;

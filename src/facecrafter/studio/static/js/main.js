@@ -130,7 +130,7 @@ async function ask(request) {
   }
 }
 
-/** Post a request; a server that was started anew gets the photos again, and a busy one is asked again. */
+/** Post a request; a server that was started again gets the photos again, and a busy one is asked again. */
 async function post(request) {
   for (let tries = 0; ; tries += 1) {
     try {

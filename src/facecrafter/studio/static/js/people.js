@@ -53,7 +53,7 @@ async function send(file) {
   return found;
 }
 
-/** Send photos again that a server which was started anew has forgotten. True where all could be. */
+/** Send photos again that a server which was started again has forgotten. True where all could be. */
 export async function sendAgain(photos) {
   for (const photo of photos) {
     if (!files.has(photo)) return false;
