@@ -1,7 +1,7 @@
 """Everything random in a training step, as a pure function of seed and step.
 
-A run that is stopped and resumed, or spread over several processes, sees what one uninterrupted process would have
-seen: nothing has a state that must be saved.
+A run that is stopped and resumed, or spread over several processes, gets the batches of one uninterrupted
+process: nothing has a state that must be saved.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def prior(labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None)
 
 
 def repeated(labels: NDArray[np.int64], evenness: float) -> NDArray[np.int64]:
-    """An epoch in which a class of ``n`` samples is seen about ``n ** (1 - evenness)`` times, up to a factor that lets
-    every sample of the most common class be seen once: which samples, each a whole number of times."""
+    """An epoch in which a class of ``n`` samples is drawn about ``n ** (1 - evenness)`` times, up to a factor that lets
+    every sample of the most common class be drawn once: which samples, each a whole number of times."""
     counts = np.bincount(labels, minlength=len(EMOTIONS))
     times = (counts.max() / np.maximum(counts, 1)) ** evenness
     return np.repeat(np.arange(len(labels)), np.round(times).astype(np.int64)[labels])
@@ -71,12 +71,12 @@ def varied(crops: Tensor, chance: Tensor, side: int, config: Estimator) -> Tenso
         torch.stack([mirror * sine, cosine, 2 * config.shift * spread[:, 3]], dim=1),
     ]
     grid = F.affine_grid(torch.stack(rows, dim=1), [len(crops), 1, side, side], align_corners=False)
-    seen = F.grid_sample(crops, grid, padding_mode="border", align_corners=False)
-    seen = _lit(seen, chance, config)
+    augmented = F.grid_sample(crops, grid, padding_mode="border", align_corners=False)
+    augmented = _lit(augmented, chance, config)
     if config.blur:
-        seen = blurred(seen, config.blur * chance[:, 14].view(-1, 1, 1, 1))
+        augmented = blurred(augmented, config.blur * chance[:, 14].view(-1, 1, 1, 1))
     covered = rectangles(chance[:, 8:12], side, 0.15, 0.45) & (chance[:, 7] < config.erase).view(-1, 1, 1, 1)
-    return torch.where(covered, seen.mean((2, 3), keepdim=True), seen).clamp(0, 1)
+    return torch.where(covered, augmented.mean((2, 3), keepdim=True), augmented).clamp(0, 1)
 
 
 def _lit(crops: Tensor, chance: Tensor, config: Estimator) -> Tensor:

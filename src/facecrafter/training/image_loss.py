@@ -1,14 +1,14 @@
-"""Losses on a finished image: make one with the model as it is, and look at it.
+"""Losses on a finished image: make one with the model as it is, and measure it.
 
-Eq. 4 learns a person from single predictions under noise, which takes millions of photos. A recogniser has seen
-millions: where it says that the person made is not the person asked, its gradient says what to change. The image is
+Eq. 4 learns a person from single predictions under noise, which takes millions of photos. A recogniser has learned from
+millions: where it finds that the person made is not the person asked, its gradient shows what to change. The image is
 made as sampling makes it, from pure noise by deterministic steps (DDIM; Song et al., 2021), and the gradient goes back
 through several of them (DRaFT; Clark et al., 2024). The recogniser is the condition's own; the judge of evaluation is
 another network.
 
 The model must not learn patterns that please the recogniser and are no likeness. When only one prediction of a rollout
 learned, at fixed timesteps, it did: predictions were recognised, and finished images were not. So steps from all
-of the walk learn, its timesteps are random, and what the recogniser sees is moved, blurred and lit at random. And
+of the rollout learn, its timesteps are random, and the recogniser's crops are moved, blurred and lit at random. And
 where the image's pose is given, the photo that it came from is known: LPIPS and colours hold the image to that.
 """
 
@@ -42,7 +42,7 @@ class ImageLossConfig(Strict):
     # The same in blendshapes alone where an emotion is asked for and no pose: what an emotion in words is to show. The
     # reader imitates MediaPipe's blendshapes; the emotion estimator, which judges models, has no part in it.
     emotion: float = Field(0.0, ge=0)
-    expression_net: Annotated[Path | None, PLACE] = None  # who reads these: what the expression stage trained
+    expression_net: Annotated[Path | None, PLACE] = None  # reads these: what the expression stage trained
     lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo, where posed
     face_lpips: float = Field(0.0, ge=0)  # the same to the photo's face, larger
     # Weight of the difference from the photo on an 8 x 8 grid; where the pose is free, from its face on 4 x 4.
@@ -51,9 +51,8 @@ class ImageLossConfig(Strict):
     # What places away from the face count in `lpips` and `colours`. A background is nobody's condition, so held to the
     # photo's it becomes the average of all.
     background: Share = 1.0
-    adversary: float = Field(
-        0.0, ge=0
-    )  # how hard discriminators pull, who tell images from photos; 1 is as all the others
+    # How hard the discriminators pull, which tell images from photos; 1 is as all other terms.
+    adversary: float = Field(0.0, ge=0)
     batch: int = Field(8, ge=1)  # images a step, over all processes and accumulated steps
     steps: int = Field(8, ge=2)  # denoising steps from noise to the image
     learning: int = Field(4, ge=1)  # how many of these, drawn at random, the gradient goes into
@@ -106,7 +105,7 @@ class Rollout:
         photos: where the conditions come from, ``(B, 3, S, S)`` in [-1, 1].
         masks: where their faces are, ``(B, M, M)`` in [0, 1].
         grids: where the faces are, ``(B, 2, 3)``, see :class:`facecrafter.estimators.differentiable.Crop`.
-        views: where the recogniser looks, likewise.
+        views: the recogniser's crops, likewise.
         jitter: ``(B, 8)`` in [-1, 1], see :func:`jittered` and :func:`relit`; zeros for the crops as they are.
     """
 
@@ -218,7 +217,7 @@ class ImageLoss(nn.Module):
         unet: the denoiser; its gradients are wanted.
         autoencoder: frozen.
         recogniser: frozen; the same network that gave the embeddings.
-        crop: what it looks at.
+        crop: its crop of an image.
         perceptual: LPIPS, or None to leave it out.
         alpha_bars: ``(1000,)``.
         kind: what the denoiser predicts.
@@ -250,14 +249,14 @@ class ImageLoss(nn.Module):
         self.recogniser = recogniser
         self.register_buffer("alpha_bars", alpha_bars, persistent=False)
         self.crop, self.kind, self.weights = crop, kind, weights
-        # One looks at whole images, one at faces.
+        # One judges whole images, one faces.
         self.discriminators = nn.ModuleList(Discriminator(embedding) for _ in range(2)) if weights.adversary else None
 
     def forward(self, rollout: Rollout, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
         """The weighted sum of the terms, each the mean over the batch.
 
         Args:
-            walk: where it begins, and what should come out.
+            rollout: where it begins, and what should come out.
             tokens: identity tokens ``(B, T, W)``.
             conditions: the controls.
         """
@@ -308,7 +307,7 @@ class ImageLoss(nn.Module):
         return shapes, (made.angles - wanted.angles)[:, :2].float().abs().mean(1)
 
     def images(self, rollout: Rollout, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
-        """Walk from noise to images ``(B, 3, S, S)``, about [-1, 1]."""
+        """From noise to images ``(B, 3, S, S)``, about [-1, 1]."""
         noisy, steps = rollout.noise, rollout.timesteps.tolist()
         for timestep, following, learns in zip(steps, [*steps[1:], None], rollout.learns.tolist(), strict=True):
             with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
@@ -324,5 +323,7 @@ class ImageLoss(nn.Module):
 
     def _predict(self, noisy: Tensor, timestep: int, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
         timesteps = torch.full((len(noisy),), timestep, device=noisy.device)
-        said: Tensor = self.unet(noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}).sample
-        return said.float()
+        prediction: Tensor = self.unet(
+            noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}
+        ).sample
+        return prediction.float()

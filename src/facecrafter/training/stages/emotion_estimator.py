@@ -155,16 +155,16 @@ class EstimatorStage(Stage):
         # Numbers are drawn on the CPU, so that they are the same everywhere; the rest is done where the network is.
         chosen = torch.cat([grey, len(self.grey.labels) + drawn]).to(self.device)
         side = about.sides[int(step >= about.small_until * config.steps)]
-        seen = varied(self.crops[chosen][:, None].float() / 255, chance.to(self.device), side, about)
+        augmented = varied(self.crops[chosen][:, None].float() / 255, chance.to(self.device), side, about)
         targets = self.shares[chosen]
         if about.mixup:
             within = [torch.randperm(first, generator=source), first + torch.randperm(second, generator=source)]
             share = about.mixup * torch.rand(config.batch_size, generator=source)
-            seen, targets = mixed(seen, targets, torch.cat(within).to(self.device), share.to(self.device))
+            augmented, targets = mixed(augmented, targets, torch.cat(within).to(self.device), share.to(self.device))
         log_priors = self.log_priors.repeat_interleave(torch.tensor([first, second]), dim=0)
         own = slice(index, None, parts)  # every share sees both sets
         batch = {
-            "crops": seen[own],
+            "crops": augmented[own],
             "targets": targets[own],
             "log_priors": log_priors[own],
             "kept": kept[own] / (1 - about.dropout),
@@ -202,8 +202,8 @@ class EstimatorStage(Stage):
         agreed, clear = self.grey.only(self.grey.clear), self.held[0].only(self.held[0].clear)
         self.model.prior.copy_(softened(prior(agreed.labels)))
         in_use = self.model.prior.log().double().cpu().numpy()
-        crops = calibration.Scores(self._read(clear).numpy(), clear.labels, in_use)
-        self.model.temperature.fill_(calibration.fit_temperature(crops))
+        scores = calibration.Scores(self._read(clear).numpy(), clear.labels, in_use)
+        self.model.temperature.fill_(calibration.fit_temperature(scores))
         self._combine(self.held[1])
         emotion.save(self.model, folder / FILE, torch.float16)
 
@@ -220,8 +220,8 @@ class EstimatorStage(Stage):
         heard = heard_classes(pixels[others], shapes[others], photos.labels[~photos.held_out], common, prior, classes)
         self.model.shape_classes.copy_(heard)
         both = emotion.combined(pixels, shapes, heard, prior)
-        said = calibration.Scores(both.numpy(), photos.labels, common)
-        self.model.joint_temperature.fill_(calibration.fit_temperature(said))
+        scores = calibration.Scores(both.numpy(), photos.labels, common)
+        self.model.joint_temperature.fill_(calibration.fit_temperature(scores))
 
     @torch.no_grad()
     def _read(self, faces: EmotionFaces) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training of the expression network: what MediaPipe said of the prepared images, from their pixels."""
+"""Training of the expression network: MediaPipe's readings of the prepared images, from their pixels."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ExpressionConfig(PreparedConfig):
 
 
 def labels(prepared: Prepared, rows: NDArray[np.int64]) -> Reading:
-    """What MediaPipe said of some samples, and after them of their mirror images: ``(2 N, ...)``."""
+    """MediaPipe's reading of some samples, and after them of their mirror images: ``(2 N, ...)``."""
     side = prepared.images.shape[1]
     shapes, angles = prepared.blendshapes[rows], prepared.angles[rows] / np.float32(DEGREES)
     points = prepared.points[rows, :, :2] / np.float32(side)
@@ -107,15 +107,15 @@ def varied(images: Tensor, chance: Tensor, fields: Tensor, config: Expression) -
     side = images.shape[-1]
     spread = (2 * chance - 1)[:, :, None, None, None]
     light = config.light
-    seen = images * (1 + light / 2 * spread[:, 0:3, 0])
-    grey = seen.mean(1, keepdim=True)
-    seen = grey + (seen - grey) * (1 + 2 * light * spread[:, 3])
-    seen = seen * (1 + light * spread[:, 4]) + light * spread[:, 5]
-    seen = blurred(seen, config.blur * spread[:, 6].clamp(min=0))
+    augmented = images * (1 + light / 2 * spread[:, 0:3, 0])
+    grey = augmented.mean(1, keepdim=True)
+    augmented = grey + (augmented - grey) * (1 + 2 * light * spread[:, 3])
+    augmented = augmented * (1 + light * spread[:, 4]) + light * spread[:, 5]
+    augmented = blurred(augmented, config.blur * spread[:, 6].clamp(min=0))
     field = fields[(chance[:, 7] * len(fields)).long()]
-    seen = seen + config.noise * spread[:, 8].clamp(min=0) * field
+    augmented = augmented + config.noise * spread[:, 8].clamp(min=0) * field
     covered = rectangles(chance[:, 10:14], side, 0.1, 0.3) & (chance[:, 9] < config.erase).view(-1, 1, 1, 1)
-    return torch.where(covered, spread[:, 14:17, 0], seen).clamp(-1.2, 1.2)
+    return torch.where(covered, spread[:, 14:17, 0], augmented).clamp(-1.2, 1.2)
 
 
 class ExpressionObjective(nn.Module):
@@ -127,11 +127,11 @@ class ExpressionObjective(nn.Module):
 
     def forward(self, images: Tensor, blendshapes: Tensor, angles: Tensor, points: Tensor) -> Tensor:
         """Images ``(B, 3, S, S)`` and what should be read from them, see :class:`Reading`, to the loss."""
-        said, weights = self.network(images), self.weights
+        prediction, weights = self.network(images), self.weights
         return (
-            weights.blendshapes * F.smooth_l1_loss(said.blendshapes, blendshapes, beta=0.1)
-            + weights.angles * F.smooth_l1_loss(said.angles, angles, beta=0.1)
-            + weights.points * F.smooth_l1_loss(said.points, points, beta=0.005)
+            weights.blendshapes * F.smooth_l1_loss(prediction.blendshapes, blendshapes, beta=0.1)
+            + weights.angles * F.smooth_l1_loss(prediction.angles, angles, beta=0.1)
+            + weights.points * F.smooth_l1_loss(prediction.points, points, beta=0.005)
         )
 
 
@@ -185,9 +185,9 @@ class ExpressionStage(Stage):
         count = self.held.count
         device = next(self.model.parameters()).device
         read = [self.model(self.held.images(part).to(device)) for part in torch.arange(count).split(128)]
-        said = Reading(*(torch.cat(parts).cpu() for parts in zip(*read, strict=True)))
+        prediction = Reading(*(torch.cat(parts).cpu() for parts in zip(*read, strict=True)))
         asked = Reading(*(part[:count] for part in self.held_labels))
-        wrong = Reading(*((one - other).double() for one, other in zip(said, asked, strict=True)))
+        wrong = Reading(*((one - other).double() for one, other in zip(prediction, asked, strict=True)))
         spread = (asked.blendshapes - asked.blendshapes.mean(0)).double().square().mean()
         degrees = DEGREES * wrong.angles.abs().mean(0)
         return {
