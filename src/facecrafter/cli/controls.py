@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 def controls_fit(
     data: Annotated[Path, typer.Argument(help="Prepared folder.", file_okay=False)],
     out: Annotated[Path, typer.Argument(help="The rig to write, an .npz.", dir_okay=False)],
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Another prepared folder, of expressions that are rare in DATA. Repeatable.", file_okay=False
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit the rig that moves a person's landmarks by numbers, on the photos of a prepared folder."""
+    """Fit the rig that moves a person's landmarks by numbers, on the photos of prepared folders."""
     from facecrafter.data.rig import fit_rig
 
     check_free([out], overwrite)
-    rig = fit_rig(data)
+    rig = fit_rig(data, beside or [])
     rig.save(out)
     about = rig.about
     typer.echo(f"{about['photos']} photos of {about['people']} people, {about['with several photos']} with several")

@@ -1,31 +1,51 @@
-"""A prepared folder to a rig."""
+"""Prepared folders to a rig."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from facecrafter.data.shards import held_out, load
+from facecrafter.data.sources import joined, near_held_out, resized
 from facecrafter.faces import rig_fit
 from facecrafter.faces.rig import Rig
 from facecrafter.provenance import PACKAGE, commit
 from facecrafter.weights import WEIGHTS
 
 
-def fit_rig(folder: Path) -> Rig:
-    """Fit a rig on the people of a prepared folder that training sees; held-out people stay so.
+def fit_rig(folder: Path, beside: Sequence[Path] = ()) -> Rig:
+    """Fit a rig on the people of prepared folders that training sees; held-out people stay so.
+
+    Args:
+        folder: real photos; what identity alone draws comes from these.
+        beside: more folders, of people who show what few of these do. People of theirs who are as like a held-out
+            person as two photos of one person are left out.
 
     Raises:
-        DataError: not a prepared folder, or too few photos in it.
+        DataError: not a prepared folder, too few photos in it, or emotions by different estimators.
     """
-    prepared = load(folder)
-    rows = ~held_out(prepared.persons)
+    folders = [folder, *beside]
+    parts = [load(one) for one in folders]
+    prepared = joined([resized(part, parts[0].images.shape[1]) for part in parts], [1 / len(parts)] * len(parts))
+    rows = ~held_out(prepared.persons) & ~near_held_out(prepared)
+    described = " and ".join(
+        f"{one.resolve().name}, a folder of {len(part)} prepared photos"
+        for one, part in zip(folders, parts, strict=True)
+    )
     about = {
         "commit": commit(PACKAGE),
-        "data": f"{folder.resolve().name}, a folder of {len(prepared)} prepared photos, less its held-out people",
+        "data": f"{described}, less held-out people",
         "emotions by": prepared.estimator,
         "landmarks by": f"{WEIGHTS['face_landmarker'].source}, sha256 {WEIGHTS['face_landmarker'].sha256}",
     }
-    persons = [person for person, kept in zip(prepared.persons, rows, strict=True) if kept]
     return rig_fit.fit(
-        prepared.points[rows], prepared.blendshapes[rows], prepared.angles[rows], prepared.emotion[rows], persons, about
+        prepared.points[rows],
+        prepared.blendshapes[rows],
+        prepared.angles[rows],
+        prepared.emotion[rows],
+        [person for person, kept in zip(prepared.persons, rows, strict=True) if kept],
+        about,
+        (np.arange(len(rows)) < len(parts[0]))[rows],
     )

@@ -34,6 +34,7 @@ def fit(
     emotion: NDArray[np.float32],
     persons: Sequence[str],
     about: Mapping[str, Any] | None = None,
+    usual: NDArray[np.bool_] | None = None,
 ) -> Rig:
     """Fit a rig by ridge regression on the differences between photos of one person, and their mirror images.
 
@@ -44,6 +45,7 @@ def fit(
         emotion: ``(N, 10)`` valence, arousal, eight probabilities.
         persons: N names.
         about: where they come from.
+        usual: ``(N,)`` photos whose pose and expression can be drawn; None for all.
 
     Raises:
         DataError: too few photos, or of no person two.
@@ -67,8 +69,8 @@ def fit(
     offsets = _ridge(_own(causes, both), _own(places, both))[: len(BLENDSHAPES)].reshape(-1, 478, 3)
     calm = np.abs(angles[:, :2]).max(1) < CALM
     neutral, emotions, counts = _typical(scores[calm], np.asarray(emotion, np.float64)[calm, 2:])
-    drawn = np.random.default_rng(0).permutation(near)[:USUAL]
-    usual = np.concatenate([angles[drawn, :2], scores[drawn]], 1)
+    drawn = np.random.default_rng(0).permutation(near if usual is None else near[usual[near]])[:USUAL]
+    draws = np.concatenate([angles[drawn, :2], scores[drawn]], 1)
     facts = {
         **(about or {}),
         "photos": len(near),
@@ -76,7 +78,7 @@ def fit(
         "with several photos": int((np.bincount(people) > 1).sum()),
         "photos of emotions": counts,
     }
-    return Rig(mean, offsets, neutral, emotions, np.percentile(scores, REACH, axis=0), lines, usual, facts)
+    return Rig(mean, offsets, neutral, emotions, np.percentile(scores, REACH, axis=0), lines, draws, facts)
 
 
 def _line(read: NDArray[np.floating], own: NDArray[np.float64]) -> NDArray[np.float64]:
