@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -250,6 +252,20 @@ def test_methods_of_a_manifest_are_checked(made: Callable[..., tuple[Path, Manif
     folder, study = made()
     assert manifest.read(folder).digest == study.digest
     assert study.group("identity").methods == METHODS
+
+
+def test_a_study_of_an_earlier_version_keeps_its_digest(
+    made: Callable[..., tuple[Path, Manifest]], tmp_path: Path
+) -> None:
+    folder, study = made(title="Übung", return_after_hours=1.5)
+    assert manifest.read(folder).digest == study.digest
+    content = json.loads((folder / manifest.MANIFEST).read_text())
+    del content["config"]["words"]["waiting"], content["config"]["practice"]  # settings that a later version adds
+    written = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    (tmp_path / manifest.MANIFEST).write_text(json.dumps(content, indent=1))
+    older = manifest.read(tmp_path)
+    assert older.config == study.config
+    assert older.digest == hashlib.sha256(written.encode()).hexdigest()[:16] != study.digest
 
 
 def test_the_shipped_config_is_the_papers_study() -> None:

@@ -73,7 +73,7 @@ def build(
     made = Manifest(config=config, groups=groups)
     _check_answers(out, made)
     manifest.write(out, made)
-    return made
+    return manifest.read(out)
 
 
 def _check_answers(out: Path, made: Manifest) -> None:

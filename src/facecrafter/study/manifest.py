@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from facecrafter.config import Strict
 from facecrafter.errors import DataError
@@ -47,11 +48,25 @@ class Manifest(Strict):
     version: int = 1
     config: StudyConfig
     groups: dict[Kind, Group]
+    # As its file has it. A version with more settings fills in defaults, and the study stays the same.
+    _written: str | None = PrivateAttr(None)
 
     @property
     def digest(self) -> str:
         """What a database must be of to belong to this study."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        content = self.model_dump_json() if self._written is None else self._written
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @classmethod
+    def of_file(cls, content: dict[str, Any]) -> Manifest:
+        """A study by the content of its file.
+
+        Raises:
+            ValidationError: it is none.
+        """
+        study = cls(**content)
+        study._written = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        return study
 
     def group(self, question: str) -> Group:
         """The images that a question is about."""
@@ -66,7 +81,7 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        return Manifest.of_file(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{folder} holds no study; build one with: facecrafter study new") from None
     except (OSError, ValueError, TypeError, RecursionError) as error:
