@@ -200,6 +200,43 @@ def test_an_answer_outlives_a_lost_connection_and_a_reload(page: Page, ready: Ca
     assert lost and status_of(store).answers == 2
 
 
+@pytest.mark.parametrize("lost", ["**/api/consent", "**/api/state"])
+def test_a_lost_connection_at_the_consent_speaks_of_no_answer(
+    page: Page, ready: Callable[..., tuple[str, Store]], lost: str
+) -> None:
+    url, store = ready()
+    page.goto(url)
+    page.route(lost, lambda route: route.abort())
+    page.get_by_role("button", name="I agree and take part").click()
+    problem = page.get_by_role("alert").filter(has_text="The study cannot be reached")
+    problem.wait_for()
+    assert "answer" not in page.locator("#problem").inner_text()
+    page.unroute(lost)
+    page.evaluate("() => dispatchEvent(new Event('online'))")
+    page.wait_for_selector(READY)  # it goes on by itself
+    assert page.locator("#problem").is_hidden() and status_of(store).participants == 1
+
+
+def test_a_lost_connection_speaks_of_no_answer_where_none_is_sent(
+    page: Page, ready: Callable[..., tuple[str, Store]]
+) -> None:
+    url, store = ready()
+    begin(page, url)
+    press(page, "1")
+    settled(page)
+    for path, button in (("undo", "Undo the last answer"), ("withdraw", "Yes, delete them")):
+        page.route(f"**/api/{path}", lambda route: route.abort())
+        if path == "withdraw":
+            page.get_by_role("button", name="Withdraw and delete my answers").click()
+        page.get_by_role("button", name=button).click()
+        page.get_by_role("alert").filter(has_text="The study cannot be reached").wait_for()
+        page.unroute(f"**/api/{path}")
+        page.evaluate("() => dispatchEvent(new Event('online'))")
+        page.wait_for_selector("#problem", state="hidden")
+    page.wait_for_selector(END)
+    assert status_of(store).withdrawn == 1
+
+
 def test_withdrawing_asks_and_deletes(
     page: Page, ready: Callable[..., tuple[str, Store]], check_accessibility: Callable[[Page], None]
 ) -> None:

@@ -89,6 +89,7 @@ class Words(Strict):
     saving: Line = "Saving …"
     saved: Line = "Saved."
     waiting: Line = "The connection is lost. Your answer is kept here and will be sent again."
+    retrying: Line = "The study cannot be reached. Trying again …"
     problem: Line = "Something went wrong. Please reload the page; your answers are saved."
     done: Line = "Thank you. All your answers are saved."
     completion: Line = "Your completion code: {code}"

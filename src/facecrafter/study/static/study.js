@@ -209,8 +209,8 @@ function pause(milliseconds) {
   });
 }
 
-// Sends until the server has answered: what is lost on the way is sent again, and counts once.
-async function persist(path, body) {
+// Asks until the server has answered: what is lost on the way is sent again, and counts once.
+async function persist(path, body, message = "retrying") {
   for (let wait = 500; ; wait = Math.min(wait * 2, LONGEST_WAIT)) {
     try {
       const answered = await ask(path, body);
@@ -219,7 +219,7 @@ async function persist(path, body) {
     } catch (error) {
       const final = error instanceof Refusal && error.status < 500 && error.status !== 429;
       if (final) throw error;
-      complain(words("waiting"));
+      complain(words(message));
       await pause(wait);
     }
   }
@@ -230,7 +230,7 @@ async function deliver(answer) {
   byId("saved").textContent = words("saving");
   byId("undo").disabled = true;
   try {
-    now = (await persist("/api/answers", answer)).now;
+    now = (await persist("/api/answers", answer, "waiting")).now;
     byId("saved").textContent = words("saved");
   } catch (error) {
     byId("saved").textContent = "";
@@ -260,11 +260,12 @@ async function undo() {
 
 async function read(language) {
   const wanted = language ?? localStorage.getItem("facecrafter-study-language");
-  about = await ask(`/api/study${wanted ? `?language=${encodeURIComponent(wanted)}` : ""}`);
+  const reach = about ? persist : ask; // without its words the page cannot say that it tries again
+  about = await reach(`/api/study${wanted ? `?language=${encodeURIComponent(wanted)}` : ""}`);
   if (!wanted) {
     const known = navigator.languages.map((one) => about.languages.find((own) => own === one || own === one.split("-")[0]));
     const own = known.find((one) => one);
-    if (own && own !== about.language) about = await ask(`/api/study?language=${encodeURIComponent(own)}`);
+    if (own && own !== about.language) about = await persist(`/api/study?language=${encodeURIComponent(own)}`);
   }
   document.documentElement.lang = about.language;
   byId("title").textContent = about.title;
@@ -281,7 +282,7 @@ async function begin(language) {
     if (!about.joined) { keep(null); return showConsent(); }
     const answer = kept();
     if (answer) return await deliver(answer);
-    now = await ask("/api/state");
+    now = await persist("/api/state");
     showNow();
   } catch (error) {
     complain(about ? words("problem") : `The page could not be loaded. Please reload it. ${error.message}`);
@@ -304,11 +305,10 @@ byId("agree-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   byId("agree").disabled = true;
   try {
-    await ask("/api/consent", { agreed: true, code: byId("code").value });
-    complain("");
+    await persist("/api/consent", { agreed: true, code: byId("code").value });
     await begin();
   } catch (error) {
-    complain(error instanceof Refusal ? error.message : words("waiting"));
+    complain(error.message);
   }
   byId("agree").disabled = false;
 });
