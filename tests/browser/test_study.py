@@ -255,6 +255,56 @@ def test_withdrawing_asks_and_deletes(
     assert (found.participants, found.answers, found.withdrawn) == (0, 0, 1)
 
 
+@pytest.mark.parametrize("then", ["an undo", "an answer", "a look at the tab"])
+def test_a_withdrawal_in_another_tab_ends_this_one(
+    page: Page, ready: Callable[..., tuple[str, Store]], then: str
+) -> None:
+    url, store = ready()
+    begin(page, url)
+    press(page, "1")
+    settled(page)
+    other = page.context.new_page()
+    other.goto(url)
+    settled(other)
+    other.get_by_role("button", name="Withdraw and delete my answers").click()
+    other.get_by_role("button", name="Yes, delete them").click()
+    other.wait_for_selector(END)
+    if then == "an undo":
+        page.get_by_role("button", name="Undo the last answer").click()
+    elif then == "an answer":
+        page.keyboard.press("2")
+    else:
+        page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_selector(END)
+    assert "deleted" in page.locator("#end-title").inner_text()
+    assert page.locator("#problem").is_hidden() and page.locator("#bottom").is_hidden()
+    page.reload()  # and nothing is stuck: one can take part again
+    page.get_by_role("button", name="I agree and take part").click()
+    press(page, "1")
+    found = status_of(store)
+    assert (found.participants, found.answers, found.withdrawn) == (1, 1, 1)
+    other.close()
+
+
+def test_an_answer_that_is_refused_is_not_called_saved(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
+    url, store = ready()
+    begin(page, url)
+    press(page, "1")
+    settled(page)
+    assert page.locator("#saved").inner_text() == "Saved."
+    other = page.context.new_page()
+    other.goto(url)
+    press(other, "1")
+    other.get_by_role("button", name="Undo the last answer").click()
+    other.wait_for_selector("#bar[value='1']", state="attached")
+    settled(other)
+    page.keyboard.press("2")  # of the attempt that the other tab has undone
+    page.wait_for_function("() => document.getElementById('saved').textContent === ''")
+    settled(page)
+    assert status_of(store).answers == 1 and count(page) == f"1 of {TRIALS}"
+    other.close()
+
+
 def test_a_ranking_in_another_language(
     new_page: Callable[..., Page],
     ready: Callable[..., tuple[str, Store]],

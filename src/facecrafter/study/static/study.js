@@ -80,6 +80,15 @@ function showNow() {
   show("end", "end-title");
 }
 
+function showWithdrawn() {
+  keep(null);
+  now = null;
+  byId("bottom").hidden = byId("progress").hidden = byId("languages").hidden = true;
+  byId("completion").hidden = true;
+  byId("end-title").textContent = words("withdrawn");
+  show("end", "end-title");
+}
+
 // --- a trial ----------------------------------------------------------------------------------------------------------
 
 function image(source, alt) {
@@ -225,35 +234,47 @@ async function persist(path, body, message = "retrying") {
   }
 }
 
-async function deliver(answer) {
-  sending = true;
-  byId("saved").textContent = words("saving");
-  byId("undo").disabled = true;
+// Where the participant is; null for somebody whose answers were deleted, here or in another tab.
+async function current() {
   try {
-    now = (await persist("/api/answers", answer, "waiting")).now;
-    byId("saved").textContent = words("saved");
+    return await persist("/api/state");
   } catch (error) {
-    byId("saved").textContent = "";
-    if (error.status === 404) { keep(null); sending = false; return begin(); }
-    now = await persist("/api/state"); // it was undone, or the sets were dealt again, in another tab or after a pause
+    if (error.status === 404) return null;
+    throw error;
   }
-  keep(null);
-  sending = false;
-  showNow();
+}
+
+// Sends what changes something, and shows where the participant is then; gives whether it was taken. What is refused was
+// undone, dealt again or deleted in the meantime, in another tab or after a pause.
+async function change(path, body, message) {
+  sending = true;
+  byId("undo").disabled = true;
+  let saved = null;
+  try {
+    saved = await persist(path, body, message).catch(() => null);
+    now = saved ? saved.now : await current();
+    keep(null);
+  } catch {
+    complain(words("problem"));
+    return false;
+  } finally {
+    sending = false;
+  }
+  if (now) showNow();
+  else showWithdrawn();
+  return saved !== null;
+}
+
+async function deliver(answer) {
+  byId("saved").textContent = words("saving");
+  const taken = await change("/api/answers", answer, "waiting");
+  byId("saved").textContent = taken ? words("saved") : "";
 }
 
 async function undo() {
   if (sending || !now?.last) return;
-  sending = true;
-  byId("undo").disabled = true;
-  try {
-    now = (await persist("/api/undo", now.last)).now;
-  } catch {
-    now = await persist("/api/state");
-  }
+  await change("/api/undo", now.last);
   byId("saved").textContent = "";
-  sending = false;
-  showNow();
 }
 
 // --- beginning, and coming back ---------------------------------------------------------------------------------------
@@ -293,8 +314,8 @@ async function begin(language) {
 async function refresh() {
   if (sending || !now) return;
   const found = await ask("/api/state").catch((error) => (error.status === 404 ? null : now));
-  if (sending) return;
-  if (!found) return begin();
+  if (sending || !now) return;
+  if (!found) return showWithdrawn();
   const same = found.trial?.trial === now.trial?.trial && found.trial?.attempt === now.trial?.attempt;
   if (same) return;
   now = found;
@@ -323,12 +344,7 @@ byId("sure-yes").addEventListener("click", async () => {
   try {
     await persist("/api/withdraw", { sure: true });
   } catch { return complain(words("problem")); }
-  keep(null);
-  now = null;
-  byId("bottom").hidden = byId("progress").hidden = true;
-  byId("completion").hidden = true;
-  byId("end-title").textContent = words("withdrawn");
-  show("end", "end-title");
+  showWithdrawn();
 });
 byId("language").addEventListener("change", (event) => {
   localStorage.setItem("facecrafter-study-language", event.target.value);
