@@ -200,6 +200,26 @@ def test_an_answer_outlives_a_lost_connection_and_a_reload(page: Page, ready: Ca
     assert lost and status_of(store).answers == 2
 
 
+def test_an_answer_that_is_kept_is_one_participants(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
+    url, store = ready()
+    begin(page, url)
+    own = page.locator("#link").get_attribute("href")
+    settled(page)
+    page.route("**/api/answers", lambda route: route.abort())
+    page.keyboard.press("2")
+    page.get_by_role("alert").filter(has_text="The connection is lost").wait_for()
+    page.unroute("**/api/answers")
+    page.goto("about:blank")
+    page.context.clear_cookies()
+    begin(page, url)  # another person, in the same browser
+    settled(page)
+    assert count(page) == f"0 of {TRIALS}" and status_of(store).answers == 0
+    page.goto(f"{url}{own}")
+    page.wait_for_selector("#bar[value='1']", state="attached")
+    found = status_of(store)
+    assert (found.participants, found.answers) == (2, 1)
+
+
 @pytest.mark.parametrize("lost", ["**/api/consent", "**/api/state"])
 def test_a_lost_connection_at_the_consent_speaks_of_no_answer(
     page: Page, ready: Callable[..., tuple[str, Store]], lost: str

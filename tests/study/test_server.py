@@ -16,12 +16,12 @@ from starlette.testclient import TestClient
 
 from facecrafter.study import manifest, server, statistics, worth
 from facecrafter.study.answers import choices, given
-from facecrafter.study.database import Database
+from facecrafter.study.database import Database, open_database
 from facecrafter.study.manifest import Manifest
 from facecrafter.study.rehearsal import Habits, by_worth, check_kept, owners, take_part_together
 from facecrafter.study.server import MOST_CONNECTIONS, make_app
 from facecrafter.study.status import status_of
-from facecrafter.study.store import Store
+from facecrafter.study.store import Store, digest_of
 from facecrafter.web.binding import Binding
 from facecrafter.web.rates import Rate
 from facecrafter.web.server import serving
@@ -144,6 +144,26 @@ def test_the_personal_link_goes_on_elsewhere(study: Callable[..., tuple[Path, St
     assert phone.get(now["link"]).status_code == 200
     assert phone.get("/api/state").json() == now
     assert phone.get("/r/a-token-that-nobody-has").status_code == 404
+
+
+def test_a_visitor_has_a_name_of_their_own_in_each_study(
+    made: Callable[..., tuple[Path, Manifest]], tmp_path: Path
+) -> None:
+    secrets = ("one-visitors-token", "another-visitors-token")
+    names = set()
+    for title in ("One", "Other"):
+        folder, found = made(title=title)
+        (tmp_path / title).mkdir()
+        store = Store(found, open_database(tmp_path / title, found.digest))
+        for secret in secrets:
+            client = visitor(folder, store)
+            client.cookies.set(f"facecrafter-study-{found.digest[:8]}", secret)
+            name = client.get("/api/study").json()["visitor"]
+            assert name == client.get("/api/study").json()["visitor"]
+            assert secret not in name and name not in digest_of(secret)
+            names.add(name)
+        store.database.close()
+    assert len(names) == 4
 
 
 def test_links_are_for_one_participant_each(study: Callable[..., tuple[Path, Store]]) -> None:

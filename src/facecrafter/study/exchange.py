@@ -114,7 +114,8 @@ class Joined(BaseModel):
 
 
 class About(BaseModel):
-    """The study in one language."""
+    """The study in one language. ``visitor`` tells this study's participant from every other one of the browser, and is
+    no secret."""
 
     language: str
     languages: list[str]
@@ -128,6 +129,7 @@ class About(BaseModel):
     needs_link: bool
     ranking: bool
     joined: bool
+    visitor: str
 
 
 class Refused(BaseModel):

@@ -21,7 +21,7 @@ from facecrafter.study.export import as_csv
 from facecrafter.study.manifest import IMAGES
 from facecrafter.study.records import Trial
 from facecrafter.study.status import Status, status_of
-from facecrafter.study.store import InvalidError, StaleError, State, Store, UnknownError
+from facecrafter.study.store import InvalidError, StaleError, State, Store, UnknownError, digest_of
 from facecrafter.web.binding import Binding
 from facecrafter.web.guard import Guard
 from facecrafter.web.rates import Rate, RateLimit
@@ -179,6 +179,7 @@ class Participants:
             needs_link=config.access == "links" and not secret,
             ranking=config.design == "ranking",
             joined=bool(secret) and self.store.knows(secret),
+            visitor=digest_of(f"{self.study.digest} {secret}")[:16],
         )
 
     def consent(self, request: Request, body: exchange.Consent) -> exchange.Joined:

@@ -2,7 +2,7 @@
 // in the browser until the server has it, and asks again after a reload, a way back, or another tab's answer.
 
 const byId = (id) => document.getElementById(id);
-const PENDING = "facecrafter-study-pending";
+const LANGUAGE = "facecrafter-study-language";
 const SETTLE_MILLISECONDS = 300; // after a new question, in which the second click of a double click is no answer
 const LONGEST_WAIT = 15_000;
 
@@ -195,16 +195,30 @@ function send(positions) {
 
 // --- delivery ---------------------------------------------------------------------------------------------------------
 
-function keep(answer) {
+// Several studies may be served to one browser from one address, and several people take part in it: an answer that is
+// kept is one participant's.
+const pending = () => `facecrafter-study-pending-${about.visitor}`;
+
+function store(name, value) {
   try {
-    if (answer) localStorage.setItem(PENDING, JSON.stringify(answer));
-    else localStorage.removeItem(PENDING);
-  } catch { /* without storage an answer lives as long as the page */ }
+    if (value === null) localStorage.removeItem(name);
+    else localStorage.setItem(name, value);
+  } catch { /* without storage it lives as long as the page */ }
 }
+
+function stored(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+const keep = (answer) => store(pending(), answer && JSON.stringify(answer));
 
 function kept() {
   try {
-    return JSON.parse(localStorage.getItem(PENDING));
+    return JSON.parse(stored(pending()));
   } catch {
     return null;
   }
@@ -280,7 +294,7 @@ async function undo() {
 // --- beginning, and coming back ---------------------------------------------------------------------------------------
 
 async function read(language) {
-  const wanted = language ?? localStorage.getItem("facecrafter-study-language");
+  const wanted = language ?? stored(LANGUAGE);
   const reach = about ? persist : ask; // without its words the page cannot say that it tries again
   about = await reach(`/api/study${wanted ? `?language=${encodeURIComponent(wanted)}` : ""}`);
   if (!wanted) {
@@ -300,7 +314,7 @@ async function read(language) {
 async function begin(language) {
   try {
     await read(language);
-    if (!about.joined) { keep(null); return showConsent(); }
+    if (!about.joined) return showConsent();
     const answer = kept();
     if (answer) return await deliver(answer);
     now = await persist("/api/state");
@@ -347,7 +361,7 @@ byId("sure-yes").addEventListener("click", async () => {
   showWithdrawn();
 });
 byId("language").addEventListener("change", (event) => {
-  localStorage.setItem("facecrafter-study-language", event.target.value);
+  store(LANGUAGE, event.target.value);
   begin(event.target.value);
 });
 addEventListener("keydown", (event) => {
