@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from facecrafter.errors import ConfigError, OutputError
 from facecrafter.interruption import deferred
@@ -104,14 +105,24 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"the {what} folder {folder} cannot be used ({error.strerror}); choose another one") from None
     with file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"another {what} is going on in {folder}; wait for its end, or choose another one"
-            ) from None
-        except (ImportError, OSError):
-            pass
+        if not lock(file):
+            raise ConfigError(f"another {what} is going on in {folder}; wait for its end, or choose another one")
         yield
+
+
+def lock(file: IO[Any]) -> bool:
+    """Lock an open file for this process until it is closed or the process ends, however it ends.
+
+    Returns:
+        Whether it is ours: False where another process has it. True where there are no locks: on Windows, and on disks
+        that know none.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True

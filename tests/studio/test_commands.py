@@ -33,3 +33,14 @@ def test_a_damaged_database_is_named(model_folder: Path, tmp_path: Path) -> None
     outcome = CliRunner().invoke(app, ["serve", *options])
     assert outcome.exit_code == 1
     assert "bad.sqlite cannot be used" in outcome.output
+
+
+def test_a_database_of_another_server_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="needs file locks")
+    from facecrafter.studio.store import reserved
+
+    options = ["--model", "no/such/model", "--port", "0", "--keep", str(tmp_path / "studio.sqlite")]
+    with reserved(tmp_path / "studio.sqlite"):
+        outcome = CliRunner().invoke(app, ["serve", *options])
+    assert outcome.exit_code == 1
+    assert "give this one its own with --keep FILE" in outcome.output

@@ -1,7 +1,14 @@
 from __future__ import annotations
 
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from facecrafter.errors import OutputError
 from facecrafter.studio.store import INTERRUPTED, MOST_PREVIEWS, JobRow, Made, Store
 
 
@@ -18,12 +25,54 @@ def test_what_is_done_outlives_the_server_and_what_is_not_says_so(tmp_path: Path
     job(store, "done")
     store.change("done", made(10), status="done")
     job(store, "not")
-    again = Store(tmp_path / "studio.sqlite", 1000)  # the first was never closed, as after kill -9
+    store.close()
+    again = Store(tmp_path / "studio.sqlite", 1000)
     assert again.content("done", "00000.png") == b"x" * 10
     assert again.files("done") == [("00000.png", "image", {"seed": 0})]
     row = again.get("not")
     assert row is not None
     assert (row.status, row.message) == ("interrupted", INTERRUPTED)
+
+
+SERVER = """
+import sys
+from pathlib import Path
+from facecrafter.studio.store import JobRow, Store
+store = Store(Path(sys.argv[1]), 1000)
+store.add(JobRow(id="running", created=0, request="{}", status="running"))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_server_is_refused_and_leaves_the_jobs_of_the_first_as_they_are(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="needs file locks")
+    path = tmp_path / "studio.sqlite"
+    (tmp_path / "link.sqlite").symlink_to(path)
+    command = [sys.executable, "-c", SERVER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "ready\n"
+        for name in ("studio.sqlite", "link.sqlite"):
+            with pytest.raises(OutputError, match=r"has the database .*--keep FILE.*--private"):
+                Store(tmp_path / name, 1000)
+        assert status_in(path) == "running"
+        first.kill()
+    Store(path, 1000).close()  # a server that was killed is no obstacle
+    assert status_in(path) == "interrupted"
+
+
+def status_in(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        return str(connection.execute("SELECT status FROM studio_job").fetchone()[0])
+
+
+def test_a_database_that_cannot_be_used_stays_free(tmp_path: Path) -> None:
+    path = tmp_path / "studio.sqlite"
+    path.write_text("no database " * 100)
+    for _ in range(2):
+        with pytest.raises(OutputError, match="move it away"):
+            Store(path, 1000)
 
 
 def test_the_oldest_go_where_it_is_too_much(tmp_path: Path) -> None:

@@ -87,8 +87,12 @@ def _studio(
     if private and keep is not None:
         raise ConfigError("--private keeps nothing; leave --keep out")
     from facecrafter.pipelines.generate import FaceCrafter
+    from facecrafter.studio.store import reserved
     from facecrafter.studio.studio import Options, Studio
 
+    database = None if private else keep or _data_folder() / "studio.sqlite"
+    if database is not None:
+        reserved(database).close()  # one that another server has is named before the model is loaded
     crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
     chosen: dict[str, object] = {"model": model}
     given = {"device": device, "choose": choose.value, "bfloat16": bfloat16}
@@ -96,7 +100,6 @@ def _studio(
     chosen |= {name: value for name, value in given.items() if value != usual[name]}
     files = {"controls": controls, "weights": weights, "emonet": emonet}
     chosen |= {name: str(path) for name, path in files.items() if path is not None}
-    database = None if private else keep or _data_folder() / "studio.sqlite"
     return Studio(crafter, Options(database, keep_mb * 2**20, waiting, chosen))
 
 

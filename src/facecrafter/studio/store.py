@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sqlalchemy import Column, LargeBinary, delete, func, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
+from facecrafter.errors import OutputError
+from facecrafter.io import lock
 from facecrafter.web.database import engine_of
 
 MOST_PREVIEWS = 24
@@ -69,16 +72,25 @@ class Made:
 
 
 class Store:
-    """What is kept.
+    """What is kept. A database has one server: what its jobs did not finish, nobody else will.
 
     Args:
         path: the database; None to keep nothing beyond this process.
         most_bytes: of all files together; the oldest jobs go first.
+
+    Raises:
+        OutputError: another server has the database, or it cannot be used.
     """
 
     def __init__(self, path: Path | None, most_bytes: int) -> None:
         self.is_private, self._most = path is None, PRIVATE_BYTES if path is None else most_bytes
-        self._engine = engine_of(path)
+        self._lock = None if path is None else reserved(path)
+        try:
+            self._engine = engine_of(path)
+        except OutputError:
+            if self._lock is not None:
+                self._lock.close()
+            raise
         tables = [SQLModel.metadata.tables[one.__tablename__] for one in (JobRow, FileRow)]
         SQLModel.metadata.create_all(self._engine, tables=tables)
         with Session(self._engine) as session:
@@ -143,8 +155,10 @@ class Store:
             session.commit()
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, which another server may have then."""
         self._engine.dispose()
+        if self._lock is not None:
+            self._lock.close()
 
     def _forget_oldest(self) -> None:
         over = ("done", "failed", "cancelled", "interrupted")
@@ -161,6 +175,29 @@ class Store:
                 size -= own
         if gone:
             self.remove(gone)
+
+
+def reserved(path: Path) -> IO[bytes]:
+    """A file beside a database, open and locked: no other server can have the database until it is closed, or this
+    process ends. The file stays. It is not the database itself, whose own locks closing it would end.
+
+    Raises:
+        OutputError: another server has the database, or the folder cannot be written to.
+    """
+    place = path.resolve()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = os.fdopen(os.open(f"{place}.lock", os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"the database {path} cannot be used ({reason}); choose another folder") from None
+    if not lock(file):
+        file.close()
+        raise OutputError(
+            f"another studio or API has the database {path}; end it, give this one its own with --keep FILE, or keep "
+            "nothing with --private"
+        )
+    return file
 
 
 def now() -> float:
