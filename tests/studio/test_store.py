@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from facecrafter.errors import OutputError
-from facecrafter.studio.store import INTERRUPTED, MOST_PREVIEWS, JobRow, Made, Store
+from facecrafter.studio.store import INTERRUPTED, MOST_PREVIEWS, MOST_UNDONE, JobRow, Made, Store
 
 
 def job(store: Store, name: str, created: float = 0, preview: bool = False, session: str = "ann") -> None:
@@ -93,6 +93,41 @@ def test_few_previews_are_kept_and_none_is_listed() -> None:
     assert store.listed("ann") == []
     assert store.get("0") is None
     assert store.get(str(MOST_PREVIEWS + 4)) is not None
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+@pytest.mark.parametrize("preview", [False, True])
+def test_few_jobs_are_kept_that_made_nothing(status: str, preview: bool) -> None:
+    store, most = Store(None, 10**9), MOST_PREVIEWS if preview else MOST_UNDONE
+    job(store, "done")
+    store.change("done", made(10), status="done")
+    for number in range(most + 5):
+        job(store, str(number), created=1 + number, preview=preview)
+        store.change(str(number), status=status)
+    kept = [number for number in range(most + 5) if store.get(str(number)) is not None]
+    assert kept == list(range(5, most + 5))
+    assert store.get("done") is not None
+
+
+def test_few_jobs_are_kept_that_a_server_left_behind(tmp_path: Path) -> None:
+    store = Store(tmp_path / "studio.sqlite", 1000)
+    for number in range(MOST_UNDONE + 5):
+        job(store, str(number), created=number)
+    store.close()
+    store = Store(tmp_path / "studio.sqlite", 1000)
+    assert len(store.listed("ann", most=1000)) == MOST_UNDONE
+
+
+def test_removed_previews_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facecrafter.studio.store.PRIVATE_BYTES", 1000)
+    monkeypatch.setattr("facecrafter.studio.store.MOST_PREVIEWS", 1)
+    store = Store(None, 0)
+    job(store, "image")
+    store.change("image", made(600), status="done")
+    for number in (1, 2):
+        job(store, str(number), created=number, preview=True)
+        store.change(str(number), made(300), status="done")
+    assert store.content("image", "00000.png") is not None  # without the first preview there is place for it
 
 
 def test_jobs_are_listed_for_their_own_session_and_removed() -> None:

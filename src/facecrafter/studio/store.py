@@ -18,7 +18,10 @@ from facecrafter.io import lock
 from facecrafter.web.database import engine_of
 
 MOST_PREVIEWS = 24
+MOST_UNDONE = 100  # jobs that failed, were cancelled or interrupted: they have no bytes that count
+AT_ONCE = 1000  # jobs that one statement names; SQLite takes 32,766 values
 PRIVATE_BYTES = 64 * 2**20
+UNDONE = ("failed", "cancelled", "interrupted")
 INTERRUPTED = "the server ended before this was made; ask for it again"
 
 
@@ -97,6 +100,7 @@ class Store:
             ended = {"status": "interrupted", "error": "interrupted", "message": INTERRUPTED}
             session.execute(update(JobRow).where(col(JobRow.status).in_(("queued", "running"))).values(**ended))
             session.commit()
+        self._forget_oldest()
 
     def add(self, row: JobRow) -> None:
         """Keep a new job."""
@@ -120,8 +124,7 @@ class Store:
                     FileRow(job=job, name=one.name, kind=one.kind, place=place, content=one.content, about=about)
                 )
             session.commit()
-        if made:
-            self._forget_oldest()
+        self._forget_oldest()
 
     def get(self, job: str) -> JobRow | None:
         """A job by its id."""
@@ -150,8 +153,10 @@ class Store:
     def remove(self, jobs: Sequence[str]) -> None:
         """Forget jobs and what they made."""
         with Session(self._engine) as session:
-            session.execute(delete(FileRow).where(col(FileRow.job).in_(jobs)))
-            session.execute(delete(JobRow).where(col(JobRow.id).in_(jobs)))
+            for first in range(0, len(jobs), AT_ONCE):
+                some = jobs[first : first + AT_ONCE]
+                session.execute(delete(FileRow).where(col(FileRow.job).in_(some)))
+                session.execute(delete(JobRow).where(col(JobRow.id).in_(some)))
             session.commit()
 
     def close(self) -> None:
@@ -161,20 +166,24 @@ class Store:
             self._lock.close()
 
     def _forget_oldest(self) -> None:
-        over = ("done", "failed", "cancelled", "interrupted")
-        done = col(JobRow.status).in_(over)
+        """Remove what is beyond the limits: of previews, of jobs that made nothing, and of bytes."""
+        status, newest = col(JobRow.status), col(JobRow.created).desc()
+        over = status.in_(("done", *UNDONE))
         with Session(self._engine) as session:
-            newest = select(JobRow.id).where(done, col(JobRow.preview)).order_by(col(JobRow.created).desc())
-            gone = list(session.exec(newest.offset(MOST_PREVIEWS)))
+            previews = select(JobRow.id).where(over, col(JobRow.preview)).order_by(newest)
+            undone = select(JobRow.id).where(status.in_(UNDONE)).order_by(newest)
+            gone = {*session.exec(previews.offset(MOST_PREVIEWS)), *session.exec(undone.offset(MOST_UNDONE))}
             size = session.exec(select(func.coalesce(func.sum(JobRow.bytes), 0))).one()
-            oldest = session.exec(select(JobRow.id, JobRow.bytes).where(done).order_by(col(JobRow.created)))
-            for job, own in oldest:
-                if size <= self._most:
-                    break
-                gone.append(job)
+            oldest = list(session.exec(select(JobRow.id, JobRow.bytes).where(over).order_by(col(JobRow.created))))
+        size -= sum(own for job, own in oldest if job in gone)
+        for job, own in oldest:
+            if size <= self._most:
+                break
+            if job not in gone:
+                gone.add(job)
                 size -= own
         if gone:
-            self.remove(gone)
+            self.remove(list(gone))
 
 
 def reserved(path: Path) -> IO[bytes]:
