@@ -20,6 +20,7 @@ from facecrafter.pipelines.images import save
 from facecrafter.pipelines.missing import generate_many
 from facecrafter.pipelines.settings import Settings
 from facecrafter.pipelines.sweep import cells, generate_sweep, sweep_of
+from facecrafter.studio.photos import photo_id
 from tests.studio.conftest import finished, send
 
 FEW = {"steps": 2, "speed": "exact"}
@@ -110,6 +111,17 @@ def test_images_are_those_of_the_command_line_to_the_byte(
         assert own == (tmp_path / "python" / file["name"]).read_bytes()
 
 
+def test_the_same_photo_has_each_visitors_own_name(client: TestClient, jpeg: bytes) -> None:
+    ids = {name: send(client, jpeg, name).json()["photo"] for name in ("ann.jpg", "bob.jpg")}
+    for name, photo in ids.items():
+        job = client.post("/v1/images", json={"identity": [photo], **FEW, "preview": True}).json()
+        assert job["photos"] == {photo: name}
+        assert f"--identity {name} " in job["command"]
+        file = finished(client, job["id"])["files"][0]
+        made = json.loads(Image.open(io.BytesIO(client.get(file["url"]).content)).info["facecrafter"])
+        assert made["identity"] == name
+
+
 def test_a_sweep_is_that_of_the_command_line_to_the_byte(
     client: TestClient, jpeg: bytes, on_disk: Path, crafter: FaceCrafter, tmp_path: Path
 ) -> None:
@@ -165,7 +177,7 @@ def test_a_photo_inside_json(client: TestClient, jpeg: bytes) -> None:
 def test_what_cannot_be_made_is_refused_in_a_sentence(
     client: TestClient, wish: dict[str, Any], status: int, message: str, jpeg: bytes
 ) -> None:
-    photo = client.studio.photos.add(jpeg, "me.jpg").sha256  # type: ignore[attr-defined]
+    photo = photo_id(client.studio.photos.add(jpeg, "me.jpg"))  # type: ignore[attr-defined]
     text = json.dumps(wish).replace('"PHOTO"', json.dumps(photo))
     answer = client.post("/v1/images", content=text, headers={"Content-Type": "application/json"})
     assert (answer.status_code, message in answer.json()["message"]) == (status, True), answer.json()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from facecrafter.errors import PhotoError
-from facecrafter.studio.photos import Photos, UnknownPhotoError, plain_name
+from facecrafter.studio.photos import ENTRY_BYTES, Photos, UnknownPhotoError, photo_id, plain_name
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,13 @@ def test_a_clients_name_is_never_a_place(name: str, plain: str) -> None:
 
 
 def test_the_photos_used_least_recently_are_forgotten() -> None:
-    photos = Photos(most_bytes=10)
+    photos = Photos(most_bytes=2 * (ENTRY_BYTES + 4))
     one, two = photos.add(b"1" * 4, "a"), photos.add(b"2" * 4, "b")
-    assert photos.get(one.sha256) is one
+    assert photos.get(photo_id(one)) is one
     photos.add(b"3" * 4, "c")
-    assert photos.get(one.sha256) is one
+    assert photos.get(photo_id(one)) is one
     with pytest.raises(UnknownPhotoError, match="send it again"):
-        photos.get(two.sha256)
+        photos.get(photo_id(two))
 
 
 def test_an_empty_photo_and_a_large_one_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,8 +44,24 @@ def test_an_empty_photo_and_a_large_one_are_refused(monkeypatch: pytest.MonkeyPa
         Photos().add(b"x" * (2**20 + 1), "a.jpg")
 
 
-def test_the_same_photo_is_held_once_under_its_last_name() -> None:
-    photos = Photos()
-    first = photos.add(b"x", "a.jpg")
-    assert photos.add(b"x", "b.jpg") == first or photos.get(first.sha256).path.name == "b.jpg"
-    assert photos.get(first.sha256).path.name == "b.jpg"
+def test_the_same_content_keeps_every_name_and_is_held_once() -> None:
+    photos = Photos(most_bytes=100 + 3 * ENTRY_BYTES)
+    first, second = photos.add(b"x" * 100, "a.jpg"), photos.add(bytearray(b"x" * 100), "b.jpg")
+    assert [photos.get(photo_id(one)).path.name for one in (first, second)] == ["a.jpg", "b.jpg"]
+    assert photo_id(first) != photo_id(second)
+    assert (first.sha256, first.content) == (second.sha256, second.content)
+    assert second.content is first.content
+    assert photos.add(b"x" * 100, "folder/a.jpg") is first
+    # The content goes with the last of its names, and counts until then.
+    photos.add(b"y" * 100, "c.jpg")
+    assert photos.add(b"x" * 100, "a.jpg") is first
+    with pytest.raises(UnknownPhotoError):
+        photos.get(photo_id(second))
+
+
+def test_small_photos_are_not_held_without_number() -> None:
+    photos = Photos(most_bytes=10 * ENTRY_BYTES)
+    ids = [photo_id(photos.add(b"x", f"{number}.jpg")) for number in range(20)]
+    with pytest.raises(UnknownPhotoError):
+        photos.get(ids[10])
+    assert photos.get(ids[11]).path.name == "11.jpg"

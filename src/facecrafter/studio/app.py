@@ -24,7 +24,7 @@ from facecrafter import __version__
 from facecrafter.errors import ConfigError
 from facecrafter.faces.photo_file import HeldPhoto
 from facecrafter.studio.catalog import controls as all_controls
-from facecrafter.studio.photos import MOST_PHOTO_BYTES, UnknownPhotoError, plain_name
+from facecrafter.studio.photos import MOST_PHOTO_BYTES, UnknownPhotoError, photo_id, plain_name
 from facecrafter.studio.schema import (
     MOST_PHOTOS,
     PHOTO_ID,
@@ -323,7 +323,7 @@ async def _wish(request: Request) -> ImageRequest:
         photos: dict[str, Any] = {}
         for name in PHOTO_FIELDS:
             files = [one for one in form.getlist(name) if isinstance(one, UploadFile)]
-            ids = [studio.photos.add(await one.read(), one.filename or "photo").sha256 for one in files]
+            ids = [photo_id(studio.photos.add(await one.read(), one.filename or "photo")) for one in files]
             if ids:
                 photos[name] = ids if name == "identity" else ids[-1]
         return _parsed(text.encode(), photos)

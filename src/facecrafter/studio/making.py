@@ -21,6 +21,7 @@ from facecrafter.pipelines.images import KEY_IN_NAME, contact_sheet, encoded
 from facecrafter.pipelines.moving import seeded
 from facecrafter.pipelines.settings import Settings
 from facecrafter.pipelines.sweep import LOOP, STRIP, cells, loop_of, sweep_of
+from facecrafter.studio.photos import photo_id
 from facecrafter.studio.schema import Emotions, ImageRequest, PhotoView, Reading
 from facecrafter.studio.store import Made
 from facecrafter.studio.worker import Task
@@ -142,7 +143,7 @@ class Maker:
         notes = [f"face {number}: {text}" for number, face in enumerate(faces, 1) for text in poor(face)]
         height, width = pixels.shape[:2]
         return PhotoView(
-            photo=photo.sha256,
+            photo=photo_id(photo),
             name=photo.path.name,
             width=width,
             height=height,

@@ -1,12 +1,14 @@
-"""Photos that visitors sent: in memory, under their content's hash, and forgotten when there are too many."""
+"""Photos that visitors sent: in memory, by their content and name, and forgotten when there are too many."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import threading
 import unicodedata
 from collections import OrderedDict
+from dataclasses import replace
 
 from facecrafter.errors import ConfigError, FaceCrafterError, PhotoError
 from facecrafter.faces.photo_file import HeldPhoto
@@ -14,6 +16,7 @@ from facecrafter.studio.schema import InlinePhoto
 
 MOST_PHOTO_BYTES = 32 * 2**20
 MOST_HELD_BYTES = 512 * 2**20
+ENTRY_BYTES = 1024  # that a photo counts beside its content, so that small ones are not without number
 LONGEST_NAME = 80
 
 
@@ -32,15 +35,25 @@ def plain_name(name: str) -> str:
     return kept or "photo"
 
 
+def photo_id(photo: HeldPhoto) -> str:
+    """What a photo is asked for by, 64 hexadecimal digits: a hash of its content and of its name.
+
+    Two visitors may send the same photo under two names, and each job uses its own visitor's.
+    """
+    return hashlib.sha256(f"{photo.sha256} {photo.path.name}".encode()).hexdigest()
+
+
 class Photos:
-    """Those that are held.
+    """Those that are held, by their ids. Content that comes under several names is held once.
 
     Args:
         most_bytes: of all together.
     """
 
     def __init__(self, most_bytes: int = MOST_HELD_BYTES) -> None:
-        self._most, self._held = most_bytes, OrderedDict[str, HeldPhoto]()
+        self._most, self._bytes = most_bytes, 0
+        self._held = OrderedDict[str, HeldPhoto]()
+        self._contents: dict[str, tuple[bytes, int]] = {}  # by their sha256, and how many photos have each
         self._lock = threading.Lock()
 
     def add(self, content: bytes, name: str) -> HeldPhoto:
@@ -56,11 +69,30 @@ class Photos:
             raise PhotoError(f"{name} has more than the {MOST_PHOTO_BYTES // 2**20} MiB that are read; make it smaller")
         photo = HeldPhoto.of(content, name)
         with self._lock:
-            self._held.pop(photo.sha256, None)
-            self._held[photo.sha256] = photo
-            while sum(len(one.content) for one in self._held.values()) > self._most:
-                self._held.popitem(last=False)
+            photo = self._take(photo)
+            while self._bytes > self._most:
+                self._drop(next(iter(self._held)))
         return photo
+
+    def _take(self, photo: HeldPhoto) -> HeldPhoto:
+        """Put a photo behind all others; the same, with the content that is held already."""
+        key = photo_id(photo)
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        content, count = self._contents.get(photo.sha256, (photo.content, 0))
+        self._contents[photo.sha256] = content, count + 1
+        self._bytes += ENTRY_BYTES + (0 if count else len(content))
+        self._held[key] = replace(photo, content=content)
+        return self._held[key]
+
+    def _drop(self, key: str) -> None:
+        """Forget a photo, and its content where no other photo has it."""
+        photo = self._held.pop(key)
+        content, count = self._contents.pop(photo.sha256)
+        if count > 1:
+            self._contents[photo.sha256] = content, count - 1
+        self._bytes -= ENTRY_BYTES + (0 if count > 1 else len(content))
 
     def get(self, photo: str | InlinePhoto) -> HeldPhoto:
         """A photo by its id, or one inside a request.

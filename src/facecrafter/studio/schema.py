@@ -130,7 +130,7 @@ class Reading(BaseModel):
 class PhotoView(BaseModel):
     """A photo that the server holds in memory."""
 
-    photo: str = Field(description="Its id: the sha256 of the file.")
+    photo: str = Field(description="Its id, a hash of its content and name.")
     name: str
     width: int
     height: int

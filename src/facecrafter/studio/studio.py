@@ -14,7 +14,7 @@ from facecrafter.faces.photo_file import HeldPhoto
 from facecrafter.studio import reproduce
 from facecrafter.studio.catalog import model_view
 from facecrafter.studio.making import Maker, Wish, checked
-from facecrafter.studio.photos import MOST_PHOTO_BYTES, Photos
+from facecrafter.studio.photos import MOST_PHOTO_BYTES, Photos, photo_id
 from facecrafter.studio.schema import FileView, ImageRequest, JobView, Limits, ModelView
 from facecrafter.studio.store import JobRow, Made, Store, now
 from facecrafter.studio.worker import Task, Worker
@@ -149,8 +149,9 @@ class Studio:
 
         def kept(photo: Any) -> str:
             found = self.photos.get(photo)
-            held[found.sha256] = found
-            return found.sha256
+            key = photo_id(found)
+            held[key] = found
+            return key
 
         named = {"identity": [kept(photo) for photo in request.identity]}
         for name in reproduce.PHOTOS:
