@@ -5,6 +5,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 
+from facecrafter.faces.asked import Pose, asked_of
 from facecrafter.pipelines import watermark
 from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import save
@@ -85,8 +87,6 @@ def on_disk(jpeg: bytes, tmp_path: Path) -> Path:
 def test_images_are_those_of_the_command_line_to_the_byte(
     client: TestClient, jpeg: bytes, on_disk: Path, crafter: FaceCrafter, tmp_path: Path
 ) -> None:
-    from facecrafter.faces.asked import Pose, asked_of
-
     wish = {"pose": {"yaw": 15, "pitch": -5}, "expression": {"mouthSmile": 0.5}, "valence": -0.6, "arousal": 0.2}
     files = {"identity": ("me.jpg", jpeg), "request": (None, json.dumps({**wish, "n": 3, "seed": 5, **FEW}))}
     job = finished(client, client.post("/v1/images", files=files).json()["id"])
@@ -120,6 +120,27 @@ def test_the_same_photo_has_each_visitors_own_name(client: TestClient, jpeg: byt
         file = finished(client, job["id"])["files"][0]
         made = json.loads(Image.open(io.BytesIO(client.get(file["url"]).content)).info["facecrafter"])
         assert made["identity"] == name
+
+
+def test_two_photos_of_one_name_are_told_apart_in_the_command(
+    client: TestClient, jpeg: bytes, astronaut: NDArray[np.uint8], crafter: FaceCrafter, tmp_path: Path
+) -> None:
+    mirrored = io.BytesIO()
+    Image.fromarray(astronaut[:, ::-1]).save(mirrored, "PNG")
+    photos = [jpeg, mirrored.getvalue()]
+    files: Any = [("identity", ("me.jpg", photo)) for photo in photos]
+    files.append(("request", (None, json.dumps({"pose": {"yaw": 10}, "seed": 4, **FEW}))))
+    job = finished(client, client.post("/v1/images", files=files).json()["id"])
+    words = job["command"].split()
+    places = [tmp_path / place for word, place in pairwise(words) if word == "--identity"]
+    assert len(set(places)) == 2
+    for place, photo in zip(places, photos, strict=True):
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(photo)
+    asked = asked_of(Pose(yaw=10))
+    generate_many(crafter, crafter.request(places, seed=4, settings=Settings(**FEW), asked=asked), 1, tmp_path / "cli")
+    assert client.get(job["files"][0]["url"]).content == (tmp_path / "cli" / "00004.png").read_bytes()
+    assert str(places[1].relative_to(tmp_path)) in job["notes"][-1]
 
 
 def test_a_sweep_is_that_of_the_command_line_to_the_byte(

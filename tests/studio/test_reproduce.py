@@ -78,6 +78,19 @@ def test_python_can_be_run(values: dict[str, Any], options: str) -> None:
     assert given.get("relative", False) == (values.get("start") == "relative")
 
 
+def test_photos_of_one_name_have_places_of_their_own() -> None:
+    names = {"a" * 64: "me.jpg", "b" * 64: "Me.jpg", "c" * 64: "other.jpg", "d" * 64: "me.jpg"}
+    assert list(reproduce.places(names).values()) == ["me.jpg", "2/Me.jpg", "other.jpg", "3/me.jpg"]
+    request = ImageRequest(identity=["a" * 64, "c" * 64], target="b" * 64, emotion_from="d" * 64)
+    expected = "--identity me.jpg --identity other.jpg --target 2/Me.jpg --emotion-from 3/me.jpg"
+    assert expected in reproduce.command(request, names, [])
+    text = reproduce.python(request, names, {"model": "mini"})
+    assert all(word in text for word in ("['me.jpg', 'other.jpg']", "target='2/Me.jpg'", "emotion_from='3/me.jpg'"))
+    found = reproduce.notes(names)
+    assert [note.rpartition(" as ")[2] for note in found] == ["2/Me.jpg", "3/me.jpg"]
+    assert reproduce.notes(NAMES) == []
+
+
 def test_another_model_is_chosen_by_its_options() -> None:
     request = ImageRequest(identity=["a" * 64])
     text = reproduce.command(request, {"a" * 64: "--out"}, ["--model", "runs/my model"])

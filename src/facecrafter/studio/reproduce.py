@@ -12,20 +12,48 @@ SCALES = ("identity_scale", "landmark_scale", "emotion_scale")
 PHOTOS = ("target", "landmarks_from", "emotion_from")
 
 
+def places(names: Mapping[str, str]) -> dict[str, str]:
+    """Where a request's photos are expected, by id: each by its name, and the second of one name in the folder ``2``.
+
+    The name itself is in the images' metadata, so that with another one they would not be the same files.
+
+    Args:
+        names: what the photos are called, by id.
+    """
+    counts: dict[str, int] = {}
+    found = {}
+    for photo, name in names.items():
+        like = name.casefold()  # some disks do not tell small letters from large ones
+        counts[like] = counts.get(like, 0) + 1
+        found[photo] = name if counts[like] == 1 else f"{counts[like]}/{name}"
+    return found
+
+
+def notes(names: Mapping[str, str]) -> list[str]:
+    """What somebody who copies a command has to know of :func:`places`."""
+    where = places(names)
+    return [
+        f"several photos are called {name}; the copied command and Python expect number {place.partition('/')[0]} of "
+        f"them as {place}"
+        for name, place in ((name, where[photo]) for photo, name in names.items())
+        if place != name
+    ]
+
+
 def command(request: ImageRequest, names: Mapping[str, str], model: list[str]) -> str:
     """The command line that makes the files of a request.
 
     Args:
         request: its photos are ids.
-        names: what the photos are called, by id.
+        names: what the photos are called, by id; see :func:`places`.
         model: the options that choose the model.
     """
-    words = ["facecrafter", "generate"]
+    words, where = ["facecrafter", "generate"], places(names)
     for photo in request.identity:
-        words += ["--identity", names[str(photo)]]
+        words += ["--identity", where[str(photo)]]
     for name in PHOTOS:
         if (photo := getattr(request, name)) is not None:
-            words += [_option(name), names[str(photo)]]
+            words += [_option(name), where[str(photo)]]
     for name in ("face", "target_face"):
         pick = getattr(request, name)
         if isinstance(pick, int):
@@ -44,11 +72,12 @@ def python(request: ImageRequest, names: Mapping[str, str], model: Mapping[str, 
     """The same in Python; empty for sweeps, which the command line makes."""
     if request.sweep:
         return ""
-    people = [names[str(photo)] for photo in request.identity]
+    where = places(names)
+    people = [where[str(photo)] for photo in request.identity]
     given: dict[str, str] = {}
     for name in PHOTOS:
         if (photo := getattr(request, name)) is not None:
-            given[name] = repr(names[str(photo)])
+            given[name] = repr(where[str(photo)])
     if request.pose is not None:
         angles = ", ".join(f"{name}={value!r}" for name, value in request.pose.model_dump().items() if value)
         given["pose"] = f"Pose({angles})"

@@ -202,7 +202,7 @@ class Studio:
         live = task is not None and not task.is_over and row.status == "queued"
         status = task.status if live and task is not None else row.status
         files = [] if live else self.store.files(row.id)
-        error, message = row.error, row.message
+        error, message, photos = row.error, row.message, json.loads(row.photos)
         if row.status == "queued" and row.id in self._not_kept:
             status, error, message = "failed", "failed", NOT_KEPT
         return JobView(
@@ -213,10 +213,10 @@ class Studio:
             created=row.created,
             seconds=row.seconds,
             request=json.loads(row.request),
-            photos=json.loads(row.photos),
+            photos=photos,
             error=error,
             message=message,
-            notes=json.loads(row.notes),
+            notes=json.loads(row.notes) + reproduce.notes(photos),
             files=[
                 FileView(name=name, kind=kind, url=f"/v1/jobs/{row.id}/files/{name}", **about)
                 for name, kind, about in files
