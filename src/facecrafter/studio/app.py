@@ -59,6 +59,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         421: "The Host header is not this server's.",
         422: "It cannot be made; the message is a sentence for people.",
         429: "Too many at once; ask again after the seconds in Retry-After.",
+        503: "Too many bytes are sent at once; send them again after the seconds in Retry-After.",
     }.items()
 }
 JobId = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_-]+$", examples=["Zk3v1oWq0mB7r2tJc9yXhA"])]

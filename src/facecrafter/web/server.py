@@ -21,6 +21,7 @@ from starlette.types import Scope
 from facecrafter import __version__
 from facecrafter.errors import FaceCrafterError
 from facecrafter.web.binding import Binding
+from facecrafter.web.bodies import MOST_TOGETHER, Bodies
 from facecrafter.web.guard import FAILED, USUAL_RATE, Guard
 from facecrafter.web.rates import Rate
 
@@ -49,13 +50,16 @@ class Files(StaticFiles):
         return response
 
 
-def application(title: str, most_bytes: int = MOST_BYTES, **options: Any) -> FastAPI:
+def application(
+    title: str, most_bytes: int = MOST_BYTES, most_together: int = MOST_TOGETHER, **options: Any
+) -> FastAPI:
     """An empty application: errors are sentences, the common stylesheet is at ``/static/web/base.css``, and the pages
     that show an API are left out, because they load scripts from elsewhere.
 
     Args:
         title: of the API.
         most_bytes: of a request's body; more is refused with 413.
+        most_together: of the bodies of all requests in work; more is refused with 503.
         options: more of FastAPI's.
     """
     app = FastAPI(
@@ -67,6 +71,7 @@ def application(title: str, most_bytes: int = MOST_BYTES, **options: Any) -> Fas
         telemetry=NO_TELEMETRY,  # type: ignore[arg-type]
         **options,
     )
+    app.add_middleware(Bodies, most_bytes=most_together)
     app.mount("/static/web", Files(directory=STATIC), name="web")
     app.add_exception_handler(FaceCrafterError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -179,7 +184,7 @@ async def _failed(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    names = {404: "not_found", 405: "not_allowed", 413: "too_large"}
+    names = {404: "not_found", 405: "not_allowed", 413: "too_large", 503: "busy"}
     text = {404: "there is nothing here", 413: "the request is larger than this server reads"}.get(error.status_code)
     plain = error.detail in ("Not Found", "Content Too Large", "Request Entity Too Large")
     message = text if text and plain else str(error.detail)

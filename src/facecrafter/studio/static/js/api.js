@@ -41,6 +41,22 @@ export function sendPhoto(file) {
   return ask("POST", "/v1/photos", { body: form });
 }
 
+const BUSY = [429, 503];
+const MOST_TRIES = 5;
+
+/** Ask again after a while where the server is busy; `waits` gets the seconds. */
+export async function patient(request, waits) {
+  for (let tries = 0; ; tries += 1) {
+    try {
+      return await request();
+    } catch (error) {
+      if (!BUSY.includes(error.status) || tries >= MOST_TRIES) throw error;
+      waits(error.wait || 1);
+      await pause((error.wait || 1) * 1000);
+    }
+  }
+}
+
 /** Watch a job; `changed` gets it at every change. Resolves with the job when it is over, and rejects with Away. */
 export function watch(id, changed) {
   return new Promise((resolve, reject) => {

@@ -132,17 +132,15 @@ async function ask(request) {
 
 /** Post a request; a server that was started again gets the photos again, and a busy one is asked again. */
 async function post(request) {
-  for (let tries = 0; ; tries += 1) {
-    try {
-      return await api.post("/v1/images", request);
-    } catch (error) {
-      const photos = [...request.identity, request.landmarks_from].filter(Boolean);
-      if (error.kind === "unknown_photo" && tries === 0 && (await sendAgain(photos))) continue;
-      if (error.kind === "unknown_photo") throw new Error("The server was started again and has forgotten the photo; add it once more.");
-      if (error.status !== 429 || tries >= 5) throw error;
-      say("status", `The server is busy; asking again in ${error.wait} s.`);
-      await api.pause(error.wait * 1000);
-    }
+  const busy = (seconds) => say("status", `The server is busy; asking again in ${seconds} s.`);
+  const once = () => api.patient(() => api.post("/v1/images", request), busy);
+  try {
+    return await once();
+  } catch (error) {
+    if (error.kind !== "unknown_photo") throw error;
+    const photos = [...request.identity, request.landmarks_from].filter(Boolean);
+    if (!(await sendAgain(photos))) throw new Error("The server was started again and has forgotten the photo; add it once more.");
+    return once();
   }
 }
 

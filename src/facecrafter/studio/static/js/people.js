@@ -48,7 +48,8 @@ function dropping(zone, input, take) {
 
 /** Send a photo, and remember its file. */
 async function send(file) {
-  const found = await api.sendPhoto(file);
+  const busy = (seconds) => say("status", `The server is busy; sending the photo again in ${seconds} s.`);
+  const found = await api.patient(() => api.sendPhoto(file), busy);
   files.set(found.photo, file);
   return found;
 }
