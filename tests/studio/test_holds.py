@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from facecrafter.studio.making import Wish
+from facecrafter.studio.photos import ENTRY_BYTES, Photos
+from facecrafter.studio.store import Made
+from facecrafter.studio.studio import Studio
+from facecrafter.studio.worker import Task
 from facecrafter.web.guard import HEADER
 from tests.studio.conftest import finished, send
 
@@ -38,6 +44,33 @@ def test_of_fifty_posts_at_once_none_is_lost(open_client: Callable[..., TestClie
     assert all(answer.json()["error"] == "busy" for answer in refused)
     assert {finished(client, job)["status"] for job in taken} == {"done"}
     assert client.get("/health").json()["waiting"] == 0
+
+
+def test_the_photos_of_jobs_that_wait_count(client: TestClient, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, begun = threading.Event(), threading.Event()
+
+    def make(wish: Wish, task: Task) -> tuple[list[Made], list[str]]:
+        begun.set()
+        assert go.wait(SECONDS)
+        return [], []
+
+    studio: Studio = client.studio  # type: ignore[attr-defined]
+    monkeypatch.setattr(studio.maker, "make", make)
+    studio.photos = Photos(most_bytes=2 * (len(jpeg) + 1 + ENTRY_BYTES))
+
+    def ask(number: int) -> Any:
+        return client.post("/v1/images", files={"identity": (f"{number}.jpg", jpeg + bytes([number]))})
+
+    jobs = [ask(number).json()["id"] for number in range(2)]
+    assert begun.wait(SECONDS)
+    refused = ask(2)
+    assert (refused.status_code, refused.json()["error"]) == (429, "busy")
+    assert int(refused.headers["retry-after"]) >= 1
+    client.delete(f"/v1/jobs/{jobs[1]}")  # one that waits and is cancelled needs its photo no longer
+    jobs.append(ask(3).json()["id"])
+    go.set()
+    assert [finished(client, job)["status"] for job in jobs] == ["done", "cancelled", "done"]
+    assert ask(4).status_code == 202
 
 
 LONG = pytest.mark.skipif(

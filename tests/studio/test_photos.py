@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from facecrafter.errors import PhotoError
+from facecrafter.faces.photo_file import HeldPhoto
 from facecrafter.studio.photos import ENTRY_BYTES, Photos, UnknownPhotoError, photo_id, plain_name
+from facecrafter.studio.worker import Busy
 
 
 @pytest.mark.parametrize(
@@ -65,3 +67,36 @@ def test_small_photos_are_not_held_without_number() -> None:
     with pytest.raises(UnknownPhotoError):
         photos.get(ids[10])
     assert photos.get(ids[11]).path.name == "11.jpg"
+
+
+def test_what_jobs_need_is_held_and_counts() -> None:
+    photos = Photos(most_bytes=3 * (ENTRY_BYTES + 100))
+    first, second = (photos.add(bytes([number]) * 100, f"{number}.jpg") for number in (1, 2))
+    held = {photo_id(one): one for one in (first, second)}
+    photos.keep(held)
+    photos.keep({photo_id(first): first})
+    photos.let_go(held)  # a second job needs the first photo still
+    for number in range(3, 10):
+        photos.add(bytes([number]) * 100, f"{number}.jpg")
+    assert photos.get(photo_id(first)) is first
+    with pytest.raises(UnknownPhotoError):
+        photos.get(photo_id(second))
+    photos.keep(held)  # a job's photo that was forgotten meanwhile is held again
+    assert photos.get(photo_id(second)).content == second.content
+
+
+def test_a_photo_is_refused_while_jobs_need_all_that_is_held() -> None:
+    photos = Photos(most_bytes=2 * (ENTRY_BYTES + 100))
+    held = {photo_id(one): one for one in (photos.add(b"1" * 100, "1.jpg"), photos.add(b"2" * 100, "2.jpg"))}
+    photos.keep(held)
+    with pytest.raises(Busy, match=r"jobs that wait take up all the place; ask again in 5 s"):
+        photos.add(b"3" * 100, "3.jpg")
+    other = {photo_id(one): one for one in (HeldPhoto.of(b"x", "x.jpg"), HeldPhoto.of(b"4" * 100, "4.jpg"))}
+    with pytest.raises(Busy):
+        photos.keep({**held, **other})
+    assert all(photos.get(one) for one in held)
+    photos.let_go(held)
+    photos.add(b"3" * 100, "3.jpg")  # and nothing of what was refused is kept
+    photos.add(b"4" * 100, "4.jpg")
+    with pytest.raises(UnknownPhotoError):
+        photos.get(next(iter(held)))

@@ -200,7 +200,11 @@ async def face(request: Request, photo: PhotoIdPath) -> Response:
     """The largest face of a photo that is held, upright, 256 px a side."""
     studio = _studio(request)
     held = studio.photos.get(photo)
-    pixels = await _looked(studio, lambda: studio.maker.aligned(held))
+    studio.photos.keep({photo: held})
+    try:
+        pixels = await _looked(studio, lambda: studio.maker.aligned(held))
+    finally:
+        studio.photos.let_go([photo])
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG")
     return Response(content.getvalue(), media_type="image/png")
@@ -209,9 +213,8 @@ async def face(request: Request, photo: PhotoIdPath) -> Response:
 @api.post("/v1/images", status_code=202, openapi_extra=IMAGES_BODY)
 async def make_images(request: Request, response: Response) -> JobView:
     """Ask for images of a person. The answer is a job, whose address is in Location; the images come later."""
-    wish = await _wish(request)
-    studio = _studio(request)
-    job = await run_in_threadpool(studio.submit, wish, _session(request))
+    wish, sent = await _wish(request)
+    job = await run_in_threadpool(_studio(request).submit, wish, _session(request), sent)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 
@@ -312,22 +315,25 @@ async def _sent_photo(request: Request) -> tuple[bytes, str]:
         return await photo.read(), photo.filename or "photo"
 
 
-async def _wish(request: Request) -> ImageRequest:
-    """A request in JSON, or in a form with its photos as files."""
+async def _wish(request: Request) -> tuple[ImageRequest, dict[str, HeldPhoto]]:
+    """A request in JSON, or in a form with its photos as files; and these, by their ids."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        return _parsed(await request.body())
+        return _parsed(await request.body()), {}
     studio = _studio(request)
     async with _closing(await _form(request)) as form:
         _check_fields(form)
         text = form.get("request", "{}")
         assert isinstance(text, str)
         photos: dict[str, Any] = {}
+        sent: dict[str, HeldPhoto] = {}
         for name in PHOTO_FIELDS:
             files = [one for one in form.getlist(name) if isinstance(one, UploadFile)]
-            ids = [photo_id(studio.photos.add(await one.read(), one.filename or "photo")) for one in files]
+            added = [studio.photos.add(await one.read(), one.filename or "photo") for one in files]
+            ids = [photo_id(one) for one in added]
+            sent |= zip(ids, added, strict=True)
             if ids:
                 photos[name] = ids if name == "identity" else ids[-1]
-        return _parsed(text.encode(), photos)
+        return _parsed(text.encode(), photos), sent
 
 
 def _check_fields(form: FormData) -> None:

@@ -7,16 +7,19 @@ import binascii
 import hashlib
 import threading
 import unicodedata
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from facecrafter.errors import ConfigError, FaceCrafterError, PhotoError
 from facecrafter.faces.photo_file import HeldPhoto
 from facecrafter.studio.schema import InlinePhoto
+from facecrafter.studio.worker import Busy
 
 MOST_PHOTO_BYTES = 32 * 2**20
 MOST_HELD_BYTES = 512 * 2**20
 ENTRY_BYTES = 1024  # that a photo counts beside its content, so that small ones are not without number
+BUSY_SECONDS = 5.0  # after which a job that holds photos may be over
 LONGEST_NAME = 80
 
 
@@ -53,6 +56,7 @@ class Photos:
     def __init__(self, most_bytes: int = MOST_HELD_BYTES) -> None:
         self._most, self._bytes = most_bytes, 0
         self._held = OrderedDict[str, HeldPhoto]()
+        self._kept: Counter[str] = Counter()  # how many jobs need each
         self._contents: dict[str, tuple[bytes, int]] = {}  # by their sha256, and how many photos have each
         self._lock = threading.Lock()
 
@@ -61,6 +65,7 @@ class Photos:
 
         Raises:
             PhotoError: it is empty or too large.
+            Busy: jobs that are not over need all that is held.
         """
         name = plain_name(name)
         if not content:
@@ -69,13 +74,38 @@ class Photos:
             raise PhotoError(f"{name} has more than the {MOST_PHOTO_BYTES // 2**20} MiB that are read; make it smaller")
         photo = HeldPhoto.of(content, name)
         with self._lock:
-            photo = self._take(photo)
-            while self._bytes > self._most:
-                self._drop(next(iter(self._held)))
-        return photo
+            return self._take(photo)
+
+    def keep(self, photos: Mapping[str, HeldPhoto]) -> None:
+        """Hold photos until :meth:`let_go`, whatever else comes: what a job needs until it is over counts until then.
+
+        Args:
+            photos: by their ids.
+
+        Raises:
+            Busy: jobs that are not over need too much already; none of these is kept then.
+        """
+        kept: list[str] = []
+        try:
+            for key, photo in photos.items():
+                with self._lock:
+                    self._take(photo)
+                    self._kept[key] += 1
+                kept.append(key)
+        except Busy:
+            self.let_go(kept)
+            raise
+
+    def let_go(self, photos: Iterable[str]) -> None:
+        """The opposite of :meth:`keep`, by ids."""
+        with self._lock:
+            for key in photos:
+                self._kept[key] -= 1
+                if not self._kept[key]:
+                    del self._kept[key]
 
     def _take(self, photo: HeldPhoto) -> HeldPhoto:
-        """Put a photo behind all others; the same, with the content that is held already."""
+        """Put a photo behind all others and make room for it; the same, with the content that is held already."""
         key = photo_id(photo)
         if key in self._held:
             self._held.move_to_end(key)
@@ -83,8 +113,13 @@ class Photos:
         content, count = self._contents.get(photo.sha256, (photo.content, 0))
         self._contents[photo.sha256] = content, count + 1
         self._bytes += ENTRY_BYTES + (0 if count else len(content))
-        self._held[key] = replace(photo, content=content)
-        return self._held[key]
+        self._held[key] = taken = replace(photo, content=content)
+        while self._bytes > self._most:
+            oldest = next(one for one in self._held if one not in self._kept)
+            self._drop(oldest)
+            if oldest == key:
+                raise Busy(BUSY_SECONDS, "the photos of jobs that wait take up all the place")
+        return taken
 
     def _drop(self, key: str) -> None:
         """Forget a photo, and its content where no other photo has it."""
@@ -99,7 +134,7 @@ class Photos:
 
         Raises:
             UnknownPhotoError: it is not held.
-            PhotoError: see :meth:`add`.
+            PhotoError, Busy: see :meth:`add`.
             ConfigError: its bytes are not base64.
         """
         if isinstance(photo, InlinePhoto):

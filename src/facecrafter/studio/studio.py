@@ -71,24 +71,32 @@ class Studio:
         self.worker.stop()
         self.store.close()
 
-    def submit(self, request: ImageRequest, session: str) -> JobView:
+    def submit(self, request: ImageRequest, session: str, sent: Mapping[str, HeldPhoto]) -> JobView:
         """Queue a request.
+
+        Args:
+            request: what is asked for.
+            session: whose page asks.
+            sent: photos that came with it, by their ids.
 
         Raises:
             FaceCrafterError: it cannot be made.
-            Busy: the queue is full.
+            Busy: the queue is full, or the photos of what waits are too large.
         """
-        wish = self._checked(request)
+        wish = self._checked(request, sent)
         row = self._row(wish, session)
         job = row.id
         task = Task(lambda task: self.maker.make(wish, task), wish.work, request.preview)
+        task.finished.append(lambda task: self.photos.let_go(wish.held))
         task.finished.append(lambda task: self._keep(job, task))
-        self.store.add(row)
-        self._tasks[job] = task
+        self.photos.keep(wish.held)
         try:
+            self.store.add(row)
+            self._tasks[job] = task
             self.worker.submit(task)
         except BaseException:
-            del self._tasks[job]
+            self._tasks.pop(job, None)
+            self.photos.let_go(wish.held)
             self.store.remove([job])
             raise
         return self._view(row, task)
@@ -143,12 +151,12 @@ class Studio:
         row = self.store.get(job)
         return None if row is None else self._view(row, task)
 
-    def _checked(self, request: ImageRequest) -> Wish:
+    def _checked(self, request: ImageRequest, sent: Mapping[str, HeldPhoto]) -> Wish:
         """The request with its photos by their ids, and these."""
         held: dict[str, HeldPhoto] = {}
 
         def kept(photo: Any) -> str:
-            found = self.photos.get(photo)
+            found = sent[photo] if isinstance(photo, str) and photo in sent else self.photos.get(photo)
             key = photo_id(found)
             held[key] = found
             return key

@@ -30,10 +30,11 @@ class Busy(Exception):
 
     Args:
         seconds: after which there will be a place, by what tasks took so far.
+        reason: why.
     """
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the queue is full; ask again in {math.ceil(seconds)} s")
+    def __init__(self, seconds: float, reason: str = "the queue is full") -> None:
+        super().__init__(f"{reason}; ask again in {math.ceil(seconds)} s")
         self.seconds = max(1, math.ceil(seconds))
 
 
