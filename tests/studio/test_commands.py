@@ -15,6 +15,7 @@ from facecrafter.cli import app
         (["--host", "0.0.0.0"], "everyone in the network could use the server"),
         (["--host", "0.0.0.0", "--token", "short"], "easily guessed"),
         (["--host", "203.0.113.7", "--token", "new"], "cannot listen on 203.0.113.7"),
+        (["--name", "https://faces.example/studio"], "'https://faces.example/studio' is no name of a host"),
         (["--private", "--keep", "x.sqlite", "--port", "0"], "leave --keep out"),
         (["--model", "no/such/model", "--port", "0"], "no/such/model"),
     ],

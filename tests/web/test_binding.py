@@ -64,6 +64,49 @@ def test_only_the_servers_own_names_are_known(binding: Binding, header: str, kno
     assert binding.knows(header) is known
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("faces.example", "faces.example"),
+        ("https://faces.example", "faces.example"),
+        ("https://Faces.Example:8443/", "faces.example"),
+        (" faces.example:8443 ", "faces.example"),
+        ("faces.example.", "faces.example"),
+        ("https://bücher.example", "xn--bcher-kva.example"),
+        ("192.168.1.5:80", "192.168.1.5"),
+        ("FE80::1", "fe80::1"),
+        ("http://[fe80::1]:80", "fe80::1"),
+    ],
+)
+def test_a_further_name_may_have_a_scheme_and_a_port(given: str, name: str) -> None:
+    binding = Binding(names=[given])
+    assert binding.names == (name,)
+    assert binding.knows(f"[{name}]:8443" if ":" in name else f"{name}:8443")
+    assert not binding.knows("other.example")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "  ",
+        "https://",
+        "https://faces.example/studio",
+        "faces.example/?a=1",
+        "faces.example:port",
+        "a..b",
+        "[::1",
+        "*.example",
+        "two words",
+        "ann@faces.example",
+        "faces.example:70000",
+    ],
+)
+def test_what_is_no_name_is_refused_at_the_start(given: str) -> None:
+    with pytest.raises(ConfigError, match="is no name of a host; give it as"):
+        Binding(names=["faces.example", given])
+
+
 def test_the_address_to_open() -> None:
     assert Binding().url(80) == "http://127.0.0.1:80/"
     assert Binding("::1").url(80, "/a") == "http://[::1]:80/a"

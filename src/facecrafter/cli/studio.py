@@ -27,7 +27,8 @@ Token = Annotated[
     ),
 ]
 Names = Annotated[
-    list[str] | None, typer.Option("--name", help="A further name the server is reached by, say a proxy's.")
+    list[str] | None,
+    typer.Option("--name", help="A further name the server is reached by, say a proxy's: faces.example."),
 ]
 Keep = Annotated[Path | None, typer.Option(metavar="FILE", help="Database of results. [default: in the user's data]")]
 KeptMegabytes = Annotated[int, typer.Option("--keep-mb", min=1, help="Size of the results; the oldest go first.")]

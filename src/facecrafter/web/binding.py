@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from facecrafter.errors import ConfigError
 from facecrafter.web.tokens import LEAST_TOKEN
@@ -22,13 +24,14 @@ class Binding:
         host: a name or an address.
         port: 0 for any that is free.
         token: what a visitor has to know; None on this machine alone.
-        names: further names under which the server is reached, say that of a proxy before it.
+        names: further names under which the server is reached, say that of a proxy before it; an address is as good,
+            ``https://faces.example:8443/``.
         own_access: the application checks by itself who may see what, say by a token of each visitor; then no token is
             needed here.
 
     Raises:
-        ConfigError: another address than this machine's own without a token, a token that is easily guessed, or a port
-            that is none.
+        ConfigError: another address than this machine's own without a token, a token that is easily guessed, a port
+            that is none, or a name that is none.
     """
 
     host: str = DEFAULT_HOST
@@ -42,6 +45,7 @@ class Binding:
             raise ConfigError(f"a port is a number from 0 to 65535, not {self.port}")
         if self.token is not None and len(self.token) < LEAST_TOKEN:
             raise ConfigError(f"a token of fewer than {LEAST_TOKEN} characters is easily guessed; give a longer one")
+        object.__setattr__(self, "names", tuple(name_of(one) for one in self.names))
         if not self.is_loopback and self.token is None and not self.own_access:
             raise ConfigError(
                 f"on {self.host} everyone in the network could use the server, and see what others made; give --token, "
@@ -64,7 +68,7 @@ class Binding:
         server that others reach takes any.
         """
         name = host_of(header)
-        if name in LOOPBACK_NAMES or name == self.host.lower() or name in {one.lower() for one in self.names}:
+        if name in LOOPBACK_NAMES or name == self.host.lower() or name in self.names:
             return True
         return not self.is_loopback and (_address(name) is not None or name == socket.gethostname().lower())
 
@@ -99,6 +103,26 @@ def host_of(header: str) -> str:
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.rpartition(":")[0] if header.count(":") == 1 else header
+
+
+def name_of(text: str) -> str:
+    """The name of a host as browsers send it, from a name or an address of a page's root, with or without a port.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    given = text.strip()
+    if _address(given) is not None:  # one of version 6 may come without brackets
+        return given.lower()
+    try:
+        parts = urlsplit(given if "://" in given else f"//{given}")
+        name = (parts.hostname or "").rstrip(".").encode("idna").decode()
+        is_root = parts.port != 0 and not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
+    except ValueError:
+        name, is_root = "", False
+    if not is_root or re.fullmatch(r"[a-z0-9._:-]+", name) is None:
+        raise ConfigError(f"'{text}' is no name of a host; give it as a browser's Host header has it, faces.example")
+    return name
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
