@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from facecrafter.cli import app
 from facecrafter.config import check
 from facecrafter.datasets import cost
 from facecrafter.datasets import plan as plans
@@ -253,28 +255,68 @@ def test_what_misses_its_cell(accept: dict[str, Any], found: dict[str, Any], rea
 
 
 def test_the_cost_is_of_the_rate_that_is_given(configured: Configured) -> None:
-    said = " ".join(cost.lines(configured(), 36_000, 4, 5, 10.0))
-    assert "36,000 images of 5 people in 4 cells" in said
-    assert "time: 60 minutes of one worker, 3 hours where all are made 3 times" in said
+    assert list(cost.lines(configured(), 36_000, 4, 5, 10.0)) == [
+        "36,000 images of 5 people in 4 cells, 5,143 shards",
+        "1 worker: 60 minutes, 3 hours where all are made 3 times (10 images a second, the given rate)",
+        "10 workers: 6.01 minutes, 18 minutes where all are made 3 times",  # 515 shards of 7 images the last one
+        "100 workers: 36 seconds, 109 seconds where all are made 3 times",
+        "disk: about 1.44 GiB",
+    ]
     assert "not known" in " ".join(cost.lines(configured(model="arc2face"), 10, 4, 5))
 
 
+def test_a_tiny_plan_has_a_cost_too(configured: Configured) -> None:
+    first, one, shared, disk = cost.lines(configured(attempts=2), 1, 1, 1)
+    assert first == "1 image of 1 person in 1 cell, 1 shard"
+    assert one.startswith("1 worker: a second or two (2.5 images a second, measured with mini")
+    assert shared == "no more than 1 worker can share it: a shard is made by one"
+    assert disk == "disk: about 42 KiB"
+    found = list(cost.lines(configured(attempts=1), 70 * 7, 1, 1, 0.1))
+    assert found[1:4] == [
+        "1 worker: 81.7 minutes (0.1 images a second, the given rate)",
+        "10 workers: 8.17 minutes",
+        "no more than 70 workers can share it: a shard is made by one",
+    ]
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf", "-inf", "0", "-1", "1e-9"])
+def test_a_rate_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, embeddings: Path, rate: str) -> None:
+    config = tmp_path / "set.yaml"
+    config.write_text(f"identities: [{{embeddings: {embeddings}}}]\nimages: 3\n")
+    done = CliRunner().invoke(app, ["dataset", "plan", str(config), "--rate", rate])
+    assert done.exit_code != 0 and "--rate" in done.output
+    assert not (tmp_path / "set.parquet").exists()
+
+
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(5, "5 seconds"), (600, "10 minutes"), (7200, "2 hours"), (3e5, "3.47 days")]
+    ("seconds", "words"),
+    [
+        (0.4, "a second or two"),
+        (5, "5 seconds"),
+        (119, "119 seconds"),
+        (600, "10 minutes"),
+        (7200, "2 hours"),
+        (3e5, "3.47 days"),
+        (4e8, "4,630 days"),
+    ],
 )
 def test_durations(seconds: float, words: str) -> None:
     assert cost.duration(seconds) == words
 
 
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(12, "12 bytes"), (43_000, "42 KiB"), (2**20, "1 MiB"), (4.3e11, "400 GiB"), (4.3e12, "4,000 GiB")],
+)
+def test_sizes(count: float, words: str) -> None:
+    assert cost.size(count) == words
+
+
 def test_a_plan_by_command(embeddings: Path, tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from facecrafter.cli import app
-
     config = tmp_path / "set.yaml"
     config.write_text(f"identities: [{{embeddings: {embeddings}}}]\nimages: 3\n")
     done = CliRunner().invoke(app, ["dataset", "plan", str(config)])
-    assert done.exit_code == 0 and "3 images of 5 people in 1 cells" in done.output
+    assert done.exit_code == 0 and "3 images of 5 people in 1 cell, 1 shard" in done.output
     again = CliRunner().invoke(app, ["dataset", "plan", str(config)])
     assert again.exit_code == 1 and "exists already" in again.output
     assert check(config, {"identities": [{"embeddings": str(embeddings)}], "images": 3}, PlanConfig).images == 3

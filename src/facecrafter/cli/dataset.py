@@ -46,6 +46,7 @@ def dataset_plan(
     from facecrafter.datasets.plan import people_path, write_plan
     from facecrafter.io import check_free
 
+    cost.check_rate(rate)
     settings = check(config, read(config), PlanConfig)
     place = out or config.with_suffix(".parquet")
     check_free([place, people_path(place)], overwrite)
@@ -54,8 +55,9 @@ def dataset_plan(
     for line in cost.lines(settings, plan.images, plan.cells, len(chosen.people), rate):
         typer.echo(line)
     if chosen.near or chosen.resembling:
+        near = cost.counted(chosen.near, "person", "people")
         typer.echo(
-            f"left out: {chosen.near} people too near to another one, {chosen.resembling} to a training person "
+            f"left out: {near} too near to another one, {chosen.resembling} to a training person "
             f"(nearer than {settings.least:g})"
         )
     typer.echo(f"the plan is {plan.path}; make it with: facecrafter dataset make {plan.path} OUT")

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from facecrafter.datasets.config import PlanConfig
+from facecrafter.errors import ConfigError
 
 # Of the shipped mini model by `facecrafter dataset bench`, in processor time of one core of an AMD EPYC: images a
 # second with all labels, three poses to an expression, and bytes an image in its shard.
 RATE = 2.5
 BYTES = 43_000
-HOUR, DAY = 3600.0, 86400.0
-GIBIBYTE = 2**30
+WORKERS = (10, 100)  # for which the time is given, beside that of one
+SECONDS = {"minute": 60.0, "hour": 3600.0, "day": 86400.0}
+SIZES = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+
+
+def check_rate(rate: float | None) -> None:
+    """Refuse a rate that no worker can have.
+
+    Raises:
+        ConfigError: it is not finite, or not above 0.
+    """
+    if rate is not None and not 0 < rate < math.inf:  # NaN fails this too
+        raise ConfigError(f"--rate {rate:g} is no number of images a second; give a finite one above 0, say {RATE:g}")
 
 
 def lines(config: PlanConfig, images: int, cells: int, people: int, rate: float | None = None) -> Iterator[str]:
@@ -21,25 +34,53 @@ def lines(config: PlanConfig, images: int, cells: int, people: int, rate: float 
         config: of the plan.
         images, cells, people: how many.
         rate: images a second of one worker; None for :data:`RATE`, which is that of the mini model.
+
+    Raises:
+        ConfigError: see :func:`check_rate`.
     """
-    yield f"{images:,} images of {people:,} people in {cells:,} cells, {-(-images // config.shard_size):,} shards"
+    check_rate(rate)
+    shards = -(-images // config.shard_size)
+    parts = counted(images, "image"), counted(people, "person", "people"), counted(cells, "cell")
+    yield f"{parts[0]} of {parts[1]} in {parts[2]}, {counted(shards, 'shard')}"
     if rate is None and config.model != "mini":
         yield "how long it takes is not known for this model; measure it with 'dataset bench' and give --rate"
         return
     own = rate or RATE
-    once, most = images / own, images * config.attempts / own
-    again = f", {duration(most)} where all are made {config.attempts} times" if config.attempts > 1 else ""
     where = "the given rate" if rate else "measured with mini on one core; 'dataset bench' measures this machine"
-    yield f"time: {duration(once)} of one worker{again} ({own:g} images a second, {where})"
-    for workers in (10, 100):
-        yield f"  {workers} workers: {duration(once / workers)} to {duration(most / workers)}"
+    yield f"1 worker: {_range(config, images / own)} ({own:g} images a second, {where})"
+    for workers in WORKERS:
+        if workers <= shards:
+            # A shard is made by one worker, so the last ones to finish decide.
+            longest = min(images, -(-shards // workers) * config.shard_size)
+            yield f"{workers} workers: {_range(config, longest / own)}"
+    if shards < WORKERS[-1]:
+        yield f"no more than {counted(shards, 'worker')} can share it: a shard is made by one"
     if config.model == "mini":
-        yield f"disk: {images * BYTES / GIBIBYTE:.3g} GiB"
+        yield f"disk: about {size(images * BYTES)}"
+
+
+def _range(config: PlanConfig, seconds: float) -> str:
+    """How long it takes where every image is in its cell at once, and where none is."""
+    once, most = duration(seconds), duration(seconds * config.attempts)
+    return once if once == most else f"{once}, {most} where all are made {config.attempts} times"
+
+
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """A number and its noun."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
-    for unit, name in ((DAY, "days"), (HOUR, "hours"), (60.0, "minutes")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.3g} {name}"
-    return f"{seconds:.0f} seconds"
+    """Seconds in the unit of which there are two or more; three digits."""
+    for unit in reversed(SECONDS):
+        if seconds >= 2 * SECONDS[unit]:
+            return f"{float(f'{seconds / SECONDS[unit]:.3g}'):,g} {unit}s"
+    return f"{seconds:.0f} seconds" if seconds >= 2 else "a second or two"
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit of which there is one or more; three digits."""
+    for unit, length in SIZES.items():
+        if count >= length:
+            return f"{float(f'{count / length:.3g}'):,g} {unit}"
+    return f"{count:.0f} bytes"
