@@ -20,6 +20,7 @@ from facecrafter.datasets.cells import Cell
 from facecrafter.datasets.maker import Job, Maker, Recipe, open_crafter
 from facecrafter.datasets.plan import Plan, seed_of
 from facecrafter.errors import ConfigError, DataError
+from facecrafter.faces.rig import Rig
 from facecrafter.pipelines import watermark
 from facecrafter.pipelines.images import STATEMENT, signed
 from facecrafter.request import Request
@@ -163,11 +164,9 @@ def test_images_with_and_without_an_emotion_are_sampled_apart(
     assert [set(batch) <= free or not set(batch) & free for batch in model.batches] == [True, True]
 
 
-def test_a_cells_pose_does_not_solve_for_the_expression_again(
+def test_an_expression_is_solved_for_once_a_neutral_face(
     planned: Planned, posed: Callable[..., tuple[Maker, Posed]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from facecrafter.faces.rig import Rig
-
     solved, real = [], Rig.expressed
     monkeypatch.setattr(Rig, "expressed", lambda self, *given: (solved.append(1), real(self, *given))[1])
     plan = planned(cells={"yaw": [-20, 0, 20], "expression": ["neutral", "jawOpen=0.5"]}, a_person=1, shard_size=6)
@@ -176,6 +175,25 @@ def test_a_cells_pose_does_not_solve_for_the_expression_again(
     points = [maker.points(cell, first) for cell in plan.cells]
     assert len(solved) == 2
     assert np.abs(points[0] - points[1]).max() > 3  # pixels
+    maker.points(plan.cells[0], first)  # an image that is made again
+    maker.points(plan.cells[0], plan.persons([1])[1])  # of an array too: the mean face
+    assert len(solved) == 2
+    wider = dataclasses.replace(first, neutral=first.neutral * np.float32(1.01))
+    assert np.array_equal(maker.points(plan.cells[3], first), points[3])
+    assert not np.array_equal(maker.points(plan.cells[3], wider), points[3])
+    assert len(solved) == 3
+
+
+def test_only_some_faces_are_kept(
+    planned: Planned, posed: Callable[..., tuple[Maker, Posed]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(makers, "HELD", 2)
+    plan = planned(cells={"expression": ["neutral", "jawOpen=0.2", "jawOpen=0.4"]}, a_person=1, shard_size=6)
+    maker, _ = posed(plan, lambda seed: True)
+    first = plan.persons([0])[0]
+    points = [maker.points(cell, first) for cell in plan.cells]
+    assert len(maker._faces) == 2
+    assert np.array_equal(maker.points(plan.cells[0], first), points[0])
 
 
 def test_other_weights_and_other_recognisers_are_refused(

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from facecrafter.datasets import engines
 from facecrafter.datasets import speed as speeds
 from facecrafter.datasets.plan import Plan
 from facecrafter.datasets.speed import Speed, lines, measure
 from facecrafter.errors import ConfigError
 
 
-def test_parts_add_up(planned: Callable[..., Plan]) -> None:
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The worker that is timed is this process, which has its threads back afterwards."""
+    import torch
+
+    @contextmanager
+    def process(make: Callable[[], Any], workers: int) -> Iterator[engines.Submit]:
+        maker = make()
+
+        def submit(jobs: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_result(maker.read(jobs))
+            return future
+
+        yield submit
+        maker.close()
+
+    monkeypatch.setattr(engines, "processes", process)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_parts_add_up(planned: Callable[..., Plan], here: None) -> None:
     plan = planned(cells={"yaw": [-10, 10]}, sampling={"steps": 3, "batch_size": 2}, attempts=1)
     found = measure(plan.path, images=2, workers=())
     assert set(found.parts) == {

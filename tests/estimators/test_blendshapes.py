@@ -27,3 +27,18 @@ def test_only_the_subset_is_read(face: Face) -> None:
     others = np.setdiff1d(np.arange(478), SUBSET)
     other[others] += 50
     np.testing.assert_array_equal(network().scores(other[None]), network().scores(face.points[None]))
+
+
+def test_computing_in_place_changes_no_number(face: Face) -> None:
+    """Against a plain loop that keeps every value, to the bit; the network and the points stay as they were."""
+    points = np.stack([face.points, face.points * 1.1, face.points[:, ::-1]])
+    net, given = network(), points.copy()
+    constants = {number: value.copy() for number, value in net._constants.items()}
+    known = {**constants, net._input: points[:, list(SUBSET), :2].astype(np.float32)}
+    for step in net._steps:
+        value = step.compute(*(known[one] for one in step.inputs))
+        known[step.output] = np.maximum(value, 0) if step.relu else value
+    for _ in range(2):
+        np.testing.assert_array_equal(net.scores(points), known[net._output].reshape(3, -1))
+    np.testing.assert_array_equal(points, given)
+    assert all(np.array_equal(value, constants[number]) for number, value in net._constants.items())

@@ -120,15 +120,19 @@ def held_out(persons: Sequence[str], share: int = HELD_OUT_SHARE) -> NDArray[np.
 
 
 def encode(
-    face: Face, identity: Mapping[str, NDArray[np.float32]], emotion: NDArray[np.float32], mask: NDArray[np.uint8]
+    face: Face,
+    identity: Mapping[str, NDArray[np.float32]],
+    emotion: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    png: bytes | None = None,
 ) -> tuple[bytes, bytes]:
     """A face as the bytes of its PNG and of its arrays.
 
     The arrays are ``points`` (478, 3) in pixels of the image, ``blendshapes`` (52,), ``pose`` (4, 4),
-    ``identity_NAME`` (D,) a recogniser, ``emotion`` (10,) and ``mask`` (64, 64) uint8.
+    ``identity_NAME`` (D,) a recogniser, ``emotion`` (10,) and ``mask`` (64, 64) uint8. A PNG of the image that there
+    is already is used as it is.
     """
-    image, packed = io.BytesIO(), io.BytesIO()
-    Image.fromarray(face.image).save(image, "PNG", compress_level=3)
+    packed = io.BytesIO()
     arrays: dict[str, Any] = {f"identity_{name}": vector for name, vector in identity.items()}
     arrays |= {
         "points": face.points,
@@ -138,7 +142,13 @@ def encode(
         "mask": mask,
     }
     np.savez(packed, **arrays)
-    return image.getvalue(), packed.getvalue()
+    return png or _png(face.image), packed.getvalue()
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "PNG", compress_level=3)
+    return content.getvalue()
 
 
 def decode(parts: Mapping[str, bytes]) -> Face:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facecrafter.data.prepare.reader import Accepted, Rejected, Result, accepted
+from facecrafter.data.prepare.reader import Rejected, Result, accepted
 from facecrafter.data.prepare.stopping import check_leaving
 from facecrafter.datasets.cells import Cell, Measured, missed
 from facecrafter.datasets.config import PlanConfig
@@ -23,7 +23,7 @@ from facecrafter.estimators.blendshapes import network
 from facecrafter.estimators.emotion_estimator import estimator
 from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.estimators.identity import recogniser
-from facecrafter.faces.asked import wanted
+from facecrafter.faces.asked import Asked, wanted
 from facecrafter.faces.face import ALIGNED_SIZE, Detection, Face, align
 from facecrafter.faces.rig import load
 from facecrafter.pipelines.images import encoded
@@ -33,7 +33,11 @@ from facecrafter.request import Portrait, Request, portrait_of
 if TYPE_CHECKING:
     from facecrafter.pipelines.generate import FaceCrafter
 
+Key = TypeVar("Key")
+
 NO_FACE = "no face found"
+# Faces that are kept for the next poses, and for images that are made again: 3 MB.
+HELD = 256
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,8 @@ class Maker:
         self.recognisers = {name: recogniser(name) for name in config.recognisers}
         self.estimator = estimator()
         self.attempts = 0
-        self._faces: dict[tuple[str, str], NDArray[np.float64]] = {}
+        self._scores: dict[bytes, NDArray[np.float64]] = {}
+        self._faces: dict[tuple[bytes, str], NDArray[np.float64]] = {}
 
     def close(self) -> None:
         """Free the landmark network."""
@@ -175,16 +180,19 @@ class Maker:
     def points(self, cell: Cell, person: Person) -> NDArray[np.float32]:
         """The landmarks of a cell, ``(478, 3)`` in pixels of an aligned image.
 
-        The expression is solved for once, and then turned: the cells of a person that differ in the pose alone follow
-        each other.
+        An expression is solved for once a neutral face, and then turned: the cells of a person that differ in the pose
+        alone follow each other, and people of an array of embeddings all have the mean face.
         """
-        rig, read, asked = load(), network().scores, cell.asked(self.recipe.config.emotion_through)
-        key = (person.digest, json.dumps([sorted(asked.expression.items()), cell.emotion]))
-        if key not in self._faces:
-            neutral = person.neutral.astype(np.float64)
-            now = np.asarray(read(neutral[None])[0], np.float64)
-            self._faces = {key: rig.expressed(neutral, wanted(asked, rig, now), now, read)[0]}
-        return rig.posed(self._faces[key], cell.yaw, cell.pitch)
+        asked = cell.asked(self.recipe.config.emotion_through)
+        key = (person.neutral.tobytes(), json.dumps([sorted(asked.expression.items()), cell.emotion]))
+        face = _recent(self._faces, key, lambda: self._expressed(asked, person))
+        return load().posed(face, cell.yaw, cell.pitch)
+
+    def _expressed(self, asked: Asked, person: Person) -> NDArray[np.float64]:
+        """A person's straightened face ``(478, 3)`` with an expression."""
+        rig, read, neutral = load(), network().scores, person.neutral.astype(np.float64)
+        now = _recent(self._scores, person.neutral.tobytes(), lambda: np.asarray(read(neutral[None])[0], np.float64))
+        return rig.expressed(neutral, wanted(asked, rig, now), now, read)[0]
 
     def _judged(self, row: Row, attempt: int, person: Person, image: Image.Image) -> Result:
         cell = self.recipe.cells[row.cell]
@@ -208,10 +216,8 @@ class Maker:
         }
         more: dict[str, Any] = {"asked": asked, "likeness": measured.likeness, "generated": True}
         face = found.stored.resized(ALIGNED_SIZE)
-        sample = accepted(
-            row.id, person.digest, f"{row.id}.png", face, found.stored, found.embeddings, measured.emotion, more
-        )
-        return Accepted(sample.row, {**sample.parts, "png": encoded(image)})
+        of = row.id, person.digest, f"{row.id}.png"
+        return accepted(*of, face, found.stored, found.embeddings, measured.emotion, more, encoded(image))
 
     def _measure(self, image: NDArray[np.uint8], person: Person) -> Reading | None:
         """What is read off an image; None where it shows no face."""
@@ -226,6 +232,15 @@ class Maker:
         # One at a time: of several the last digits depend on how many there are.
         emotion = self.estimator.estimate([aligned])[0]
         return Reading(stored, embeddings, Measured(aligned.angles, aligned.blendshapes, emotion, likeness))
+
+
+def _recent(held: dict[Key, NDArray[np.float64]], key: Key, make: Callable[[], NDArray[np.float64]]) -> Any:
+    """What is held of a key, made where it is not; the :data:`HELD` that were made last are held."""
+    if key not in held:
+        if len(held) >= HELD:
+            del held[next(iter(held))]
+        held[key] = make()
+    return held[key]
 
 
 def _off_centre(face: Detection, image: NDArray[np.uint8]) -> float:

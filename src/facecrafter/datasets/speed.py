@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from facecrafter.data import shards
 from facecrafter.data.prepare.reader import Accepted
-from facecrafter.data.prepare.workers import single_thread
 from facecrafter.datasets import engines
 from facecrafter.datasets.maker import Job, Maker, Recipe, open_crafter
 from facecrafter.datasets.output import write
@@ -89,26 +88,41 @@ def _jobs(plan: Plan, images: int) -> Iterator[Job]:
 
 
 def _alone(recipe: Recipe, jobs: Sequence[Job]) -> tuple[dict[str, float], int, float]:
-    """Processor seconds an image by part, how many images were made, and bytes an image, on one thread."""
-    import torch
+    """Processor seconds an image by part, how many images were made, and bytes an image: of one worker."""
+    work: Any = jobs  # all of them are one item of this worker
+    with engines.processes(partial(_TimedMaker, recipe), 1) as submit:
+        (found,) = submit(work).result()
+    return cast(tuple[dict[str, float], int, float], found)
 
-    threads = torch.get_num_threads()
-    with single_thread():
-        maker = Maker(recipe)
-        try:
-            maker.read(Job(0, jobs[0].rows[:1], jobs[0].people))  # loads what is loaded once
-            seconds, counted = _timed(maker), 0
-            start, samples = time.process_time(), []
-            for job in jobs:
-                results = maker.read(job)
-                samples += [(one.row.key, one.parts) for one in results if isinstance(one, Accepted)]
-            content = shards.pack(samples)
-            seconds["encoding and the rest"] = time.process_time() - start - sum(seconds.values())
-            counted = maker.attempts - 1
-        finally:
-            maker.close()
-            torch.set_num_threads(threads)
-    return {name: total / counted for name, total in seconds.items()}, counted, len(content) / max(1, len(samples))
+
+class _TimedMaker:
+    """A maker in a worker process, where everything computes on one thread, as for a data set.
+
+    Args:
+        recipe: of the plan.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._maker = Maker(recipe)
+
+    def close(self) -> None:
+        """Free the landmark network."""
+        self._maker.close()
+
+    def read(self, jobs: Sequence[Job]) -> list[Any]:
+        """Make shards; one result, what :func:`_alone` gives."""
+        maker = self._maker
+        maker.read(Job(0, jobs[0].rows[:1], jobs[0].people))  # loads what is loaded once
+        before, seconds = maker.attempts, _timed(maker)
+        start, samples = time.process_time(), []
+        for job in jobs:
+            results = maker.read(job)
+            samples += [(one.row.key, one.parts) for one in results if isinstance(one, Accepted)]
+        content = shards.pack(samples)
+        seconds["encoding and the rest"] = time.process_time() - start - sum(seconds.values())
+        made = maker.attempts - before
+        parts = {name: total / made for name, total in seconds.items()}
+        return [(parts, made, len(content) / max(1, len(samples)))]
 
 
 def _timed(maker: Maker) -> dict[str, float]:

@@ -8,7 +8,7 @@ and computes in numpy, many faces at once.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -54,7 +54,9 @@ def _slice(begin_mask: int, end_mask: int, value: Array, begin: Array, end: Arra
 def _convolved(value: Array, kernel: Array, bias: Array) -> Array:
     """All kernels are 1 x 1; one product of two matrices is several times faster than one a face."""
     rows = np.ascontiguousarray(value).reshape(-1, value.shape[-1])
-    return (rows @ kernel[:, 0, 0].T + bias).reshape(*value.shape[:-1], -1)
+    product = rows @ kernel[:, 0, 0].T
+    product += bias
+    return product.reshape(*value.shape[:-1], -1)
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -77,7 +79,7 @@ OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class _Step:
-    """One operation: what computes it, the numbers of its tensors, and whether the result is cut at 0."""
+    """One operation: what computes it, the numbers of its tensors, and whether the result, a new array, is cut at 0."""
 
     compute: Operation
     inputs: tuple[int, ...]
@@ -119,6 +121,7 @@ class BlendshapeNetwork:
                 self._constants[step.output] = step.compute(*(self._constants[one] for one in inputs))
             else:
                 self._steps.append(step)
+        self._last_uses = _last_uses(self._steps)
 
     def scores(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
         """Scores in [0, 1] of B faces, ``(B, 52)`` in the order of :data:`facecrafter.faces.face.BLENDSHAPES`.
@@ -127,10 +130,18 @@ class BlendshapeNetwork:
             points: ``(B, 478, 2 or 3)``, x and y in pixels of any image; place and size do not matter.
         """
         known: dict[int, Array] = {self._input: np.asarray(points[:, list(SUBSET), :2], np.float32)}
-        for step in self._steps:
+        for step, done in zip(self._steps, self._last_uses, strict=True):
             value = step.compute(*(known.get(one, self._constants.get(one)) for one in step.inputs))
-            known[step.output] = np.maximum(value, 0) if step.relu else value
+            known[step.output] = np.maximum(value, 0, out=value) if step.relu else value
+            for one in done:  # of many faces the values take megabytes: new memory costs more than the arithmetic
+                known.pop(one, None)
         return np.asarray(known[self._output].reshape(len(points), -1), np.float32)
+
+
+def _last_uses(steps: Sequence[_Step]) -> list[list[int]]:
+    """Of every step the inputs that no later one reads."""
+    last = {one: number for number, step in enumerate(steps) for one in step.inputs}
+    return [[one for one in set(step.inputs) if last[one] == number] for number, step in enumerate(steps)]
 
 
 def _constants(model: Any, graph: Any, schema: Any) -> dict[int, Array]:

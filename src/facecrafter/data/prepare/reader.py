@@ -132,6 +132,7 @@ def accepted(
     embeddings: Mapping[str, NDArray[np.float32]],
     emotion: Emotion,
     more: Mapping[str, Any],
+    png: bytes | None = None,
 ) -> Accepted:
     """The row and the sample of an image.
 
@@ -143,9 +144,10 @@ def accepted(
         embeddings: ``(D,)`` by the recogniser's name.
         emotion: what it expresses.
         more: what the sample's JSON says beside, by name.
+        png: of the stored image, where it is encoded already.
     """
     mask = np.round(face_mask(face, MASK_SIZE) * 255).astype(np.uint8)
-    png, arrays = shards.encode(stored, embeddings, emotion.vector, mask)
+    content, arrays = shards.encode(stored, embeddings, emotion.vector, mask, png)
     about = {"person": person, "file": file, "box": list(face.box), "others": face.others, **more}
     row = Row(
         key=key,
@@ -159,7 +161,7 @@ def accepted(
         emotion=emotion.label,
         others=face.others,
     )
-    return Accepted(row, {"png": png, "npz": arrays, "json": json.dumps(about).encode()})
+    return Accepted(row, {"png": content, "npz": arrays, "json": json.dumps(about).encode()})
 
 
 def _guarded(photo: Photo, read: Callable[[], Accepted]) -> Result:
