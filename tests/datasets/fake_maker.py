@@ -86,7 +86,7 @@ class FakeMaker:
 
 
 def _pose(cell: Cell) -> np.ndarray:
-    """A head that looks where it was asked to."""
+    """A head in the pose that was asked for."""
     pose = np.eye(4, dtype=np.float32)
     yaw, pitch = np.radians([cell.yaw, cell.pitch])
     forward = np.array([np.cos(pitch) * np.sin(yaw), np.sin(pitch), np.cos(pitch) * np.cos(yaw)])

@@ -160,7 +160,7 @@ def test_images_with_and_without_an_emotion_are_sampled_apart(
     plan = planned(cells={"emotion": ["free", "happy"]}, a_person=1, shard_size=4, accept={"yaw": 40, "pitch": 40})
     maker, model = posed(plan, lambda seed: True)
     maker.read(job(plan))
-    free = {row.seed for row in plan.rows(0) if plan.cells[row.cell].feeling is None}
+    free = {row.seed for row in plan.rows(0) if plan.cells[row.cell].target_emotion is None}
     assert [set(batch) <= free or not set(batch) & free for batch in model.batches] == [True, True]
 
 

@@ -24,7 +24,7 @@ def dataset_plan(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Decide who is shown how, give every image an id, and say what it will cost. Nothing is made yet.
+    """Decide who is shown how, give every image an id, and estimate the cost. Nothing is made yet.
 
     \b
     identities:
@@ -76,7 +76,7 @@ def dataset_make(
 ) -> None:
     """Make what a plan asks for, and label it. A stopped run goes on where it was.
 
-    Shards are WebDataset tars, index.parquet has a row an image, and rejected.csv says which images missed their
+    Shards are WebDataset tars, index.parquet has a row an image, and rejected.csv lists the images that missed their
     cell at every attempt. The folder can be trained on as one of `data prepare`.
 
     \b
@@ -91,7 +91,7 @@ def dataset_make(
     if counts.images:
         typer.echo(f"an image was made {counts.attempts / counts.images:.2f} times until it was in its cell")
     if counts.rejected:
-        typer.echo(f"{counts.rejected} missed their cell at every attempt; {done.folder / 'rejected.csv'} says why")
+        typer.echo(f"{counts.rejected} missed their cell at every attempt; {done.folder / 'rejected.csv'} lists why")
     for name in done.empty:
         typer.echo(f"a cell that no image reached: {name}", err=True)
 

@@ -47,7 +47,7 @@ class Cell:
     probabilities: tuple[float, ...] = ()
 
     @cached_property
-    def feeling(self) -> Emotion | None:
+    def target_emotion(self) -> Emotion | None:
         """The emotion; None where it is free."""
         if not self.probabilities or self.valence is None or self.arousal is None:
             return None
@@ -64,7 +64,7 @@ class Cell:
         Args:
             through: what the emotion acts through.
         """
-        emotion = self.feeling if through != "module" else None
+        emotion = self.target_emotion if through != "module" else None
         return Asked(Pose(self.yaw, self.pitch), dict(self.numbers), "neutral", emotion)
 
     @cached_property
@@ -87,9 +87,9 @@ def cells_of(config: PlanConfig) -> list[Cell]:
     axes, found = config.cells, []
     for emotion, expression in product(axes.emotion, axes.expression):
         numbers = _expression(expression, config.presets)
-        feeling = _emotion(emotion)
-        _refuse_doubtful(expression, numbers, feeling if config.emotion_through != "module" else None)
-        about = (None, None, ()) if feeling is None else (feeling.valence, feeling.arousal, feeling.probabilities)
+        target = _emotion(emotion)
+        _refuse_doubtful(expression, numbers, target if config.emotion_through != "module" else None)
+        about = (None, None, ()) if target is None else (target.valence, target.arousal, target.probabilities)
         for yaw, pitch in product(axes.yaw, axes.pitch):
             found.append(Cell(yaw + 0.0, pitch + 0.0, expression, emotion_name(emotion), numbers, *about))
     return found
@@ -174,11 +174,11 @@ def missed(cell: Cell, accept: AcceptConfig, found: Measured) -> str:
         read = float(found.blendshapes[BLENDSHAPES.index(name)])
         if accept.expression is not None and abs(read - value) > accept.expression:
             return f"{name} {read:.2f} in place of {value:g}"
-    if cell.feeling is not None:
-        if accept.emotion and found.emotion.label != cell.feeling.label:
-            return f"{found.emotion.label} in place of {cell.feeling.label}"
+    if cell.target_emotion is not None:
+        if accept.emotion and found.emotion.label != cell.target_emotion.label:
+            return f"{found.emotion.label} in place of {cell.target_emotion.label}"
         for name in ("valence", "arousal"):
-            most, asked = getattr(accept, name), getattr(cell.feeling, name)
+            most, asked = getattr(accept, name), getattr(cell.target_emotion, name)
             read = getattr(found.emotion, name)
             if most is not None and abs(read - asked) > most:
                 return f"{name} {read:.2f} in place of {asked:.2f}"

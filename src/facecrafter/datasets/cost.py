@@ -24,7 +24,9 @@ def check_rate(rate: float | None) -> None:
         ConfigError: it is not finite, or not above 0.
     """
     if rate is not None and not 0 < rate < math.inf:  # NaN fails this too
-        raise ConfigError(f"--rate {rate:g} is no number of images a second; give a finite one above 0, say {RATE:g}")
+        raise ConfigError(
+            f"--rate {rate:g} is no number of images a second; give a finite one above 0, such as {RATE:g}"
+        )
 
 
 def lines(config: PlanConfig, images: int, cells: int, people: int, rate: float | None = None) -> Iterator[str]:

@@ -42,7 +42,7 @@ def made(jobs: Iterator[Job], submit: Submit, workers: int) -> Iterator[tuple[Jo
     """Shards as they are done, of which only a few are held at once.
 
     Raises:
-        FaceCrafterError: a worker died, or said what is missing.
+        FaceCrafterError: a worker died, or reported what is missing.
     """
     open_jobs: dict[Future[list[Result]], Job] = {}
     more = True

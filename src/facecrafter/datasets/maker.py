@@ -147,7 +147,7 @@ class Maker:
         results: dict[str, Result] = {}
         kinds: dict[bool, deque[tuple[Row, int]]] = {}
         for row in job.rows:  # images with and without an emotion are not sampled at once
-            kinds.setdefault(self.recipe.cells[row.cell].feeling is None, deque()).append((row, 0))
+            kinds.setdefault(self.recipe.cells[row.cell].target_emotion is None, deque()).append((row, 0))
         for queue in kinds.values():
             while queue:
                 check_leaving()
@@ -170,8 +170,8 @@ class Maker:
     def _request(self, row: Row, attempt: int, person: Person) -> Request:
         cell, through = self.recipe.cells[row.cell], self.recipe.config.emotion_through
         conditions = {"landmark": Portrait(points=self.points(cell, person))}
-        if cell.feeling is not None and through != "landmarks":
-            conditions["emotion"] = portrait_of(cell.feeling)
+        if cell.target_emotion is not None and through != "landmarks":
+            conditions["emotion"] = portrait_of(cell.target_emotion)
         described = {"identity": "an embedding", "landmarks": "by numbers", "asked": cell.name}
         return Request(
             Portrait(embedding=person.embedding), conditions, seed_of(row.id, attempt), self._settings, described

@@ -1,6 +1,6 @@
-"""The folder of a data set while it is made: a prepared folder, whose index also says what was asked for.
+"""The folder of a data set while it is made: a prepared folder, whose index also has what was asked for.
 
-What is done is known from the folder alone: a shard is whole where its tar is as long as the list beside it says.
+What is done is known from the folder alone: a shard is whole where its tar is as long as the list beside it gives.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHARDS_A_GROUP = 64  # of the index
 
 
 def settings_of(plan: Plan, size: int, model: str) -> dict[str, Any]:
-    """What ``meta.json`` says. A run goes on with a folder only where it agrees in all of it.
+    """The content of ``meta.json``. A run goes on with a folder only where it agrees in all of it.
 
     Args:
         plan: what is made.
@@ -131,7 +131,7 @@ def _asked(image: Accepted) -> dict[str, Any]:
 
 
 def is_done(out: Path, number: int) -> bool:
-    """Whether a shard is there, as long as the list beside it says."""
+    """Whether a shard is there, as long as the list beside it gives."""
     try:
         return shard_path(out, number).stat().st_size == read_list(out, number)["bytes"]
     except (OSError, DataError):

@@ -167,12 +167,12 @@ def lines(speed: Speed) -> list[str]:
     """The result in words."""
     parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in speed.parts.items())
     rate = 1 / sum(speed.parts.values())
-    said = [
+    found = [
         f"{speed.images} images, {speed.kilobytes:.1f} kB each; ms of one core an image: {parts}",
         f"{speed.share:.0%} of the sampler's own speed ({rate:.2f} images a second of one core)",
     ]
     for kind, rates in (("process", speed.rates), ("Ray actor", speed.ray)):
-        for count, rate in rates.items():
+        for count, images in rates.items():
             plural = "" if count == 1 else "es" if kind == "process" else "s"
-            said.append(f"{count} {kind}{plural}: {rate:.2f} images a second of wall-clock time")
-    return said
+            found.append(f"{count} {kind}{plural}: {images:.2f} images a second of wall-clock time")
+    return found
