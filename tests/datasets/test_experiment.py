@@ -59,6 +59,19 @@ def test_two_steps_of_all_arms(
     assert trained == ["made"]
 
 
+def test_people_of_a_set_who_resemble_a_held_out_person_are_left_out(
+    photos: Prepared, made: Prepared, tmp_path: Path
+) -> None:
+    identity = made.identity.copy()
+    identity[3:6] = photos.identity[[3, 5]].mean(0)  # y is Ida
+    found = compare(photos, dataclasses.replace(made, identity=identity), tmp_path, steps=1)
+    assert (found.resembling, found.images, found.people["made"]) == (1, 5, 2)
+    assert "who resemble a held-out person, left out: 1" in " ".join(lines(found))
+    identity[:] = photos.identity[[3, 5]].mean(0)
+    with pytest.raises(ConfigError, match="there are 0 images of either kind"):
+        compare(photos, dataclasses.replace(made, identity=identity), tmp_path, steps=1)
+
+
 def test_training_learns_who_is_who(prepared: Prepared) -> None:
     """Four people of two images each: after some steps an image is nearest to the other one of its person."""
     rng = np.random.default_rng(0)

@@ -211,7 +211,7 @@ def dataset_experiment(
 
     path = out / "experiment.json"
     check_free([path], overwrite)
-    found = compare(load(photos), load(made), out, images, steps, seed)
+    found = compare(load(photos, "dlib"), load(made, "dlib"), out, images, steps, seed)
     write_whole(path, (found.model_dump_json(indent=2) + "\n").encode())
     for line in lines(found):
         typer.echo(line)

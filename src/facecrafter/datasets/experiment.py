@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.data.shards import Prepared, held_out
+from facecrafter.datasets.config import APART
 from facecrafter.errors import ConfigError, DataError
+from facecrafter.estimators.identity import unit
 from facecrafter.evaluation import bootstrap
 from facecrafter.evaluation.record import Interval, Record
 from facecrafter.io import write_whole
@@ -46,6 +48,7 @@ class Comparison(Record):
     Attributes:
         images, steps, seed: of each of the first two arms; of the training.
         people: that each arm is trained on.
+        resembling: people of the set who resemble a held-out person; they are left out.
         pairs: of one person, and as many of two.
         auc: area under the curve by arm, with an interval over held-out people.
         differences: from training on photos, paired.
@@ -55,6 +58,7 @@ class Comparison(Record):
     steps: int
     seed: int
     people: dict[str, int]
+    resembling: int
     pairs: int
     auc: dict[str, Interval]
     differences: dict[str, Interval]
@@ -81,8 +85,8 @@ def compare(
     """Train and compare. Cosines of an arm that is done are kept in the folder, and a stopped run goes on after them.
 
     Args:
-        photos: prepared photos, some of held-out people.
-        made: a data set.
+        photos: prepared photos, some of held-out people, with embeddings by dlib.
+        made: a data set, with embeddings by dlib.
         out: the folder of the result.
         images: how many of each; as many as both have if None.
         steps: of the training of each arm.
@@ -94,13 +98,15 @@ def compare(
     """
     held = held_out(photos.persons)
     train = np.flatnonzero(~held)
-    most = min(len(train), len(made))
+    apart, resembling = _apart(made, photos, held)
+    most = min(len(train), len(apart))
     count = most if images is None else images
     if not 2 <= count <= most:
         raise ConfigError(f"there are {most} images of either kind, and {count} cannot be taken; give --images {most}")
     rng = np.random.default_rng(seed)
     of_photos = _whole_people([photos.persons[row] for row in train], count, rng)
-    drawn = {"photos": train[of_photos], "made": _whole_people(made.persons, count, rng)}
+    of_made = _whole_people([made.persons[row] for row in apart], count, rng)
+    drawn = {"photos": train[of_photos], "made": apart[of_made]}
     pairs = pairs_of(photos, np.flatnonzero(held), rng)
     scores, people = {}, {}
     for arm in ARMS:
@@ -124,10 +130,29 @@ def compare(
         steps=steps,
         seed=seed,
         people=people,
+        resembling=resembling,
         pairs=int(pairs.same.sum()),
         auc={arm: _auc(scores[arm], pairs) for arm in ARMS},
         differences={arm: _auc(scores[arm], pairs, scores["photos"]) for arm in ARMS[1:]},
     )
+
+
+def _apart(made: Prepared, photos: Prepared, held: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
+    """Rows of a set whose people do not resemble a held-out person, by :data:`facecrafter.datasets.config.APART`, and
+    how many people do: a set may be made of photos, which are those of the test too."""
+    people, own = _mean_embeddings(made, np.arange(len(made)))
+    others = _mean_embeddings(photos, np.flatnonzero(held))[1]
+    near = {people[place] for place in np.flatnonzero((own @ others.T > 1 - APART["dlib"]).any(1))}
+    rows = [row for row, person in enumerate(made.persons) if person not in near]
+    return np.array(rows, np.int64), len(near)
+
+
+def _mean_embeddings(prepared: Prepared, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.float32]]:
+    """The people of some rows, and their mean embeddings ``(N, D)`` of unit length."""
+    people, groups = np.unique([prepared.persons[row] for row in rows], return_inverse=True)
+    sums = np.zeros((len(people), prepared.identity.shape[1]), np.float32)
+    np.add.at(sums, groups, prepared.identity[rows])
+    return people.tolist(), unit(sums)
 
 
 def _whole_people(persons: Sequence[str], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -268,6 +293,8 @@ def _kept(path: Path) -> Any:
 
 def lines(found: Comparison) -> Iterator[str]:
     """The result in words."""
+    if found.resembling:
+        yield f"people of the set who resemble a held-out person, left out: {found.resembling}"
     yield f"{found.pairs} pairs of one held-out person and as many of two; {found.steps} steps of {BATCH} images each"
     for arm in ARMS:
         images = found.images * (2 if arm == "both" else 1)
