@@ -100,6 +100,13 @@ def test_without_a_face_or_without_conditions(crafter: FaceCrafter, portrait: Pa
     assert [(row.name, row.asked) for row in found.rows][:2] == [("yaw", 10), ("pitch", 0)]
 
 
+def test_likeness_is_to_the_face_that_is_picked(crafter: FaceCrafter, astronaut: NDArray[np.uint8]) -> None:
+    both = np.hstack([astronaut, astronaut[:, ::-1]])
+    for number in (1, 2):
+        person = crafter.request(both, face=number).identity
+        assert crafter.measurer.likeness(person, crafter.face(both, number)) == pytest.approx(1, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("reports", "best"),
     [

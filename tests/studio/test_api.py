@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.faces.asked import Pose, asked_of
+from facecrafter.faces.face import Face
 from facecrafter.pipelines import watermark
 from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import save
 from facecrafter.pipelines.missing import generate_many
+from facecrafter.pipelines.report_files import measure_all
 from facecrafter.pipelines.settings import Settings
 from facecrafter.pipelines.sweep import cells, generate_sweep, sweep_of
+from facecrafter.request import Request
 from facecrafter.studio.photos import photo_id
 from tests.studio.conftest import finished, send
 
@@ -109,6 +112,38 @@ def test_images_are_those_of_the_command_line_to_the_byte(
         assert own == (tmp_path / "cli" / file["name"]).read_bytes()
         save(image, tmp_path / "python" / file["name"])
         assert own == (tmp_path / "python" / file["name"]).read_bytes()
+
+
+def test_what_is_read_in_an_image_is_what_a_report_of_the_command_line_has(
+    client: TestClient,
+    jpeg: bytes,
+    on_disk: Path,
+    crafter: FaceCrafter,
+    face: Face,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def generate(requests: Sequence[Request], progress: Any = None) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        for number, request in enumerate(requests):
+            side = 128 + request.seed  # each image is a little different
+            yield number, np.asarray(Image.fromarray(face.image).resize((side, side), Image.Resampling.LANCZOS))
+
+    monkeypatch.setattr(crafter.generator, "generate", generate)
+    photo = send(client, jpeg).json()["photo"]
+    wish = {"identity": [photo], "pose": {"yaw": 10}, "expression": {"jawOpen": 0.5}, "emotion": "happy", "n": 2, **FEW}
+    job = finished(client, client.post("/v1/images", json=wish).json()["id"])
+    asked, settings = asked_of(Pose(yaw=10), {"jawOpen": 0.5}), Settings(**FEW)
+    request = crafter.request([on_disk], emotion="happy", settings=settings, asked=asked)
+    reports = [report for _, report in measure_all(crafter, generate_many(crafter, request, 2, tmp_path / "cli").jobs)]
+    for file, report in zip(job["files"], reports, strict=True):
+        got = file["got"]
+        assert got["identity"] == report.data()["identity"] > 0.5
+        assert got["identity_by"] == report.judge == "sface"
+        numbers = {**got["pose"], **got["expression"], **got["emotion"]["probabilities"]}
+        assert {row.name for row in report.rows} == {"yaw", "pitch", "jawOpen", "happy"}
+        for row in report.rows:
+            assert numbers[row.name] == pytest.approx(row.got, abs=0.006)  # angles are rounded to two decimals
+    assert len({report.identity for report in reports}) == 2
 
 
 def test_the_same_photo_has_each_visitors_own_name(client: TestClient, jpeg: bytes) -> None:

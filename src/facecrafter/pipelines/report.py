@@ -113,19 +113,31 @@ class Measurer:
         Raises:
             PhotoError, NoFaceError: a photo of the person is gone, where it was not read before.
         """
-        try:
-            face = self._crafter.face(image, "centre")
-        except NoFaceError:
-            face = None
-        judge = self._judge.name if request.identity.photos else self._crafter.recogniser_name
-        identity = None if face is None else self._likeness(request.identity, face)
-        return Report(face is not None, tuple(self._rows(request, face)), identity, judge)
+        face = self.face(image)
+        identity = None if face is None else self.likeness(request.identity, face)
+        return Report(face is not None, tuple(self._rows(request, face)), identity, self.judge_of(request.identity))
 
-    def _likeness(self, person: Portrait, face: Face) -> float:
-        """Cosine of a face to a person's photos; to the embedding where there are none, by what it comes from."""
+    def face(self, image: NDArray[np.uint8]) -> Face | None:
+        """The face of an image ``(S, S, 3)`` uint8 RGB, as it is measured; None where it shows none."""
+        try:
+            return self._crafter.face(image, "centre")
+        except NoFaceError:
+            return None
+
+    def judge_of(self, person: Portrait) -> str:
+        """The recogniser that compares with a person."""
+        return self._judge.name if person.photos else self._crafter.recogniser_name
+
+    def likeness(self, person: Portrait, face: Face) -> float:
+        """Cosine of a face to a person's photos, the mean over them; to the embedding where there are none, by what it
+        comes from.
+
+        Raises:
+            PhotoError, NoFaceError: a photo is gone, where it was not read before.
+        """
         if not person.photos:
             return float(self._crafter.embedding(face) @ person.embedding)
-        key = str(person.content("identity"))
+        key = f"{person.content('identity')} {person.face}"
         if key not in self._people:
             self._people = {key: self._judge.embed(self._crafter.faces_of(person))}
         return float((self._people[key] @ self._judge.embed([face])[0]).mean())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facecrafter.errors import ConfigError, NoFaceError
+from facecrafter.errors import ConfigError
 from facecrafter.faces.asked import ANGLES, Asked, Pose, asked_of
 from facecrafter.faces.emotion import EMOTIONS, emotion_of
 from facecrafter.faces.face import BLENDSHAPES, Face
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from facecrafter.pipelines.generate import FaceCrafter
-    from facecrafter.request import Request
+    from facecrafter.request import Portrait, Request
 
 READ_SHARE = 0.4  # of an image's work that reading its face back counts as
 
@@ -117,12 +117,11 @@ class Maker:
             images = self._images(requests, task)
             if wish.cells:
                 return self._sweep(wish, images), notes
-            person = None if wish.request.preview else self._person(wish)
             made = []
             for request, image in zip(requests, images, strict=True):
                 about: dict[str, Any] = {"seed": request.seed}
-                if person is not None:
-                    about["got"] = self._got(np.asarray(image), person)
+                if not wish.request.preview:
+                    about["got"] = self._got(np.asarray(image), request.identity)
                     task.step(READ_SHARE)
                 made.append(Made(f"{request.seed:05d}.png", "image", encoded(image), about))
         return made, notes
@@ -214,17 +213,14 @@ class Maker:
             made.append(Made(LOOP, "loop", loop_of(images)))
         return made
 
-    def _person(self, wish: Wish) -> NDArray[np.float32]:
-        return self.crafter.person(*(wish.held[str(one)] for one in wish.request.identity), face=wish.request.face)
-
-    def _got(self, pixels: NDArray[np.uint8], person: NDArray[np.float32]) -> dict[str, Any] | None:
-        """How an image reads; None where no face is found in it."""
-        try:
-            face = self.crafter.face(pixels)
-            likeness = float(self.crafter.embedding(face) @ person)
-        except NoFaceError:
+    def _got(self, pixels: NDArray[np.uint8], person: Portrait) -> dict[str, Any] | None:
+        """How an image reads, as a report of the command line has it; None where no face is found in it."""
+        measurer = self.crafter.measurer
+        face = measurer.face(pixels)
+        if face is None:
             return None
-        return {**self._reading(face).model_dump(), "identity": round(likeness, 4)}
+        identity = {"identity": round(measurer.likeness(person, face), 4), "identity_by": measurer.judge_of(person)}
+        return {**self._reading(face).model_dump(), **identity}
 
     def _reading(self, face: Face) -> Reading:
         emotion = self.crafter.emotion_of(face)

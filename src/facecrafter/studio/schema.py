@@ -123,7 +123,10 @@ class Reading(BaseModel):
     emotion: Emotions
     box: list[float] = Field(description="Left, top, right, bottom in pixels.")
     identity: float | None = Field(
-        default=None, description="Cosine to the identity's photos, by the recogniser that the model is conditioned by."
+        default=None, description="Of a generated image: cosine to the identity's photos, the mean over them."
+    )
+    identity_by: str | None = Field(
+        default=None, description="The recogniser that compared them, which is not the model's.", examples=["sface"]
     )
 
 

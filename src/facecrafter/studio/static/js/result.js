@@ -119,7 +119,7 @@ function showMeasured() {
     return;
   }
   const rows = [...poseRows(file.got), ...expressionRows(file.got), ...emotionRows(file.got)];
-  rows.push(bar("Likeness to the photo", null, file.got.identity, 0, 1, (value) => value.toFixed(2)));
+  rows.push(bar(`Likeness to the photo (${file.got.identity_by})`, null, file.got.identity, 0, 1, (value) => value.toFixed(2)));
   $("bars").replaceChildren(...rows);
 }
 
