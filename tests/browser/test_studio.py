@@ -159,6 +159,7 @@ def test_every_control_is_moved_once_and_asked_for(opened: Callable[..., Page], 
     page.get_by_role("button", name="happy", exact=True).click()
     set_range(page.locator("#emotion-strength"), "ArrowLeft")
     page.locator("#start").select_option("keep")
+    page.locator("#best-of").select_option("2")
     page.locator("#speed").select_option("exact")
     page.locator("#seed").fill("42")
     page.locator("#make").click()
@@ -167,12 +168,15 @@ def test_every_control_is_moved_once_and_asked_for(opened: Callable[..., Page], 
     assert asked["pose"] == {"yaw": 1.0, "pitch": 1.0, "roll": 1.0}
     assert len(asked["expression"]) == 32 and set(asked["expression"].values()) == {0.01}
     assert (asked["emotion"], asked["start"], asked["speed"], asked["seed"]) == ({"happy": 0.79}, "keep", "exact", 42)
+    assert asked["best_of"] == 2
+    page.locator("#best-of").select_option("1")
     set_range(page.locator("#emotion-valence"), "Home")
     page.locator("#lock").click()
     page.locator("#make").click()
     expect(page.locator("#seed")).not_to_have_value("42")
     expect(page.locator("#history li")).to_have_count(2)
-    assert jobs(page)[0]["request"]["valence"] == -1.0
+    asked = jobs(page)[0]["request"]
+    assert asked["valence"] == -1.0 and "best_of" not in asked
     page.locator("#pose-reset").click()
     page.locator("#expression-reset").click()
     page.locator("#emotion-reset").click()

@@ -100,6 +100,25 @@ def test_without_a_face_or_without_conditions(crafter: FaceCrafter, portrait: Pa
     assert [(row.name, row.asked) for row in found.rows][:2] == [("yaw", 10), ("pitch", 0)]
 
 
+def test_a_choice_can_be_stopped_between_two_measurements(
+    crafter: FaceCrafter, portrait: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Any] = []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(amount: float) -> None:
+        if amount == 0 and len(measured) == 1:
+            raise Stopped
+
+    monkeypatch.setattr(crafter.measurer, "report", lambda *given: measured.append(given))
+    request = crafter.conditions(portrait, asked=asked_of(Pose(10)))
+    with pytest.raises(Stopped):
+        list(rendered(crafter, [request], 3, stop))
+    assert len(measured) == 1
+
+
 def test_likeness_is_to_the_face_that_is_picked(crafter: FaceCrafter, astronaut: NDArray[np.uint8]) -> None:
     both = np.hstack([astronaut, astronaut[:, ::-1]])
     for number in (1, 2):

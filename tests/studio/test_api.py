@@ -114,6 +114,48 @@ def test_images_are_those_of_the_command_line_to_the_byte(
         assert own == (tmp_path / "python" / file["name"]).read_bytes()
 
 
+@pytest.mark.parametrize("sweep", [False, True])
+def test_the_best_of_several_is_that_of_the_command_line_to_the_byte(
+    client: TestClient,
+    jpeg: bytes,
+    on_disk: Path,
+    crafter: FaceCrafter,
+    face: Face,
+    sweep: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = np.asarray(Image.fromarray(face.image).resize((128, 128), Image.Resampling.LANCZOS))
+
+    def generate(requests: Sequence[Request], progress: Any = None) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        for number, request in enumerate(requests):
+            if progress:
+                progress(1)
+            yield number, small if request.seed > 100 else np.full_like(small, 90)  # the first shows no face
+
+    monkeypatch.setattr(crafter.generator, "generate", generate)
+    photo = send(client, jpeg).json()["photo"]
+    own = {"sweep": ["yaw=0:20:2"]} if sweep else {"n": 2, "pose": {"yaw": 10}}
+    answer = client.post("/v1/images", json={"identity": [photo], "seed": 5, "best_of": 3, **own, **FEW})
+    job = finished(client, answer.json()["id"])
+    assert (job["status"], job["progress"], job["request"]["best_of"]) == ("done", 1, 3)
+    assert "--best-of 3" in job["command"]
+    settings = Settings(**FEW)
+    if sweep:
+        swept = cells(None, [sweep_of("yaw=0:20:2")])
+        each = [(name, crafter.request([on_disk], seed=5, settings=settings, asked=asked)) for name, asked in swept]
+        generate_sweep(crafter, each, 2, tmp_path / "cli", best_of=3)
+    else:
+        request = crafter.request([on_disk], seed=5, settings=settings, asked=asked_of(Pose(yaw=10)))
+        generate_many(crafter, request, 2, tmp_path / "cli", best_of=3)
+    for file in job["files"]:
+        content = client.get(file["url"]).content
+        assert content == (tmp_path / "cli" / file["name"]).read_bytes()
+        if file["kind"] == "image":
+            made = json.loads(Image.open(io.BytesIO(content)).info["facecrafter"])
+            assert (made["best of"], made["seed of the first"] in (5, 6), made["seed"] > 100) == (3, True, True)
+
+
 def test_what_is_read_in_an_image_is_what_a_report_of_the_command_line_has(
     client: TestClient,
     jpeg: bytes,
@@ -225,6 +267,11 @@ def test_a_photo_inside_json(client: TestClient, jpeg: bytes) -> None:
         ({"identity": ["PHOTO"], "sweep": ["yaw"]}, 422, "yaw=-30:30:7"),
         ({"identity": ["PHOTO"], "sweep": ["yaw=0:1:2"], "n": 2}, 422, "leave n out"),
         ({"identity": ["PHOTO"], "loop": True}, 422, "one sweep"),
+        ({"identity": ["PHOTO"], "best_of": 0}, 422, "best_of: "),
+        ({"identity": ["PHOTO"], "best_of": 9}, 422, "best_of: "),
+        ({"identity": ["PHOTO"], "best_of": 2, "preview": True}, 422, "leave best_of out"),
+        ({"identity": ["PHOTO"], "best_of": 2, "free": True}, 422, "nothing to be close to"),
+        ({"identity": ["PHOTO"], "best_of": 8, "sweep": ["yaw=0:20:9"]}, 422, "9 images, each the best of 8, are more"),
         ({"identity": ["PHOTO"], "nonsense": 1}, 422, "nonsense: "),
         ({"identity": [{"base64": "§"}]}, 422, "not in base64"),
         ({"identity": ["PHOTO", "PHOTO"], "face": 1}, 422, "picked in one photo"),

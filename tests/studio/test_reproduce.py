@@ -25,6 +25,8 @@ REQUESTS: list[tuple[dict[str, Any], str]] = [
         {"steps": 4, "speed": "distilled", "emotion_scale": 2.0},
         "--emotion-scale 2.0 --steps 4 --speed distilled -n 1 --seed 0",
     ),
+    ({"pose": {"yaw": 3}, "best_of": 4, "n": 2}, "--yaw 3.0 --best-of 4 -n 2 --seed 0"),
+    ({"sweep": ["yaw=-30:30:7"], "best_of": 2}, "--best-of 2 --sweep yaw=-30:30:7 --seed 0"),
     (
         {"landmarks_from": "b" * 64, "target_face": [3, 4.5]},
         "--landmarks-from b.png --target-face-at 3,4.5 -n 1 --seed 0",
@@ -75,6 +77,7 @@ def test_python_can_be_run(values: dict[str, Any], options: str) -> None:
     assert (given["n"], given["seed"]) == (values.get("n", 1), values.get("seed", 0))
     for name in ("emotion", "valence", "steps", "speed", "preset", "strict", "face", "expression"):
         assert given.get(name) == values.get(name)
+    assert given.get("best_of", 1) == values.get("best_of", 1)
     assert given.get("relative", False) == (values.get("start") == "relative")
 
 

@@ -241,7 +241,11 @@ def rendered(
             continue
         images = [made.pop(one) for one in own]
         if best_of > 1:
-            reports = [crafter.measurer.report(requests[index], np.asarray(one)) for one in images]
+            reports = []
+            for one in images:
+                if progress:
+                    progress(0)  # where a caller may stop
+                reports.append(crafter.measurer.report(requests[index], np.asarray(one)))
             images = [images[closest(reports)]]
             images[0].info["facecrafter"] |= {"best of": best_of, "seed of the first": requests[index].seed}
         yield index, images[0]

@@ -19,6 +19,7 @@ from facecrafter.faces.face import BLENDSHAPES, Face
 from facecrafter.faces.photo_file import HeldPhoto, check_faces
 from facecrafter.pipelines.images import KEY_IN_NAME, contact_sheet, encoded
 from facecrafter.pipelines.moving import seeded
+from facecrafter.pipelines.report import best_key, rendered
 from facecrafter.pipelines.settings import Settings
 from facecrafter.pipelines.sweep import LOOP, STRIP, cells, loop_of, sweep_of
 from facecrafter.studio.photos import photo_id
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from facecrafter.pipelines.generate import FaceCrafter
     from facecrafter.request import Portrait, Request
 
+MOST_MADE = 64  # images for one request, with those that are not kept
 READ_SHARE = 0.4  # of an image's work that reading its face back counts as
 
 
@@ -76,6 +78,10 @@ def checked(request: ImageRequest, held: Mapping[str, HeldPhoto], speeds: Sequen
         raise ConfigError("a sweep itself is how many images there are; leave n out")
     if request.preview and request.sweep:
         raise ConfigError("a sweep has no preview; make the sweep itself")
+    if request.best_of > 1 and request.preview:
+        raise ConfigError("a preview is of one image; leave best_of out")
+    if request.best_of > 1 and request.free:
+        raise ConfigError("best_of has no effect with free: there is nothing to be close to")
     if request.speed is not None and request.speed not in speeds:
         raise ConfigError(f"unknown speed '{request.speed}'; there are {', '.join(speeds)}")
     settings_of(request)
@@ -85,7 +91,12 @@ def checked(request: ImageRequest, held: Mapping[str, HeldPhoto], speeds: Sequen
     relative, keep = request.start == "relative", request.start == "keep"
     asked = asked_of(pose, request.expression or None, request.preset, relative, keep, swept=bool(request.sweep))
     swept = cells(asked, [sweep_of(one, relative) for one in request.sweep]) if request.sweep else []
-    return Wish(request, held, asked, swept)
+    wish = Wish(request, held, asked, swept)
+    if wish.images * request.best_of > MOST_MADE:
+        raise ConfigError(
+            f"{wish.images} images, each the best of {request.best_of}, are more than {MOST_MADE}; ask for fewer"
+        )
+    return wish
 
 
 def settings_of(request: ImageRequest) -> Settings:
@@ -114,7 +125,7 @@ class Maker:
         with noted() as notes:
             self.crafter.forget_notes()
             requests = self._requests(wish)
-            images = self._images(requests, task)
+            images = self._images(requests, wish.request.best_of, task)
             if wish.cells:
                 return self._sweep(wish, images), notes
             made = []
@@ -183,7 +194,7 @@ class Maker:
         first = one(wish.asked)
         return [seeded(first, first.seed + number) for number in range(request.n)]
 
-    def _images(self, requests: Sequence[Request], task: Task) -> list[Image.Image]:
+    def _images(self, requests: Sequence[Request], best_of: int, task: Task) -> list[Image.Image]:
         """In the batches of the command line, so that they are its images to the bit."""
         made: dict[int, Image.Image] = {}
         size = (requests[0].settings or self.crafter.generator.settings).batch_size
@@ -196,8 +207,8 @@ class Maker:
                     task.step(0)
                     readings[alike.digest] = self.crafter.read(alike)
                 batch.append(replace(readings[alike.digest], seed=request.seed))
-            for index, image in self.crafter.render(batch, task.step):
-                image.info["facecrafter"]["key"] = self.crafter.key(requests[first + index])
+            for index, image in rendered(self.crafter, batch, best_of, task.step):
+                image.info["facecrafter"]["key"] = best_key(self.crafter.key(requests[first + index]), best_of)
                 made[first + index] = image
         return [made[index] for index in range(len(requests))]
 

@@ -90,6 +90,8 @@ def python(request: ImageRequest, names: Mapping[str, str], model: Mapping[str, 
         if (value := getattr(request, name)) is not None:
             given[name] = repr(value)
     given |= {name: "True" for name in ("strict", "free") if getattr(request, name)}
+    if request.best_of > 1:
+        given["best_of"] = str(request.best_of)
     given |= {"n": str(request.n), "seed": str(request.seed)}
     options = "".join(f", {name}={value!r}" for name, value in model.items() if name != "model")
     lines = [
@@ -135,7 +137,7 @@ def _sampling(request: ImageRequest) -> list[str]:
     for name in (*SCALES, "steps", "scheduler", "speed"):
         if (value := getattr(request, name)) is not None:
             words += [_option(name), str(value)]
-    return words
+    return words + ["--best-of", str(request.best_of)] * (request.best_of > 1)
 
 
 def _option(name: str) -> str:

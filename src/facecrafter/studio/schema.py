@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MOST_IMAGES, MOST_PHOTOS = 8, 12
+MOST_BEST_OF = 8
 MOST_STEPS = 100
 MOST_SEED = 2**53 - 1 - MOST_IMAGES  # the largest whole number that JavaScript keeps
 PHOTO_ID = r"^[0-9a-f]{64}$"
@@ -52,6 +53,7 @@ class ImageRequest(BaseModel):
                     "emotion": "sad:0.8",
                     "n": 4,
                     "seed": 7,
+                    "best_of": 2,
                 }
             ]
         },
@@ -87,6 +89,12 @@ class ImageRequest(BaseModel):
     speed: str | None = Field(default=None, max_length=20)
     n: int = Field(default=1, ge=1, le=MOST_IMAGES)
     seed: int = Field(default=0, ge=0, le=MOST_SEED)
+    best_of: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_BEST_OF,
+        description="Make so many of each image; keep the closest that is no less like the person than the first.",
+    )
     strict: bool = Field(default=False, description="Refuse what would not be followed, in place of a note.")
     free: bool = Field(
         default=False,
@@ -176,6 +184,7 @@ class Limits(BaseModel):
 
     images: int = MOST_IMAGES
     photos: int = MOST_PHOTOS
+    best_of: int = MOST_BEST_OF
     photo_bytes: int
     waiting: int
 

@@ -48,6 +48,7 @@ function setUpMaking() {
     };
   };
   bind("variants-count", "n", (input) => Number(input.value));
+  bind("best-of", "bestOf", (input) => Number(input.value));
   bind("speed", "speed", (input) => input.value);
   bind("auto", "auto", (input) => input.checked);
   bind("seed", "seed", (input) => Math.min(model.limits ? 2 ** 53 - 100 : 0, Math.max(0, Math.floor(Number(input.value) || 0))));
@@ -78,6 +79,7 @@ function setUpMaking() {
 
 function showMaking() {
   $("variants-count").value = state.n;
+  $("best-of").value = state.bestOf;
   $("speed").value = state.speed || model.defaults.speed;
   $("seed").value = state.seed;
   $("lock").setAttribute("aria-pressed", String(state.locked));
@@ -109,7 +111,8 @@ async function changed() {
 
 function full() {
   const speed = state.speed && state.speed !== model.defaults.speed ? { speed: state.speed } : {};
-  return ask({ ...wish(controls), ...speed, seed: state.seed, n: state.n });
+  const best = state.bestOf > 1 ? { best_of: state.bestOf } : {};
+  return ask({ ...wish(controls), ...speed, ...best, seed: state.seed, n: state.n });
 }
 
 /** Make what a request asks for and show it. True where nothing else was asked for meanwhile, and it was made. */

@@ -15,6 +15,7 @@ const fresh = () => ({
   seed: Math.floor(Math.random() * 100000),
   locked: true,
   n: 4,
+  bestOf: 1,
   speed: "",
   auto: true,
   consent: false,
@@ -98,6 +99,7 @@ export function restore(request, photos, controls) {
   state.emotion = emotion;
   state.seed = request.seed ?? 0;
   state.n = request.n ?? 1;
+  state.bestOf = request.best_of ?? 1;
   state.speed = request.speed ?? "";
   keep();
 }
