@@ -81,7 +81,7 @@ def test_training_learns_who_is_who(prepared: Prepared) -> None:
     import torch
 
     with torch.inference_mode():
-        vectors = torch.nn.functional.normalize(model(experiment._tensor(small)), dim=1)
+        vectors = torch.nn.functional.normalize(model(experiment.tensor(small)), dim=1)
     cosines = (vectors @ vectors.T).numpy() - 2 * np.eye(8)
     assert cosines.argmax(1).tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
 

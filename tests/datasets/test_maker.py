@@ -192,7 +192,7 @@ def test_only_some_faces_are_kept(
     maker, _ = posed(plan, lambda seed: True)
     first = plan.persons([0])[0]
     points = [maker.points(cell, first) for cell in plan.cells]
-    assert len(maker._faces) == 2
+    assert len(maker.faces) == 2
     assert np.array_equal(maker.points(plan.cells[0], first), points[0])
 
 

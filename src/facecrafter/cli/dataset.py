@@ -196,22 +196,44 @@ def dataset_experiment(
     images: Annotated[int | None, typer.Option(min=2, help="Of each kind. [default: as many as both have]")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of the training of each.")] = 1500,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws and of the training.")] = 0,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV of image,emotion of the photos, to train readers of expressions too.")
+    ] = None,
+    fer: Annotated[Path | None, typer.Option(help="FER2013, a folder or a tar, to test these on.")] = None,
+    votes: Annotated[Path | None, typer.Option(help="CSV of FER+'s votes.", dir_okay=False)] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Does a set help? A small recogniser trained on photos, on as many made images, and on both.
 
-    It is tested on pairs of photos of held-out people; intervals are over people. A stopped run goes on.
+    It is tested on pairs of photos of held-out people; intervals are over people. With labels, readers of expressions
+    are trained in the same way and tested on FER+'s validation part. A stopped run goes on.
 
     \b
     facecrafter dataset experiment data/lfw data/set --out out/helps
+    facecrafter dataset experiment data/lfw data/set --out out/helps --labels lfw-emotions.csv --fer fer2013.tar.xz
+      --votes fer2013plus-votes.csv
     """
+    from facecrafter.data.fer2013 import read_ferplus, read_photos
     from facecrafter.data.shards import load
     from facecrafter.datasets.experiment import compare, lines
+    from facecrafter.datasets.expressions import compare_readers, made_faces, reader_lines
+    from facecrafter.errors import ConfigError
     from facecrafter.io import check_free, write_whole
 
-    path = out / "experiment.json"
-    check_free([path], overwrite)
+    if len({labels is None, fer is None, votes is None}) > 1:
+        raise ConfigError("readers of expressions need --labels, --fer and --votes; give all three, or none")
+    path, other = out / "experiment.json", out / "expressions.json"
+    check_free([path, other], overwrite)
     found = compare(load(photos, "dlib"), load(made, "dlib"), out, images, steps, seed)
     write_whole(path, (found.model_dump_json(indent=2) + "\n").encode())
     for line in lines(found):
         typer.echo(line)
+    if labels is not None and fer is not None and votes is not None:
+        faces = read_photos(photos, labels)
+        test = read_ferplus(fer, votes)
+        read = compare_readers(
+            faces.only(~faces.held_out), made_faces(made), test.only(test.test & test.clear), out, steps, seed
+        )
+        write_whole(other, (read.model_dump_json(indent=2) + "\n").encode())
+        for line in reader_lines(read):
+            typer.echo(line)

@@ -119,12 +119,10 @@ def compare(
             raise DataError(f"the images of '{arm}' show one person; a recogniser needs several")
         small = np.concatenate([shrunk(source.images, rows) for source, rows in parts])
         key = _key(small, names, pairs, steps, seed)
-        scores[arm] = _kept(out / f"{arm}-{key}.npy")
+        scores[arm] = stored(out / f"{arm}-{key}.npy")
         if scores[arm] is None:
             scores[arm] = _cosines(train_on(small, names, steps, seed, arm), photos, pairs)
-            content = io.BytesIO()
-            np.save(content, scores[arm])
-            write_whole(out / f"{arm}-{key}.npy", content.getvalue())
+            store(out / f"{arm}-{key}.npy", scores[arm])
     return Comparison(
         images=count,
         steps=steps,
@@ -210,26 +208,45 @@ def network() -> nn.Module:
 
 
 def train_on(small: Images, names: Sequence[str], steps: int, seed: int, title: str) -> nn.Module:
-    """A recogniser of people, trained from nothing: softmax over cosines to a vector a person."""
+    """A recogniser of people, trained from nothing."""
+    labels = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    return fitted(small, labels, int(labels.max()) + 1, steps, seed, title)[0]
+
+
+def fitted(
+    small: Images, labels: NDArray[np.int64], classes: int, steps: int, seed: int, title: str
+) -> tuple[nn.Module, Tensor]:
+    """A network trained from nothing: softmax over cosines to a vector a class.
+
+    Args:
+        small: images ``(N, 64, 64, 3)``.
+        labels: ``(N,)``.
+        classes: how many there are.
+        steps, seed: of the training.
+        title: of the progress bar.
+
+    Returns:
+        The network, and the vectors of the classes ``(classes, 64)``.
+    """
     import torch
     from torch.nn import functional as F
     from tqdm import tqdm
 
     torch.manual_seed(seed)
-    labels = torch.from_numpy(np.unique(names, return_inverse=True)[1].astype(np.int64))
-    model, centres = network(), torch.nn.Parameter(torch.randn(int(labels.max()) + 1, EMBEDDING))
+    whose = torch.from_numpy(labels)
+    model, centres = network(), torch.nn.Parameter(torch.randn(classes, EMBEDDING))
     optimiser = torch.optim.AdamW([*model.parameters(), centres], RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=max(2, steps))
     for rows, flips in tqdm(_batches(len(small), steps, seed), desc=title, total=steps):
-        stack = _tensor(small[rows])
+        stack = tensor(small[rows])
         stack = torch.where(torch.from_numpy(flips)[:, None, None, None], stack.flip(3), stack)
         cosines = F.normalize(model(stack), dim=1) @ F.normalize(centres, dim=1).T
-        loss = F.cross_entropy(SCALE * cosines, labels[rows])
+        loss = F.cross_entropy(SCALE * cosines, whose[rows])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-    return model.eval()
+    return model.eval(), centres.detach()
 
 
 def _batches(count: int, steps: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
@@ -239,7 +256,8 @@ def _batches(count: int, steps: int, seed: int) -> Iterator[tuple[NDArray[np.int
         yield rng.integers(0, count, BATCH), rng.random(BATCH) < 0.5
 
 
-def _tensor(small: Images) -> Tensor:
+def tensor(small: Images) -> Tensor:
+    """Images ``(N, S, S, 3)`` uint8 as the network reads them, ``(N, 3, S, S)`` in [-1, 1]."""
     import torch
 
     return torch.from_numpy(small).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -252,7 +270,7 @@ def _cosines(model: nn.Module, photos: Prepared, pairs: Pairs) -> Array:
 
     rows = np.unique(pairs.rows)
     with torch.inference_mode():
-        blocks = [model(_tensor(shrunk(photos.images, part))) for part in np.array_split(rows, -(-len(rows) // 256))]
+        blocks = [model(tensor(shrunk(photos.images, part))) for part in np.array_split(rows, -(-len(rows) // 256))]
         vectors = F.normalize(torch.cat(blocks), dim=1).double().numpy()
     one, other = np.searchsorted(rows, pairs.rows).T
     return np.asarray(np.einsum("nd,nd->n", vectors[one], vectors[other]))
@@ -283,8 +301,15 @@ def _key(small: Images, names: Sequence[str], pairs: Pairs, steps: int, seed: in
     return key.hexdigest()[:12]
 
 
-def _kept(path: Path) -> Any:
-    """The cosines of an arm that was done; None where it was not."""
+def store(path: Path, array: NDArray[Any]) -> None:
+    """Keep the result of an arm."""
+    content = io.BytesIO()
+    np.save(content, array)
+    write_whole(path, content.getvalue())
+
+
+def stored(path: Path) -> Any:
+    """The result of an arm that was done; None where it was not."""
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -298,12 +323,13 @@ def lines(found: Comparison) -> Iterator[str]:
     yield f"{found.pairs} pairs of one held-out person and as many of two; {found.steps} steps of {BATCH} images each"
     for arm in ARMS:
         images = found.images * (2 if arm == "both" else 1)
-        line = f"{arm}: AUC {_shown(found.auc[arm])} ({images} images of {found.people[arm]} people)"
+        line = f"{arm}: AUC {shown(found.auc[arm])} ({images} images of {found.people[arm]} people)"
         if arm in found.differences:
-            line += f", from photos {_shown(found.differences[arm], '+')}"
+            line += f", from photos {shown(found.differences[arm], '+')}"
         yield line
 
 
-def _shown(value: Interval, sign: str = "") -> str:
+def shown(value: Interval, sign: str = "") -> str:
+    """A number with its interval."""
     numbers = ["-" if one is None else f"{one:{sign}.3f}" for one in (value.value, value.low, value.high)]
     return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"

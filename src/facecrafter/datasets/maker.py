@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Key = TypeVar("Key")
 
 NO_FACE = "no face found"
-# Faces that are kept for the next poses, and for images that are made again: 3 MB.
+# Faces that are kept for the next poses, and for images that are made again: 4 MB.
 HELD = 256
 
 
@@ -117,6 +117,7 @@ class Maker:
     Attributes:
         crafter, finder, recognisers, estimator: what makes images and reads them.
         attempts: images that were made so far.
+        faces: straightened ones with an expression, for the next poses; see :data:`HELD`.
 
     Raises:
         DataError: the model's weights are not those the run began with.
@@ -136,7 +137,7 @@ class Maker:
         self.estimator = estimator()
         self.attempts = 0
         self._scores: dict[bytes, NDArray[np.float64]] = {}
-        self._faces: dict[tuple[bytes, str], NDArray[np.float64]] = {}
+        self.faces: dict[tuple[bytes, str], NDArray[np.float64]] = {}
 
     def close(self) -> None:
         """Free the landmark network."""
@@ -185,7 +186,7 @@ class Maker:
         """
         asked = cell.asked(self.recipe.config.emotion_through)
         key = (person.neutral.tobytes(), json.dumps([sorted(asked.expression.items()), cell.emotion]))
-        face = _recent(self._faces, key, lambda: self._expressed(asked, person))
+        face = _recent(self.faces, key, lambda: self._expressed(asked, person))
         return load().posed(face, cell.yaw, cell.pitch)
 
     def _expressed(self, asked: Asked, person: Person) -> NDArray[np.float64]:
