@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+    from facecrafter.models.checkpoint import FaceModel
+    from facecrafter.pipelines.generate import FaceCrafter
     from facecrafter.web.guard import Guard
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -81,3 +84,74 @@ def serving() -> Callable[[Guard], Any]:
     from facecrafter.web.server import serving
 
     return serving
+
+
+class Gate:
+    """Lets images be made; a test that closes it holds the worker before its first step."""
+
+    def __init__(self, crafter: FaceCrafter) -> None:
+        self.open, self.reached = threading.Event(), threading.Event()
+        self.open.set()
+        render = crafter.render
+
+        def gated(requests: Any, progress: Any = None) -> Any:
+            self.reached.set()
+            while not self.open.wait(0.02):
+                progress(0)  # it may be cancelled here
+            return render(requests, progress)
+
+        crafter.render = gated  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="module")
+def crafter(small_model: FaceModel) -> FaceCrafter:
+    """The small random model."""
+    from facecrafter.pipelines.generate import FaceCrafter
+
+    return FaceCrafter(small_model, "small")
+
+
+@pytest.fixture(scope="module")
+def gate(crafter: FaceCrafter) -> Gate:
+    return Gate(crafter)
+
+
+@pytest.fixture(scope="module")
+def url(crafter: FaceCrafter, gate: Gate, serving: Callable[[Guard], Any]) -> Iterator[str]:
+    """A studio of the small random model, which keeps nothing."""
+    from facecrafter.studio.app import studio_app
+    from facecrafter.studio.studio import Options, Studio
+    from facecrafter.web.binding import Binding
+    from facecrafter.web.server import guarded
+
+    studio = Studio(crafter, Options(waiting=4, model={"model": "small"}))
+    with serving(guarded(studio_app(studio), Binding(), rate=None)) as address:
+        yield address
+
+
+@pytest.fixture
+def opened(new_page: Callable[..., Page], url: str) -> Callable[..., Page]:
+    """Opens the studio."""
+    from playwright.sync_api import expect
+
+    def open_page(**options: Any) -> Page:
+        page = new_page(**options)
+        page.goto(url)
+        expect(page.locator("#pose-yaw")).to_be_visible()
+        return page
+
+    return open_page
+
+
+def add_photo(page: Page, portrait: Path, auto: bool = False, consent: bool = True) -> None:
+    """Put a photo in, and say that the person agreed."""
+    from playwright.sync_api import expect
+
+    expect(page.locator("#pose-yaw")).to_be_visible()  # the page is ready: it has asked for its controls
+    page.locator("#auto").set_checked(auto)
+    page.locator("#variants-count").select_option("1")
+    page.locator("#person-file").set_input_files(portrait)
+    expect(page.locator("#people li")).to_have_count(1)
+    if consent:
+        page.locator("#consent").check()
+        expect(page.locator("#make")).to_be_enabled()

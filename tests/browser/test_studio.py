@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,73 +22,11 @@ from playwright.sync_api import Locator, Page, expect
 
 from facecrafter.studio.app import studio_app
 from facecrafter.studio.studio import Options, Studio
-
-if TYPE_CHECKING:
-    from facecrafter.models.checkpoint import FaceModel
+from tests.browser.conftest import Gate, add_photo
 
 SECONDS = 60
 expect.set_options(timeout=SECONDS * 1000)
 MADE = re.compile(r"Made in \d")
-
-
-class Gate:
-    """Lets images be made; a test that closes it holds the worker before its first step."""
-
-    def __init__(self, crafter: FaceCrafter) -> None:
-        self.open, self.reached = threading.Event(), threading.Event()
-        self.open.set()
-        render = crafter.render
-
-        def gated(requests: Any, progress: Any = None) -> Any:
-            self.reached.set()
-            while not self.open.wait(0.02):
-                progress(0)  # it may be cancelled here
-            return render(requests, progress)
-
-        crafter.render = gated  # type: ignore[method-assign]
-
-
-@pytest.fixture(scope="module")
-def crafter(small_model: FaceModel) -> FaceCrafter:
-    return FaceCrafter(small_model, "small")
-
-
-@pytest.fixture(scope="module")
-def gate(crafter: FaceCrafter) -> Gate:
-    return Gate(crafter)
-
-
-@pytest.fixture(scope="module")
-def url(crafter: FaceCrafter, gate: Gate, serving: Callable[[Guard], Any]) -> Iterator[str]:
-    """A studio of the small random model, which keeps nothing."""
-    studio = Studio(crafter, Options(waiting=4, model={"model": "small"}))
-    with serving(guarded(studio_app(studio), Binding(), rate=None)) as address:
-        yield address
-
-
-@pytest.fixture
-def opened(new_page: Callable[..., Page], url: str) -> Callable[..., Page]:
-    """Opens the studio."""
-
-    def open_page(**options: Any) -> Page:
-        page = new_page(**options)
-        page.goto(url)
-        expect(page.locator("#pose-yaw")).to_be_visible()
-        return page
-
-    return open_page
-
-
-def add_photo(page: Page, portrait: Path, auto: bool = False, consent: bool = True) -> None:
-    """Put a photo in, and say that the person agreed."""
-    expect(page.locator("#pose-yaw")).to_be_visible()  # the page is ready: it has asked for its controls
-    page.locator("#auto").set_checked(auto)
-    page.locator("#variants-count").select_option("1")
-    page.locator("#person-file").set_input_files(portrait)
-    expect(page.locator("#people li")).to_have_count(1)
-    if consent:
-        page.locator("#consent").check()
-        expect(page.locator("#make")).to_be_enabled()
 
 
 def set_range(slider: Locator, key: str = "End") -> None:
@@ -394,24 +330,3 @@ def test_failures_are_sentences(opened: Callable[..., Page], tmp_path: Path, url
     page.route("**/v1/images", lambda route: route.abort())
     page.locator("#make").click()
     expect(page.locator("#problem")).to_have_text("The server does not answer.")
-
-
-@pytest.mark.parametrize(("width", "columns"), [(390, 1), (800, 2), (1600, 3)])
-def test_the_page_has_its_columns_and_nothing_overlaps(
-    opened: Callable[..., Page], width: int, columns: int, tmp_path: Path
-) -> None:
-    page = opened(width=width, height=1000)
-    boxes = [box for card in page.locator("main .card").all() if (box := card.bounding_box())]
-    assert len({round(box["x"]) for box in boxes}) == columns
-    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
-    for number, one in enumerate(boxes):
-        for other in boxes[number + 1 :]:
-            apart_x = one["x"] + one["width"] <= other["x"] + 1 or other["x"] + other["width"] <= one["x"] + 1
-            apart_y = one["y"] + one["height"] <= other["y"] + 1 or other["y"] + other["height"] <= one["y"] + 1
-            assert apart_x or apart_y
-    shot = Image.open(io.BytesIO(page.screenshot()))
-    assert shot.size == (width, 1000)
-    # The ball and the pad are drawn: their pixels are not all alike.
-    for name in ("ball", "pad"):
-        drawn = Image.open(io.BytesIO(page.locator(f"#{name}").screenshot()))
-        assert len(drawn.convert("L").getcolors() or ()) > 10

@@ -3,7 +3,7 @@
 import { drawBall, dragBall } from "./ball.js";
 import { $, Slider, element } from "./dom.js";
 import { drawPad, dragPad } from "./pad.js";
-import { keep, state } from "./state.js";
+import { keep, labelOf, state } from "./state.js";
 
 // Those that the model follows best come first.
 const GROUPS = ["Mouth corners", "Jaw", "Brows", "Eyes", "Lips", "Gaze"];
@@ -194,7 +194,7 @@ function buildGroups() {
     for (const sides of own) {
       const name = sides.length > 1 ? control.name : sides[0];
       const which = name.startsWith(control.name) ? name.slice(control.name.length).toLowerCase() : "";
-      const slider = expressionSlider(control, name, sides, which);
+      const slider = expressionSlider(control, name, sides);
       if (!groups.has(control.group)) groups.set(control.group, []);
       groups.get(control.group).push(slider.element);
       sliders.expression.push({ slider, sides, control, words: `${name} ${control.words} ${which}`.toLowerCase() });
@@ -214,12 +214,11 @@ function buildGroups() {
   showExpression();
 }
 
-function expressionSlider(control, name, sides, which) {
+function expressionSlider(control, name, sides) {
   const hint = control.correlation === null ? "" : HINTS.find(([least]) => control.correlation >= least)[1];
-  const words = `${control.words[0].toUpperCase()}${control.words.slice(1)}${which ? `, ${which}` : ""}`;
   return new Slider({
     id: `expression-${name}`,
-    label: words,
+    label: labelOf(control, name),
     hint,
     least: state.start === "relative" ? -1 : 0,
     most: 1,

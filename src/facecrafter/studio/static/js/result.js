@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { $, element, say } from "./dom.js";
+import { labelOf } from "./state.js";
 
 let shown = null; // the job
 let index = 0;
@@ -64,7 +65,7 @@ function figure(url, words, strip = false) {
   const image = element("img", { src: url, alt: `Generated image, ${words}` });
   return element(
     "figure",
-    { class: strip ? "strip" : "" },
+    strip ? { class: "strip", tabIndex: 0 } : {}, // it scrolls, by keyboard too
     image,
     element("span", { class: "badge" }, "generated"),
     element("figcaption", {}, words),
@@ -127,17 +128,17 @@ function poseRows(got) {
   if (!shown.request.pose) return [];
   const relative = shown.request.start === "relative";
   return controls.pose.map(({ name, least, most }) =>
-    bar(name[0].toUpperCase() + name.slice(1), relative ? null : (shown.request.pose[name] ?? 0), got.pose[name], least, most, (value) => `${value.toFixed(0)}°`),
+    bar(name[0].toUpperCase() + name.slice(1), relative ? null : (shown.request.pose[name] ?? 0), got.pose[name], least, most, (value) => `${Math.round(value) || 0}°`),
   );
 }
 
 function expressionRows(got) {
   const relative = shown.request.start === "relative";
   return Object.entries(shown.request.expression ?? {}).map(([name, value]) => {
-    const control = controls.expression.find((one) => one.name === name);
-    const sides = control ? control.sides : [name];
+    const control = controls.expression.find((one) => one.name === name || one.sides.includes(name));
+    const sides = control.name === name ? control.sides : [name];
     const read = sides.reduce((sum, side) => sum + got.expression[side], 0) / sides.length;
-    return bar(control?.words ?? name, relative ? null : value, read, 0, 1, (number) => number.toFixed(2));
+    return bar(labelOf(control, name), relative ? null : value, read, 0, 1, (number) => number.toFixed(2));
   });
 }
 

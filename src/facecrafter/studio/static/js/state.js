@@ -42,6 +42,12 @@ export function newSeed() {
   state.seed = Math.floor(Math.random() * MOST_SEED);
 }
 
+/** What a control is called; `name` is its own, or that of one side. */
+export function labelOf({ name: own, words }, name) {
+  const side = name.startsWith(own) ? name.slice(own.length).toLowerCase() : "";
+  return `${words[0].toUpperCase()}${words.slice(1)}${side ? `, ${side}` : ""}`;
+}
+
 /** The numbers of an expression under the shortest names: one where both sides are alike. */
 export function named(expression, controls) {
   const found = {};
