@@ -268,7 +268,7 @@ def test_the_cost_is_of_the_rate_that_is_given(configured: Configured) -> None:
 def test_a_tiny_plan_has_a_cost_too(configured: Configured) -> None:
     first, one, shared, disk = cost.lines(configured(attempts=2), 1, 1, 1)
     assert first == "1 image of 1 person in 1 cell, 1 shard"
-    assert one.startswith("1 worker: a second or two (2.5 images a second, measured with mini")
+    assert one.startswith(f"1 worker: a second or two ({cost.RATE:g} images a second, measured with mini")
     assert shared == "no more than 1 worker can share it: a shard is made by one"
     assert disk == "disk: about 42 KiB"
     found = list(cost.lines(configured(attempts=1), 70 * 7, 1, 1, 0.1))
