@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -315,6 +316,28 @@ def test_an_example_needs_no_photo_and_no_agreement(opened: Callable[..., Page])
     expect(page.locator("#variants button").last).to_have_attribute("aria-pressed", "true")
 
 
+DROP = """([place, content]) => {
+  const data = new DataTransfer();
+  if (content) data.items.add(new File([Uint8Array.from(atob(content), (one) => one.charCodeAt(0))], "me.png"));
+  const events = ["dragenter", "dragover", "drop"].map(
+    (kind) => new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: data }));
+  for (const event of events) document.querySelector(place).dispatchEvent(event);
+  return events.slice(1).every((event) => event.defaultPrevented);
+}"""
+
+
+def test_photos_are_dropped_and_one_that_misses_does_not_end_the_page(
+    opened: Callable[..., Page], portrait: Path
+) -> None:
+    page = opened()
+    content = base64.b64encode(portrait.read_bytes()).decode()
+    assert page.evaluate(DROP, ["#person-drop", content])
+    expect(page.locator("#people .name")).to_have_text("me.png")
+    assert page.evaluate(DROP, ["#other-drop", content])
+    expect(page.locator("#other .name")).to_have_text("me.png")
+    assert page.evaluate(DROP, ["#result-title", content])
+
+
 def test_failures_are_sentences(opened: Callable[..., Page], tmp_path: Path, url: str, portrait: Path) -> None:
     page = opened()
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "black.png")
@@ -330,3 +353,9 @@ def test_failures_are_sentences(opened: Callable[..., Page], tmp_path: Path, url
     page.route("**/v1/images", lambda route: route.abort())
     page.locator("#make").click()
     expect(page.locator("#problem")).to_have_text("The server does not answer.")
+    page.unroute("**/v1/images")
+    page.locator("#make").click()
+    expect(page.locator("#status")).to_have_text(MADE)
+    page.route("**/v1/jobs", lambda route: route.fulfill(status=500, json={"message": "the server failed at this"}))
+    page.locator("#forget").click()
+    expect(page.locator("#problem")).to_have_text("The server failed at this.")

@@ -287,4 +287,11 @@ function setUpSweep() {
   };
 }
 
+// What fails where nothing waits for it, say a click on Remove, is a sentence too.
+addEventListener("unhandledrejection", (event) => {
+  if (!event.reason?.kind) return;
+  event.preventDefault();
+  failed(event.reason);
+});
+
 start().catch((error) => say("problem", sentence(error.message)));

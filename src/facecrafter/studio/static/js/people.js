@@ -19,6 +19,8 @@ export function setUpPhotos(onPeople, onTaken) {
     state.exact = event.target.checked;
     took("landmarks", state.other?.reading);
   };
+  // A photo that misses its place would otherwise be opened in place of the page.
+  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
   showPeople();
   showOther();
 }
