@@ -1,4 +1,4 @@
-"""What the studio's page is like as a whole: its columns, and images that are seen to their edges."""
+"""What the studio's page is like as a whole: its columns, and images that are shown whole."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_page_has_its_columns_and_nothing_overlaps(opened: Callable[..., Pag
 
 
 @pytest.mark.parametrize("width", [390, 1600])
-def test_a_strip_and_its_loop_are_seen_to_their_edges(
+def test_a_strip_and_its_loop_are_shown_whole(
     opened: Callable[..., Page], portrait: Path, width: int, check_accessibility: Callable[[Page], None]
 ) -> None:
     page = opened(width=width, height=1000)
