@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from facecrafter.cli import app
 from facecrafter.data.fer2013 import EmotionFaces
-from facecrafter.datasets import expressions
+from facecrafter.datasets import experiment, expressions
 from facecrafter.datasets.expressions import compare_readers, made_faces, mean_recall, reader_lines
 from facecrafter.datasets.plan import Plan
 from facecrafter.errors import DataError
@@ -57,6 +57,7 @@ def test_recall_counts_every_class_alike() -> None:
 
 
 def test_readers_learn_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "BATCH", 16)
     first, second = EMOTIONS[0], EMOTIONS[7]
     photos, made = faces([first] * 9 + [second] * 9), faces([second] * 6, 1)
     test = faces([first] * 4 + [second] * 4, 2)
