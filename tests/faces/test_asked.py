@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from facecrafter.errors import ConfigError
-from facecrafter.faces.asked import Asked, Pose, acting_through, asked_of, doubts, expression_of, read_presets, wanted
+from facecrafter.faces.asked import (
+    Asked,
+    Pose,
+    acting_through,
+    angles_of,
+    asked_of,
+    doubts,
+    expression_of,
+    read_presets,
+    wanted,
+)
 from facecrafter.faces.control_words import DOES
 from facecrafter.faces.emotion import Emotion
 from facecrafter.faces.face import BLENDSHAPES
@@ -39,6 +49,8 @@ BAD = {
     "lids": ({"expression": "eyeBlink=0.8,eyeWide=0.8"}, "eyeBlinkLeft shuts the eye that eyeWideLeft opens"),
     "lids of a preset": ({"preset": "asleep", "expression": "eyeWide=0.8"}, "shuts the eye"),
     "unknown preset": ({"preset": "wnik"}, "no preset 'wnik'; did you mean wink"),
+    "an angle that there is not": ({"pose": {"jaw": 5}}, "there is no angle 'jaw'; did you mean yaw"),
+    "an angle out of range beside a preset": ({"pose": {"yaw": 46}, "preset": "wink"}, "yaw must be from -45 to 45"),
     "two starts": ({"expression": "jawOpen=1", "relative": True, "keep_expression": True}, "give one of both"),
     "no change": ({"relative": True}, "nothing is to be added"),
 }
@@ -68,6 +80,23 @@ def test_what_is_given_beside_a_preset_counts_more() -> None:
     assert asked is not None
     assert asked.pose == Pose(yaw=5)
     assert asked.expression == {"eyeBlinkLeft": 0.4, "eyeBlinkRight": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("given", "pose"),
+    [
+        ({"pitch": 10}, Pose(yaw=-25, pitch=10)),
+        ({"yaw": 5}, Pose(yaw=5)),
+        ({"yaw": 0}, Pose()),
+        ({}, Pose(yaw=-25)),
+        (None, Pose(yaw=-25)),
+        (Pose(pitch=10), Pose(pitch=10)),  # a whole pose
+    ],
+)
+def test_angles_are_added_to_a_presets_one_by_one(given: Any, pose: Pose) -> None:
+    assert asked_of(given, preset="look left") == Asked(pose)
+    assert asked_of(angles_of(pitch=10)) == Asked(Pose(pitch=10))
+    assert asked_of(angles_of()) is None
 
 
 def test_presets_of_ones_own_are_added(tmp_path: Path) -> None:

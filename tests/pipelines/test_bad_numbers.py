@@ -112,7 +112,8 @@ def test_in_a_table_a_bad_row_costs_itself_alone(portrait: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"pose": {"yaw": 20}}, "a pose is Pose.*, not of the type dict"),
+        ({"pose": {"yaw": "20"}}, "the yaw must be from -45 to 45 degrees, not 20"),
+        ({"pose": (20, 0, 0)}, "a pose is Pose.*, not of the type tuple"),
         ({"pose": 20}, "a pose is Pose.*, not of the type int"),
         ({"expression": ["jawOpen"]}, "an expression is .*, not of the type list"),
         ({"expression": {3: 0.5}}, "there is no control '3'"),

@@ -65,18 +65,20 @@ def test_rows_have_poses_and_expressions_by_numbers(crafter: FaceCrafter, folder
         'a.png,,,"-5,5",,"jawOpen=0.5,mouthSmile=0.2",wink',
         "a.png,,60,,,,",
         "a.png,,,,,,wnik",
+        "a.png,,,4,,,look left",
     )
     path = table(folder, *rows, header="identity,target,yaw,pitch,roll,expression,preset")
     out = folder / "out"
-    assert generate_pairs(crafter, path, out, 0, QUICK) == Summary(2, 0, 2)
+    assert generate_pairs(crafter, path, out, 0, QUICK) == Summary(3, 0, 2)
     outcome = results(out)
+    assert inspect(out / outcome[4]["output"]).made["pose asked"] == "yaw -25, pitch 4, roll 0"
     assert "yaw must be from -45 to 45" in outcome[2]["error"] and "did you mean wink" in outcome[3]["error"]
     made = [inspect(out / row["output"]).made for row in outcome[:2]]
     assert [one["pose"] for one in made] == ["yaw 20, pitch 0, roll 0", "yaw 0, pitch -5.5, roll 0"]
     assert made[0]["expression asked"] == "jawOpen 0.5"
     assert "eyeBlinkLeft 0.7" in made[1]["expression asked"] and "mouthSmileLeft 0.2" in made[1]["expression asked"]
     assert outcome[0]["output"].startswith("a_yaw20_jawOpen-0.5_")
-    assert generate_pairs(crafter, path, out, 0, QUICK) == Summary(0, 2, 2)
+    assert generate_pairs(crafter, path, out, 0, QUICK) == Summary(0, 3, 2)
 
 
 def test_one_image_a_row(crafter: FaceCrafter, folder: Path, portrait: Path) -> None:

@@ -19,6 +19,10 @@ REQUESTS: list[tuple[dict[str, Any], str]] = [
     ({"emotion": "sad:0.8"}, "--emotion sad:0.8 -n 1 --seed 0"),
     ({"valence": -0.5, "arousal": 0.1, "seed": 9}, "--valence -0.5 --arousal 0.1 -n 1 --seed 9"),
     ({"preset": "look left", "start": "keep"}, "--preset 'look left' --keep-expression -n 1 --seed 0"),
+    (
+        {"preset": "asleep", "pose": {"yaw": 3}},  # a whole pose, also where the preset has another pitch
+        "--yaw 3.0 --pitch 0.0 --roll 0.0 --preset asleep -n 1 --seed 0",
+    ),
     ({"pose": {"yaw": 3}, "start": "relative"}, "--yaw 3.0 --relative -n 1 --seed 0"),
     ({"sweep": ["yaw=-30:30:7"], "loop": True}, "--sweep yaw=-30:30:7 --gif --seed 0"),
     (

@@ -143,7 +143,7 @@ def generate(
     count = 4 if count is None else count
     through = emotion_through and emotion_through.value
 
-    from facecrafter.faces.asked import Asked, asked_of, pose_of
+    from facecrafter.faces.asked import Asked, angles_of, asked_of
     from facecrafter.faces.emotion import emotion_of
     from facecrafter.faces.photo_file import photos_of, taken
     from facecrafter.pipelines.batch import Numbers, generate_pairs, read_pairs
@@ -180,7 +180,8 @@ def generate(
         return
     # What needs no model is checked before one is loaded.
     emotion_of(emotion, valence, arousal)
-    asked = asked_of(pose_of(yaw, pitch, roll), expression, preset, relative, keep_expression, presets, bool(sweep))
+    angles = angles_of(yaw, pitch, roll)
+    asked = asked_of(angles, expression, preset, relative, keep_expression, presets, bool(sweep))
     check_seeds(seed, count)
     sweeps = [sweep_of(one, relative) for one in sweep or ()]
     swept = cells(asked, sweeps) if sweeps else []

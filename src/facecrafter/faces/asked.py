@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -69,14 +70,9 @@ class Pose:
         return self if gain is None else Pose(**{name: gain.turn(name, getattr(self, name)) for name in ANGLES})
 
 
-def pose_of(yaw: float | None = None, pitch: float | None = None, roll: float | None = None) -> Pose | None:
-    """A pose of some angles, the others 0; None where none is given.
-
-    Raises:
-        ConfigError: see :class:`Pose`.
-    """
-    given = {name: value for name, value in zip(ANGLES, (yaw, pitch, roll), strict=True) if value is not None}
-    return Pose(**given) if given else None
+def angles_of(yaw: float | None = None, pitch: float | None = None, roll: float | None = None) -> dict[str, float]:
+    """Those angles of a pose that are given."""
+    return {name: value for name, value in zip(ANGLES, (yaw, pitch, roll), strict=True) if value is not None}
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ def in_words(expression: Mapping[str, float]) -> str:
 
 
 def asked_of(
-    pose: Pose | None = None,
+    pose: Pose | Mapping[str, float] | None = None,
     expression: Numbers | None = None,
     preset: str | None = None,
     relative: bool = False,
@@ -147,7 +143,7 @@ def asked_of(
     """What is asked for by numbers; None where nothing is.
 
     Args:
-        pose: in degrees.
+        pose: in degrees; of ``{"pitch": 10}`` the other angles are the preset's, or 0.
         expression: ``{"jawOpen": 0.6, "mouthSmile": 0.5}`` or ``"jawOpen=0.6,mouthSmile=0.5"``; a name without its side
             means both.
         preset: a named pose and expression; what is given beside it counts more.
@@ -159,8 +155,7 @@ def asked_of(
     Raises:
         ConfigError: an unknown name, a number out of its range, or numbers that contradict each other.
     """
-    if pose is not None and not isinstance(pose, Pose):
-        raise ConfigError(f"a pose is Pose(yaw=20, pitch=-5, roll=0), not of the type {_type(pose)}")
+    angles = _angles(pose)
     if relative and keep_expression:
         raise ConfigError("numbers are added to the photo's expression or replace parts of it; give one of both")
     numbers: dict[str, float] = {}
@@ -169,18 +164,33 @@ def asked_of(
         if preset not in known:
             raise ConfigError(f"there is no preset '{preset}'{_near(preset, known)}")
         numbers = dict(known[preset])
-        angles = {name: numbers.pop(name) for name in ANGLES if name in numbers}
-        pose = pose or (Pose(**angles) if angles else None)
+        angles = {name: numbers.pop(name) for name in ANGLES if name in numbers} | angles
     if expression is not None:
         numbers |= expression_of(expression, -1.0 if relative else 0.0)
-    if pose is None and not numbers and preset is None and expression is None and not keep_expression:
+    if not angles and not numbers and preset is None and expression is None and not keep_expression:
         if relative and not swept:
             raise ConfigError("nothing is to be added to the photo's pose and expression; give a pose or an expression")
         return Asked(start="relative") if relative else None
     _check_lids(numbers)
-    return Asked(
-        pose, dict(sorted(numbers.items())), "relative" if relative else "keep" if keep_expression else "neutral"
-    )
+    start: Start = "relative" if relative else "keep" if keep_expression else "neutral"
+    return Asked(Pose(**angles) if angles else None, dict(sorted(numbers.items())), start)
+
+
+def _angles(pose: Pose | Mapping[str, float] | None) -> dict[str, float]:
+    """The angles that a pose gives: all, or some.
+
+    Raises:
+        ConfigError: it is no pose, or has an angle that there is not, or one that is out of its range.
+    """
+    if isinstance(pose, Pose):
+        return {name: getattr(pose, name) for name in ANGLES}
+    if not isinstance(pose, Mapping | NoneType):
+        raise ConfigError(f"a pose is Pose(yaw=20, pitch=-5, roll=0) or {{'yaw': 20}}, not of the type {_type(pose)}")
+    angles = {str(name): value for name, value in (pose or {}).items()}
+    for name in angles.keys() - ANGLES.keys():
+        raise ConfigError(f"there is no angle '{name}'{_near(name, ANGLES)}")
+    Pose(**angles)
+    return angles
 
 
 def expression_of(given: Numbers, least: float = 0.0) -> dict[str, float]:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from facecrafter.errors import ConfigError, FaceCrafterError, OutputError
-from facecrafter.faces.asked import Asked, asked_of, pose_of
+from facecrafter.faces.asked import Asked, angles_of, asked_of
 from facecrafter.faces.photo_file import PhotoFile
 from facecrafter.io import check_free, write_whole
 from facecrafter.pipelines.generate import FaceCrafter
@@ -136,9 +136,9 @@ class Pair:
         """
         if not any(self.values[column] for column in (*ANGLES, "expression", "preset")):
             return None
-        pose = pose_of(*(self.decimal(column) for column in ANGLES))
+        angles = angles_of(*(self.decimal(column) for column in ANGLES))
         expression, preset = self.values["expression"] or None, self.values["preset"] or None
-        return asked_of(pose, expression, preset, numbers.relative, numbers.keep_expression, numbers.presets)
+        return asked_of(angles, expression, preset, numbers.relative, numbers.keep_expression, numbers.presets)
 
 
 @dataclass

@@ -255,7 +255,7 @@ class FaceCrafter(PhotoReader):
         progress: Progress | None = None,
         face: Pick | None = None,
         target_face: Pick | None = None,
-        pose: Pose | None = None,
+        pose: Pose | Mapping[str, float] | None = None,
         expression: Numbers | None = None,
         preset: str | None = None,
         relative: bool = False,
@@ -285,7 +285,8 @@ class FaceCrafter(PhotoReader):
             progress: called with the number of images' worth of work done, after every step.
             face, target_face: which of several faces in the photo of the identity, and in that of the target, as
                 :meth:`face` takes it; only where it is one photo.
-            pose: where the head looks; straight ahead where only an expression is asked for.
+            pose: where the head looks; straight ahead where only an expression is asked for. Of ``{"pitch": 10}`` the
+                other angles are the preset's, or 0.
             expression: blendshapes in [0, 1], ``{"jawOpen": 0.6, "mouthSmile": 0.5}`` or ``"jawOpen=0.6"``, on the
                 person's own neutral face; a name without its side means both.
             preset: a pose and an expression by name; ``presets`` is a YAML file of more.

@@ -112,7 +112,8 @@ def _numbers(request: ImageRequest) -> list[str]:
     words: list[str] = []
     if request.pose is not None:
         for name, value in request.pose.model_dump().items():
-            if value or name == "yaw":  # one of them says that a pose is asked for
+            # One of them says that a pose is asked for, and a preset has angles of its own.
+            if value or name == "yaw" or request.preset is not None:
                 words += [f"--{name}", f"{value!r}"]
     if request.expression:
         words += ["--expression", ",".join(f"{name}={value!r}" for name, value in request.expression.items())]
