@@ -93,6 +93,27 @@ def test_a_strip_and_a_loop_are_made_once(crafter: FaceCrafter, portrait: Path, 
         assert loop.n_frames == 4 and b"artificial intelligence" in loop.info["comment"]  # type: ignore[attr-defined]
 
 
+def test_another_sweep_replaces_nothing(crafter: FaceCrafter, portrait: Path, tmp_path: Path) -> None:
+    def run(sweep: str, loop: bool = True, overwrite: bool = False) -> Summary:
+        found = cells(None, [sweep_of(sweep)])
+        requests = [(name, crafter.request(portrait, settings=Settings(steps=1), asked=asked)) for name, asked in found]
+        return generate_sweep(crafter, requests, len(found), tmp_path, loop, overwrite)
+
+    run("yaw=-20:20:2")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for other in ("yaw=20:-20:2", "yaw=-20:20:3", "pitch=-20:20:2"):
+        with pytest.raises(OutputError, match=r"sweep\.png shows another sweep; .*--overwrite"):
+            run(other)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    run("pitch=-20:20:2", loop=False, overwrite=True)
+    assert (tmp_path / STRIP).read_bytes() != before[STRIP]
+    with pytest.raises(OutputError, match=r"sweep\.gif exists already and is no loop of this sweep"):
+        run("pitch=-20:20:2")  # the loop is still the first one
+    assert (tmp_path / LOOP).read_bytes() == before[LOOP]
+    (tmp_path / LOOP).unlink()
+    assert run("pitch=-20:20:2") == Summary(0, 2, 0) == run("pitch=-20:20:2")
+
+
 def test_another_programs_file_is_kept(crafter: FaceCrafter, portrait: Path, tmp_path: Path) -> None:
     (tmp_path / STRIP).write_bytes(b"mine")
     requests = [("a", crafter.request(portrait, asked=Asked()))]

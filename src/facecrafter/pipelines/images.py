@@ -127,10 +127,10 @@ def is_there(path: Path, key: str) -> bool:
         reason = "was made by an earlier version and does not say of which photos"
     else:
         reason = "exists already and is no whole image of this program"
-    raise OutputError(f"{path} {reason}; {_WAY_OUT}")
+    raise OutputError(f"{path} {reason}; {WAY_OUT}")
 
 
-_WAY_OUT = "choose another folder for the output, or give --overwrite"
+WAY_OUT = "choose another folder for the output, or give --overwrite"
 
 
 def _sheets(folder: Path, count: int) -> Iterator[tuple[Path, slice]]:
@@ -140,7 +140,7 @@ def _sheets(folder: Path, count: int) -> Iterator[tuple[Path, slice]]:
         yield folder / name, slice(first, first + SHEET_IMAGES)
 
 
-def _shown(sheet: Path) -> list[object] | None:
+def shown_keys(sheet: Path) -> list[object] | None:
     """The keys of the images that a sheet shows; None where there is no sheet, or a damaged one.
 
     Raises:
@@ -153,7 +153,7 @@ def _shown(sheet: Path) -> list[object] | None:
     if not isinstance(images, list):
         if sheet.is_file() and sheet.stat().st_size == 0:
             return None
-        raise OutputError(f"{sheet} exists already and is no sheet of this program; {_WAY_OUT}")
+        raise OutputError(f"{sheet} exists already and is no sheet of this program; {WAY_OUT}")
     return [str(one.get("key")) for one in images if isinstance(one, dict)] if record.whole else None
 
 
@@ -169,9 +169,9 @@ def check_sheets(folder: Path, keys: Sequence[str], others: bool = False) -> Non
         OutputError: a sheet shows other images, or is no sheet.
     """
     for sheet, part in _sheets(folder, len(keys)):
-        before, wanted = set(_shown(sheet) or ()), set(keys[part])
+        before, wanted = set(shown_keys(sheet) or ()), set(keys[part])
         if not others and not (before <= wanted or wanted <= before):
-            raise OutputError(f"{sheet} shows images of another request or another version; {_WAY_OUT}")
+            raise OutputError(f"{sheet} shows images of another request or another version; {WAY_OUT}")
 
 
 def write_sheets(folder: Path, paths: Sequence[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +12,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facecrafter.errors import ConfigError, OutputError
+from facecrafter.errors import ConfigError, OutputError, reason_of
 from facecrafter.faces.asked import ANGLES, Asked, Pose, expression_of, sides_of
 from facecrafter.io import write_whole
 from facecrafter.pipelines.generate import FaceCrafter
-from facecrafter.pipelines.images import KEY_IN_NAME, STATEMENT, contact_sheet, is_there, load_saved, read_record, save
+from facecrafter.pipelines.images import (
+    KEY_IN_NAME,
+    STATEMENT,
+    WAY_OUT,
+    contact_sheet,
+    is_there,
+    load_saved,
+    save,
+    shown_keys,
+)
 from facecrafter.pipelines.missing import Job, Summary, make_all
 from facecrafter.pipelines.report import best_key
 from facecrafter.request import Progress, Request
@@ -99,7 +109,7 @@ def generate_sweep(
     progress: Progress | None = None,
     best_of: int = 1,
 ) -> Summary:
-    """Make the images of a sweep, and a strip or grid of them; what is there is kept.
+    """Make the images of a sweep, and a strip or grid of them; what is there is kept. A folder holds one sweep.
 
     Args:
         crafter: the model.
@@ -112,7 +122,8 @@ def generate_sweep(
         best_of: of how many images each is the closest to its request.
 
     Raises:
-        OutputError: the folder cannot be written to, or holds another program's file of that name.
+        OutputError: the folder cannot be written to, or holds the strip or loop of another sweep, or another program's
+            file of that name.
         PhotoError, NoFaceError: a photo cannot be read or shows no face.
         ConfigError: a setting cannot be used.
     """
@@ -122,10 +133,9 @@ def generate_sweep(
         jobs.append(Job(request, key, out / f"{name}_{key[:KEY_IN_NAME]}.png"))
     strip = out / STRIP
     if not overwrite:
-        if strip.exists() and "sheet of" not in read_record(strip).made:
-            raise OutputError(f"{strip} exists already and is no strip of this program; give --overwrite")
-        if loop and (out / LOOP).exists() and not (strip.exists() and _is_loop(out / LOOP)):
-            raise OutputError(f"{out / LOOP} exists already; choose another folder, or give --overwrite")
+        _check_strip(strip, [job.key for job in jobs])
+        if loop:
+            _check_loop(out / LOOP, [job.key for job in jobs])
         for job in jobs:
             job.done = is_there(job.path, job.key)
     done = make_all(crafter, jobs, progress, best_of)
@@ -136,17 +146,42 @@ def generate_sweep(
     return done
 
 
+def _check_strip(path: Path, keys: Sequence[str]) -> None:
+    """Make sure that a strip can be written.
+
+    Raises:
+        OutputError: there is one of other images, or a file that is no strip.
+    """
+    before = shown_keys(path)
+    if before is not None and before != list(keys):
+        raise OutputError(f"{path} shows another sweep; {WAY_OUT}")
+
+
+def _check_loop(path: Path, keys: Sequence[str]) -> None:
+    """The same of a loop. One that an earlier version wrote does not say what it shows.
+
+    Raises:
+        OutputError: see :func:`_check_strip`.
+    """
+    if not path.exists():
+        return
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read ({reason_of(error)}); {WAY_OUT}") from None
+    if content and _statement(keys) not in content:
+        raise OutputError(f"{path} exists already and is no loop of this sweep; {WAY_OUT}")
+
+
+def _statement(keys: Sequence[str]) -> bytes:
+    """What a loop says of itself: that it is generated, and of which images it is."""
+    return f"{STATEMENT} {hashlib.sha256(' '.join(keys).encode()).hexdigest()[:16]}".encode()
+
+
 def loop_of(images: Sequence[Image.Image]) -> bytes:
     """A GIF that goes there and back. It says that it is generated; its 256 colours need not keep the watermark."""
     frames, content = [*images, *images[-2:0:-1]], io.BytesIO()
     options = {"save_all": True, "append_images": frames[1:], "duration": MILLISECONDS, "loop": 0}
-    frames[0].save(content, "GIF", comment=STATEMENT.encode(), **options)
+    comment = _statement([str(image.info["facecrafter"].get("key")) for image in images])
+    frames[0].save(content, "GIF", comment=comment, **options)
     return content.getvalue()
-
-
-def _is_loop(path: Path) -> bool:
-    """Whether a file is a loop of this program."""
-    try:
-        return STATEMENT.encode() in path.read_bytes()
-    except OSError:
-        return False
