@@ -118,7 +118,8 @@ def generate(
     changed since is not there: with --identity its name is taken, which is refused without --overwrite; with --pairs it
     is made under another name.
     """
-    conditions = (target, landmarks_from, emotion_from, emotion, valence, arousal, yaw, pitch, roll, expression, preset)
+    shapes = ",".join(expression) if expression else None
+    conditions = (target, landmarks_from, emotion_from, emotion, valence, arousal, yaw, pitch, roll, shapes, preset)
     if bool(identity) == bool(pairs):
         raise typer.BadParameter("give either --identity or --pairs")
     if pairs and any(value is not None for value in conditions):
@@ -127,7 +128,9 @@ def generate(
         raise typer.BadParameter("with --pairs there is one image a row; leave -n out")
     if sweep and (pairs or count is not None):
         raise typer.BadParameter("--sweep says how many images there are; leave --pairs and -n out")
-    if free and (pairs or sweep or any(value is not None for value in conditions)):
+    if presets and not (preset or pairs):
+        raise typer.BadParameter("--presets has no effect without --preset")
+    if free and (pairs or sweep or relative or keep_expression or any(value is not None for value in conditions)):
         raise typer.BadParameter("--free has no effect but with --identity alone")
     if free and best_of > 1:
         raise typer.BadParameter("--best-of has no effect with --free: there is nothing to be close to")
@@ -143,7 +146,7 @@ def generate(
     count = 4 if count is None else count
     through = emotion_through and emotion_through.value
 
-    from facecrafter.faces.asked import Asked, angles_of, asked_of
+    from facecrafter.faces.asked import Asked, acting_through, angles_of, asked_of, expression_of
     from facecrafter.faces.emotion import emotion_of
     from facecrafter.faces.photo_file import photos_of, taken
     from facecrafter.pipelines.batch import Numbers, generate_pairs, read_pairs
@@ -152,7 +155,7 @@ def generate(
     from facecrafter.pipelines.missing import Summary, generate_many
     from facecrafter.pipelines.report_files import check_reports, lines, measure_all, write_report
     from facecrafter.pipelines.settings import Settings
-    from facecrafter.pipelines.sweep import STRIP, cells, generate_sweep, sweep_of
+    from facecrafter.pipelines.sweep import STRIP, cells, check_unswept, generate_sweep, sweep_of
     from facecrafter.request import Request, check_seeds
 
     settings = Settings(
@@ -179,11 +182,14 @@ def generate(
             raise FaceCrafterError(f"{done.failed} of {rows} rows failed; {out / 'results.csv'} says why")
         return
     # What needs no model is checked before one is loaded.
-    emotion_of(emotion, valence, arousal)
+    feeling_in_words = emotion_of(emotion, valence, arousal)
+    if through:
+        acting_through(through, feeling_in_words, by_photo=False)
     angles = angles_of(yaw, pitch, roll)
-    asked = asked_of(angles, expression, preset, relative, keep_expression, presets, bool(sweep))
+    asked = asked_of(angles, shapes, preset, relative, keep_expression, presets, bool(sweep))
     check_seeds(seed, count)
     sweeps = [sweep_of(one, relative) for one in sweep or ()]
+    check_unswept(sweeps, [*angles, *(expression_of(shapes, -1) if shapes else ())])
     swept = cells(asked, sweeps) if sweeps else []
     people = photos_of(identity or [])
     others = (target, landmarks_from, emotion_from)

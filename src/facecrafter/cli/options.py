@@ -94,7 +94,7 @@ Yaw = Annotated[float | None, typer.Option(help="The head turned to the image's 
 Pitch = Annotated[float | None, typer.Option(help="The head turned up, -30 to 30 degrees.")]
 Roll = Annotated[float | None, typer.Option(help="The head tilted counter-clockwise, -30 to 30 degrees.")]
 Expression = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(metavar="NAME=NUMBER,...", help="Blendshapes: jawOpen=0.6,mouthSmile=0.5; see 'controls list'."),
 ]
 Preset = Annotated[str | None, typer.Option(help="A pose and an expression by name: wink, laugh; see 'controls list'.")]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import difflib
 import logging
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args
 
 import numpy as np
-import yaml
 
-from facecrafter.errors import ConfigError, reason_of
+from facecrafter import config
+from facecrafter.errors import ConfigError
 from facecrafter.faces.emotion import Emotion, describe
 from facecrafter.faces.face import BLENDSHAPES
 from facecrafter.faces.gain import Gain
@@ -59,8 +58,8 @@ class Pose:
     def __post_init__(self) -> None:
         for name, most in ANGLES.items():
             value = getattr(self, name)
-            if not isinstance(value, int | float | np.floating) or not abs(float(value)) <= most:  # NaN fails this too
-                raise ConfigError(f"the {name} must be from {-most:g} to {most:g} degrees, not {value}")
+            if not _is_number(value) or not abs(float(value)) <= most:  # NaN fails this too
+                raise ConfigError(f"the {name} must be from {-most:g} to {most:g} degrees, not {_quoted(value)}")
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {getattr(self, name) + 0.0:g}" for name in ANGLES)
@@ -171,7 +170,7 @@ def asked_of(
         if relative and not swept:
             raise ConfigError("nothing is to be added to the photo's pose and expression; give a pose or an expression")
         return Asked(start="relative") if relative else None
-    _check_lids(numbers)
+    check_lids(numbers)
     start: Start = "relative" if relative else "keep" if keep_expression else "neutral"
     return Asked(Pose(**angles) if angles else None, dict(sorted(numbers.items())), start)
 
@@ -207,8 +206,8 @@ def expression_of(given: Numbers, least: float = 0.0) -> dict[str, float]:
         raise ConfigError(f"an expression is {{'jawOpen': 0.6}} or 'jawOpen=0.6', not of the type {_type(given)}")
     named: dict[str, float] = {}
     for word, value in _pairs(given) if isinstance(given, str) else given.items():
-        if not isinstance(value, int | float | np.floating) or not least <= value <= 1:  # NaN fails this too
-            raise ConfigError(f"{word} must be a number from {least:g} to 1, not {value}")
+        if not _is_number(value) or not least <= value <= 1:  # NaN fails this too
+            raise ConfigError(f"{word} must be a number from {least:g} to 1, not {_quoted(value)}")
         for name in sides_of(str(word)):
             if name in named:
                 raise ConfigError(f"{name} is named twice; leave one out")
@@ -229,29 +228,50 @@ def sides_of(word: str) -> tuple[str, ...]:
     if all(name in known for name in both):
         return both
     names = {*known, *(name.removesuffix("Left") for name in known if name.endswith("Left"))}
-    raise ConfigError(f"there is no control '{word}'{_near(word, names)}; 'facecrafter controls list' shows all")
+    close = _did_you_mean(word, names)
+    raise ConfigError(f"there is no control '{word}'{close}; 'facecrafter controls list' shows all")
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is one; YAML's ``yes`` and ``true`` are none."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _quoted(value: object) -> str:
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 def _type(value: object) -> str:
     return type(value).__name__
 
 
-def _near(word: str, known: Any) -> str:
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
     lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), lower, 1)
-    return f"; did you mean {lower[close[0]]}?" if close else f"; there are {', '.join(sorted(known))}"
+    return f"; did you mean {lower[close[0]]}?" if close else ""
+
+
+def _near(word: str, known: Collection[str]) -> str:
+    return _did_you_mean(word, known) or f"; there are {', '.join(sorted(known))}"
 
 
 def _pairs(text: str) -> Iterator[tuple[str, float]]:
     for part in text.split(","):
         name, _, value = (piece.strip() for piece in part.partition("="))
         try:
+            if not name:
+                raise ValueError
             yield name, float(value)
         except ValueError:
             raise ConfigError(f"'{part.strip()}' is no NAME=NUMBER, as in jawOpen=0.6,mouthSmile=0.5") from None
 
 
-def _check_lids(numbers: Mapping[str, float]) -> None:
+def check_lids(numbers: Mapping[str, float]) -> None:
+    """Make sure that no eye is to be shut and wide open.
+
+    Raises:
+        ConfigError: one is.
+    """
     for side in SIDES:
         shut, wide = f"eyeBlink{side}", f"eyeWide{side}"
         if min(numbers.get(shut, 0), numbers.get(wide, 0)) > CLEARLY:
@@ -270,14 +290,14 @@ def read_presets(more: Path | None = None) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for path in (PRESETS, *([] if more is None else [more])):
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-            raise ConfigError(f"the presets {path} cannot be read ({reason_of(error)})") from None
-        if not isinstance(content, dict) or not all(isinstance(one, dict) for one in content.values()):
+            content = config.read(path)
+        except ConfigError as error:
+            raise ConfigError(f"the presets cannot be read: {error}") from None
+        if not all(isinstance(one, dict) for one in content.values()):
             raise ConfigError(f"the presets {path} must be NAME: {{jawOpen: 0.6, yaw: 10}}, one or more")
         for name, numbers in content.items():
             try:
-                found[str(name)] = _preset(numbers)
+                found[name] = _preset(numbers)
             except ConfigError as error:
                 raise ConfigError(f"the preset '{name}' of {path}: {error}") from None
     return found
@@ -287,7 +307,7 @@ def _preset(numbers: Mapping[str, Any]) -> dict[str, float]:
     angles = {name: value for name, value in numbers.items() if name in ANGLES}
     Pose(**angles)
     expression = expression_of({str(name): value for name, value in numbers.items() if name not in ANGLES})
-    _check_lids(expression)
+    check_lids(expression)
     return {**angles, **expression}
 
 
@@ -345,7 +365,7 @@ def doubts(asked: Asked, rig: Rig) -> Iterator[str]:
     for name, value in asked.expression.items():
         number = BLENDSHAPES.index(name)
         change = value - rig.neutral[number]
-        against = math.copysign(1, typical[number]) != math.copysign(1, change)
-        if against and min(abs(typical[number]), abs(change)) > CLEARLY:
+        # The number takes all of the emotion's change away, or goes the other way.
+        if abs(typical[number]) > CLEARLY and change * typical[number] <= 0:
             does = "raises" if typical[number] > 0 else "lowers"
             yield f"{name} {value:g} contradicts the emotion {asked.emotion.label}, which {does} it; the number counts"

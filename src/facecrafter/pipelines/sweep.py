@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from facecrafter.errors import ConfigError, OutputError, reason_of
-from facecrafter.faces.asked import ANGLES, Asked, Pose, expression_of, sides_of
+from facecrafter.faces.asked import ANGLES, Asked, Pose, check_lids, expression_of, sides_of
 from facecrafter.io import write_whole
 from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import (
@@ -32,6 +32,7 @@ from facecrafter.request import Progress, Request
 
 STRIP, LOOP = "sweep.png", "sweep.gif"
 MOST = 64  # images
+DIGITS = 4  # of a sweep's numbers behind the point
 MILLISECONDS = 120  # an image of the loop is shown
 
 
@@ -55,6 +56,8 @@ def sweep_of(text: str, relative: bool = False) -> Sweep:
     """
     name, _, numbers = (part.strip() for part in text.partition("="))
     try:
+        if not name:
+            raise ValueError
         first, last, count = numbers.split(":")
         ends, steps = (float(first), float(last)), int(count)
     except ValueError:
@@ -63,7 +66,30 @@ def sweep_of(text: str, relative: bool = False) -> Sweep:
         raise ConfigError(f"a sweep has from 2 to {MOST} images, not {steps}")
     for end in ends:  # an error before anything is loaded
         with_number(Asked(start="relative" if relative else "neutral"), name, end)
-    return Sweep(name, tuple(round(float(value), 4) + 0.0 for value in np.linspace(*ends, steps)))
+    values = tuple(round(float(value), DIGITS) + 0.0 for value in np.linspace(*ends, steps))
+    if len(set(values)) < steps:
+        raise ConfigError(f"'{text}' has the same number twice, to {DIGITS} digits; give ends that are further apart")
+    return Sweep(name, values)
+
+
+def controls_of(name: str) -> tuple[str, ...]:
+    """What a sweep changes: an angle, or one or both sides of a blendshape."""
+    return (name,) if name in ANGLES else sides_of(name)
+
+
+def check_unswept(sweeps: Sequence[Sweep], given: Iterable[str]) -> None:
+    """Make sure that no control is swept and also given a number, which would have no effect.
+
+    Args:
+        sweeps: the sweeps.
+        given: names of angles, and full names of blendshapes.
+
+    Raises:
+        ConfigError: one is.
+    """
+    both = {name for sweep in sweeps for name in controls_of(sweep.name)}.intersection(given)
+    if both:
+        raise ConfigError(f"{min(both)} is swept and also given a number; leave one out")
 
 
 def with_number(asked: Asked, name: str, value: float) -> Asked:
@@ -83,9 +109,10 @@ def cells(asked: Asked | None, sweeps: Sequence[Sweep]) -> list[tuple[str, Asked
     """What is asked of each image and its name: the last sweep runs from left to right, one before it downwards.
 
     Raises:
-        ConfigError: not one or two sweeps, of one control twice, or of too many images.
+        ConfigError: not one or two sweeps, of one control twice, of too many images, or an eye shut and wide open.
     """
-    if not 1 <= len(sweeps) <= 2 or len({one.name for one in sweeps}) < len(sweeps):
+    swept = [name for one in sweeps for name in controls_of(one.name)]
+    if not 1 <= len(sweeps) <= 2 or len(set(swept)) < len(swept):
         raise ConfigError("a strip is one --sweep, and a grid two of different controls")
     found = []
     for values in product(*(one.values for one in sweeps)):
@@ -93,6 +120,7 @@ def cells(asked: Asked | None, sweeps: Sequence[Sweep]) -> list[tuple[str, Asked
         own = asked or Asked()
         for name, value in numbers:
             own = with_number(own, name, value)
+        check_lids(own.expression)
         found.append(("_".join(f"{name}{value:g}" for name, value in numbers), own))
     if len(found) > MOST:
         raise ConfigError(f"a grid has at most {MOST} images, not {len(found)}")
