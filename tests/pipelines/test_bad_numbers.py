@@ -161,6 +161,24 @@ def test_in_a_table_a_bad_row_costs_itself_alone(portrait: Path, tmp_path: Path)
     assert "not nan" in errors[4]
 
 
+@pytest.mark.usefixtures("crafter")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--relative --keep-expression", "give one of both"),
+        ("--presets missing.yaml", "the presets cannot be read: there is no config missing.yaml"),
+    ],
+)
+def test_what_is_wrong_for_all_rows_is_refused_at_once(
+    portrait: Path, tmp_path: Path, options: str, words: str
+) -> None:
+    (tmp_path / "pairs.csv").write_text(f"identity,target,yaw\n{portrait},,10\n")
+    line = ["generate", "--pairs", str(tmp_path / "pairs.csv"), "--out", str(tmp_path / "out"), *options.split()]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code in (1, 2) and words in str(done.exception) + done.output
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -146,7 +146,7 @@ def generate(
     count = 4 if count is None else count
     through = emotion_through and emotion_through.value
 
-    from facecrafter.faces.asked import Asked, acting_through, angles_of, asked_of, expression_of
+    from facecrafter.faces.asked import Asked, acting_through, angles_of, asked_of, expression_of, read_presets
     from facecrafter.faces.emotion import emotion_of
     from facecrafter.faces.photo_file import photos_of, taken
     from facecrafter.pipelines.batch import Numbers, generate_pairs, read_pairs
@@ -170,6 +170,10 @@ def generate(
 
     if report:
         check_reports(out, overwrite)
+    if relative and keep_expression:
+        raise typer.BadParameter("numbers are added to the photo's expression or replace parts of it; give one of both")
+    if presets:
+        read_presets(presets)
     if pairs:
         rows = len(read_pairs(pairs))
         crafter = FaceCrafter.from_pretrained(model, device, controls, choose.value, weights, bfloat16, emonet)
