@@ -173,6 +173,29 @@ def test_a_double_click_answers_one_question(page: Page, ready: Callable[..., tu
     assert count(page) == f"1 of {TRIALS}" and status_of(store).answers == 1
 
 
+def test_a_mouse_at_rest_marks_no_option_of_the_next_question(
+    page: Page, ready: Callable[..., tuple[str, Store]]
+) -> None:
+    def marks() -> list[str]:
+        return [
+            one.evaluate("it => getComputedStyle(it).borderColor + getComputedStyle(it).backgroundColor")
+            for one in page.locator(".option").all()
+        ]
+
+    url, _ = ready(questions=QUESTIONS[:1], practice=False, attention_checks=0)
+    begin(page, url)
+    settled(page)
+    page.locator(".option").first.click()
+    page.wait_for_selector("#bar[value='1']", state="attached")
+    settled(page)
+    assert page.locator(".option:hover").count() == 1  # the mouse is still there
+    assert len(set(marks())) == 1
+    page.locator(".option").nth(1).hover()
+    page.wait_for_selector("#trial.pointed")
+    found = marks()
+    assert found[0] == found[2] != found[1]
+
+
 def test_an_answer_outlives_a_lost_connection_and_a_reload(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
     url, store = ready()
     begin(page, url)

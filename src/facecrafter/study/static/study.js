@@ -130,7 +130,7 @@ async function showTrial() {
   const trial = now.trial;
   placed = [];
   ready = false;
-  byId("trial").classList.remove("settled");
+  byId("trial").classList.remove("settled", "pointed");
   byId("question").textContent = about.questions[trial.question];
   byId("practice").hidden = !trial.practice;
   byId("practice").textContent = words("practice");
@@ -369,6 +369,11 @@ addEventListener("keydown", (event) => {
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || typing || byId("trial").hidden) return;
   if (event.key === "Backspace") return undo();
   if (/^[1-9]$/.test(event.key)) choose(Number(event.key) - 1);
+});
+// An option is marked under a mouse that moves. One that rests where the last answer was given marks none: that would
+// favour a position. A finger marks none either.
+byId("options").addEventListener("pointermove", (event) => {
+  if (event.pointerType === "mouse" && (event.movementX || event.movementY)) byId("trial").classList.add("pointed");
 });
 addEventListener("pageshow", (event) => { if (event.persisted) refresh(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
