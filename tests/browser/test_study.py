@@ -132,6 +132,7 @@ def test_on_a_phone_nothing_is_cut_off(new_page: Callable[..., Page], ready: Cal
     for _ in range(TRIALS):
         settled(page)
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+        assert page.locator("#help").inner_text() == "Tap one option."  # there are no keys to press
         for box in (one.bounding_box() for one in page.locator(".option").all()):
             assert box is not None and box["width"] >= 44 and box["height"] >= 44
         done = int(count(page).split()[0])

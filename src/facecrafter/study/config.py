@@ -80,6 +80,7 @@ class Words(Strict):
     instructed_first: Line = "Attention check: please choose option {number} first, whatever it shows."
     option: Line = "Option {number}"
     choose_help: Line = "Click or tap one option, or press its number. Backspace takes the last answer back."
+    tap_help: Line = "Tap one option."  # in place of `choose_help` on a device without a mouse
     ranking_help: Line = "Choose the options one after another, the best first."
     rank: Line = "Place {number}"
     save: Line = "Save this order"

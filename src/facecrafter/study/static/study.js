@@ -5,6 +5,7 @@ const byId = (id) => document.getElementById(id);
 const LANGUAGE = "facecrafter-study-language";
 const SETTLE_MILLISECONDS = 300; // after a new question, in which the second click of a double click is no answer
 const LONGEST_WAIT = 15_000;
+const TOUCH = matchMedia("(hover: none)"); // as in study.css: no keys are named there
 
 let about = null;
 let now = null;
@@ -136,7 +137,7 @@ async function showTrial() {
   byId("practice").textContent = words("practice");
   byId("check").hidden = trial.instructed === null;
   byId("check").textContent = words(about.ranking ? "instructed_first" : "instructed", { number: trial.instructed + 1 });
-  byId("help").textContent = words(about.ranking ? "ranking_help" : "choose_help");
+  byId("help").textContent = words(about.ranking ? "ranking_help" : TOUCH.matches ? "tap_help" : "choose_help");
   byId("save").hidden = !about.ranking;
   byId("save").textContent = words("save");
   byId("references").replaceChildren(...trial.references.map(referenceOf));
