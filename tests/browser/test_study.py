@@ -140,6 +140,7 @@ def test_on_a_phone_nothing_is_cut_off(new_page: Callable[..., Page], ready: Cal
         page.locator(".option").nth(done % 2).tap()
         page.wait_for_selector(f"#bar[value='{done + 1}']", state="attached")
     page.wait_for_selector(END)
+    assert "go on" not in page.locator("#later").inner_text()  # there is nothing left to go on with
 
 
 def test_reload_back_and_two_tabs_lose_and_double_nothing(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:

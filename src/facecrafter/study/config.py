@@ -95,6 +95,7 @@ class Words(Strict):
     done: Line = "Thank you. All your answers are saved."
     completion: Line = "Your completion code: {code}"
     later: Line = "You can close this page and go on later. Your personal link:"
+    later_done: Line = "Should you want to withdraw later, your personal link is:"
     withdraw: Line = "Withdraw and delete my answers"
     withdraw_sure: Line = "Delete all your answers? This cannot be undone."
     withdraw_yes: Line = "Yes, delete them"

@@ -70,7 +70,7 @@ function showNow() {
   byId("count").textContent = words("progress", { done: now.done, total: now.total });
   byId("undo").textContent = words("undo");
   byId("undo").disabled = !now.last;
-  byId("later").textContent = words("later");
+  byId("later").textContent = words(now.trial ? "later" : "later_done");
   byId("link").href = now.link;
   byId("link").textContent = new URL(now.link, location.href).href;
   byId("withdraw").textContent = words("withdraw");
