@@ -141,6 +141,9 @@ def test_on_a_phone_nothing_is_cut_off(new_page: Callable[..., Page], ready: Cal
         page.wait_for_selector(f"#bar[value='{done + 1}']", state="attached")
     page.wait_for_selector(END)
     assert "go on" not in page.locator("#later").inner_text()  # there is nothing left to go on with
+    page.get_by_role("button", name="Withdraw and delete my answers").tap()
+    dialog = page.locator("#sure").bounding_box()
+    assert dialog is not None and dialog["x"] >= 8 and dialog["x"] + dialog["width"] <= 382
 
 
 def test_reload_back_and_two_tabs_lose_and_double_nothing(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
