@@ -105,6 +105,23 @@ def test_numbers_are_those_of_the_answers(full: Store) -> None:
     assert names - {"Wald, by participants and sets"} == ({classical} if classical else set())
 
 
+@pytest.mark.parametrize("design", ["choose", "ranking", "pairs"])
+def test_intervals_of_two_participants_stay_in_range(
+    made: Callable[..., tuple[Path, Manifest]], tmp_path: Path, clock: Clock, design: str
+) -> None:
+    study = made(design=design)[1]
+    store = Store(study, open_database(tmp_path, study.digest), clock)
+    answered(store, 2)
+    largest = len(METHODS) - 1 if design == "ranking" else 1
+    ends = []
+    for result in report.gather(store).results:
+        differences = [one.difference for one in result.pairs]
+        ends += [abs(end) for one in differences for end in (one.low, one.high) if end is not None]
+        if design == "ranking":
+            assert all(1 <= one.low <= one.high <= len(METHODS) for one in report._ranks(result))
+    assert max(ends) == largest
+
+
 def test_a_study_without_answers_has_a_report_that_says_so(
     made: Callable[..., tuple[Path, Manifest]], tmp_path: Path
 ) -> None:

@@ -98,7 +98,7 @@ class Result:
     @cached_property
     def pairs(self) -> list[Pair]:
         """All differences between two methods."""
-        return statistics.pairs(self.main)
+        return statistics.pairs(self.main, len(self.methods) - 1 if self.choices.is_ranking else 1)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,8 @@ def _percent(value: Interval) -> Cell:
 
 
 def _ranks(result: Result) -> list[Interval]:
-    return [statistics.mean_interval(result.main, method) for method in range(len(result.methods))]
+    count = len(result.methods)
+    return [statistics.mean_interval(result.main, method, 1, count) for method in range(count)]
 
 
 def table(result: Result) -> Grid:

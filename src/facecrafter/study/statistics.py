@@ -122,10 +122,15 @@ def rate_interval(means: Means, method: int) -> Interval:
     return Interval(rate)
 
 
-def mean_interval(means: Means, method: int) -> Interval:
-    """A mean with its interval."""
+def mean_interval(means: Means, method: int, least: float, most: float) -> Interval:
+    """A mean with its interval, within the values that there are."""
     half = means.quantile * np.sqrt(means.variance(np.eye(len(means.values))[method]))
-    return Interval(float(means.values[method]), float(means.values[method] - half), float(means.values[method] + half))
+    return _within(float(means.values[method]), float(half), least, most)
+
+
+def _within(value: float, half: float, least: float, most: float) -> Interval:
+    """An interval about a value, cut at the ends of its range: few participants give a wide one."""
+    return Interval(value, max(least, value - half), min(most, value + half))
 
 
 # --- tests ------------------------------------------------------------------------------------------------------------
@@ -203,8 +208,13 @@ def _at_least(covariance: Array, least: Array) -> Array:
     return np.asarray((axes * np.maximum(variances, np.einsum("ij,ik,kj->j", axes, least, axes))) @ axes.T)
 
 
-def pairs(means: Means) -> list[Pair]:
-    """All differences between two methods, in order, with Holm's correction."""
+def pairs(means: Means, largest: float = np.inf) -> list[Pair]:
+    """All differences between two methods, in order, with Holm's correction.
+
+    Args:
+        means: of the methods.
+        largest: difference that there can be; intervals end there. 1 of rates, and M - 1 of mean ranks.
+    """
     count = len(means.values)
     both = [(i, j) for i in range(count) for j in range(i + 1, count)]
     found: list[tuple[Interval, float]] = []
@@ -215,10 +225,8 @@ def pairs(means: Means) -> list[Pair]:
         if not np.isfinite(value) or not error > 0:
             found.append((Interval(value), float("nan")))
             continue
-        half = means.quantile * error
-        found.append(
-            (Interval(value, value - half, value + half), float(2 * stats.t.sf(abs(value) / error, means.freedom)))
-        )
+        interval = _within(value, float(means.quantile * error), -largest, largest)
+        found.append((interval, float(2 * stats.t.sf(abs(value) / error, means.freedom))))
     corrected = holm([p for _, p in found])
     return [Pair(i, j, one, p) for (i, j), (one, _), p in zip(both, found, corrected, strict=True)]
 
