@@ -184,6 +184,7 @@ def test_new_status_export_and_report(images: Path, config: Path, tmp_path: Path
 
 @pytest.mark.parametrize("design", ["choose", "ranking", "pairs"])
 def test_a_rehearsal_leaves_the_study_alone_and_says_what_it_is(
+    assert "identity: no answers yet" in run("status", out).output
     made: Callable[..., tuple[Path, Manifest]], tmp_path: Path, design: str
 ) -> None:
     folder, _ = made(design=design, questions=({"key": "one", "images": "control", "text": "Which?"},))

@@ -153,6 +153,9 @@ def study_status(folder: Folder, database: Database = None) -> None:
         f"{found.answers} answers"
     )
     for one in found.questions:
+        if not one.answers:
+            typer.echo(f"{one.question}: no answers yet")
+            continue
         typer.echo(
             f"{one.question}: {one.answers} answers, {one.fewest} to {one.most} a set; "
             f"methods over positions: p {one.positions_p:.2f}"
