@@ -61,7 +61,7 @@ def test_a_report_has_every_question_and_method(full: Store, tmp_path: Path) -> 
         assert question.text in html and question.text in markdown
     for method in METHODS:
         assert html.count(method) >= 10 and markdown.count(method) >= 10
-    assert "6 participants took part, and 6 of them finished" in markdown
+    assert "6 participants took part, and 6 finished" in markdown
     assert "2.0 answers a set" in markdown and "failed an attention check: 1" in markdown
     assert "default-src 'none'" in html and not re.search(r'(?:src|href)="(?!data:|#)', html)
     with pytest.raises(OutputError):
@@ -130,6 +130,27 @@ def test_a_study_without_answers_has_a_report_that_says_so(
         path.read_text() for path in report.write(Store(study, open_database(tmp_path, study.digest)), tmp_path / "out")
     )
     assert "no answers yet" in html and "0 participants" in markdown and table.count("\n") == 1
+    assert "withdrew" not in markdown
+
+
+def test_who_took_part_is_counted_in_words(
+    made: Callable[..., tuple[Path, Manifest]], tmp_path: Path, clock: Clock
+) -> None:
+    study = made()[1]
+    store = Store(study, open_database(tmp_path, study.digest), clock)
+    answered(store, 1)
+    assert report.summary(report.gather(store))[0] == "1 participant took part, and 1 finished."
+    store.join("somebody")
+    store.withdraw("somebody")
+    assert report.summary(report.gather(store))[0] == (
+        "1 participant took part, and 1 finished. 1 more withdrew, which deleted their answers."
+    )
+
+
+def test_kendalls_tau_is_a_column_of_rankings_alone(full: Store) -> None:
+    grid = report.quality(report.gather(full))
+    assert ("Tau" in grid.headings) == (full.study.config.design == "ranking")
+    assert all(len(cells) + 1 == len(grid.headings) for _, cells in grid.rows)
 
 
 def test_texts_are_escaped(made: Callable[..., tuple[Path, Manifest]], tmp_path: Path, clock: Clock) -> None:
@@ -163,6 +184,7 @@ def test_new_status_export_and_report(images: Path, config: Path, tmp_path: Path
     assert new.exit_code == 0, new.output
     assert f"control: 6 sets of {', '.join(METHODS)}" in new.output
     assert (out / MANIFEST).exists() and len(list((out / IMAGES).iterdir())) == 6 * (3 + 6 + 3)
+    assert "identity: no answers yet" in run("status", out).output
     study = Manifest(**yaml.safe_load((out / MANIFEST).read_text()))
     assert study.config.design == "pairs"
     database = open_database(out, study.digest)
@@ -184,7 +206,6 @@ def test_new_status_export_and_report(images: Path, config: Path, tmp_path: Path
 
 @pytest.mark.parametrize("design", ["choose", "ranking", "pairs"])
 def test_a_rehearsal_leaves_the_study_alone_and_says_what_it_is(
-    assert "identity: no answers yet" in run("status", out).output
     made: Callable[..., tuple[Path, Manifest]], tmp_path: Path, design: str
 ) -> None:
     folder, _ = made(design=design, questions=({"key": "one", "images": "control", "text": "Which?"},))

@@ -174,8 +174,7 @@ def summary(report: Report) -> list[str]:
     planned = config.sets_a_participant * status.participants / config.sets
     lines = [
         *simulated,
-        f"{status.participants} participants took part, and {status.finished} of them finished. {status.withdrawn} "
-        "more withdrew, which deleted their answers.",
+        _people(status),
         f"Each was dealt {config.sets_a_participant} of {config.sets} sets a question and chose "
         f"{trial[config.design]}, in balanced positions: {planned:.1f} answers a set and question if all had finished.",
     ]
@@ -187,6 +186,17 @@ def summary(report: Report) -> list[str]:
             "'Without flagged' shows the rates without them."
         )
     return lines
+
+
+def _people(status: Status) -> str:
+    taken = f"{status.participants} {_plural(status.participants)} took part, and {status.finished} finished."
+    if not status.withdrawn:
+        return taken
+    return f"{taken} {status.withdrawn} more withdrew, which deleted their answers."
+
+
+def _plural(count: int) -> str:
+    return "participant" if count == 1 else "participants"
 
 
 def _p(value: float) -> str:
@@ -274,13 +284,14 @@ def _in_favour(pair: Pair, ranking: bool) -> tuple[int, int, Interval]:
 
 def quality(report: Report) -> Grid:
     """How even and how reliable the answers are, a row a question."""
-    headings = ["Question", "Answers", "A set", "Methods over positions, p", "Chosen by position", "p", "Alpha", "Tau"]
+    ranking = report.study.config.design == "ranking"
+    headings = ["Question", "Answers", "A set", "Methods over positions, p", "Chosen by position", "p", "Alpha"]
+    headings += ["Tau"] if ranking else []
     grid = Grid("Balance, bias by position, and agreement", headings)
     balances = {one.question: one for one in report.status.questions}
     for result in report.results:
         balance, place = balances[result.key], statistics.positions(result.choices)
         alpha, _ = statistics.agreement(result.choices)
-        tau = statistics.concordance(result.choices) if result.choices.is_ranking else None
         mean = balance.answers / report.study.config.sets
         cells = [
             Cell(f"{balance.answers:,}"),
@@ -289,8 +300,9 @@ def quality(report: Report) -> Grid:
             Cell(" ".join(map(str, place.counts))),
             Cell(_p(place.p)),
             Cell(shown(alpha, 2)),
-            Cell(shown(tau, 2)),
         ]
+        if ranking:
+            cells.append(Cell(shown(statistics.concordance(result.choices), 2)))
         grid.rows.append((result.key, cells))
     return grid
 
