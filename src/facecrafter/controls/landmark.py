@@ -54,7 +54,7 @@ LANDMARK = Control(
             "place_sigma": 0.12,
         }
     },
-    scales={"mini": 1.2, "arc2face": 2.0},
+    scales={"mini": 0.9, "arc2face": 2.0},
     encode=_draw,
     present=_present,
     mirror=lambda images: images.flip(3),
