@@ -89,6 +89,8 @@ def study_new(
         made = build(check(config, content, StudyConfig), out, overwrite, lambda share: step(share * 100))
     for kind, group in made.groups.items():
         typer.echo(f"{kind}: {len(group.sets)} sets of {', '.join(group.methods)}")
+    if not made.config.contact:
+        typer.echo("`contact` is empty: participants are not told whom they can ask", err=True)
     typer.echo(f"{out}: start it with: facecrafter study serve {out}")
 
 
