@@ -13,6 +13,7 @@ from facecrafter.cli.application import study_app
 from facecrafter.cli.options import Overwrite
 from facecrafter.cli.printing import bar
 from facecrafter.errors import ConfigError, DataError
+from facecrafter.interruption import stating
 from facecrafter.io import check_free, write_whole
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def study_serve(
         typer.echo(f"by invitation: make links with: facecrafter study links {folder} -n 21", err=True)
     try:
         app = make_app(folder, store, binding)
-        serve(app, lambda address: typer.echo(address), most_connections=MOST_CONNECTIONS)
+        with stating(lambda: "every acknowledged answer is saved"):
+            serve(app, lambda address: typer.echo(address), most_connections=MOST_CONNECTIONS)
     finally:
         store.database.close()
 
