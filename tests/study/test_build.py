@@ -242,6 +242,21 @@ def test_a_study_comes_straight_from_the_tables_runs(tmp_path: Path) -> None:
     assert set(first.references) == {"source", "target"}
 
 
+def test_too_few_sets_of_runs_are_named_of_all_tables_at_once(tmp_path: Path) -> None:
+    pairs = [(f"subjects/id{n}.png", f"subjects/to{n}.png", n) for n in range(4)]
+    people = [(f"subjects/id{n}.png", "", seed) for n in range(5) for seed in range(3)]
+    runs = (
+        write_run(tmp_path / "control", "control", METHODS, pairs),
+        write_run(tmp_path / "diversity", "diversity", METHODS, people),
+    )
+    asked = StudyConfig(runs=runs, sets=6, sets_a_participant=2, images_a_set=3)
+    with pytest.raises(DataError, match=r"5 sets of diversity images and 4 sets of control .* 6; set `sets` to 4 or"):
+        build(asked, tmp_path / "study")
+    with pytest.raises(DataError, match=r"4 a set and method in diversity.* lower `images_a_set`"):
+        build(asked.model_copy(update={"images_a_set": 4}), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_run_of_the_other_table_is_named(tmp_path: Path) -> None:
     control = write_run(tmp_path / "control", "control", ("A", "B"), [("subjects/a.png", "subjects/b.png", 0)])
     with pytest.raises(ConfigError, match="evaluate diversity"):

@@ -107,3 +107,12 @@ def test_every_acknowledged_answer_is_there_after_a_kill(
         assert len(stored) - len(kept) <= 4 * max(1, KILLS)
         Store(study, database).invite(1)  # and it takes new entries
         database.close()
+
+
+def test_a_server_that_is_stopped_says_that_answers_are_saved(made: Callable[..., tuple[Path, Manifest]]) -> None:
+    command = [sys.executable, "-m", "facecrafter", "study", "serve", str(made()[0]), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline().startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert errors.splitlines()[-1] == "stopped: every acknowledged answer is saved"

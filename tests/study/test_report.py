@@ -222,9 +222,10 @@ def test_links_are_for_studies_by_invitation(images: Path, config: Path, tmp_pat
     content = yaml.safe_load(config.read_text())
     content["methods"] = {name: str(images / name) for name in METHODS}
     content["references"] = str(images / "references")
-    for access in ("open", "links"):
-        config.write_text(yaml.safe_dump({**content, "access": access}))
-        assert run("new", config, "--out", tmp_path / access).exit_code == 0
+    for access, contact in (("open", ""), ("links", "lab@example.org")):
+        config.write_text(yaml.safe_dump({**content, "access": access, "contact": contact}))
+        new = run("new", config, "--out", tmp_path / access)
+        assert new.exit_code == 0 and ("`contact` is empty" in new.output) == (not contact)
     found = run("links", tmp_path / "links", "-n", 3, "--address", "https://study.example/")
     assert re.fullmatch(r"(https://study\.example/i/[\w-]{22}\n){3}", found.output)
     refused = run("links", tmp_path / "open")

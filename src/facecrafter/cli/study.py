@@ -13,6 +13,7 @@ from facecrafter.cli.application import study_app
 from facecrafter.cli.options import Overwrite
 from facecrafter.cli.printing import bar
 from facecrafter.errors import ConfigError, DataError
+from facecrafter.interruption import stating
 from facecrafter.io import check_free, write_whole
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def study_new(
         made = build(check(config, content, StudyConfig), out, overwrite, lambda share: step(share * 100))
     for kind, group in made.groups.items():
         typer.echo(f"{kind}: {len(group.sets)} sets of {', '.join(group.methods)}")
+    if not made.config.contact:
+        typer.echo("`contact` is empty: participants are not told whom they can ask", err=True)
     typer.echo(f"{out}: start it with: facecrafter study serve {out}")
 
 
@@ -119,7 +122,8 @@ def study_serve(
         typer.echo(f"by invitation: make links with: facecrafter study links {folder} -n 21", err=True)
     try:
         app = make_app(folder, store, binding)
-        serve(app, lambda address: typer.echo(address), most_connections=MOST_CONNECTIONS)
+        with stating(lambda: "every acknowledged answer is saved"):
+            serve(app, lambda address: typer.echo(address), most_connections=MOST_CONNECTIONS)
     finally:
         store.database.close()
 

@@ -63,11 +63,15 @@ def build(
     check_free([out / manifest.MANIFEST], overwrite)
     if not config.runs and not config.methods:
         raise ConfigError("the study has no images; give --run FOLDER of a table, or --methods and --references")
-    groups: dict[Kind, Group] = {}
+    candidates: dict[Kind, Candidates] = {}
     for kind in config.kinds:
         found = _of_run(config, kind) if config.runs else _of_folders(config, kind)
         if len(found.methods) < 2:
             raise ConfigError(f"a choice needs two methods or more, and {kind} images are of {len(found.methods)} only")
+        candidates[kind] = found
+    _check_sets(candidates, config)
+    groups: dict[Kind, Group] = {}
+    for kind, found in candidates.items():
         chosen = _drawn(found, config, kind)
         groups[kind] = _written(out, found.methods, chosen, progress, len(chosen) * len(config.kinds))
     made = Manifest(config=config, groups=groups)
@@ -89,13 +93,29 @@ def _check_answers(out: Path, made: Manifest) -> None:
         )
 
 
+def _check_sets(candidates: Mapping[Kind, Candidates], config: StudyConfig) -> None:
+    """Refuse fewer sets than the study has, of all kinds at once and before an image is written.
+
+    Raises:
+        DataError: there are; the message gives the number of each kind, and how many the study can have.
+    """
+    counts = {kind: len(found.sets) for kind, found in candidates.items()}
+    most = min(counts.values())
+    if most >= config.sets:
+        return
+    there = " and ".join(f"{count} sets of {kind} images" for kind, count in counts.items())
+    if counts.get("diversity") == 0:
+        there += f" ({config.images_a_set} a set and method in diversity)"
+        way = "lower `images_a_set`, or "
+    else:
+        way = f"set `sets` to {most} or less, or " if most else ""
+    raise DataError(
+        f"there are {there} that every method has, and the study asks for {config.sets}; {way}make more images"
+    )
+
+
 def _drawn(found: Candidates, config: StudyConfig, kind: Kind) -> list[Source]:
     """As many sets as the study has, drawn by its seed."""
-    if len(found.sets) < config.sets:
-        raise DataError(
-            f"there are {len(found.sets)} sets of {kind} images that every method has, and the study asks for "
-            f"{config.sets}; lower `sets`, or make more images"
-        )
     chosen = np.random.default_rng([config.seed, len(kind)]).permutation(len(found.sets))[: config.sets]
     return [found.sets[index] for index in sorted(chosen)]
 
