@@ -31,6 +31,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
+def _listed(names: list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def _by_class(scores: Setting) -> str:
     """Every class of the targets, the most frequent first."""
     rows = sorted(scores.emotion_by_class.items(), key=lambda row: -row[1].faces)
@@ -74,7 +79,7 @@ def _figures() -> list[tuple[str, str, list[str]]]:
             "read as asked in {} (a guess: {})",
             [_percent(WORDED.mean.read_as_asked.value), f"{100 * words.CHANCE:.3g} %"],
         ),
-        (README, "more than half of the images for {} only", [" and ".join(followed)]),
+        (README, "more than half of the images for {} only", [_listed(followed)]),
         (README, "at {} of its time by", [_time("refresh")]),
         (README, "at {} by a trained student", [_time("distilled")]),
         (
