@@ -71,8 +71,8 @@ def _own(text: str, name: str) -> str:
 # The scales' own values; they are in models/scales.py too, which is too heavy for --help. A test keeps them in step.
 DEFAULTS = {
     "identity_scale": (1.5, 2.5),
-    "landmark_scale": (1.2, 2.0),
-    "emotion_scale": (2.5, 2.0),
+    "landmark_scale": (0.9, 2.0),
+    "emotion_scale": (2.0, 2.0),
     "steps": (8, 25),
     "scheduler": ("ddim", "dpm"),
     "speed": ("refresh", "exact"),
