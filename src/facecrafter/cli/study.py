@@ -91,7 +91,7 @@ def study_new(
     for kind, group in made.groups.items():
         typer.echo(f"{kind}: {len(group.sets)} sets of {', '.join(group.methods)}")
     if not made.config.contact:
-        typer.echo("`contact` is empty: participants are not told whom they can ask", err=True)
+        typer.echo("`contact` is empty: participants have nobody whom they can ask", err=True)
     typer.echo(f"{out}: start it with: facecrafter study serve {out}")
 
 
