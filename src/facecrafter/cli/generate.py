@@ -186,9 +186,9 @@ def generate(
             raise FaceCrafterError(f"{done.failed} of {rows} rows failed; {out / 'results.csv'} says why")
         return
     # What needs no model is checked before one is loaded.
-    feeling_in_words = emotion_of(emotion, valence, arousal)
+    in_words = emotion_of(emotion, valence, arousal)
     if through:
-        acting_through(through, feeling_in_words, by_photo=False)
+        acting_through(through, in_words, by_photo=False)
     angles = angles_of(yaw, pitch, roll)
     asked = asked_of(angles, shapes, preset, relative, keep_expression, presets, bool(sweep))
     check_seeds(seed, count)

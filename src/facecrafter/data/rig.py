@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from facecrafter.data.shards import held_out, load
 from facecrafter.data.sources import joined, near_held_out, resized
 from facecrafter.faces import rig_fit
@@ -47,5 +45,5 @@ def fit_rig(folder: Path, beside: Sequence[Path] = ()) -> Rig:
         prepared.emotion[rows],
         [person for person, kept in zip(prepared.persons, rows, strict=True) if kept],
         about,
-        (np.arange(len(rows)) < len(parts[0]))[rows],
+        None if prepared.sources is None else prepared.sources[rows] == 0,
     )
