@@ -228,6 +228,27 @@ def test_an_answer_outlives_a_lost_connection_and_a_reload(page: Page, ready: Ca
     assert lost and status_of(store).answers == 2
 
 
+def test_a_request_that_is_never_answered_is_sent_again(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
+    url, store = ready()
+    page.clock.install()
+    begin(page, url)
+    page.clock.run_for(1000)
+    settled(page)
+    held: list[Any] = []
+    page.route("**/api/answers", lambda route: held.append(route))
+    page.keyboard.press("2")
+    page.wait_for_selector(".option.sent")
+    page.clock.run_for(19_000)
+    assert not page.get_by_role("alert").is_visible()
+    page.clock.run_for(1_000)
+    page.get_by_role("alert").filter(has_text="The connection is lost").wait_for()
+    assert status_of(store).answers == 0
+    page.unroute("**/api/answers")
+    page.clock.run_for(1000)
+    page.wait_for_selector("#bar[value='1']", state="attached")
+    assert status_of(store).answers == 1
+
+
 def test_an_answer_that_is_kept_is_one_participants(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
     url, store = ready()
     begin(page, url)

@@ -5,6 +5,7 @@ const byId = (id) => document.getElementById(id);
 const LANGUAGE = "facecrafter-study-language";
 const SETTLE_MILLISECONDS = 300; // after a new question, in which the second click of a double click is no answer
 const LONGEST_WAIT = 15_000;
+const ANSWER_MILLISECONDS = 20_000; // a request that is not answered by then is lost: a phone in a tunnel gets no error
 const TOUCH = matchMedia("(hover: none)"); // as in study.css: no keys are named there
 
 let about = null;
@@ -25,10 +26,16 @@ async function ask(path, body) {
   const options = body === undefined ? {} : {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
   };
-  const response = await fetch(path, { cache: "no-store", credentials: "same-origin", ...options });
-  const content = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refusal(response.status, content.message ?? "");
-  return content;
+  const lost = new AbortController();
+  const timer = setTimeout(() => lost.abort(), ANSWER_MILLISECONDS);
+  try {
+    const response = await fetch(path, { cache: "no-store", credentials: "same-origin", signal: lost.signal, ...options });
+    const content = await response.json().catch((error) => { if (response.ok) throw error; });
+    if (!response.ok) throw new Refusal(response.status, content?.message ?? "");
+    return content;
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 const filled = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
