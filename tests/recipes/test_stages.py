@@ -27,6 +27,9 @@ from facecrafter import weights
 from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import CheckpointError, ConfigError, DataError, FaceCrafterError
+from facecrafter.estimators import emotion
+from facecrafter.estimators.emotion import EmotionNet
+from facecrafter.faces.emotion import EMOTIONS, Emotion
 from facecrafter.io import alone
 from facecrafter.models import checkpoint, scales
 from facecrafter.models.scales import Scale
@@ -436,9 +439,10 @@ def test_images_whose_pose_is_free_are_cropped_where_faces_usually_are(small: Sc
     free = batch["weights"]["landmark"] == 0
     assert 0 < free.sum() < 16
     rollout = batch["rollout"]
-    (_, usual_face), (_, usual_view) = stage.crops
+    (_, usual_face), (_, usual_view), (_, usual_frame) = stage.crops
     assert torch.equal((rollout.grids == usual_face).all(-1).all(-1), free)
     assert torch.equal((rollout.views == usual_view).all(-1).all(-1), free)
+    assert torch.equal((rollout.frames == usual_frame).all(-1).all(-1), free)
     assert torch.equal(rollout.posed, ~free)
     assert rollout.timesteps.shape == rollout.learns.shape == (8,)
     assert int(rollout.learns.sum()) == 4
@@ -460,6 +464,35 @@ def test_some_images_are_asked_for_somebody_else_in_the_photos_pose(small: Scale
     for identity in rollout.identity[~rollout.own]:  # one of the set's own people, whole
         assert float((others @ identity).max()) == pytest.approx(1, abs=1e-5)
     assert rollout.posed.all()
+
+
+def test_some_images_are_asked_for_a_word_in_place_of_the_photos_emotion(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    torch.manual_seed(0)
+    emotion.save(EmotionNet((4, 8), 1), tmp_path / "emotion.safetensors")
+    losses = {"words": 1.0, "word_share": 0.5, "emotion_net": tmp_path / "emotion.safetensors", "batch": 16}
+    mixture = {"emotion": 0.6, "landmark": 0.1, "both": 0.3}
+    config = config_of("base", tmp_path, mixture=mixture, batch_size=16, scaffold=True, image_loss=losses)
+    stage = config.build(torch.device("cpu"))
+    assert isinstance(stage, BaseStage)
+    batch: Any = stage.batch(0, 0, 1, torch.device("cpu"))
+    rollout, asked = batch["rollout"], batch["weights"]["emotion"] != 0
+    worded = rollout.words >= 0
+    free = asked & ~rollout.posed
+    assert 1 < int(worded.sum()) < int(free.sum())
+    assert torch.equal(free, worded | rollout.moved)
+    assert not (worded & rollout.moved).any()
+    # The module is given the words' own conditions there, and the photos' elsewhere; Eq. 4 keeps the photos'.
+    given: list[Tensor] = []
+    objective = stage.objective
+    assert objective.controls is not None
+    objective.controls.parts("emotion")[0].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    objective(**batch)
+    photos, second = given
+    assert torch.equal(photos, batch["values"]["emotion"])
+    for row, word in enumerate(rollout.words[asked].tolist()):
+        expected = Emotion.from_words({EMOTIONS[word]: 1.0}).vector if word >= 0 else photos[row].numpy()
+        np.testing.assert_array_equal(second[row].numpy(), expected)
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from facecrafter.training.image_loss import (
     relit,
     rollout_timesteps,
 )
+from facecrafter.training.words import WordLoss
 
 ALPHA_BARS = torch.linspace(0.999, 0.005, 1000)
 WHOLE = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # the crop is the whole image
@@ -110,10 +111,12 @@ def rollout_of(steps: list[int], learns: list[bool] | None = None, **settings: T
         "own": torch.tensor([True, True, True]),
         "posed": torch.tensor([True, True, True]),
         "moved": torch.tensor([False, False, False]),
+        "words": torch.tensor([-1, -1, -1]),
         "photos": torch.rand(3, 3, 112, 112, generator=source) * 2 - 1,
         "masks": torch.zeros(3, 16, 16),
         "grids": WHOLE.expand(3, -1, -1),
         "views": WHOLE.expand(3, -1, -1),
+        "frames": WHOLE.expand(3, -1, -1),
         "jitter": torch.zeros(3, 8),
     }
     return Rollout(**{**values, **settings})
@@ -296,8 +299,34 @@ def test_an_emotion_without_a_pose_asks_for_the_photos_blendshapes_alone() -> No
     assert float(got) == pytest.approx(3 * (sum(squares) / 3 + 1e-6) ** 0.5 / 3, rel=1e-4)
 
 
-@pytest.mark.parametrize("given", [{"expression": 1.0}, {"emotion": 1.0}, {"expression_net": "net"}])
-def test_the_expression_needs_its_network(given: dict[str, Any]) -> None:
+class ToyWords(WordLoss):
+    """Where a word is asked, the mean of the crop times it."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def forward(self, crops: Tensor, words: Tensor) -> Tensor:
+        return torch.where(words >= 0, words * crops.mean((1, 2, 3)) / 255, 0.0)
+
+
+def test_images_asked_for_a_word_are_read_for_it_and_not_held_to_their_photo() -> None:
+    rollout = rollout_of([999, 500], posed=torch.tensor([True, False, False]), words=torch.tensor([-1, 3, 5]))
+    loss = ImageLoss(
+        ToyDenoiser(), ToyDecoder(), ToyRecogniser(), ARCFACE_CROP, None, ALPHA_BARS, "v_prediction",
+        ImageLossConfig(words=2.0, emotion_net="net"), words=ToyWords(),
+    )  # fmt: skip
+    images = written_out(rollout, "v_prediction", [0.3, 0.3])
+    expected = sum(word * float((images[row].mean() + 1) / 2) for row, word in ((1, 3), (2, 5)))
+    got = loss(rollout, TOKENS, AttentionInputs())
+    assert float(got) == pytest.approx(2 * expected / 3, rel=1e-3)
+    got.backward()
+    assert loss.unet.weight.grad.abs() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "given", [{"expression": 1.0}, {"emotion": 1.0}, {"expression_net": "net"}, {"words": 1.0}, {"emotion_net": "net"}]
+)
+def test_a_term_needs_its_network(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="go together"):
         ImageLossConfig(**given)
 

@@ -29,6 +29,8 @@ from facecrafter.models.attention import AttentionInputs
 from facecrafter.training.augmentation import blurred
 from facecrafter.training.config import PLACE, Share
 from facecrafter.training.discriminator import Discriminator, balance, pleasing_loss, telling_loss
+from facecrafter.training.words import CROP as WORD_CROP
+from facecrafter.training.words import WordLoss
 
 
 class ImageLossConfig(Strict):
@@ -43,6 +45,12 @@ class ImageLossConfig(Strict):
     # reader imitates MediaPipe's blendshapes; the emotion estimator, which judges models, has no part in it.
     emotion: float = Field(0.0, ge=0)
     expression_net: Annotated[Path | None, PLACE] = None  # reads these: what the expression stage trained
+    # The weight of the logarithm of the probability of a word, where an image is asked for one; see training/words.py.
+    words: float = Field(0.0, ge=0)
+    # Share of the images with an emotion and no pose that are asked for one of the eight words, whatever their photo
+    # shows; the others are held to their photo by `emotion`.
+    word_share: Share = 0.7
+    emotion_net: Annotated[Path | None, PLACE] = None  # reads the words: an estimator that is not the judge
     lpips: float = Field(0.0, ge=0)  # weight of LPIPS (AlexNet) to the photo, where posed
     face_lpips: float = Field(0.0, ge=0)  # the same to the photo's face, larger
     # Weight of the difference from the photo on an 8 x 8 grid; where the pose is free, from its face on 4 x 4.
@@ -67,6 +75,8 @@ class ImageLossConfig(Strict):
             raise ValueError(
                 "`expression` or `emotion`, and `expression_net`, which the expression stage trains, go together"
             )
+        if (self.words > 0) != (self.emotion_net is not None):
+            raise ValueError("`words`, and `emotion_net`, which the estimator stage trains, go together")
         return self
 
     @property
@@ -76,6 +86,7 @@ class ImageLossConfig(Strict):
             self.identity,
             self.expression,
             self.emotion,
+            self.words,
             self.lpips,
             self.face_lpips,
             self.colours,
@@ -101,11 +112,13 @@ class Rollout:
         identity: the embeddings asked for, ``(B, D)``.
         own: ``(B,)`` bool, whether that is the person on the photo.
         posed: ``(B,)`` bool, whether landmarks say how the face is turned.
-        moved: ``(B,)`` bool, whether an emotion is asked for and no landmarks.
+        moved: ``(B,)`` bool, whether the photo's emotion is asked for and no landmarks.
+        words: ``(B,)`` int64, the emotion that a word asks for in place of the photo's, or -1.
         photos: where the conditions come from, ``(B, 3, S, S)`` in [-1, 1].
         masks: where their faces are, ``(B, M, M)`` in [0, 1].
         grids: where the faces are, ``(B, 2, 3)``, see :class:`facecrafter.estimators.differentiable.Crop`.
         views: the recogniser's crops, likewise.
+        frames: the emotion network's, likewise.
         jitter: ``(B, 8)`` in [-1, 1], see :func:`jittered` and :func:`relit`; zeros for the crops as they are.
     """
 
@@ -116,10 +129,12 @@ class Rollout:
     own: Tensor
     posed: Tensor
     moved: Tensor
+    words: Tensor
     photos: Tensor
     masks: Tensor
     grids: Tensor
     views: Tensor
+    frames: Tensor
     jitter: Tensor
 
     def to(self, device: torch.device) -> Rollout:
@@ -224,6 +239,7 @@ class ImageLoss(nn.Module):
         weights: of the terms.
         embedding: width of the identity embeddings.
         expression: frozen; reads expression and pose, or None to leave them out.
+        words: reads the emotions that words ask for, or None to leave them out.
     """
 
     alpha_bars: Tensor
@@ -240,13 +256,14 @@ class ImageLoss(nn.Module):
         weights: ImageLossConfig,
         embedding: int = 128,
         expression: Any = None,
+        words: WordLoss | None = None,
     ) -> None:
         super().__init__()
         self.unet: Any = unet
         self.autoencoder: Any = autoencoder
         self.perceptual: Any = perceptual
         self.expression: Any = expression
-        self.recogniser = recogniser
+        self.recogniser, self.words = recogniser, words
         self.register_buffer("alpha_bars", alpha_bars, persistent=False)
         self.crop, self.kind, self.weights = crop, kind, weights
         # One judges whole images, one faces.
@@ -261,7 +278,7 @@ class ImageLoss(nn.Module):
             conditions: the controls.
         """
         images = self.images(rollout, tokens, conditions)
-        crops = relit(self.crop.cut((images + 1) * 127.5, jittered(rollout.views, rollout.jitter)), rollout.jitter)
+        crops = self._crops(self.crop, images, rollout.views, rollout.jitter)
         asked = nn.functional.normalize(rollout.identity.float(), dim=-1)
         alike = (self.recogniser(crops) * asked).sum(-1)
         loss = self.weights.identity * nn.functional.relu(self.weights.enough - alike).mean()
@@ -280,6 +297,9 @@ class ImageLoss(nn.Module):
             shapes, angles = self._apart(shown, rollout.photos)
             loss = loss + self.weights.expression * (rollout.posed * (shapes + 0.5 * angles)).mean()
             loss = loss + self.weights.emotion * (rollout.moved * shapes).mean()
+        if self.words is not None:
+            frames = self._crops(WORD_CROP, images, rollout.frames, rollout.jitter)
+            loss = loss + self.weights.words * self.words(frames, rollout.words).mean()
         for weight, one, other, places in (
             (self.weights.lpips, images, rollout.photos, counts),
             (self.weights.face_lpips, faces, wanted, None),  # the face alone, larger, where the expression is
@@ -296,6 +316,11 @@ class ImageLoss(nn.Module):
             pull = balance(loss, pleasing.mean(), images)
             loss = loss + self.weights.adversary * (pull * pleasing).mean() + telling
         return loss
+
+    @staticmethod
+    def _crops(crop: Crop, images: Tensor, grids: Tensor, jitter: Tensor) -> Tensor:
+        """A network's crops of images, moved, blurred and lit at random, ``(B, 3, size, size)`` in 0-255."""
+        return relit(crop.cut((images + 1) * 127.5, jittered(grids, jitter)), jitter)
 
     def _apart(self, images: Tensor, photos: Tensor) -> tuple[Tensor, Tensor]:
         """How far the faces' expressions and poses are apart, each ``(B,)``: the root mean square of the blendshapes'

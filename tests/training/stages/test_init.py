@@ -227,7 +227,19 @@ def test_every_path_says_what_it_means_for_a_run_that_goes_on() -> None:
 
     found = {name: kept for stage in stages().values() for name, kept in paths(stage)}
     assert found == dict.fromkeys(
-        ("data", "run", "start", "begin_with", "expression_net", "fer2013", "votes", "labels", "arcface"), True
+        (
+            "data",
+            "run",
+            "start",
+            "begin_with",
+            "expression_net",
+            "emotion_net",
+            "fer2013",
+            "votes",
+            "labels",
+            "arcface",
+        ),
+        True,
     )
 
 

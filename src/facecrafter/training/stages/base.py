@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from facecrafter import weights
 from facecrafter.data.dataset import TrainingSet
 from facecrafter.errors import ConfigError
-from facecrafter.estimators import expression
+from facecrafter.estimators import emotion, expression
 from facecrafter.estimators.differentiable import ARCFACE_CROP, differentiable
 from facecrafter.estimators.lpips import LPIPS
+from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.models import checkpoint, scales
 from facecrafter.models.pretrained import is_published
 from facecrafter.training.batches import Draw, generator
@@ -30,6 +31,8 @@ from facecrafter.training.stages.diffusion import (
     load_start,
 )
 from facecrafter.training.stages.objective import DiffusionObjective
+from facecrafter.training.words import CROP as WORD_CROP
+from facecrafter.training.words import WordLoss, vectors
 
 
 class BaseConfig(Mixed, EncoderConfig, DiffusionLossConfig):
@@ -84,6 +87,11 @@ class BaseObjective(DiffusionObjective):
         first = len(rollout.identity)
         weights = {name: weight[:first] for name, weight in batch["weights"].items()}
         values = {name: batch["values"][name][: int(weight.count_nonzero())] for name, weight in weights.items()}
+        if len(values.get("emotion", ())):
+            # What a word asks for takes the place of the photo's emotion.
+            words = rollout.words[weights["emotion"] != 0]
+            asked = vectors().to(values["emotion"])[words.clamp(min=0)]
+            values["emotion"] = torch.where(words[:, None] >= 0, asked, values["emotion"])
         conditions = self.conditions(values, weights)
         return loss + self.image_loss(rollout, self.encoder(rollout.identity), conditions)
 
@@ -91,11 +99,12 @@ class BaseObjective(DiffusionObjective):
 def _image_loss(model: checkpoint.FaceModel, config: BaseConfig, alpha_bars: Tensor) -> ImageLoss:
     recogniser, crop = differentiable(model.scale.recogniser, config.arcface)
     perceptual = LPIPS(weights.locate("lpips_alexnet")) if config.image_loss.perceptual else None
-    reader = config.image_loss.expression_net
+    reader, words = config.image_loss.expression_net, config.image_loss.emotion_net
     kind = str(model.scale.scheduler["prediction_type"])
     return ImageLoss(
         model.unet, model.autoencoder, recogniser, crop, perceptual, alpha_bars, kind, config.image_loss,
         embedding=model.scale.embedding, expression=expression.load(reader) if reader else None,
+        words=WordLoss(emotion.load(words)) if words else None,
     )  # fmt: skip
 
 
@@ -107,8 +116,9 @@ class BaseStage(DiffusionStage[BaseConfig]):
     def __init__(self, config: BaseConfig, device: torch.device) -> None:
         super().__init__(config, device)
         loss = self.objective.image_loss
-        # The face, and what the recogniser reads, each with where it is when the pose is free.
-        self.crops = [(crop, self.data.usual_crop_grid(crop)) for crop in (ARCFACE_CROP, loss.crop)] if loss else []
+        # The face, and what the recogniser and the emotion network read, each with where it is when the pose is free.
+        crops = (ARCFACE_CROP, loss.crop, WORD_CROP) if loss else ()
+        self.crops = [(crop, self.data.usual_crop_grid(crop)) for crop in crops]
 
     def _starting_model(self) -> checkpoint.FaceModel:
         config, start = self.config, start_folder(self.config.start)
@@ -175,23 +185,30 @@ class BaseStage(DiffusionStage[BaseConfig]):
         crossed, blended = kind < config.cross, kind < config.cross + config.blend
         share = torch.where(crossed, 1.0, between * blended)
         indices, posed = chosen.indices[:count], chosen.weights["landmark"][:count] != 0
-        emotion = chosen.weights["emotion"][:count] != 0
-        grids, views = (
+        moved = (chosen.weights["emotion"][:count] != 0) & ~posed
+        grids, views, frames = (
             torch.where(posed.view(-1, 1, 1), data.crop_grids(crop, indices), usual) for crop, usual in self.crops
         )
         learns = torch.zeros(config.steps, dtype=torch.bool)
         learns[torch.randperm(config.steps, generator=source)[: config.learning]] = True
+        noise = torch.randn(count, *chosen.noise.shape[1:], generator=source)
+        timesteps = rollout_timesteps(config.steps, torch.rand(config.steps - 1, generator=source))
+        jitter = 2 * torch.rand(count, 8, generator=source) - 1
+        worded = moved & (torch.rand(count, generator=source) < config.word_share * (config.words > 0))
+        words = torch.where(worded, torch.randint(0, len(EMOTIONS), (count,), generator=source), -1)
         return Rollout(
-            noise=torch.randn(count, *chosen.noise.shape[1:], generator=source),
-            timesteps=rollout_timesteps(config.steps, torch.rand(config.steps - 1, generator=source)),
+            noise=noise,
+            timesteps=timesteps,
             learns=learns,
             identity=nn.functional.normalize((1 - share) * identity[:count] + share * other, dim=-1),
             own=~blended.squeeze(1),
             posed=posed,
-            moved=emotion & ~posed,
+            moved=moved & ~worded,
+            words=words,
             photos=data.images(indices),
             masks=data.face_masks(indices),
             grids=grids,
             views=views,
-            jitter=2 * torch.rand(count, 8, generator=source) - 1,
+            frames=frames,
+            jitter=jitter,
         )
