@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from facecrafter.models.scales import Scale
 
 # Before any test module is imported: what this machine has fetched or set for itself decides no test.
+USERS_CACHE = Path(os.environ.get("FACECRAFTER_CACHE", Path.home() / ".cache" / "facecrafter"))
 EMPTY_CACHE = tempfile.mkdtemp(prefix="facecrafter-tests-")
 os.environ["FACECRAFTER_CACHE"] = EMPTY_CACHE
 os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
@@ -110,6 +111,22 @@ def notes() -> Iterator[Callable[[], list[str]]]:
     package.addHandler(listener)
     yield read
     package.removeHandler(listener)
+
+
+@pytest.fixture(scope="session")
+def fetched() -> Callable[[str], Path]:
+    """A published file of weights by its name, from where `facecrafter weights fetch` put it for the user."""
+    from facecrafter import weights
+
+    def path(name: str) -> Path:
+        entry = weights.entry(name)
+        file = USERS_CACHE / entry.module / entry.path
+        if not file.is_file():
+            pytest.skip(f"needs {entry.package}, which `facecrafter weights fetch {name}` brings")
+        assert weights.sha256(file) == entry.sha256
+        return file
+
+    return path
 
 
 @pytest.fixture(scope="session")
