@@ -304,6 +304,16 @@ def test_progress_is_told_once_a_step(sampler: Sampler) -> None:
     assert len(outcome) == 4
 
 
+def test_the_precision_is_read_once_however_many_steps(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet, reads = type(sampler.model.unet), []
+    read = unet.dtype.fget
+    monkeypatch.setattr(unet, "dtype", property(lambda self: (reads.append(1), read(self))[1]))
+    for steps in (2, 5):
+        reads.clear()
+        sampler.generate(IDENTITY[:1], steps=steps)
+        assert len(reads) == 1
+
+
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_schedulers_start_at_full_noise_on_the_models_schedule(scheduler: str, small_model: FaceModel) -> None:
     solver = build_scheduler(scheduler, small_model.scale.scheduler)

@@ -355,19 +355,19 @@ class FaceCrafter(PhotoReader):
         Raises:
             ConfigError: see :meth:`facecrafter.pipelines.generator.FaceCrafterGenerator.generate`.
         """
+        precision = str(self.model.unet.dtype).removeprefix("torch.")
         for index, image in self.generator.generate(requests, progress):
-            yield index, signed(image, self._made(requests[index]))
+            yield index, signed(image, self._made(requests[index], precision))
 
     @cached_property
     def measurer(self) -> Measurer:
         """Measures its images."""
         return Measurer(self)
 
-    def _made(self, request: Request) -> dict[str, Any]:
+    def _made(self, request: Request, precision: str) -> dict[str, Any]:
         """How an image was made."""
         settings = (request.settings or self.generator.settings).described()
         made: dict[str, Any] = {"model": self.name, "scale": self.model.scale.name, **request.described}
-        precision = str(self.model.unet.dtype).removeprefix("torch.")
         return {**made, **settings, "precision": precision, "seed": request.seed}
 
 

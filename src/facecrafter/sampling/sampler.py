@@ -87,11 +87,12 @@ class Sampler:
         predictions = {name for step in planned for name in step.weights}
         computed = _Conditions(model, identity, conditions, predictions, student)
         ahead, kept = iter(planned), None
+        precision = model.unet.dtype  # diffusers goes through all of its modules to give it: not in every step
 
         def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
             nonlocal kept
             step = next(ahead)
-            total, kept = summed(self._predict(noisy, timestep, step, computed), step, kept)
+            total, kept = summed(self._predict(noisy.to(precision), timestep, step, computed), step, kept)
             return total
 
         latents = denoise(guided, model.unet, model.scale.scheduler, steps, scheduler, seeds, progress)
@@ -116,11 +117,12 @@ class Sampler:
         return self.model.distilled.inputs(self.model.unet, scales)
 
     def _predict(self, noisy: Tensor, timestep: Tensor, step: Step, conditions: _Conditions) -> Tensor:
-        """A step's P predictions of noisy latents ``(B, C, h, w)`` in one call, ``(P * B, C, h, w)`` float32."""
+        """A step's P predictions of noisy latents ``(B, C, h, w)``, in the UNet's precision, in one call,
+        ``(P * B, C, h, w)`` float32."""
         unet, names, student = self.model.unet, tuple(step.weights), conditions.student
         return predict(
             unet,
-            noisy.to(unet.dtype),
+            noisy,
             timestep,
             conditions.inputs(names),
             copies=len(names),
