@@ -175,9 +175,79 @@ def test_real_photos_are_half_of_every_batch_and_validation_is_on_them_alone(tmp
         assert np.bincount(sources[drawn.numpy()]).tolist() == [2, 2]
 
 
+def optional(folder: Path) -> Path:
+    """A recipe whose second stage needs a file, and whose third one takes what it makes."""
+    stages = [
+        {"name": "autoencoder", "share": 0.5, "settings": {"stage": "autoencoder", **STAGES["autoencoder"]}},
+        {
+            "name": "reader", "share": 0.25, "needs": [str(folder / "votes.csv")],
+            "without": {"image_loss": {"words": 0.0, "emotion_net": None}},
+            "settings": {"stage": "expression", "expression": {"blendshapes": 1.0}},
+        },
+        {
+            "name": "finish", "share": 0.25,
+            "settings": {
+                "stage": "base", "mixture": MIXTURE, "scaffold": True,
+                "image_loss": {**IMAGES, "words": 0.5, "emotion_net": "{run}/reader/model/emotion.safetensors"},
+            },
+        },
+    ]  # fmt: skip
+    return written(folder, stages=stages)
+
+
+def test_a_stage_whose_file_is_not_there_is_left_out_and_what_follows_does_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = recipe.load(optional(tmp_path))
+    finish: Any = recipe.stage_config(config, config.stages[2], tmp_path, False)
+    assert (finish.image_loss.words, finish.image_loss.emotion_net) == (0.0, None)
+    assert finish.image_loss.lpips == 0.5
+    first: Any = recipe.stage_config(config, config.stages[0], None, False)
+    assert not hasattr(first, "image_loss")
+    recipe.run(config, 1e-3, progress=False)
+    assert [line["stage"] for line in records(tmp_path / "run")] == ["autoencoder", "finish"]
+    assert f"the stage 'reader' is left out: there is no {tmp_path / 'votes.csv'}" in caplog.text
+
+    (tmp_path / "votes.csv").touch()
+    config = recipe.load(optional(tmp_path))
+    finish = recipe.stage_config(config, config.stages[2], tmp_path, False)
+    made = tmp_path / "run" / "reader" / "model" / "emotion.safetensors"
+    assert (finish.image_loss.words, finish.image_loss.emotion_net) == (0.5, made)
+
+
+def test_settings_for_a_gpu_are_laid_over_a_stages_own(tmp_path: Path) -> None:
+    own = {"stage": "base", "mixture": MIXTURE, "scaffold": True, "image_loss": IMAGES}
+    gpu = {"batch_size": 16, "image_loss": {"batch": 8}}
+    path = written(tmp_path, stages=[{"name": "finish", "share": 1, "settings": own, "gpu": gpu}])
+    config = recipe.load(path)
+    small, large = (recipe.stage_config(config, config.stages[0], tmp_path, gpu) for gpu in (False, True))
+    assert (small.batch_size, large.batch_size) == (4, 16)
+    images = large.image_loss  # type: ignore[attr-defined]
+    assert images == small.image_loss.model_copy(update={"batch": 8})  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("had", "expected"),
+    [
+        ({}, {"a": 50.0, "b": 50.0}),  # a third stage, of half of the time, is left out
+        ({"a": 60.0}, {"a": 20.0, "b": 80.0}),
+        ({"a": 500.0, "b": 500.0}, {"a": 50.0, "b": 50.0}),
+    ],
+)
+def test_the_time_of_a_stage_that_is_left_out_goes_to_the_others(
+    had: dict[str, float], expected: dict[str, float]
+) -> None:
+    entries = tuple(StageEntry(name=name, share=0.25, again=False, settings={}) for name in "ab")
+    assert allotted(entries, had, 100.0) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"stages": [{"name": "a", "share": 1, "needs": ["x"], "settings": {"stage": "autoencoder"}}]},
+            "one at least has to run without",
+        ),
         ({"stages": [{"name": "a", "share": 0.5, "settings": {"stage": "autoencoder"}}]}, "sum to 0.5, not 1"),
         ({"stages": [{"name": "a", "share": 1, "settings": {"stage": "bass"}}]}, "did you mean 'base'"),
         ({"stages": [{"name": "a", "share": 1, "settings": {"stage": "base", "stps": 1}}]}, "no setting 'stps'"),

@@ -57,7 +57,12 @@ class StageEntry(Strict):
     # Begins again whenever the model that it starts from has learned on. The others go on from their own checkpoint.
     again: bool = True
     settings: Mapping[str, Any]  # as in a YAML of its own; "{run}" in a text is the recipe's folder
-    gpu: Mapping[str, Any] = Field({})  # settings that replace these on a GPU, which wants larger batches
+    # What is other on a GPU, which wants larger batches: laid over `settings`, group by group.
+    gpu: Mapping[str, Any] = Field({})
+    # Files without which this stage is left out, its time going to the others...
+    needs: tuple[Annotated[Path, PLACE], ...] = ()
+    # ...and what is then laid over the settings of every stage that has such a group.
+    without: Mapping[str, Any] = Field({})
 
 
 class RecipeConfig(Strict):
@@ -76,6 +81,8 @@ class RecipeConfig(Strict):
         total = sum(entry.share for entry in self.stages)
         if abs(total - 1) > 1e-6:
             raise ValueError(f"the shares of the stages sum to {total:g}, not 1")
+        if not any(entry.share for entry in self.stages if not entry.needs):
+            raise ValueError("every stage needs a file (`needs`); one at least has to run without")
         names = [entry.name for entry in self.stages]
         if len(set(names)) < len(names):
             raise ValueError("two stages have one name")
@@ -151,7 +158,10 @@ def stage_config(
         most: see `most_samples` of a stage's config.
         path: the recipe's file, for the message.
     """
-    own = {**entry.settings, **(entry.gpu if gpu else {})}
+    own = _over(entry.settings, entry.gpu if gpu else {})
+    for other in config.stages:
+        if _left_out(other):
+            own = _over(own, {name: value for name, value in other.without.items() if name in own})
     kind = stages.stages().get(str(own.get("stage")))
     fields = kind.model_fields if kind else {}
     given = {"data": config.data, "beside": config.beside, "start": start, "begin_with": start, "most_samples": most}
@@ -159,6 +169,19 @@ def stage_config(
     common = {name: value for name, value in common.items() if name in fields}
     filled = _filled({**common, **own}, str(config.run))
     return stages.parse(path, {**filled, "run": config.run / entry.name, "steps": STEPS})
+
+
+def _over(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others laid over them: what is not named stays, in groups within groups too."""
+    merged = dict(settings)
+    for name, value in others.items():
+        before = merged.get(name)
+        merged[name] = _over(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _left_out(entry: StageEntry) -> bool:
+    return any(not path.exists() for path in entry.needs)
 
 
 def _filled(value: Any, run: str) -> Any:
@@ -176,13 +199,14 @@ def allotted(entries: tuple[StageEntry, ...], had: Mapping[str, float], budget: 
     A stage that begins again when something before it has learned on counts as having had nothing then.
 
     Args:
-        entries: the stages.
+        entries: the stages; where some are left out, the others' shares grow in proportion.
         had: seconds that they have had.
         budget: seconds to give.
     """
     had = {entry.name: had.get(entry.name, 0.0) for entry in entries}
+    shares = sum(entry.share for entry in entries)
     while True:
-        total = sum(had.values()) + budget
+        total = (sum(had.values()) + budget) / shares
         lack = {entry.name: max(0.0, entry.share * total - had[entry.name]) for entry in entries}
         lack = {name: seconds if seconds > NOTICED * budget else 0.0 for name, seconds in lack.items()}
         first = next((place for place, entry in enumerate(entries) if lack[entry.name]), len(entries))
@@ -227,6 +251,10 @@ class _Recipe:
     def __init__(self, config: RecipeConfig, began: float, budget: float, progress: bool) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config = config.model_copy(update={"beside": _present(config.beside)})
+        self.entries = tuple(entry for entry in config.stages if not _left_out(entry))
+        for entry in config.stages:
+            if missing := [str(path) for path in entry.needs if not path.exists()]:
+                log.warning("the stage '%s' is left out: there is no %s", entry.name, ", ".join(missing))
         self.began, self.budget, self.progress = began, budget, progress
         self.state = _State.read(config.run)
         self.model = config.run / "model"
@@ -238,8 +266,8 @@ class _Recipe:
         self._begin(start)
         limit = self._limit()
         had = {name: one.seconds for name, one in self.state.stages.items()}
-        seconds, until = allotted(self.config.stages, had, self.budget), self.began
-        for entry in self.config.stages:
+        seconds, until = allotted(self.entries, had, self.budget), self.began
+        for entry in self.entries:
             until += seconds[entry.name]
             if seconds[entry.name]:
                 self._stage(entry, start, until, limit)
