@@ -50,6 +50,8 @@ BAD = {
     "lids of a preset": ({"preset": "asleep", "expression": "eyeWide=0.8"}, "shuts the eye"),
     "unknown preset": ({"preset": "wnik"}, "no preset 'wnik'; did you mean wink"),
     "an angle that there is not": ({"pose": {"jaw": 5}}, "there is no angle 'jaw'; did you mean yaw"),
+    "one unknown preset of two": ({"preset": "look left,wnik"}, "no preset 'wnik'; did you mean wink"),
+    "no preset between commas": ({"preset": "wink,"}, "no preset ''"),
     "an angle out of range beside a preset": ({"pose": {"yaw": 46}, "preset": "wink"}, "yaw must be from -45 to 45"),
     "two starts": ({"expression": "jawOpen=1", "relative": True, "keep_expression": True}, "give one of both"),
     "no change": ({"relative": True}, "nothing is to be added"),
@@ -73,6 +75,16 @@ def test_nothing_asked_is_nothing() -> None:
     assert asked_of() is None
     assert asked_of(preset="neutral") == Asked()
     assert asked_of(keep_expression=True) == Asked(start="keep")
+
+
+def test_several_presets_make_one_and_a_later_one_counts_more(tmp_path: Path) -> None:
+    known = read_presets()
+    asked = asked_of(preset="look left, wink,pout")
+    assert asked == Asked(Pose(yaw=-25), dict(sorted({**known["wink"], **known["pout"]}.items())))
+    assert asked_of(preset="laugh,smile").expression["mouthSmileLeft"] == 0.6  # type: ignore[union-attr]
+    path = tmp_path / "own.yaml"
+    path.write_text('"wink, slow": {eyeBlinkLeft: 0.5}\n')
+    assert asked_of(preset="wink, slow", presets=path) == Asked(None, {"eyeBlinkLeft": 0.5})
 
 
 def test_what_is_given_beside_a_preset_counts_more() -> None:

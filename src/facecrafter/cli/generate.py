@@ -118,8 +118,8 @@ def generate(
     changed since is not there: with --identity its name is taken, which is refused without --overwrite; with --pairs it
     is made under another name.
     """
-    shapes = ",".join(expression) if expression else None
-    conditions = (target, landmarks_from, emotion_from, emotion, valence, arousal, yaw, pitch, roll, shapes, preset)
+    shapes, poses = (",".join(words) if words else None for words in (expression, preset))
+    conditions = (target, landmarks_from, emotion_from, emotion, valence, arousal, yaw, pitch, roll, shapes, poses)
     if bool(identity) == bool(pairs):
         raise typer.BadParameter("give either --identity or --pairs")
     if pairs and any(value is not None for value in conditions):
@@ -190,7 +190,7 @@ def generate(
     if through:
         acting_through(through, in_words, by_photo=False)
     angles = angles_of(yaw, pitch, roll)
-    asked = asked_of(angles, shapes, preset, relative, keep_expression, presets, bool(sweep))
+    asked = asked_of(angles, shapes, poses, relative, keep_expression, presets, bool(sweep))
     check_seeds(seed, count)
     sweeps = [sweep_of(one, relative) for one in sweep or ()]
     check_unswept(sweeps, [*angles, *(expression_of(shapes, -1) if shapes else ())])

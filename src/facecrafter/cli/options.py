@@ -97,7 +97,10 @@ Expression = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=NUMBER,...", help="Blendshapes: jawOpen=0.6,mouthSmile=0.5; see 'controls list'."),
 ]
-Preset = Annotated[str | None, typer.Option(help="A pose and an expression by name: wink, laugh; see 'controls list'.")]
+Preset = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME,...", help="Poses and expressions by name: wink, laugh; see 'controls list'."),
+]
 Presets = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML of presets of your own.", dir_okay=False)]
 EmoNet = Annotated[
     Path | None, typer.Option(metavar="FILE", help="emonet_8.pth or emonet_5.pth, to read emotions with EmoNet.")

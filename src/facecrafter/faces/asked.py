@@ -145,7 +145,8 @@ def asked_of(
         pose: in degrees; of ``{"pitch": 10}`` the other angles are the preset's, or 0.
         expression: ``{"jawOpen": 0.6, "mouthSmile": 0.5}`` or ``"jawOpen=0.6,mouthSmile=0.5"``; a name without its side
             means both.
-        preset: a named pose and expression; what is given beside it counts more.
+        preset: a named pose and expression, or several with commas between them, of which a later one counts more than
+            those before it; what is given beside them counts more than all.
         relative: add the numbers to the photo's own pose and expression.
         keep_expression: start from the photo's own expression, and replace what is named.
         presets: a YAML file of more presets, see :func:`read_presets`.
@@ -159,10 +160,7 @@ def asked_of(
         raise ConfigError("numbers are added to the photo's expression or replace parts of it; give one of both")
     numbers: dict[str, float] = {}
     if preset is not None:
-        known = read_presets(presets)
-        if preset not in known:
-            raise ConfigError(f"there is no preset '{preset}'{_near(preset, known)}")
-        numbers = dict(known[preset])
+        numbers = _named(preset, read_presets(presets))
         angles = {name: numbers.pop(name) for name in ANGLES if name in numbers} | angles
     if expression is not None:
         numbers |= expression_of(expression, -1.0 if relative else 0.0)
@@ -173,6 +171,16 @@ def asked_of(
     check_lids(numbers)
     start: Start = "relative" if relative else "keep" if keep_expression else "neutral"
     return Asked(Pose(**angles) if angles else None, dict(sorted(numbers.items())), start)
+
+
+def _named(preset: str, known: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The numbers of one preset, or of several with commas between them."""
+    numbers: dict[str, float] = {}
+    for name in [preset] if preset in known else [part.strip() for part in preset.split(",")]:
+        if name not in known:
+            raise ConfigError(f"there is no preset '{name}'{_near(name, known)}")
+        numbers |= known[name]
+    return numbers
 
 
 def _angles(pose: Pose | Mapping[str, float] | None) -> dict[str, float]:
