@@ -184,6 +184,20 @@ def test_an_expression_is_solved_for_once_a_neutral_face(
     assert len(solved) == 3
 
 
+def test_emotions_that_do_not_act_through_landmarks_share_a_face(
+    planned: Planned, posed: Callable[..., tuple[Maker, Posed]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved, real = [], Rig.expressed
+    monkeypatch.setattr(Rig, "expressed", lambda self, *given: (solved.append(1), real(self, *given))[1])
+    cells = {"expression": ["jawOpen=0.5"], "emotion": ["free", "happy", "sad"]}
+    for through, faces in (("module", 1), ("landmarks", 3)):
+        plan = planned(through, cells=cells, a_person=1, emotion_through=through)
+        maker, _ = posed(plan, lambda seed: True)
+        solved.clear()
+        points = {maker.points(cell, plan.persons([0])[0]).tobytes() for cell in plan.cells}
+        assert len(solved) == len(points) == faces
+
+
 def test_only_some_faces_are_kept(
     planned: Planned, posed: Callable[..., tuple[Maker, Posed]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

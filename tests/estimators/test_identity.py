@@ -21,9 +21,12 @@ from facecrafter.estimators.identity import (
     Recogniser,
     arcface_crop,
     people_in,
+    published,
     recogniser,
     similarity,
     unit,
+    without_prelu,
+    without_weight_inputs,
 )
 from facecrafter.faces.face import (
     LEFT_EYE,
@@ -115,6 +118,52 @@ def test_a_batch_changes_nothing(network: Recogniser, face: Face) -> None:
     mirrored = replace(face, image=face.image[:, ::-1].copy())
     together = network.embed([face, mirrored])
     np.testing.assert_array_equal(together, np.concatenate([network.embed([face]), network.embed([mirrored])]))
+
+
+def test_dlib_reads_several_faces_in_one_call_and_each_by_itself(face: Face) -> None:
+    mirrored = replace(face, image=face.image[:, ::-1].copy())
+    one_by_one, by_three = recogniser("dlib"), recogniser("dlib", batch=3)
+    rows = by_three.embed([mirrored, face, mirrored, face, mirrored])
+    assert rows.shape == (5, 128) and not np.allclose(rows[0], rows[1])
+    for row, one in zip(rows, [mirrored, face, mirrored, face, mirrored], strict=True):
+        np.testing.assert_array_equal(row, by_three.embed([one])[0])
+        np.testing.assert_allclose(row, one_by_one.embed([one])[0], atol=1e-5)
+    assert by_three.embed([]).shape == (0, 128)
+
+
+def test_without_prelu_the_numbers_are_the_same_to_the_bit(face: Face) -> None:
+    import onnxruntime
+
+    path, _, _ = published("sface")
+    before = without_weight_inputs(path)
+    after = without_prelu(before)
+    assert "PRelu" in {node.op_type for node in onnx.load_from_string(before).graph.node}
+    assert "PRelu" not in {node.op_type for node in onnx.load_from_string(after).graph.node}
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    crops = [arcface_crop(face), np.random.default_rng(0).integers(0, 256, (112, 112, 3))]
+    found = []
+    for content in (before, after):
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        feeds = [{session.get_inputs()[0].name: crop.transpose(2, 0, 1)[None].astype(np.float32)} for crop in crops]
+        found.append(np.stack([session.run(None, feed)[0] for feed in feeds]))
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("slopes", [(0.25, -0.5, 1.5), (0.0, 1.0, -2.0)])
+def test_prelu_is_written_out_for_every_slope(slopes: tuple[float, ...]) -> None:
+    import onnxruntime
+
+    values = np.array([-3.7, -1e-30, 0.0, 1e-30, 5.1], np.float32).repeat(3).reshape(1, 5, 1, 3).transpose(0, 3, 2, 1)
+    slope = np.array(slopes, np.float32).reshape(3, 1, 1)
+    tensor = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 1, 5])
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 1, 5])
+    node = helper.make_node("PRelu", ["x", "slope"], ["y"])
+    graph = helper.make_graph([node], "prelu", [tensor], [made], [numpy_helper.from_array(slope, "slope")])
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    session = onnxruntime.InferenceSession(without_prelu(content), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"x": values})[0], np.where(values > 0, values, values * slope))
 
 
 def spot_on(face: Face, point: NDArray[np.float32]) -> Face:

@@ -17,14 +17,12 @@ from facecrafter.data.prepare.stopping import check_leaving
 from facecrafter.datasets.cells import Cell, Measured, missed
 from facecrafter.datasets.config import PlanConfig
 from facecrafter.datasets.identities import Person
+from facecrafter.datasets.labels import Labeller, Reading
 from facecrafter.datasets.plan import Row, seed_of
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.estimators.blendshapes import network
-from facecrafter.estimators.emotion_estimator import estimator
-from facecrafter.estimators.face_finder import FaceFinder
-from facecrafter.estimators.identity import recogniser
 from facecrafter.faces.asked import Asked, wanted
-from facecrafter.faces.face import ALIGNED_SIZE, Detection, Face, align
+from facecrafter.faces.face import ALIGNED_SIZE
 from facecrafter.faces.rig import load
 from facecrafter.pipelines.images import encoded
 from facecrafter.pipelines.settings import Settings
@@ -72,21 +70,6 @@ class Job:
     people: Mapping[int, Person]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A face that was found in an image.
-
-    Attributes:
-        stored: the whole image with the landmarks in its pixels.
-        embeddings: by the recogniser's name.
-        measured: what :func:`facecrafter.datasets.cells.missed` goes by.
-    """
-
-    stored: Face
-    embeddings: Mapping[str, NDArray[np.float32]]
-    measured: Measured
-
-
 def open_crafter(config: PlanConfig, device: str) -> FaceCrafter:
     """The model of a plan.
 
@@ -115,7 +98,7 @@ class Maker:
         recipe: what is the same for all shards.
 
     Attributes:
-        crafter, finder, recognisers, estimator: what makes images and reads them.
+        crafter, labeller: what makes images and reads them.
         attempts: images that were made so far.
         faces: straightened ones with an expression, for the next poses; see :data:`HELD`.
 
@@ -132,16 +115,14 @@ class Maker:
         if self.crafter.digest != recipe.digest:
             raise DataError(f"a worker has other weights for the model '{config.model}'; give all machines the same")
         self._settings = Settings(**config.sampling.model_dump()).filled(self.crafter.model.scale)
-        self.finder = FaceFinder()
-        self.recognisers = {name: recogniser(name) for name in config.recognisers}
-        self.estimator = estimator()
+        self.labeller = Labeller(config.recognisers)
         self.attempts = 0
         self._scores: dict[bytes, NDArray[np.float64]] = {}
         self.faces: dict[tuple[bytes, str], NDArray[np.float64]] = {}
 
     def close(self) -> None:
         """Free the landmark network."""
-        self.finder.close()
+        self.labeller.close()
 
     def read(self, job: Job) -> list[Result]:
         """The samples of a shard in the order of its rows, and of those that missed their cell why."""
@@ -164,8 +145,10 @@ class Maker:
         requests = [self._request(row, attempt, people[row.person]) for row, attempt in batch]
         images = dict(self.crafter.render(requests))
         self.attempts += len(batch)
+        readings = self.labeller.read([np.asarray(images[place]) for place in range(len(batch))])
         return [
-            self._judged(row, attempt, people[row.person], images[place]) for place, (row, attempt) in enumerate(batch)
+            self._judged(row, attempt, people[row.person], images[place], readings[place])
+            for place, (row, attempt) in enumerate(batch)
         ]
 
     def _request(self, row: Row, attempt: int, person: Person) -> Request:
@@ -185,7 +168,8 @@ class Maker:
         alone follow each other, and people of an array of embeddings all have the mean face.
         """
         asked = cell.asked(self.recipe.config.emotion_through)
-        key = (person.neutral.tobytes(), json.dumps([sorted(asked.expression.items()), cell.emotion]))
+        emotion = asked.emotion and asked.emotion.probabilities
+        key = (person.neutral.tobytes(), json.dumps([sorted(asked.expression.items()), emotion]))
         face = _recent(self.faces, key, lambda: self._expressed(asked, person))
         return load().posed(face, cell.yaw, cell.pitch)
 
@@ -195,13 +179,14 @@ class Maker:
         now = _recent(self._scores, person.neutral.tobytes(), lambda: np.asarray(read(neutral[None])[0], np.float64))
         return rig.expressed(neutral, wanted(asked, rig, now), now, read)[0]
 
-    def _judged(self, row: Row, attempt: int, person: Person, image: Image.Image) -> Result:
-        cell = self.recipe.cells[row.cell]
-        found = self._measure(np.asarray(image), person)
-        reason = NO_FACE if found is None else missed(cell, self.recipe.config.accept, found.measured)
-        if found is None or reason:
+    def _judged(self, row: Row, attempt: int, person: Person, image: Image.Image, found: Reading | None) -> Result:
+        cell, config = self.recipe.cells[row.cell], self.recipe.config
+        if found is None:
+            return Rejected(row.id, f"{cell.name}: {NO_FACE}")
+        likeness = float(found.embeddings[config.recogniser] @ person.embedding)
+        measured = Measured(found.angles, found.stored.blendshapes, found.emotion, likeness)
+        if reason := missed(cell, config.accept, measured):
             return Rejected(row.id, f"{cell.name}: {reason}")
-        measured = found.measured
         asked = {
             "id": row.id,
             "cell": row.cell,
@@ -215,24 +200,10 @@ class Maker:
             "valence": cell.valence,
             "arousal": cell.arousal,
         }
-        more: dict[str, Any] = {"asked": asked, "likeness": measured.likeness, "generated": True}
+        more: dict[str, Any] = {"asked": asked, "likeness": likeness, "generated": True}
         face = found.stored.resized(ALIGNED_SIZE)
         of = row.id, person.digest, f"{row.id}.png"
-        return accepted(*of, face, found.stored, found.embeddings, measured.emotion, more, encoded(image))
-
-    def _measure(self, image: NDArray[np.uint8], person: Person) -> Reading | None:
-        """What is read off an image; None where it shows no face."""
-        faces = self.finder.find_all(image)
-        if not faces:
-            return None
-        nearest = min(faces, key=lambda face: _off_centre(face, image))
-        aligned = align(image, nearest, ALIGNED_SIZE, len(faces) - 1)
-        stored = Face(image, nearest.points, nearest.blendshapes, nearest.pose, nearest.box, len(faces) - 1)
-        embeddings = {name: network.embed([aligned])[0] for name, network in self.recognisers.items()}
-        likeness = float(embeddings[self.recipe.config.recogniser] @ person.embedding)
-        # One at a time: of several the last digits depend on how many there are.
-        emotion = self.estimator.estimate([aligned])[0]
-        return Reading(stored, embeddings, Measured(aligned.angles, aligned.blendshapes, emotion, likeness))
+        return accepted(*of, face, found.stored, found.embeddings, found.emotion, more, encoded(image))
 
 
 def _recent(held: dict[Key, NDArray[np.float64]], key: Key, make: Callable[[], NDArray[np.float64]]) -> Any:
@@ -242,7 +213,3 @@ def _recent(held: dict[Key, NDArray[np.float64]], key: Key, make: Callable[[], N
             del held[next(iter(held))]
         held[key] = make()
     return held[key]
-
-
-def _off_centre(face: Detection, image: NDArray[np.uint8]) -> float:
-    return float(np.linalg.norm(face.points[:, :2].mean(0) - np.array(image.shape[1::-1]) / 2))

@@ -144,10 +144,11 @@ def _timed(maker: Maker) -> dict[str, float]:
 
     wrap(maker.crafter.generator, "generate", SAMPLING, list)
     wrap(maker, "points", "landmarks by numbers")
-    wrap(maker.finder, "find_all", "finding the face")
-    for name, network in maker.recognisers.items():
+    labeller = maker.labeller
+    wrap(labeller.finder, "find_all", "finding the face")
+    for name, network in labeller.recognisers.items():
         wrap(network, "embed", name)
-    wrap(maker.estimator, "estimate", "emotion")
+    wrap(labeller.estimator, "estimate", "emotion")
     return seconds
 
 
