@@ -144,7 +144,7 @@ def test_a_figure_is_the_records(document: str, piece: str, figures: list[str]) 
 def test_the_table_of_words_is_the_records(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     table = text.partition("<!-- table model -->\n\n")[2].partition("\n\n<!-- end of table -->")[0]
-    assert table == words.as_markdown(RECORD.words)
+    assert table == words.as_markdown(RECORD.words, RECORD.independent)
 
 
 def test_the_readme_has_no_figure_beside_these() -> None:

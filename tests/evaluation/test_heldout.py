@@ -13,7 +13,8 @@ from PIL import Image
 
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import ConfigError, DataError, OutputError
-from facecrafter.evaluation import heldout, session, words
+from facecrafter.evaluation import heldout, independent, session, words
+from facecrafter.evaluation.judges import Judge
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.result import read
 from facecrafter.faces.emotion import EMOTIONS, Emotion
@@ -242,6 +243,39 @@ def test_emotions_asked_in_words_are_measured_into_files(measured, tmp_path):
     assert [watermark.is_marked(tile) for tile in tiles] == [False] + [True] * 16
 
 
+def test_an_independent_network_reads_the_same_images(measured, tmp_path, monkeypatch):
+    """It reads everything as happy: one word of seven, and every target."""
+    read_images = []
+
+    def happy(judge, images, cache, progress):
+        read_images.append((judge.name, len(images), cache, progress))
+        return np.tile(np.eye(7)[1], (len(images), 1))
+
+    monkeypatch.setattr(independent, "open_judge", lambda: Judge("stub net (1234)", 7, None))
+    monkeypatch.setattr(independent, "by_judge", happy)
+    result = measured(asked=2)
+    record = read(tmp_path / "out").independent
+    assert record == result.independent and record.missing == ""
+    assert record.network == "stub net (1234)" and len(record.sha256) == 64
+    assert list(record.words) == [words.WORDS_ONLY, words.NEUTRAL_TARGET]
+    for one in record.words.values():
+        assert {name: row.read_as_asked.value for name, row in one.classes.items()} == {
+            name: float(name == "happy") for name in EMOTIONS if name != "contempt"
+        }
+        assert one.mean.read_as_asked.value == pytest.approx(1 / 7)
+    assert list(record.targets) == list(result.settings)
+    assert all(one.faces == 3 and one.agreement.value == 1 for one in record.targets.values())
+    assert read_images == [("stub net (1234)", count, tmp_path / "out" / "cache", False) for count in (3, 16, 16, 3, 3)]
+
+
+def test_without_the_independent_network_the_record_says_so(measured, tmp_path, notes):
+    result = measured()
+    assert "`facecrafter weights fetch face_expression` brings them" in notes()[0]
+    record = read(tmp_path / "out").independent
+    assert record == result.independent and record.words == record.targets == {}
+    assert record.network == "face-api (9a9840f2)" and "weights are not installed" in record.missing
+
+
 def test_without_people_asked_in_words_there_is_no_record(measured, tmp_path):
     assert measured().words is None
     assert not (tmp_path / "out" / "words.png").exists()
@@ -259,9 +293,10 @@ def test_only_the_words_differ_between_the_images_of_a_person(prepared, small_mo
         judges=Judges,
     )
     asked = words.choose(prepared, 3, seed=0)
-    record, _ = heldout.in_words(stub, small_model, asked, dataclasses.replace(PROTOCOL, seed=4))
+    record, images, _ = heldout.in_words(stub, small_model, asked, dataclasses.replace(PROTOCOL, seed=4))
     assert record.settings[words.WORDS_ONLY].mean.auc.value is None  # no face anywhere
     alone, posed = given
+    assert images == {words.WORDS_ONLY: alone, words.NEUTRAL_TARGET: posed}  # whose paths are the requests
     assert len(alone) == len(posed) == 3 * 8
     for number, (one, other) in enumerate(zip(alone, posed, strict=True)):
         row, neutral = asked.identity[number // 8], asked.neutral[number // 8]

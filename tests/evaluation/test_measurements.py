@@ -7,6 +7,7 @@ import pytest
 
 from facecrafter.evaluation import measurements
 from facecrafter.evaluation.images import make
+from facecrafter.evaluation.judges import Judge
 
 
 @pytest.fixture
@@ -62,3 +63,22 @@ def test_rows_of_what_was_seen(tmp_path, shown, stub_judges):
     measured = measurements.measure(stub_judges(), shown, tmp_path, progress=False)
     assert np.array_equal(measured.rows(np.array([3, 0])).pose, measured.pose[[3, 0]])
     assert measured.rows(slice(0, None, 2)).found.shape == (3,)
+
+
+def test_one_more_judge_reads_faces_once_and_nothing_where_there_is_none(tmp_path, astronaut):
+    asked = []
+
+    def read(detected):
+        asked.extend(detected)
+        return np.array([one.points[:, :2].mean(0) for one in detected]).reshape(-1, 2)
+
+    images = [np.zeros_like(astronaut), astronaut, astronaut]
+    judge = Judge("stub net", 2, read)
+    rows = measurements.by_judge(judge, images, tmp_path, progress=False)
+    assert rows.shape == (3, 2) and np.isnan(rows[0]).all() and np.array_equal(rows[1], rows[2])
+    assert np.abs(rows[1] - (225, 124)).max() < 20  # where the face is
+    assert len(asked) == 1
+    again = measurements.by_judge(judge, images, tmp_path, progress=False)
+    assert len(asked) == 1 and np.array_equal(again, rows, equal_nan=True)
+    measurements.by_judge(Judge("another net", 2, read), images, tmp_path, progress=False)
+    assert len(asked) == 2

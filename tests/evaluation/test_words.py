@@ -11,7 +11,9 @@ import pytest
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import DataError
 from facecrafter.evaluation import report, words
-from facecrafter.evaluation.result import HeldoutResult, Interval, WordMean, WordsResult
+from facecrafter.evaluation.emotion_records import IndependentResult, WordMean, WordsResult
+from facecrafter.evaluation.record import Interval
+from facecrafter.evaluation.result import HeldoutResult
 from facecrafter.faces.emotion import EMOTIONS, Emotion
 
 NAMES = [f"person {number}" for number in range(400)]
@@ -144,6 +146,30 @@ def test_the_table_has_a_row_a_class_and_names_its_estimator(record: WordsResult
     assert f"| 75 % [{bounds}] | {area.value:.2f} [{area.low:.2f}, {area.high:.2f}] |" in lines[3]
     assert "read by stub (12345678); a guess is right in 12.5 %" in lines[-1]
     assert "100 % (words only)" in lines[-1]
+
+
+def test_an_independent_network_has_a_column_a_setting(record: WordsResult) -> None:
+    """It knows two of the classes, and reads one image of four as asked."""
+    known = ("happy", "anger")
+    read = np.tile([[0.0, 1.0], [0.0, 1.0]], (2, 1, 1))
+    read[0, 0] = 1, 0
+    read[1, 1] = 1, 0
+    scores = words.scores(read, OUT[:2], known)
+    assert list(scores.classes) == list(known) and scores.mean.read_as_asked.value == 0.5
+    both = IndependentResult(
+        network="net (0123)", sha256="0123", words=dict.fromkeys((words.WORDS_ONLY, words.NEUTRAL_TARGET), scores)
+    )
+    plain, table = words.as_markdown(record).splitlines(), words.as_markdown(record, both).splitlines()
+    assert [line.count("|") for line in table[:11]] == [8] * 11
+    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in table[:11]}
+    assert cells["asked in words"][3] == "words only: read as asked by the independent network"
+    assert cells["happy"][3] == cells["happy"][6] == "50 % [0, 100]" and cells["sad"][3] == "not known to it"
+    assert cells["mean of the eight"][3].startswith("50 % [") and cells["mean of the eight"][3].endswith("] of the 2")
+    assert [cell for place, cell in enumerate(cells["sad"]) if place not in (3, 6)] == plain[4].strip("| ").split(" | ")
+    assert table[-1].startswith(plain[-1]) and "is net (0123), which had no part" in table[-1]
+    assert "knows 2 of the classes, and a guess among them is right in 50 %" in table[-1]
+    absent = IndependentResult(network="net (0123)", sha256="0123", missing="not installed")
+    assert words.as_markdown(record, absent).splitlines() == plain
 
 
 def test_nothing_known_is_none_in_the_table(record: WordsResult) -> None:

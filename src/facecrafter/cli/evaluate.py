@@ -69,7 +69,12 @@ def evaluate_model(
         for name, one in scores.emotion_by_class.items():
             typer.echo(f"  emotion_agreement, {name} targets: {one.agreement.value:.3f} of {one.faces}")
     if result.words is not None:
-        typer.echo("\n" + by_words.as_markdown(result.words) + "\n")
+        typer.echo("\n" + by_words.as_markdown(result.words, result.independent) + "\n")
+    if result.independent is not None:
+        for setting, images in result.independent.targets.items():
+            share = "none" if images.agreement.value is None else f"{images.agreement.value:.3f}"
+            network = result.independent.network
+            typer.echo(f"{setting}: {network} reads the class of the target's photo in {share} of {images.faces}")
     typer.echo(f"{out / 'result.json'} has the estimators; {out / 'grid.png'} shows the images")
 
 

@@ -18,15 +18,16 @@ from PIL import Image
 from facecrafter.data import shards
 from facecrafter.errors import DataError
 from facecrafter.estimators.emotion_estimator import estimator_for
-from facecrafter.evaluation import bootstrap, words
+from facecrafter.evaluation import independent, words
 from facecrafter.evaluation.config import ControlConfig, MethodConfig
+from facecrafter.evaluation.emotion_records import ClassAgreement, WordsResult
 from facecrafter.evaluation.generators import check_emotions
 from facecrafter.evaluation.images import Made
 from facecrafter.evaluation.judges import JudgesConfig
 from facecrafter.evaluation.measurements import Measurements
-from facecrafter.evaluation.metrics import auc
+from facecrafter.evaluation.metrics import auc, class_agreement
 from facecrafter.evaluation.pairs import Pairs, by_person
-from facecrafter.evaluation.result import RESULT, ClassAgreement, HeldoutResult, Setting, WordsResult
+from facecrafter.evaluation.result import RESULT, HeldoutResult, Setting
 from facecrafter.evaluation.result_folder import png
 from facecrafter.evaluation.session import Session
 from facecrafter.faces.emotion import EMOTIONS
@@ -171,22 +172,11 @@ def control_scores(
 
 
 def emotion_by_class(measured: Measurements, prepared: shards.Prepared, pairs: Pairs) -> dict[str, ClassAgreement]:
-    """The share of ``emotion_agreement`` for each class of the targets, since most photos are neutral or happy.
-
-    Returns:
-        Each class that a target has; the interval is a bootstrap over the people asked.
-    """
+    """The share of ``emotion_agreement`` for each class of the targets; the interval is over the people asked."""
     rows = np.flatnonzero(measured.found)
     wanted = prepared.emotion[pairs.target[rows], 2:].argmax(1)
     agree = measured.emotion[rows, 2:].argmax(1) == wanted
-    people = np.array([prepared.persons[row] for row in pairs.identity[rows]], dtype=str)
-    return {
-        EMOTIONS[label]: ClassAgreement(
-            faces=int((wanted == label).sum()),
-            agreement=bootstrap.mean(agree[wanted == label], people[wanted == label].tolist()),
-        )
-        for label in np.unique(wanted).tolist()
-    }
+    return class_agreement(agree, wanted, [prepared.persons[row] for row in pairs.identity[rows]], EMOTIONS)
 
 
 def _correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float | None:
@@ -242,8 +232,11 @@ def evaluate(
     session = Session(_preset(model_folder, data, out, protocol, condition, emonet), progress, device, frechet=False)
     prepared, pairs = session.prepared, choose_pairs(session.prepared, protocol)
     asked = words.choose(prepared, protocol.words, protocol.seed) if protocol.words and model.controls else None
+    another = independent.open_judge()
     sources = session.measure(prepared.images[pairs.identity])
     settings: dict[str, Setting] = {}
+    driven: dict[str, list[Path]] = {}
+    worded: dict[str, list[Path]] = {}
     columns = [prepared.images[pairs.identity], prepared.images[pairs.target]]
     for conditions in protocol.settings if model.controls else ((),):
         requests = [
@@ -252,7 +245,7 @@ def evaluate(
         ]
         name = "+".join(["identity", *conditions])
         made = _made(session, model, name, protocol.sampling, requests)
-        measured = session.measure(made.paths)
+        measured, driven[name] = session.measure(made.paths), made.paths
         settings[name] = Setting(
             images=len(requests),
             face_found=float(measured.found.mean()),
@@ -264,7 +257,8 @@ def evaluate(
         columns.append(_loaded(made))
     by_words = sheet = None
     if asked is not None:
-        by_words, sheet = in_words(session, model, asked, protocol)
+        by_words, worded, sheet = in_words(session, model, asked, protocol)
+    people = [] if asked is None else [prepared.persons[row] for row in asked.identity]
     names = session.judges.names
     result = HeldoutResult(
         environment=made_with,
@@ -283,6 +277,7 @@ def evaluate(
         },
         settings=settings,
         words=by_words,
+        independent=independent.read(session, another, pairs, driven, people, worded),
     )
     result.write(out)
     write_whole(out / GRID, png(_grid(columns)))
@@ -328,15 +323,16 @@ def _loaded(made: Made) -> NDArray[np.uint8]:
 
 def in_words(
     session: Session, model: FaceModel, asked: words.WordRequests, protocol: Protocol
-) -> tuple[WordsResult, list[NDArray[np.uint8]]]:
+) -> tuple[WordsResult, dict[str, list[Path]], list[NDArray[np.uint8]]]:
     """Each of the eight emotions asked of people in words, without and with the landmarks of a neutral photo.
 
     Returns:
-        What was measured, and the columns of a grid: the photo, and the eight images of each setting.
+        What was measured; the images of each setting, a person's eight together; and the columns of a grid: the photo,
+        and the eight images of each setting.
     """
     prepared, count = session.prepared, len(asked.identity)
     people = [prepared.persons[row] for row in asked.identity]
-    settings = {}
+    settings, paths = {}, {}
     columns = [prepared.images[asked.identity]]
     for name, neutral in ((words.WORDS_ONLY, False), (words.NEUTRAL_TARGET, True)):
         requests = []
@@ -347,11 +343,12 @@ def in_words(
                 for word in words.WORDS
             ]
         made = _made(session, model, name, protocol.sampling, requests)
+        paths[name] = made.paths
         read = session.measure(made.paths).emotion[:, 2:]
         settings[name] = words.scores(read.reshape(count, len(EMOTIONS), -1), people)
         images = _loaded(made)
         columns += list(images.reshape(count, len(EMOTIONS), *images.shape[1:]).swapaxes(0, 1))
-    return WordsResult(people=count, estimator=session.judges.names["emotion"], settings=settings), columns
+    return WordsResult(people=count, estimator=session.judges.names["emotion"], settings=settings), paths, columns
 
 
 def _grid(columns: list[NDArray[np.uint8]], photos: int = 2, pairs: int = 64, across: int = 4) -> NDArray[np.uint8]:

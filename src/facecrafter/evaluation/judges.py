@@ -311,6 +311,23 @@ def _emotion(config: JudgesConfig) -> Judge[DetectedFace]:
     return Judge(_brought(f"{config.emotion} {reader.name}", reader.path), width, read)
 
 
+def independent_emotion() -> Judge[DetectedFace]:
+    """face-api's network, which had no part in training or labels; it reads its seven classes beside the judge of
+    emotion, and no config names it.
+
+    Raises:
+        WeightsError: its weights are not installed, or are others.
+    """
+    from facecrafter.estimators.face_api import CLASSES, FaceApiReader
+
+    reader = FaceApiReader()
+
+    def read(detected: Sequence[DetectedFace]) -> Array:
+        return reader.read([one.image for one in detected], [one.points for one in detected])
+
+    return Judge(_packaged("face-api", "face_expression"), len(CLASSES), read)
+
+
 def _alexnet(_: JudgesConfig) -> Judge[NDArray[np.uint8]]:
     """The last of the five feature maps of LPIPS's AlexNet (unit length a place), its mean over places."""
     import torch.nn.functional as F

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.data.shards import DAMAGE
+from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.evaluation.images import write
-from facecrafter.evaluation.judges import Judges
+from facecrafter.evaluation.judges import DetectedFace, Judge, Judges, detect
 from facecrafter.faces.face import load_photo
 
 Array = NDArray[np.float64]
@@ -71,6 +72,20 @@ def measure(judges: Judges, images: Images, cache: Path, progress: bool = True) 
 
     rows = _each(images, cache / "measurements" / _digest({role: judges.names[role] for role in ROLES}), read, progress)
     return Measurements(*(np.stack([row[name] for row in rows]) for name in names))  # type: ignore[arg-type]
+
+
+def by_judge(judge: Judge[DetectedFace], images: Images, cache: Path, progress: bool = True) -> Array:
+    """What one more judge reads in the faces of images ``(P, K)``, NaN where no face was found; see :func:`measure`."""
+
+    def read(shown: Sequence[NDArray[np.uint8]]) -> list[Row]:
+        with FaceFinder() as finder:
+            detected = [detect(finder, one) for one in shown]
+        rows = np.full((len(shown), judge.width), np.nan)
+        rows[[one is not None for one in detected]] = judge.read([one for one in detected if one])
+        return [{"read": row} for row in rows]
+
+    rows = _each(images, cache / "independent" / _digest(judge.name), read, progress)
+    return np.stack([row["read"] for row in rows]).astype(np.float64)
 
 
 def features(judges: Judges, images: Images, cache: Path, progress: bool = True) -> Array:

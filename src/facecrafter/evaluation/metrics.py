@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.evaluation import bootstrap, frechet
+from facecrafter.evaluation.emotion_records import ClassAgreement
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.result import Column
 
@@ -45,6 +46,27 @@ def same_class(measured: Array, wanted: Array) -> Array:
     known = np.isfinite(measured).all(1) & np.isfinite(wanted).all(1)
     agree = np.nan_to_num(measured).argmax(1) == np.nan_to_num(wanted).argmax(1)
     return np.where(known, agree, np.nan)
+
+
+def class_agreement(
+    agree: NDArray[np.bool_], wanted: NDArray[np.int64], people: Sequence[str], classes: Sequence[str]
+) -> dict[str, ClassAgreement]:
+    """The share of agreement for each wanted class that there is, since most photos are neutral or happy.
+
+    Args:
+        agree: ``(P,)``, whether an image was read as wanted.
+        wanted: ``(P,)``, the place of the class.
+        people: whose image it is, P names; the interval is a bootstrap over them.
+        classes: names.
+    """
+    whose = np.asarray(people, dtype=str)
+    return {
+        classes[label]: ClassAgreement(
+            faces=int((wanted == label).sum()),
+            agreement=bootstrap.mean(agree[wanted == label], whose[wanted == label].tolist()),
+        )
+        for label in np.unique(wanted).tolist()
+    }
 
 
 def cosines(one: Array, other: Array) -> Array:

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from facecrafter.errors import DataError
+from facecrafter.evaluation.emotion_records import ClassAgreement, IndependentResult, WordsResult
 from facecrafter.evaluation.record import Interval, Number, Record, Settings, Text, Whole
 from facecrafter.io import write_whole
 
@@ -229,13 +230,6 @@ class TableResult(Result):
         return self
 
 
-class ClassAgreement(Record):
-    """Of the targets of one emotion: how many faces, and the share of them that were read as it."""
-
-    faces: int
-    agreement: Interval
-
-
 class Setting(Record):
     """What was measured under some of the conditions; None over no faces."""
 
@@ -256,37 +250,6 @@ class Setting(Record):
     emotion_by_class: dict[str, ClassAgreement] = Field(default_factory=dict)
 
 
-class WordMean(Record):
-    """The share of images read as asked, and the AUC of the class's probability."""
-
-    read_as_asked: Interval
-    auc: Interval
-
-
-class WordClass(WordMean):
-    """One emotion asked in words: over how many faces, and how often each class was read."""
-
-    faces: int
-    read: dict[str, int]
-
-
-class WordScores(Record):
-    """The eight emotions asked in words, and their mean."""
-
-    images: int
-    face_found: float
-    classes: dict[str, WordClass]
-    mean: WordMean
-
-
-class WordsResult(Record):
-    """Emotion asked of some people in words, setting by setting."""
-
-    people: int
-    estimator: Text
-    settings: dict[Text, WordScores]
-
-
 class HeldoutResult(Result):
     """One model on held-out people, setting by setting."""
 
@@ -296,6 +259,7 @@ class HeldoutResult(Result):
     estimators: dict[Text, Text]
     settings: dict[Text, Setting]
     words: WordsResult | None = None
+    independent: IndependentResult | None = None  # None in older files
 
 
 class ReadingInUse(Record):

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from facecrafter.data import shards
 from facecrafter.errors import DataError
 from facecrafter.evaluation import bootstrap
+from facecrafter.evaluation.emotion_records import IndependentResult, WordClass, WordMean, WordScores, WordsResult
 from facecrafter.evaluation.metrics import auc
 from facecrafter.evaluation.pairs import by_person
 from facecrafter.evaluation.record import Interval
-from facecrafter.evaluation.result import WordClass, WordMean, WordScores, WordsResult
 from facecrafter.faces.emotion import EMOTIONS, Emotion
 from facecrafter.request import portrait_of
 
@@ -79,19 +79,20 @@ def choose(prepared: shards.Prepared, people: int, seed: int) -> WordRequests:
     return WordRequests(np.array(identity), np.array(target))
 
 
-def scores(probabilities: Array, people: Sequence[str]) -> WordScores:
+def scores(probabilities: Array, people: Sequence[str], classes: Sequence[str] = EMOTIONS) -> WordScores:
     """What an estimator read in the images, class by class.
 
     Args:
-        probabilities: ``(Q, 8, 8)``: of Q people asked for each class in turn, the probabilities read; a row is NaN
+        probabilities: ``(Q, C, C)``: of Q people asked for each class in turn, the probabilities read; a row is NaN
             where no face was found.
         people: Q names.
+        classes: C names.
 
     Returns:
         An AUC is of the class's probability in images asked for it against all others. Shares and AUCs are over
         images with a face and have 95 % bootstrap intervals over people; None where no image has a face.
     """
-    count = len(EMOTIONS)
+    count = len(classes)
     asked = np.tile(np.arange(count), len(people))
     whose = np.repeat(np.asarray(people, dtype=str), count)
     rows = probabilities.reshape(-1, count)
@@ -114,43 +115,68 @@ def scores(probabilities: Array, people: Sequence[str]) -> WordScores:
 
         return bootstrap.statistic(over, whose.tolist())
 
-    classes = {
+    by_class = {
         name: WordClass(
             faces=int((asked == label).sum()),
             read_as_asked=interval(share, [label]),
             auc=interval(area, [label]),
-            read={other: int((read[asked == label] == place).sum()) for place, other in enumerate(EMOTIONS)},
+            read={other: int((read[asked == label] == place).sum()) for place, other in enumerate(classes)},
         )
-        for label, name in enumerate(EMOTIONS)
+        for label, name in enumerate(classes)
     }
     mean = WordMean(read_as_asked=interval(share, range(count)), auc=interval(area, range(count)))
-    return WordScores(images=int(found.size), face_found=float(found.mean()), classes=classes, mean=mean)
+    return WordScores(images=int(found.size), face_found=float(found.mean()), classes=by_class, mean=mean)
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
-def as_markdown(result: WordsResult) -> str:
-    """A Markdown table: a row a class, two columns a setting."""
-    settings = result.settings
-    headings = ["asked in words", *(f"{name}: {what}" for name in settings for what in ("read as asked", "AUC"))]
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
-    for word in EMOTIONS:
-        lines.append([word, *(cell for one in settings.values() for cell in _cells(one.classes[word]))])
-    lines.append(["mean of the eight", *(cell for one in settings.values() for cell in _cells(one.mean))])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    found = ", ".join(f"{100 * one.face_found:.4g} % ({name})" for name, one in settings.items())
+def as_markdown(result: WordsResult, independent: IndependentResult | None = None) -> str:
+    """A Markdown table: a row a class, two columns a setting, and a third where an independent network read it too."""
+    settings, others = result.settings, independent.words if independent else {}
+    headings, lines = ["asked in words"], [[word] for word in EMOTIONS]
+    mean = ["mean of the eight"]
+    for name, one in settings.items():
+        headings += [f"{name}: {what}" for what in ("read as asked", "AUC")]
+        for line in lines:
+            line += _cells(one.classes[line[0]])
+        mean += _cells(one.mean)
+        if name in others:
+            headings.append(f"{name}: read as asked by the independent network")
+            for line in lines:
+                known = others[name].classes.get(line[0])
+                line.append(share_cell(known.read_as_asked) if known else "not known to it")
+            mean.append(f"{share_cell(others[name].mean.read_as_asked)} of the {len(others[name].classes)}")
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in [headings, rule, *lines, mean])
+    return "\n\n".join([table, _about(result, independent)])
+
+
+def _about(result: WordsResult, independent: IndependentResult | None) -> str:
+    """What the table is of."""
+    found = ", ".join(f"{100 * one.face_found:.4g} % ({name})" for name, one in result.settings.items())
     about = (
         f"{result.people} held-out people, {len(EMOTIONS)} images each, read by {result.estimator}; a guess is "
         f"right in {100 * CHANCE:.4g} % and has an AUC of 0.5. In brackets the 95 % bootstrap interval over people. "
         f"A face was found in {found}; shares and AUCs are over these."
     )
-    return f"{table}\n\n{about}"
+    if independent is None or not independent.words:
+        return about
+    count = len(next(iter(independent.words.values())).classes)
+    return (
+        f"{about} The independent network is {independent.network}, which had no part in training or labels; it knows "
+        f"{count} of the classes, and a guess among them is right in {100 / count:.3g} %."
+    )
 
 
 def _cells(scores: WordMean) -> list[str]:
     """The share in percent and the AUC, each with its interval."""
-    return [_cell(scores.read_as_asked, ".0f", 100, " %"), _cell(scores.auc, ".2f")]
+    return [share_cell(scores.read_as_asked), _cell(scores.auc, ".2f")]
+
+
+def share_cell(interval: Interval) -> str:
+    """A share in percent with its interval."""
+    return _cell(interval, ".0f", 100, " %")
 
 
 def _cell(interval: Interval, form: str, factor: float = 1, unit: str = "") -> str:

@@ -83,7 +83,7 @@ def _section(run: Path, shown: set[str]) -> str:
         shown.add(found.kind)
         return section
     if isinstance(found, result.HeldoutResult) and found.words is not None:
-        return words.as_markdown(found.words)
+        return words.as_markdown(found.words, found.independent)
     if isinstance(found, numbers.NumbersResult):
         return numbers.as_markdown(found)
     raise DataError(
