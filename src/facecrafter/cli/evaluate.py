@@ -108,6 +108,27 @@ def evaluate_emotion(
     typer.echo(f"{result.faces_a_second:.0f} faces a second; {out} has the confusion matrices and the mistakes")
 
 
+@evaluate_app.command("people")
+def evaluate_people(
+    data: Annotated[Path, typer.Argument(help="Folder that `data synthesise` wrote.")],
+    people: Annotated[int, typer.Option(min=1, help="People, at most.")] = 400,
+) -> None:
+    """Whether people who do not exist show what was asked of them, by a network that guided none of them.
+
+    For each emotion the share of images that are read as asked: by the project's estimator, which the directions of
+    `data synthesise` were fitted to, and by face-api's network, which had no part in them.
+
+    \b
+    facecrafter weights fetch face_expression
+    facecrafter evaluate people data/people
+    """
+    from facecrafter.evaluation import people as asked
+
+    found = asked.read(data, people)
+    typer.echo(asked.as_markdown(found))
+    typer.echo(f"\n{len({one.person for one in found})} people; in brackets the 95 % bootstrap interval over people")
+
+
 @evaluate_app.command("autoencoder")
 def evaluate_autoencoder(
     data: Annotated[

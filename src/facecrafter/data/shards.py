@@ -365,11 +365,11 @@ def _read_all(
 ) -> None:
     """Give every sample of every shard to a function, with its row."""
     with ThreadPoolExecutor() as pool:  # decoding PNGs releases the interpreter's lock
-        list(pool.map(lambda shard: _read_one(shard_path(folder, shard), rows[shard], keep), rows))
+        list(pool.map(lambda shard: each_sample(shard_path(folder, shard), rows[shard], keep), rows))
 
 
-def _read_one(path: Path, rows: Mapping[str, int], keep: Callable[[int, Mapping[str, bytes]], None]) -> None:
-    """Give every sample of one shard to a function."""
+def each_sample(path: Path, rows: Mapping[str, int], keep: Callable[[int, Mapping[str, bytes]], None]) -> None:
+    """Give every sample of one shard to a function, with its row; DataError where it is damaged or missing."""
     try:
         missing = set(rows)
         for key, parts in read_shard(path):
