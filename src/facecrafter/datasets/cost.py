@@ -10,7 +10,7 @@ from facecrafter.errors import ConfigError
 
 # Of the shipped mini model by `facecrafter dataset bench`, in processor time of one core of an AMD EPYC: images a
 # second with all labels, three poses to an expression, and bytes an image in its shard.
-RATE = 3.1
+RATE = 3.4
 BYTES = 43_000
 WORKERS = (10, 100)  # for which the time is given, beside that of one
 SECONDS = {"minute": 60.0, "hour": 3600.0, "day": 86400.0}
