@@ -72,7 +72,7 @@ def _own(text: str, name: str) -> str:
 DEFAULTS = {
     "identity_scale": (1.5, 2.5),
     "landmark_scale": (0.9, 2.0),
-    "emotion_scale": (2.0, 2.0),
+    "emotion_scale": (1.4, 2.0),
     "steps": (8, 25),
     "scheduler": ("ddim", "dpm"),
     "speed": ("refresh", "exact"),

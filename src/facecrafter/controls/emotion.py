@@ -27,7 +27,7 @@ EMOTION = Control(
         "tokens": 4,
         "estimator": None,  # whose emotions were learned; None in files from before it was written down
     },
-    scales={"mini": 2.0, "arc2face": 2.0},
+    scales={"mini": 1.4, "arc2face": 2.0},
     row="emotion",
     moves=("emotion",),
     origin=lambda prepared: {"estimator": prepared.estimator},
