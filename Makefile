@@ -30,6 +30,7 @@ lint: $(VENV)/.installed
 # Measures the shipped model on held-out people of DATA, a prepared folder, and writes the figures into the documents.
 DATA ?= data/lfw
 results: $(VENV)/.installed
+	-$(BIN)/facecrafter weights fetch face_expression  # by npm; without it there is no independent reading of emotions
 	$(BIN)/facecrafter evaluate model $(DATA) --out out/evaluation/model --bfloat16 --overwrite
 	cp out/evaluation/model/result.json docs/results/mini.json
 	$(BIN)/facecrafter evaluate publish docs/results.md out/evaluation/model
