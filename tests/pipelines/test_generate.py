@@ -450,7 +450,7 @@ def test_scales_that_the_distilled_network_does_not_know() -> None:
         (Settings(speed="distilled", identity_scale=2.25, landmark_scale=0.0, emotion_scale=1.0), []),
         (Settings(speed="exact", identity_scale=5), []),
         (Settings(speed="distilled", identity_scale=5), [f"{knows} identity scales from 0.75 to 2.25; what 5 gives"]),
-        (Settings(speed="distilled", emotion_scale=4), [f"{knows} emotion scales from 1 to 3; what 4 gives"]),
+        (Settings(speed="distilled", emotion_scale=4), [f"{knows} emotion scales from 0.7 to 2.1; what 4 gives"]),
     ):
         said = ineffective(settings, ("landmark", "emotion"), scales.MINI)
         assert [text.partition(" is a guess")[0] for text in said] == expected
