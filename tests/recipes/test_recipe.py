@@ -272,7 +272,7 @@ def test_a_damaged_state_says_what_to_do(tmp_path: Path) -> None:
 def test_the_shipped_recipe_is_good() -> None:
     config = recipe.load(Path(__file__).parents[2] / "configs" / "mini" / "recipe.yaml")
     kinds = [recipe.stage_config(config, entry, Path("mini"), True).stage for entry in config.stages]
-    assert kinds == ["autoencoder", "expression", "base", "landmark", "emotion", "joint", "base"]
+    assert kinds == ["autoencoder", "expression", "estimator", "base", "landmark", "emotion", "joint", "base"]
 
 
 def test_one_stage_by_the_clock_writes_its_model_and_goes_on(tmp_path: Path) -> None:
