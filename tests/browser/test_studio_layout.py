@@ -20,8 +20,13 @@ expect.set_options(timeout=SECONDS * 1000)
 Box = dict[str, float]
 
 
+BOXES = """(elements) => elements.map((element) => element.getBoundingClientRect().toJSON())
+  .filter((box) => box.width > 0 && box.height > 0)"""
+
+
 def boxes_of(page: Page, selector: str) -> list[Box]:
-    return [dict(box) for one in page.locator(selector).all() if (box := one.bounding_box())]
+    """The boxes of what is shown, all of one moment: what is still loaded may move what lies below it."""
+    return page.locator(selector).evaluate_all(BOXES)
 
 
 def check_apart(boxes: list[Box]) -> None:
