@@ -154,8 +154,12 @@ class EmotionNet(nn.Module):
             scores: ``(B, 8)``: of the pixels alone, or those of :meth:`joint_scores`.
             joint: which of the two.
         """
+        return torch.softmax(self.calibrated(scores, joint), dim=-1)
+
+    def calibrated(self, scores: Tensor, joint: bool = False) -> Tensor:
+        """The logits ``(B, 8)`` of :meth:`probabilities`, up to a constant."""
         temperature = self.joint_temperature if joint else self.temperature
-        return torch.softmax(scores / temperature + self.prior.log(), dim=-1)
+        return scores / temperature + self.prior.log()
 
 
 def combined(pixels: Tensor, shapes: Tensor, heard: Tensor, prior: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from facecrafter import weights
 from facecrafter.evaluation import bootstrap, words
 from facecrafter.evaluation.emotion_records import IndependentResult, TargetsRead, WordScores
-from facecrafter.evaluation.judges import DetectedFace, Judge, independent_emotion
+from facecrafter.evaluation.judges import INDEPENDENT, DetectedFace, Judge, independent_emotion, packaged
 from facecrafter.evaluation.measurements import by_judge
 from facecrafter.evaluation.metrics import class_agreement
 from facecrafter.evaluation.pairs import Pairs
@@ -69,7 +69,7 @@ def read(
     """
     digest = weights.entry(FILES[0]).sha256
     if judge is None:
-        return IndependentResult(network=f"face-api ({digest[:8]})", sha256=digest, missing=_missing())
+        return IndependentResult(network=packaged(INDEPENDENT, FILES[0]), sha256=digest, missing=_missing())
 
     def measured(images: Sequence[Path] | NDArray[np.uint8]) -> Array:
         return by_judge(judge, images, session.config.cache_folder, session.progress)

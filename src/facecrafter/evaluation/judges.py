@@ -144,7 +144,7 @@ class Judges:
     def __init__(self, config: JudgesConfig, frechet: bool = True) -> None:
         self._faces = {role: make[getattr(config, role)](config) for role, make in FACE_JUDGES.items()}
         self.names = {role: judge.name for role, judge in self._faces.items()}
-        self.names["lpips"] = _packaged("alexnet", "lpips_alexnet")
+        self.names["lpips"] = packaged("alexnet", "lpips_alexnet")
         if frechet:
             self._features = IMAGE_JUDGES[config.frechet](config)
             self.names["frechet"] = self._features.name
@@ -220,7 +220,7 @@ def _run(network: Callable[[Tensor], Tensor], images: Images, width: int) -> Arr
     return made
 
 
-def _packaged(name: str, file: str) -> str:
+def packaged(name: str, file: str) -> str:
     """The name of an estimator whose weights come in a package."""
     return f"{name} ({weights.entry(file).sha256[:8]})"
 
@@ -234,14 +234,14 @@ def _mediapipe_pose(_: JudgesConfig) -> Judge[DetectedFace]:
     def read(detected: Sequence[DetectedFace]) -> Array:
         return np.radians(np.array([one.face.angles for one in detected], np.float64).reshape(-1, 3))
 
-    return Judge(_packaged("mediapipe", "face_landmarker"), 3, read)
+    return Judge(packaged("mediapipe", "face_landmarker"), 3, read)
 
 
 def _mediapipe_expression(_: JudgesConfig) -> Judge[DetectedFace]:
     def read(detected: Sequence[DetectedFace]) -> Array:
         return np.array([one.face.blendshapes for one in detected], np.float64).reshape(-1, len(BLENDSHAPES))
 
-    return Judge(_packaged("mediapipe", "face_landmarker"), len(BLENDSHAPES), read)
+    return Judge(packaged("mediapipe", "face_landmarker"), len(BLENDSHAPES), read)
 
 
 @lru_cache(maxsize=1)
@@ -283,7 +283,7 @@ def _recogniser(config: JudgesConfig) -> Judge[DetectedFace]:
     def read(detected: Sequence[DetectedFace]) -> Array:
         return network.embed([one.face for one in detected]).astype(np.float64)
 
-    name = _brought(config.identity, file) if file else _packaged(config.identity, config.identity)
+    name = _brought(config.identity, file) if file else packaged(config.identity, config.identity)
     return Judge(name, network.dimension, read)
 
 
@@ -311,6 +311,9 @@ def _emotion(config: JudgesConfig) -> Judge[DetectedFace]:
     return Judge(_brought(f"{config.emotion} {reader.name}", reader.path), width, read)
 
 
+INDEPENDENT = "face-api"  # how records name it
+
+
 def independent_emotion() -> Judge[DetectedFace]:
     """face-api's network, which had no part in training or labels; it reads its seven classes beside the judge of
     emotion, and no config names it.
@@ -325,7 +328,7 @@ def independent_emotion() -> Judge[DetectedFace]:
     def read(detected: Sequence[DetectedFace]) -> Array:
         return reader.read([one.image for one in detected], [one.points for one in detected])
 
-    return Judge(_packaged("face-api", "face_expression"), len(CLASSES), read)
+    return Judge(packaged(INDEPENDENT, "face_expression"), len(CLASSES), read)
 
 
 def _alexnet(_: JudgesConfig) -> Judge[NDArray[np.uint8]]:
@@ -344,7 +347,7 @@ def _alexnet(_: JudgesConfig) -> Judge[NDArray[np.uint8]]:
     def read(images: Images) -> Array:
         return _run(pooled, images, ALEXNET_WIDTH)
 
-    return Judge(_packaged("alexnet", "lpips_alexnet"), ALEXNET_WIDTH, read)
+    return Judge(packaged("alexnet", "lpips_alexnet"), ALEXNET_WIDTH, read)
 
 
 def _inception(config: JudgesConfig) -> Judge[NDArray[np.uint8]]:

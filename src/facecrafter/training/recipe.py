@@ -160,7 +160,7 @@ def stage_config(
     """
     own = _over(entry.settings, entry.gpu if gpu else {})
     for other in config.stages:
-        if _left_out(other):
+        if _missing(other):
             own = _over(own, {name: value for name, value in other.without.items() if name in own})
     kind = stages.stages().get(str(own.get("stage")))
     fields = kind.model_fields if kind else {}
@@ -180,8 +180,9 @@ def _over(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
-def _left_out(entry: StageEntry) -> bool:
-    return any(not path.exists() for path in entry.needs)
+def _missing(entry: StageEntry) -> list[str]:
+    """The files that a stage needs and that are not there; with any it is left out."""
+    return [str(path) for path in entry.needs if not path.exists()]
 
 
 def _filled(value: Any, run: str) -> Any:
@@ -251,9 +252,9 @@ class _Recipe:
     def __init__(self, config: RecipeConfig, began: float, budget: float, progress: bool) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config = config.model_copy(update={"beside": _present(config.beside)})
-        self.entries = tuple(entry for entry in config.stages if not _left_out(entry))
+        self.entries = tuple(entry for entry in config.stages if not _missing(entry))
         for entry in config.stages:
-            if missing := [str(path) for path in entry.needs if not path.exists()]:
+            if missing := _missing(entry):
                 log.warning("the stage '%s' is left out: there is no %s", entry.name, ", ".join(missing))
         self.began, self.budget, self.progress = began, budget, progress
         self.state = _State.read(config.run)

@@ -53,7 +53,6 @@ class WordLoss(nn.Module):
             words: ``(B,)``, indices of :data:`EMOTIONS`, or -1.
         """
         grey = (crops * crops.new_tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True) / 255
-        network = self.network
-        scores = network(grey).float() / network.temperature + network.prior.log()
-        missed = nn.functional.cross_entropy(scores, words.clamp(min=0), reduction="none")
+        logits = self.network.calibrated(self.network(grey).float())
+        missed = nn.functional.cross_entropy(logits, words.clamp(min=0), reduction="none")
         return torch.where(words >= 0, missed, 0.0)
