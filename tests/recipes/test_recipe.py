@@ -22,6 +22,7 @@ from facecrafter.models.scales import Scale
 from facecrafter.training import recipe, timebox, trainer
 from facecrafter.training.batches import sample_indices
 from facecrafter.training.recipe import StageEntry, allotted
+from facecrafter.training.stages import prepared as stage_sets
 from facecrafter.training.timebox import TimeBox, seconds_of
 
 pytestmark = pytest.mark.skipif(
@@ -173,6 +174,48 @@ def test_real_photos_are_half_of_every_batch_and_validation_is_on_them_alone(tmp
     for number in range(5):
         drawn = sample_indices(stage.data, 0, number, 4) % stage.data.count
         assert np.bincount(sources[drawn.numpy()]).tolist() == [2, 2]
+
+
+def test_all_stages_of_a_call_learn_from_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, learned = [], []
+    real, prepare = stage_sets._make_sets, trainer._train
+
+    def train(config: Any, *arguments: Any) -> Any:
+        build = type(config).build
+
+        def built(self: Any, device: torch.device) -> Any:
+            stage = build(self, device)
+            learned.append((id(stage.data), stage.data.pairs is not None))
+            return stage
+
+        monkeypatch.setattr(type(config), "build", built)
+        try:
+            return prepare(config, *arguments)
+        finally:
+            monkeypatch.setattr(type(config), "build", build)
+
+    monkeypatch.setattr(stage_sets, "_make_sets", lambda *arguments: made.append(1) or real(*arguments))
+    monkeypatch.setattr(trainer, "_train", train)
+    recipe.run(recipe.load(written(tmp_path)), 1e-3, progress=False)
+    assert len(learned) == len(STAGES)
+    assert len(made) == len({data for data, _ in learned}) == 1
+    assert [pairs for _, pairs in learned] == [False, False, True, True, False]  # of the stage before none are left
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_every_stage_draws_learns_and_validates_on_a_gpu(tmp_path: Path) -> None:
+    on_device = {"landmark", "base", "joint"}
+    stages = [
+        {
+            "name": name, "share": 0.2, "again": name not in ON,
+            "settings": {"stage": name, "validate_every": 1, **own},
+            "gpu": {"draws": "device"} if name in on_device else {},
+        }
+        for name, own in STAGES.items()
+    ]  # fmt: skip
+    recipe.run(recipe.load(written(tmp_path, stages=stages)), 1e-3, progress=False)
+    assert [line["stage"] for line in records(tmp_path / "run")] == list(STAGES)
+    assert all("validation_loss" in line for line in records(tmp_path / "run"))
 
 
 def optional(folder: Path) -> Path:

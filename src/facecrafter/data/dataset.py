@@ -26,6 +26,7 @@ _KEPT_LIMIT = 2 * 2**30
 # What is encoded in one call: 64 images of 128 px, or 4 of 512. An encoder's activations grow with the pixels, and 64
 # images of 512 px took 22 GB.
 PIXELS_AT_ONCE = 64 * 128 * 128
+PLACED_AT_ONCE = 4096  # images that are read to be kept on an accelerator
 ON_A_GPU = 16  # times as many there, which a few images would not fill
 
 
@@ -54,12 +55,12 @@ class Encoded:
         """Some of them, ``(B, ...)``."""
         if self.placed is not None:
             return self.control.present(self.placed[rows.to(self.placed.device)])
-        distinct, places = np.unique(rows.numpy(), return_inverse=True)
+        distinct, places = np.unique(rows.cpu().numpy(), return_inverse=True)
         return self.control.present(torch.from_numpy(self._encoded(distinct)[places]))
 
     def place(self, device: torch.device, room: int) -> None:
         """Keep all of them on an accelerator, if they take less than ``room`` bytes."""
-        if len(self.readings) * self._one(0).nbytes < room:
+        if self.placed is None and len(self.readings) * self._one(0).nbytes < room:
             self.placed = torch.from_numpy(self._encoded(np.arange(len(self.readings)))).to(device)
 
     def _encoded(self, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -142,6 +143,7 @@ class TrainingSet:
         self.persons = [prepared.persons[index] for index in chosen]
         self.pairs = pairs
         self.latents: Tensor | None = None
+        self._latents_of: Path | None = None  # the file that keeps them
         self._photos = _PersonsPhotos(self.persons)
         # Of several folders: whose samples are whose, and the share of each in a batch.
         sources = np.zeros(self.count, np.int64) if prepared.sources is None else prepared.sources[chosen]
@@ -228,6 +230,9 @@ class TrainingSet:
         key.update(str(autoencoder.config.scaling_factor).encode())
         key.update(self.pixels[self.rows].tobytes() if self._digests is None else self._digests.tobytes())
         path = cache / f"latents-{key.hexdigest()[:16]}.safetensors"
+        if self.latents is not None and self._latents_of == path:
+            return
+        self._latents_of = path
         if path.is_file():
             self.latents = load_file(path)["latents"].to(device)
             return
@@ -263,8 +268,11 @@ class TrainingSet:
         if device.type != "cuda":
             return
         room = torch.cuda.mem_get_info(device)[0] // 4
-        if self.count * self.pixels[0].nbytes < room:
-            self._placed_images = torch.from_numpy(self.pixels[self.rows]).to(device)
+        if self._placed_images is None and self.count * self.pixels[0].nbytes < room:
+            images = torch.empty((self.count, *self.pixels.shape[1:]), dtype=torch.uint8, device=device)
+            for part in torch.arange(self.count).split(PLACED_AT_ONCE):
+                images[part[0] : part[-1] + 1] = torch.from_numpy(self.pixels[self.rows[part.numpy()]]).to(device)
+            self._placed_images = images
         for name in controls:
             self.encoded[name].place(device, room)
 
@@ -277,7 +285,7 @@ class TrainingSet:
         """Images ``(B, S, S, 3)`` uint8 by number."""
         if self._placed_images is not None:
             return self._placed_images[rows.to(self._placed_images.device)]
-        return torch.from_numpy(self.pixels[self.rows[rows.numpy()]])
+        return torch.from_numpy(self.pixels[self.rows[rows.cpu().numpy()]])
 
     def _mirrored(self, images: Tensor, indices: Tensor) -> Tensor:
         """``(B, S, S, 3)`` to ``(B, 3, S, S)`` float, left and right exchanged where the index names a twin."""

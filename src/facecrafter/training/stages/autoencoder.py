@@ -138,7 +138,7 @@ class AutoencoderStage(Stage):
 
     def __init__(self, config: AutoencoderConfig, device: torch.device) -> None:
         self.config = config
-        self.data, self.held = training_sets(*config.read_at_scale())
+        self.data, self.held = training_sets(*config.read_at_scale(), config.scale)
         self.data.place(device)
         torch.manual_seed(config.seed)
         settings = config.autoencoder.model_dump() if config.autoencoder else None

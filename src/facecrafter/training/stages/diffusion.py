@@ -166,10 +166,8 @@ class DiffusionStage(Stage, Generic[Own]):
         self.config, self.device = config, device
         self.drawn_on = device if config.drawn_on_device else CPU
         prepared, keep = config.read_at_scale()
-        controls, scale = config.controls, scales.SCALES[config.scale]
-        options = {name: scale.control_options(name) for name in controls}
-        pairs = config.pair_sampler(prepared, keep)
-        data, held = training_sets(prepared, keep, options=options, pairs=pairs, controls=controls)
+        controls, pairs = config.controls, config.pair_sampler(prepared, keep)
+        data, held = training_sets(prepared, keep, config.scale, pairs, controls)
         self.data, self.held = data, held
         self.model = self._starting_model()
         attention.install(self.model.unet, plain=config.plain_attention and device.type == "cpu")

@@ -143,7 +143,7 @@ class ExpressionStage(Stage):
     def __init__(self, config: ExpressionConfig, device: torch.device) -> None:
         self.config, self.about = config, config.expression
         prepared, keep = config.read()
-        self.data, self.held = training_sets(prepared, keep)
+        self.data, self.held = training_sets(prepared, keep, config.scale)
         self.data.place(device)
         self.labels = Reading(*(part.to(device) for part in labels(prepared, self.data.rows)))
         self.held_labels = labels(prepared, self.held.rows) if self.held else None

@@ -114,7 +114,8 @@ class JointStage(DiffusionStage[JointConfig]):
 
     def _draw(self, data: TrainingSet, seed: int, step: int) -> Draw:
         joint, controls = self.config.joint, self.learned_controls()
-        return draw_joint(*self._about(data, seed, step), controls, joint.groups, joint.drop, self.config.pair)
+        about = self._about(data, seed, step)
+        return draw_joint(*about, controls, joint.groups, joint.drop, self.config.pair, self.drawn_on)
 
     def _more(self, data: TrainingSet, chosen: Draw, identity: Tensor, place: tuple[int, int, int]) -> dict[str, Any]:
         count = len(chosen.indices)

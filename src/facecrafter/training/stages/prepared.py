@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from facecrafter.config import Strict
+from facecrafter.controls import CONTROLS, Control
 from facecrafter.data import shards
 from facecrafter.data.dataset import TrainingSet
+from facecrafter.data.pairs import PairSampler
 from facecrafter.data.shards import Prepared
 from facecrafter.data.sources import joined, near_held_out, resized, thinned
 from facecrafter.errors import DataError
@@ -23,6 +25,9 @@ from facecrafter.training.config import ASIDE, PLACE, RunConfig
 
 # What `data` keeps of every batch at least: figures are of real people, and real photos are what images should equal.
 LEAST_REAL = 1 / 3
+
+
+Made = TypeVar("Made")
 
 
 class Source(Strict):
@@ -86,12 +91,16 @@ class PreparedConfig(RunConfig):
 
     def _chosen(self, parts: list[Prepared]) -> tuple[Prepared, NDArray[np.bool_] | None]:
         shares = [source.share for source in self.beside]
-        prepared = joined(parts, [1 - sum(shares), *shares])
-        keep = ~shards.held_out(prepared.persons) & ~near_held_out(prepared) if self.held_out else None
+        key = (*map(id, parts), *shares, self.held_out)
+        prepared, keep = _HELD.get(key, lambda: self._joined(parts, shares))
         if self.most_samples is not None:
             everyone = np.ones(len(prepared), np.bool_)
             keep = thinned(prepared, everyone if keep is None else keep, self.most_samples)
         return prepared, keep
+
+    def _joined(self, parts: list[Prepared], shares: list[float]) -> tuple[Prepared, NDArray[np.bool_] | None]:
+        prepared = joined(parts, [1 - sum(shares), *shares])
+        return prepared, ~shards.held_out(prepared.persons) & ~near_held_out(prepared) if self.held_out else None
 
 
 @dataclass
@@ -99,14 +108,15 @@ class _Held:
     """What was read, while several stages read the same."""
 
     on: bool = False
-    parts: dict[Any, Prepared] = field(default_factory=dict)
+    parts: dict[Any, Any] = field(default_factory=dict)
 
-    def get(self, key: Any, read: Callable[[], Prepared]) -> Prepared:
+    def get(self, key: Any, read: Callable[[], Made]) -> Made:
         if not self.on:
             return read()
         if key not in self.parts:
             self.parts[key] = read()
-        return self.parts[key]
+        made: Made = self.parts[key]
+        return made
 
 
 _HELD = _Held()
@@ -118,7 +128,8 @@ def _at_size(folder: Path, part: Prepared, wanted: int) -> Prepared:
 
 @contextmanager
 def reading_once() -> Iterator[None]:
-    """Within it each prepared folder is read once and kept in memory, for stages that follow each other."""
+    """Within it each prepared folder is read once and kept in memory, for stages that follow each other, and so are the
+    sets made of it, with what they have on an accelerator."""
     _HELD.on = True
     try:
         yield
@@ -128,13 +139,34 @@ def reading_once() -> Iterator[None]:
 
 
 def training_sets(
-    prepared: Prepared, keep: NDArray[np.bool_] | None, make: Callable[..., TrainingSet] = TrainingSet, **options: Any
+    prepared: Prepared,
+    keep: NDArray[np.bool_] | None,
+    scale: str,
+    pairs: PairSampler | None = None,
+    controls: Mapping[str, Control] = CONTROLS,
 ) -> tuple[TrainingSet, TrainingSet | None]:
-    """What is learned from, made with the options, and the held-out people; None where nobody is. Of several folders
-    only the first one's people validate: they are real."""
-    pairs = options.pop("pairs", None)
+    """What is learned from, and the held-out people; None where nobody is. Of several folders only the first one's
+    people validate: they are real. Within :func:`reading_once` all stages get the same sets.
+
+    Args:
+        prepared, keep: the content and which samples to learn from, as a config reads them.
+        scale: whose encodings the controls have.
+        pairs: draws inputs and identity images together.
+        controls: what samples can be given beside identity.
+    """
+    data, held = _HELD.get(
+        (id(prepared), id(keep), scale, *controls), lambda: _make_sets(prepared, keep, scale, controls)
+    )
+    data.pairs = pairs
+    return data, held
+
+
+def _make_sets(
+    prepared: Prepared, keep: NDArray[np.bool_] | None, scale: str, controls: Mapping[str, Control]
+) -> tuple[TrainingSet, TrainingSet | None]:
+    options = {name: scales.SCALES[scale].control_options(name) for name in controls}
     out = np.zeros(len(prepared), np.bool_) if keep is None else ~keep & shards.held_out(prepared.persons)
     if prepared.sources is not None:
         out &= prepared.sources == 0
-    held = make(prepared, out, **options) if out.any() else None
-    return make(prepared, keep, **options, pairs=pairs), held
+    held = TrainingSet(prepared, out, options=options, controls=controls) if out.any() else None
+    return TrainingSet(prepared, keep, options=options, controls=controls), held
