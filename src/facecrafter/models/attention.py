@@ -98,10 +98,10 @@ def place_bias(queries: int, tokens: int, sigma: float, device: torch.device = t
         side = round(count**0.5)
         if side * side != count:
             raise ValueError(f"a place bias needs square grids, and {count} is not a square")
-        centres = (torch.arange(side) + 0.5) / side
+        centres = (torch.arange(side, device=device) + 0.5) / side  # there, so that a compiled UNet has it whole
         return torch.cartesian_prod(centres, centres)
 
-    return (-torch.cdist(grid(queries), grid(tokens)).square() / (2 * sigma**2)).to(device)
+    return -torch.cdist(grid(queries), grid(tokens)).square() / (2 * sigma**2)
 
 
 def attend(

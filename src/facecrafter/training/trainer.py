@@ -142,12 +142,13 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
                 records.scalars(step + 1, loss=loss, learning_rate=config.learning_rate * factor, **pace.measured())
                 bar.set_postfix(loss=f"{loss:.4f}", rate=f"{pace.samples_per_second:.0f}/s")
             saves = box.save_is_due() if box else (step + 1) % config.save_every == 0 or step + 1 == config.steps
-            if not main:
-                continue
+            validates, shows = ((step + 1) % every == 0 for every in (config.validate_every, config.sample_every))
+            if not main or not (validates or shows or saves):
+                continue  # a device is not waited for
             with pace.aside():
-                if (step + 1) % config.validate_every == 0:
+                if validates:
                     _validate(stage, objective, accelerator, records, step + 1)
-                if (step + 1) % config.sample_every == 0:
+                if shows:
                     made.show(step + 1)
                 if saves:
                     state.save(config, step + 1)
