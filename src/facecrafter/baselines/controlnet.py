@@ -21,7 +21,7 @@ from facecrafter.models.checkpoint import FaceModel
 from facecrafter.request import Portrait
 
 # Channels of the condition's convolutions, by how many pixels of an image's side share a place of the latents.
-CONDITION_CHANNELS = {8: (16, 32, 96, 256), 16: (16, 32, 64, 96, 256)}
+CONDITION_CHANNELS = {8: (16, 32, 96, 256), 16: (16, 32, 64, 96, 256), 32: (16, 32, 64, 96, 128, 256)}
 
 
 class EncoderCopy(Baseline, ControlNetModel):
