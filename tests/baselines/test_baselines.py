@@ -19,6 +19,7 @@ from facecrafter.errors import CheckpointError, ConfigError, FaceCrafterError
 from facecrafter.models import scales
 from facecrafter.models.checkpoint import FaceModel, save_model
 from facecrafter.models.controls import parameter_count
+from facecrafter.models.deep_autoencoder import DeepAutoencoder
 from facecrafter.models.scales import Scale
 from facecrafter.request import Portrait, Request, images_of
 from facecrafter.sampling.guidance import Guidance
@@ -274,10 +275,10 @@ def test_parameters(scale: str, projections: int, counts: dict[str, int]) -> Non
 
 @pytest.mark.parametrize("kind", ["controlnet", "caphuman"])
 @torch.no_grad()
-def test_a_copy_of_the_encoder_reads_conditions_at_the_shipped_size(kind: str, small_scale: Scale) -> None:
+def test_a_copy_of_the_encoder_reads_conditions_at_256_px(kind: str, small_scale: Scale) -> None:
     """Each of the convolutions before it halves the side until the latents' 8x8 places are left."""
     with torch.device("meta"):
-        scale = scales.fitting(small_scale, scales.build_shipped_autoencoder(small_scale))
+        scale = scales.fitting(small_scale, DeepAutoencoder())
         base = FaceModel(scale, scales.build_unet(scale), None, None)  # type: ignore[arg-type]
         copy = baseline_class(kind).beside(base)
         read = copy.controlnet_cond_embedding(torch.empty(1, copy.channels, scale.size, scale.size))

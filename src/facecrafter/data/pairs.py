@@ -113,6 +113,7 @@ class PairSampler:
             raise DataError(self._no_pairs())
         self.probabilities = probabilities(self._angles, self._classes, config)
         self._cumulated = np.cumsum(self.probabilities)
+        self._partners: dict[int, NDArray[np.int64]] = {}  # of images drawn before
 
     def draw(self, seed: int, step: int, batch: int, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor]:
         """The pairs of one step, or one process's even part of them.
@@ -143,6 +144,13 @@ class PairSampler:
 
     def partners(self, index: int) -> NDArray[np.int64]:
         """All images that may stand for the identity of image ``index``, in order; itself if there is no other."""
+        found = self._partners.get(index)
+        if found is None:
+            found = self._partners[index] = self._find_partners(index)
+            found.flags.writeable = False
+        return found
+
+    def _find_partners(self, index: int) -> NDArray[np.int64]:
         if not self.paired[index]:
             return np.array([index])
         person = self._person[index]
