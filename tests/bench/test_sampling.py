@@ -62,6 +62,13 @@ def test_what_is_shared_is_counted_once(counted: dict[str, bench.Cost], small_sc
     assert plain < control < 2 * plain
 
 
+def test_mini_has_the_size_of_its_shipped_weights(small_scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shipped, size, channels in ((None, small_scale.size, 32), (256, 256, 64)):
+        monkeypatch.setattr(bench.checkpoint, "image_size", lambda folder, size=shipped: size)
+        networks = bench.Networks(small_scale, 1, torch.device("meta"), torch.float32)
+        assert (networks.scale.size, networks.unet.config.in_channels) == (size, channels)
+
+
 def test_candidates_are_timed_in_turn_and_as_ratios() -> None:
     costs, where = bench.sampling("mini", 2, 2, rounds=2, only=["exact", "Arc2Face"])
     assert [cost.name for cost in costs] == [bench.BASE, "Arc2Face", "exact"]

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from facecrafter.bench.measure import MIB, Spread, held, peak
 from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
-from facecrafter.models import attention, scales
+from facecrafter.models import attention, checkpoint, scales
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.guidance_student import student_of
 from facecrafter.models.scales import Scale
@@ -84,7 +84,7 @@ class Networks:
     """Every network of the benchmark, random, around one UNet, and the inputs of one batch.
 
     Args:
-        scale: the model scale.
+        scale: the model scale; ``mini`` with the autoencoder of its shipped weights.
         batch: images at once.
         device: where; on ``meta`` nothing has memory or can be timed, and operations can be counted.
         dtype: what the networks compute in.
@@ -94,14 +94,16 @@ class Networks:
         from diffusers import ControlNetModel
         from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
 
-        self.scale, self.batch, self.device = scale, batch, device
+        self.batch, self.device = batch, device
         torch.manual_seed(0)
         with torch.device("meta") if device.type == "meta" else nullcontext():
+            autoencoder = checkpoint.usual_autoencoder(scale)
+            self.scale = scale = scales.fitting(scale, autoencoder)
             self.unet = scales.build_unet(scale)
             self.controlnet = ControlNetModel.from_unet(self.unet, load_weights_from_unet=device.type != "meta")
             controls = scales.build_controls(scale, self.unet)
             student = student_of(self.unet, 16, scale.name)
-            encoder, autoencoder = scales.build_encoder(scale), scales.build_autoencoder(scale)
+            encoder = scales.build_encoder(scale)
             widths = iter(attention.cross_attention_widths(self.unet))
             tokens = (ADAPTER_TOKENS, ADAPTER_TOKENS)
             self.adapters = {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facecrafter.bench.measure import MIB, peak
-from facecrafter.models import attention, scales
+from facecrafter.models import attention, checkpoint, scales
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.scales import Scale
 from facecrafter.training import losses
@@ -80,7 +80,9 @@ def training(scale_name: str = "arc2face", batch: int = 1, steps: int = 3, preci
         steps: measured steps, after one that is not.
         precision: ``bf16`` for autocast, or ``no``.
     """
-    scale = scales.SCALES[scale_name]
+    with torch.device("meta"):
+        scale = scales.SCALES[scale_name]
+        scale = scales.fitting(scale, checkpoint.usual_autoencoder(scale))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     candidates: dict[str, Callable[[], tuple[nn.Module, list[nn.Module], dict[str, Tensor]]]] = {
         "landmark pre-training": lambda: _ours(scale, batch, "landmark", False, device),

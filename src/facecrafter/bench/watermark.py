@@ -209,7 +209,9 @@ def watermarking(
         alarms = [_alarms("photos", run(_searched, map(str, chosen)))]
         alarms.append(_alarms("scikit-image's images", run(_searched, EXAMPLES)))
         progress(f"{marked} generated images")
-        carriers = {"generated, 128 px": generated(chosen, marked)}
+        made = generated(chosen, marked)
+        side = len(made[0])
+        carriers = {f"generated, {side} px": made}
         for size in sizes:
             carriers[f"photos, {size} px"] = [_square(path, size) for path in chosen[: max(1, marked // 3)]]
         for name, images in carriers.items():
@@ -219,8 +221,8 @@ def watermarking(
                 progress(f"{name}: {treatment}")
                 results = list(run(_survives, ours, [treatment] * len(ours), range(len(ours))))
                 survival.append(Survival(name, treatment, len(results), sum(results)))
-        ours = [watermark.mark(image) for image in carriers["generated, 128 px"]]
-        for name, sheets in _sheets(ours, [_square(path, 128) for path in chosen]):
+        ours = [watermark.mark(image) for image in made]
+        for name, sheets in _sheets(ours, [_square(path, side) for path in chosen]):
             for treatment in SHEET_TREATMENTS:
                 progress(f"{name}: {treatment}")
                 counts = list(run(_counted, [sheet for sheet, _ in sheets], [treatment] * len(sheets)))

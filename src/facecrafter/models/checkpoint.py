@@ -24,6 +24,7 @@ from facecrafter.models.controls import FaceControls
 from facecrafter.models.deep_autoencoder import DeepAutoencoder
 from facecrafter.models.guidance_student import GuidanceStudent, layers_of
 from facecrafter.models.identity_encoder import IdentityEncoder
+from facecrafter.weights import ASSETS
 
 FORMAT = "facecrafter-1"
 CONTROLS_FILE = "controls.safetensors"
@@ -299,6 +300,12 @@ def image_size(folder: Path) -> int | None:
     except (CheckpointError, KeyError, ValueError, AttributeError):  # who loads it says what is wrong
         return None
     return size if isinstance(size, int) else None
+
+
+def usual_autoencoder(scale: scales.Scale) -> FaceAutoencoder | DeepAutoencoder | AutoencoderKL:
+    """A fresh autoencoder of the size that the scale's usual weights have: mini's are those that are shipped."""
+    size = image_size(ASSETS / "mini") if scale.name == "mini" else None
+    return scales.build_autoencoder(scale, None if size is None else {"size": size})
 
 
 def _autoencoder_class(scale: str, config: Mapping[str, Any]) -> type[ModelMixin]:
