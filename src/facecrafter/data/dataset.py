@@ -269,10 +269,8 @@ class TrainingSet:
             return
         room = torch.cuda.mem_get_info(device)[0] // 4
         if self._placed_images is None and self.count * self.pixels[0].nbytes < room:
-            images = torch.empty((self.count, *self.pixels.shape[1:]), dtype=torch.uint8, device=device)
-            for part in torch.arange(self.count).split(PLACED_AT_ONCE):
-                images[part[0] : part[-1] + 1] = torch.from_numpy(self.pixels[self.rows[part.numpy()]]).to(device)
-            self._placed_images = images
+            parts = np.split(self.rows, range(PLACED_AT_ONCE, self.count, PLACED_AT_ONCE))
+            self._placed_images = torch.cat([torch.from_numpy(self.pixels[part]).to(device) for part in parts])
         for name in controls:
             self.encoded[name].place(device, room)
 
