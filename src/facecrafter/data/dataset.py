@@ -230,11 +230,10 @@ class TrainingSet:
         key.update(str(autoencoder.config.scaling_factor).encode())
         key.update(self.pixels[self.rows].tobytes() if self._digests is None else self._digests.tobytes())
         path = cache / f"latents-{key.hexdigest()[:16]}.safetensors"
-        if self.latents is not None and self._latents_of == path:
+        if self._latents_of == path:
             return
-        self._latents_of = path
         if path.is_file():
-            self.latents = load_file(path)["latents"].to(device)
+            self.latents, self._latents_of = load_file(path)["latents"].to(device), path
             return
         made = []
         at_once = images_at_once(self.pixels.shape[1], device)
@@ -247,7 +246,7 @@ class TrainingSet:
         cache.mkdir(parents=True, exist_ok=True)
         with whole(path, shared=True) as partial:
             save_file({"latents": latents}, partial)
-        self.latents = latents.to(device)
+        self.latents, self._latents_of = latents.to(device), path
 
     def _crop_grid(self, crop: Crop, index: int) -> NDArray[np.float32]:
         known = self._grids.get((crop.size, index))
