@@ -18,6 +18,8 @@ from facecrafter.bench.measure import Spread, held, peak
 from facecrafter.cli import app
 from facecrafter.errors import ConfigError
 from facecrafter.models import scales
+from facecrafter.models.autoencoder import FaceAutoencoder
+from facecrafter.models.deep_autoencoder import DeepAutoencoder
 from facecrafter.models.scales import Scale
 from facecrafter.sampling.plans import SPEEDS
 from facecrafter.training.operations import matmul_limit
@@ -62,9 +64,13 @@ def test_what_is_shared_is_counted_once(counted: dict[str, bench.Cost], small_sc
     assert plain < control < 2 * plain
 
 
-def test_mini_has_the_size_of_its_shipped_weights(small_scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
-    for shipped, size, channels in ((None, small_scale.size, 32), (256, 256, 64)):
-        monkeypatch.setattr(bench.checkpoint, "image_size", lambda folder, size=shipped: size)
+def test_mini_has_the_size_of_its_shipped_weights(
+    small_scale: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.checkpoint, "ASSETS", tmp_path)
+    (tmp_path / "mini").mkdir()
+    for autoencoder, size, channels in ((FaceAutoencoder(), small_scale.size, 32), (DeepAutoencoder(), 256, 64)):
+        bench.checkpoint.save_part(autoencoder, tmp_path / "mini" / "autoencoder.safetensors", "autoencoder", "mini")
         networks = bench.Networks(small_scale, 1, torch.device("meta"), torch.float32)
         assert (networks.scale.size, networks.unet.config.in_channels) == (size, channels)
 

@@ -80,8 +80,8 @@ def training(scale_name: str = "arc2face", batch: int = 1, steps: int = 3, preci
         steps: measured steps, after one that is not.
         precision: ``bf16`` for autocast, or ``no``.
     """
+    scale = scales.SCALES[scale_name]
     with torch.device("meta"):
-        scale = scales.SCALES[scale_name]
         scale = scales.fitting(scale, checkpoint.usual_autoencoder(scale))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     candidates: dict[str, Callable[[], tuple[nn.Module, list[nn.Module], dict[str, Tensor]]]] = {

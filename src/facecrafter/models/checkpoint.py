@@ -303,9 +303,12 @@ def image_size(folder: Path) -> int | None:
 
 
 def usual_autoencoder(scale: scales.Scale) -> FaceAutoencoder | DeepAutoencoder | AutoencoderKL:
-    """A fresh autoencoder of the size that the scale's usual weights have: mini's are those that are shipped."""
-    size = image_size(ASSETS / "mini") if scale.name == "mini" else None
-    return scales.build_autoencoder(scale, None if size is None else {"size": size})
+    """A fresh autoencoder as the scale's usual weights have it: mini's are those that are shipped."""
+    if scale.name != "mini":
+        return scales.build_autoencoder(scale)
+    metadata, _ = _read(ASSETS / "mini" / "autoencoder.safetensors", tensors=False)
+    made: FaceAutoencoder | DeepAutoencoder = _build("autoencoder", scale.name, json.loads(metadata["config"]))
+    return made
 
 
 def _autoencoder_class(scale: str, config: Mapping[str, Any]) -> type[ModelMixin]:
