@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from facecrafter import weights
 from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
+from facecrafter.data.sources import thinned
 from facecrafter.errors import ConfigError
 from facecrafter.models import checkpoint, scales
 from facecrafter.models.scales import Scale
@@ -176,30 +177,33 @@ def test_real_photos_are_half_of_every_batch_and_validation_is_on_them_alone(tmp
         assert np.bincount(sources[drawn.numpy()]).tolist() == [2, 2]
 
 
-def test_all_stages_of_a_call_learn_from_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("most", "sets"), [(10**6, 1), (8, 2)])
+def test_all_stages_of_a_call_learn_from_one_set(
+    most: int, sets: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is time for some samples only, the autoencoder still learns from all of them."""
     made, learned = [], []
-    real, prepare = stage_sets._make_sets, trainer._train
+    make, unfreeze = stage_sets._make_sets, trainer._unfreeze
 
-    def train(config: Any, *arguments: Any) -> Any:
-        build = type(config).build
+    def seen(stage: Any) -> list[torch.nn.Parameter]:
+        learned.append((id(stage.data), stage.data.count, stage.data.pairs is not None))
+        return unfreeze(stage)
 
-        def built(self: Any, device: torch.device) -> Any:
-            stage = build(self, device)
-            learned.append((id(stage.data), stage.data.pairs is not None))
-            return stage
-
-        monkeypatch.setattr(type(config), "build", built)
-        try:
-            return prepare(config, *arguments)
-        finally:
-            monkeypatch.setattr(type(config), "build", build)
-
-    monkeypatch.setattr(stage_sets, "_make_sets", lambda *arguments: made.append(1) or real(*arguments))
-    monkeypatch.setattr(trainer, "_train", train)
+    monkeypatch.setattr(stage_sets, "thinned", lambda prepared, keep, _: thinned(prepared, keep, most))
+    monkeypatch.setattr(stage_sets, "_make_sets", lambda *arguments: made.append(1) or make(*arguments))
+    monkeypatch.setattr(trainer, "_unfreeze", seen)
     recipe.run(recipe.load(written(tmp_path)), 1e-3, progress=False)
     assert len(learned) == len(STAGES)
-    assert len(made) == len({data for data, _ in learned}) == 1
-    assert [pairs for _, pairs in learned] == [False, False, True, True, False]  # of the stage before none are left
+    assert len(made) == len({(data, count) for data, count, _ in learned}) == sets
+    assert learned[-1][1] <= most
+    if sets == 1:
+        assert [pairs for *_, pairs in learned] == [
+            False,
+            False,
+            True,
+            True,
+            False,
+        ]  # of the stage before none are left
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -26,8 +26,8 @@ _KEPT_LIMIT = 2 * 2**30
 # What is encoded in one call: 64 images of 128 px, or 4 of 512. An encoder's activations grow with the pixels, and 64
 # images of 512 px took 22 GB.
 PIXELS_AT_ONCE = 64 * 128 * 128
-PLACED_AT_ONCE = 4096  # images that are read to be kept on an accelerator
 ON_A_GPU = 16  # times as many there, which a few images would not fill
+PLACED_AT_ONCE = 4096  # images that are read to be kept on an accelerator
 
 
 def images_at_once(size: int, device: torch.device) -> int:

@@ -93,14 +93,16 @@ class PreparedConfig(RunConfig):
         shares = [source.share for source in self.beside]
         key = (*map(id, parts), *shares, self.held_out)
         prepared, keep = _HELD.get(key, lambda: self._joined(parts, shares))
-        if self.most_samples is not None:
-            everyone = np.ones(len(prepared), np.bool_)
-            keep = thinned(prepared, everyone if keep is None else keep, self.most_samples)
-        return prepared, keep
+        return prepared, _HELD.get((*key, self.most_samples), lambda: self._thinned(prepared, keep))
 
     def _joined(self, parts: list[Prepared], shares: list[float]) -> tuple[Prepared, NDArray[np.bool_] | None]:
         prepared = joined(parts, [1 - sum(shares), *shares])
         return prepared, ~shards.held_out(prepared.persons) & ~near_held_out(prepared) if self.held_out else None
+
+    def _thinned(self, prepared: Prepared, keep: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        if self.most_samples is None:
+            return keep
+        return thinned(prepared, np.ones(len(prepared), np.bool_) if keep is None else keep, self.most_samples)
 
 
 @dataclass
