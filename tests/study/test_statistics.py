@@ -232,3 +232,20 @@ def test_intervals_hold_what_they_should() -> None:
 def test_means_without_clusters_have_no_variance() -> None:
     means = Means(np.array([0.5]), np.array([1.0]), np.zeros((3, 1, 1)), 1)
     assert statistics.rate_interval(means, 0).low is None
+    assert means.quantile(np.ones(1)) == pytest.approx(12.706, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("by_participants", "by_sets", "freedom"),
+    [
+        (0.01, 0.01, 100.0),  # participants and sets are alike: every answer counts
+        (0.02, 0.005, 0.015**2 / (0.01**2 / 100 + 0.005**2 / 20)),
+        (1e6, 0.01, 20.0),  # participants are all there is
+    ],
+)
+def test_degrees_of_freedom_are_between_those_of_answers_and_of_clusters(
+    by_participants: float, by_sets: float, freedom: float
+) -> None:
+    parts = np.array([by_participants, by_sets, 0.01]).reshape(3, 1, 1)
+    means = Means(np.array([0.5]), np.array([101.0]), parts, 20)
+    assert means.quantile(np.ones(1)) == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-5)

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize
 
-from facecrafter.evaluation.bootstrap import LEVEL
 from facecrafter.evaluation.record import Interval
 from facecrafter.study.answers import Choices
 from facecrafter.study.statistics import Array, Means
@@ -108,7 +107,6 @@ def _worth(means: Means, method: int) -> Interval:
     worth = float(worths[method])
     slope = -worths / (1 - worth)
     slope[method] = 1.0
-    error = np.sqrt(means.variance(slope))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, means.freedom)) * error
+    half = means.quantile(slope) * np.sqrt(means.variance(slope))
     low, high = (1 / (1 + np.exp(-(np.log(worth / (1 - worth)) + way * half))) for way in (-1, 1))
     return Interval(worth, float(low), float(high))
