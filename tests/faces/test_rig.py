@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from facecrafter.errors import CheckpointError, DataError
+from facecrafter.estimators.blendshapes import network
 from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.faces import rig_fit
 from facecrafter.faces.canonical import mean_face, mirrored, straightened, turned
 from facecrafter.faces.face import BLENDSHAPES, MOUTH_CORNERS, Face, ffhq_frame
-from facecrafter.faces.rig import SHIPPED, Rig, load
+from facecrafter.faces.rig import SHIPPED, Reader, Rig, load, slopes_of
 from facecrafter.faces.symmetry import LANDMARKS
 
 JAW, CHIN = BLENDSHAPES.index("jawOpen"), 152
@@ -34,7 +36,7 @@ def scores(names: dict[str, float]) -> NDArray[np.float64]:
 
 def test_the_shipped_rig_says_where_it_comes_from_and_is_small(rig: Rig) -> None:
     assert SHIPPED.stat().st_size < 1_000_000
-    assert {"commit", "data", "photos", "people", "landmarks by", "emotions by"} <= rig.about.keys()
+    assert {"commit", "data", "photos", "people", "landmarks by", "emotions by", "slopes of"} <= rig.about.keys()
     assert rig.about["photos"] > 5000
     dead = {name for name, live in zip(BLENDSHAPES, rig.live, strict=True) if not live}
     assert {"cheekPuff", "jawForward", "noseSneerLeft", "cheekSquintRight"} <= dead
@@ -92,6 +94,28 @@ def test_the_loop_reaches_what_the_linear_rig_misses(rig: Rig, own: NDArray[np.f
     moved, got = rig.expressed(own, wanted, scores({}), read)
     assert abs(got[JAW] - 0.4) < 0.05 < abs(linear - 0.4)
     assert read(moved[None])[0, JAW] == got[JAW]
+
+
+def test_the_loop_meets_mediapipes_own_network(rig: Rig, own: NDArray[np.float64]) -> None:
+    read = network().scores
+    now = np.asarray(read(own[None])[0], np.float64)
+    wanted = np.maximum(now, scores({"jawOpen": 0.5}))
+
+    def error(one: Rig, loop: Reader | None) -> float:
+        moved, _ = one.expressed(own, wanted, now, loop)
+        return float(np.abs(read(moved[None])[0] - wanted)[rig.live].max())
+
+    assert error(rig, read) < 0.03 and error(replace(rig, slopes=None), read) < 0.03
+    assert error(rig, None) > 0.06
+
+
+def test_slopes_are_those_of_the_network(rig: Rig, own: NDArray[np.float64]) -> None:
+    def read(points: NDArray[np.floating]) -> NDArray[np.floating]:
+        return (points - own).reshape(len(points), -1) @ weight
+
+    weight = np.random.default_rng(0).normal(size=(478 * 3, 52))
+    plain = np.stack([weight.T @ rig.offsets[cause].ravel() for cause in range(52)], axis=1)
+    np.testing.assert_allclose(slopes_of(own, rig.offsets, read), plain, rtol=1e-4, atol=1e-4)
 
 
 def test_a_neutral_face_takes_its_own_expression_away(rig: Rig, own: NDArray[np.float64]) -> None:
@@ -152,7 +176,13 @@ def test_a_fit_finds_the_offsets_of_a_persons_own_face(tmp_path: Path) -> None:
     fitted.save(tmp_path / "rig.npz")
     again = load(tmp_path / "rig.npz")
     np.testing.assert_allclose(again.offsets, fitted.offsets, atol=1e-3)
-    assert again.about["data"] == "made up"
+    assert again.about["data"] == "made up" and again.slopes is None
+    looped = rig_fit.fit(**made_up(), read=network().scores)  # type: ignore[arg-type]
+    looped.save(tmp_path / "looped.npz")
+    stored = load(tmp_path / "looped.npz").slopes
+    assert stored is not None and looped.slopes is not None
+    np.testing.assert_allclose(stored, looped.slopes, atol=2e-3, rtol=2e-3)
+    assert stored[JAW, JAW] > 0.02 and again.digest == load(tmp_path / "looped.npz").digest
 
 
 def test_a_mean_face_is_symmetric(rig: Rig) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from facecrafter.data.shards import held_out, load
 from facecrafter.data.sources import joined, near_held_out, resized
+from facecrafter.estimators.blendshapes import network
 from facecrafter.faces import rig_fit
 from facecrafter.faces.rig import Rig
 from facecrafter.provenance import PACKAGE, commit
@@ -46,4 +47,5 @@ def fit_rig(folder: Path, beside: Sequence[Path] = ()) -> Rig:
         [person for person, kept in zip(prepared.persons, rows, strict=True) if kept],
         about,
         None if prepared.sources is None else prepared.sources[rows] == 0,
+        network().scores,
     )

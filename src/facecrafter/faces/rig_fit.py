@@ -13,7 +13,7 @@ from facecrafter.faces import symmetry
 from facecrafter.faces.canonical import mean_face, mirrored, straightened
 from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.faces.face import BLENDSHAPES
-from facecrafter.faces.rig import Rig
+from facecrafter.faces.rig import Reader, Rig, slopes_of
 
 # All of these are choices.
 FRONTAL = 8.0  # degrees of yaw, pitch and roll within which a face belongs to the mean face
@@ -25,6 +25,7 @@ NEUTRAL = 0.8  # probability from which on a face counts as neutral
 # Of each emotion the faces with the highest probabilities, if they have at least the least.
 PROTOTYPES, LEAST = 100, 0.3
 USUAL = 512  # photos whose pose and expression can be drawn
+SLOPES = 64  # photos whose slopes are averaged; 15 do nearly as well
 
 
 def fit(
@@ -35,6 +36,7 @@ def fit(
     persons: Sequence[str],
     about: Mapping[str, Any] | None = None,
     usual: NDArray[np.bool_] | None = None,
+    read: Reader | None = None,
 ) -> Rig:
     """Fit a rig by ridge regression on the differences between photos of one person, and their mirror images.
 
@@ -46,6 +48,7 @@ def fit(
         persons: N names.
         about: where they come from.
         usual: ``(N,)`` photos whose pose and expression can be drawn; None for all.
+        read: MediaPipe's network, for the slopes of its scores.
 
     Raises:
         DataError: too few photos, or of no person two.
@@ -78,7 +81,11 @@ def fit(
         "with several photos": int((np.bincount(people) > 1).sum()),
         "photos of emotions": counts,
     }
-    return Rig(mean, offsets, neutral, emotions, np.percentile(scores, REACH, axis=0), lines, draws, facts)
+    slopes = None
+    if read is not None:
+        faces = found.points[np.random.default_rng(1).permutation(near)[:SLOPES]]
+        slopes = np.mean([slopes_of(face, offsets, read) for face in faces], axis=0)
+    return Rig(mean, offsets, neutral, emotions, np.percentile(scores, REACH, axis=0), lines, draws, facts, slopes)
 
 
 def _line(read: NDArray[np.floating], own: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -80,7 +80,7 @@ def moved(points: Sequence[NDArray[np.float32]], asked: Asked, rig: Rig) -> Move
         elif asked.pose is None or asked.start == "relative":
             own_pose = _within(float(straight.yaw[0]), float(straight.pitch[0]))
     now = np.asarray(read(face[None])[0], np.float64)
-    # What nobody asked for need not be met to the last digit, which takes a fifth of a second an image.
+    # What nobody asked for need not be met to the last digit, which takes some 20 ms an image.
     aims = wanted(asked, rig, now)
     face, scores = rig.expressed(face, aims, now, None if asked.drawn else read)
     pose = asked.pose or own_pose
