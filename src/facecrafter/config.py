@@ -94,6 +94,20 @@ def _bearing(field: FieldInfo) -> Bearing | None:
     return next((one for one in field.metadata if isinstance(one, Bearing)), None)
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a name that is there twice; by itself it takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for name, _ in node.value:
+            if isinstance(name, yaml.ScalarNode) and name.tag != "tag:yaml.org,2002:merge":
+                if name.value in seen:
+                    line = name.start_mark.line + 1
+                    raise yaml.YAMLError(f"'{name.value}' is there twice, the second time in line {line}")
+                seen.add(name.value)
+        return dict(super().construct_mapping(node, deep))
+
+
 def read(path: Path) -> dict[str, Any]:
     """The settings in a YAML file, unchecked.
 
@@ -104,7 +118,7 @@ def read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         if len(text) > MOST_CHARACTERS:
             raise ConfigError(f"{path} has {len(text):,} characters, which is no config; name another file")
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ConfigError(f"there is no config {path}") from None
     except OSError as error:

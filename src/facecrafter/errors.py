@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection, Iterable
+
 LONGEST_REASON = 200  # characters
 
 
@@ -9,6 +12,18 @@ def printable(value: object) -> str:
     """What a stranger's file says as text for a terminal: control characters, which could steer it, and what no
     encoding has are written as escapes."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name, with the nearest known one; empty where none is near."""
+    lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), lower, 1)
+    return f"; did you mean {lower[close[0]]}?" if close else ""
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """The same, with all known names where none is near."""
+    return did_you_mean(word, known) or f"; there are {', '.join(known)}"
 
 
 def reason_of(error: Exception) -> str:

@@ -271,11 +271,17 @@ def check_seeds(first: int, count: int = 1) -> None:
     Raises:
         ConfigError: no images, or a seed that is negative or above 2^63 - 1.
     """
-    if count < 1:
-        raise ConfigError(f"the number of images must be at least 1, not {count}")
+    if not _is_whole(count) or count < 1:
+        raise ConfigError(f"the number of images must be a whole number of at least 1, not {count!r}")
+    if not _is_whole(first):
+        raise ConfigError(f"a seed must be a whole number from 0 to 2^63 - 1, not {first!r}")
     for seed in (first, first + count - 1):
         if not 0 <= seed < 2**63:
             raise ConfigError(f"a seed must be between 0 and 2^63 - 1, not {seed}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _hash(content: dict[str, Any]) -> str:

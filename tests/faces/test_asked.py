@@ -54,6 +54,12 @@ BAD = {
     "no preset between commas": ({"preset": "wink,"}, "no preset ''"),
     "an angle out of range beside a preset": ({"pose": {"yaw": 46}, "preset": "wink"}, "yaw must be from -45 to 45"),
     "two starts": ({"expression": "jawOpen=1", "relative": True, "keep_expression": True}, "give one of both"),
+    "a number of many digits": ({"pose": {"yaw": 10**400}}, "not a number of more than 40 digits"),
+    "a blendshape of many digits": ({"expression": {"jawOpen": 10**400}}, "not a number of more than 40 digits"),
+    "a preset that is no name": ({"preset": 5}, "a preset is a name, as 'wink', not of the type int"),
+    "presets without a preset": ({"presets": Path("own.yaml")}, "no effect without a preset"),
+    "an angle among blendshapes": ({"expression": "yaw=0.5"}, "yaw is an angle; give it as --yaw 20"),
+    "directions and not sides": ({"expression": "mouth=0.8"}, "no control 'mouth'"),
     "no change": ({"relative": True}, "nothing is to be added"),
 }
 
@@ -130,6 +136,9 @@ def test_presets_of_ones_own_are_added(tmp_path: Path) -> None:
         ("a: {jawOpen: yes}", "jawOpen must be a number from 0 to 1, not True"),
         ("a: {yaw: '5'}", "the yaw must be from -45 to 45 degrees, not '5'"),
         ("a: 3", "must be NAME"),
+        ("a: {jawOpen: 0.5, jawOpen: 0.6}", "'jawOpen' is there twice, the second time in line 1"),
+        ("a: {yaw: 5}\na: {yaw: 6}", "'a' is there twice, the second time in line 2"),
+        ("a: {yaw: 1" + "0" * 400 + "}", "not a number of more than 40 digits"),
         ("a: {jawopen: 0.5}", "the preset 'a' of .*did you mean jawOpen"),
         ("a: {yaw: 90}", "the preset 'a' of .*yaw must be"),
         ("a: {jawOpen: wide}", "jawOpen must be a number"),

@@ -182,7 +182,7 @@ def test_a_fit_finds_the_offsets_of_a_persons_own_face(tmp_path: Path) -> None:
     stored = load(tmp_path / "looped.npz").slopes
     assert stored is not None and looped.slopes is not None
     np.testing.assert_allclose(stored, looped.slopes, atol=2e-3, rtol=2e-3)
-    assert stored[JAW, JAW] > 0.02 and again.digest == load(tmp_path / "looped.npz").digest
+    assert stored[JAW, JAW] > 0.02 and again.digest != load(tmp_path / "looped.npz").digest
 
 
 def test_a_mean_face_is_symmetric(rig: Rig) -> None:

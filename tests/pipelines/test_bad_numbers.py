@@ -22,6 +22,14 @@ from facecrafter.pipelines.images import inspect
 REFUSED = {
     "an unknown name": ("--expression jawOpne=0.5", "there is no control 'jawOpne'; did you mean jawOpen?"),
     "an unknown name in a sweep": ("--sweep jawOpne=0:1:3", "no control 'jawOpne'; did you mean jawOpen?"),
+    "an unknown angle in a sweep": ("--sweep ptich=0:3:3", "no control 'ptich'; did you mean pitch?"),
+    "a name before its number": ("--expression jawOpne=5", "there is no control 'jawOpne'; did you mean jawOpen?"),
+    "an angle among blendshapes": ("--expression Yaw=20", "Yaw is an angle; give it as --yaw 20"),
+    "both of two directions": ("--expression jaw=0.5", "there is no control 'jaw'"),
+    "both of two directions in a sweep": ("--sweep mouth=0:1:3", "there is no control 'mouth'"),
+    "a decimal comma": ("--expression jawOpen=0,5", "'5' in 'jawOpen=0,5' is no NAME=NUMBER"),
+    "an unknown emotion": ("--emotion hapy", "unknown emotion 'hapy'; did you mean happy?"),
+    "a share without a colon": ("--emotion sad=0.7", "a share follows a colon, as in sad:0.7"),
     "an unknown preset": ("--preset wnik", "no preset 'wnik'; did you mean wink?"),
     "NaN": ("--expression jawOpen=nan", "jawOpen must be a number from 0 to 1, not nan"),
     "an angle that is NaN": ("--pitch nan", "the pitch must be from -30 to 30 degrees, not nan"),
@@ -34,7 +42,7 @@ REFUSED = {
     "blink and wide": ("--expression eyeBlink=0.8,eyeWide=0.8", "eyeBlinkLeft shuts the eye that eyeWideLeft opens"),
     "a name that is empty": ("--expression =0.5", "'=0.5' is no NAME=NUMBER"),
     "a name that is nothing like one": ("--expression q=0.5", "no control 'q'; 'facecrafter controls list' shows all"),
-    "a comma too many": ("--expression jawOpen=0.5,", "'' is no NAME=NUMBER"),
+    "a comma too many": ("--expression jawOpen=0.5,", "'' in 'jawOpen=0.5,' is no NAME=NUMBER"),
     "one name in two options": ("--expression jawOpen=0.5 --expression jawOpen=0.1", "jawOpen is named twice"),
     "blink and wide in two options": ("--expression eyeBlink=1 --expression eyeWide=1", "shuts the eye"),
     "an empty name in a sweep": ("--sweep =0:1:3", "'=0:1:3' is no NAME=FIRST:LAST:COUNT"),
@@ -67,6 +75,14 @@ REFUSED = {
         "--emotion happy --expression mouthSmile=0 --strict",
         "mouthSmileLeft 0 contradicts the emotion happy, which raises it",
     ),
+    "an emotion by its module that a number takes away": (
+        "--emotion happy --emotion-through module --expression mouthSmile=0 --strict",
+        "mouthSmileLeft 0 contradicts the emotion happy, which raises it",
+    ),
+    "an emotion that a change takes away": (
+        "--emotion happy --relative --expression mouthSmile=-1 --strict",
+        "mouthSmileLeft -1 contradicts the emotion happy, which raises it",
+    ),
     "a dead control": ("--expression cheekPuff=0.5 --strict", "cheekPuff is a control that MediaPipe does not read"),
     "one that the model hardly follows": ("--roll 10 --strict", "small hardly follows roll"),
     "a contradiction": (
@@ -86,6 +102,7 @@ NOTED = {
         ["mouthSmileLeft 0 contradicts the emotion happy, which raises it; the number counts"],
     ),
     "an emotion that a number makes weaker": ("--emotion happy --expression mouthSmile=0.3", []),
+    "a dead control at rest": ("--expression cheekPuff=0", []),
     "nothing": ("--yaw 10 --expression jawOpen=0.5 --emotion happy", []),
 }
 

@@ -385,7 +385,18 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "zero embedding": ({"identity": np.zeros(128, np.float32)}, ConfigError, "no direction"),
     "endless embedding": ({"identity": np.full(128, np.inf, np.float32)}, ConfigError, "no direction"),
     "short embedding": ({"identity": np.ones(64, np.float32)}, ConfigError, "64"),
-    "unknown emotion": ({"emotion": "jolly"}, ConfigError, "unknown emotion 'jolly'; there are neutral, happy"),
+    "unknown emotion": ({"emotion": "jolly"}, ConfigError, "unknown emotion 'jolly'; did you mean joy?"),
+    "an emotion like none": ({"emotion": "qqq"}, ConfigError, "unknown emotion 'qqq'; there are neutral, happy"),
+    "an emotion by number": ({"emotion": 5}, ConfigError, "an emotion is 'sad:0.7'.*not of the type int"),
+    "a share of a number": ({"emotion": {1: 0.5}}, ConfigError, "unknown emotion '1'"),
+    "valence in words": ({"valence": "0.5", "arousal": 0.0}, ConfigError, "valence is '0.5', not a number"),
+    "endless valence": ({"valence": float("inf"), "arousal": 0.0}, ConfigError, "valence inf is outside"),
+    "half an image": ({"n": 2.5}, ConfigError, "the number of images must be a whole number of at least 1, not 2.5"),
+    "half a seed": ({"seed": 0.5}, ConfigError, "a seed must be a whole number from 0"),
+    "the best of a half": ({"best_of": 2.5, "pose": {"yaw": 5}}, ConfigError, "1 to 16 images, not of 2.5"),
+    "free and a pose": ({"free": True, "pose": {"yaw": 5}}, ConfigError, "free has no effect where a pose"),
+    "landmarks of nothing": ({"landmarks_from": np.zeros((478, 3), np.float32)}, ConfigError, "are no face's"),
+    "endless landmarks": ({"landmarks_from": np.full((478, 3), np.inf, np.float32)}, ConfigError, "are no face's"),
     "share of no number": ({"emotion": "happy:much"}, ConfigError, "'much'"),
     "share of nothing": ({"emotion": "happy:"}, ConfigError, "''"),
     "share of nan": ({"emotion": "happy:nan"}, ConfigError, "nan"),
@@ -419,7 +430,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "scale in words": ({"emotion_scale": "3"}, ConfigError, "the emotion scale must be from -20 to 20, not 3"),
     "negative seed": ({"seed": -1}, ConfigError, "a seed must be between 0 and 2.63 - 1, not -1"),
     "seeds beyond the last one": ({"seed": 2**63 - 1, "n": 2}, ConfigError, f"not {2**63}"),
-    "no images": ({"n": 0}, ConfigError, "the number of images must be at least 1, not 0"),
+    "no images": ({"n": 0}, ConfigError, "the number of images must be a whole number of at least 1, not 0"),
 }
 
 

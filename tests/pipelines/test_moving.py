@@ -171,6 +171,17 @@ def test_a_person_is_read_once_for_all_seeds(
     assert (len(found), len(embedded)) == (1, 1)
 
 
+def test_straight_ahead_is_a_pose_too(small_model: FaceModel, portrait: Path) -> None:
+    crafter = FaceCrafter(small_model, gain=Gain({"pitch": ((-20, -10), (0, 4), (20, 15))}))
+
+    def pitch(**asked: Any) -> float:
+        read = crafter.read(crafter.request(portrait, asked=asked_of(**asked)))
+        return float(load().straightened([read.conditions["landmark"].points]).pitch[0])
+
+    smile = {"expression": "mouthSmile=0.5"}
+    assert pitch(**smile) == pytest.approx(pitch(pose=Pose(), **smile), abs=1e-3) == pytest.approx(-5.7, abs=1)
+
+
 def test_a_gain_turns_the_landmarks_further_than_was_asked(small_model: FaceModel, portrait: Path) -> None:
     gain = Gain({"yaw": ((-40, -20), (0, 0), (40, 20))})
     crafter = FaceCrafter(small_model, gain=gain)
@@ -182,7 +193,7 @@ def test_a_gain_turns_the_landmarks_further_than_was_asked(small_model: FaceMode
     assert read.described["pose"] == "yaw 20, pitch 5, roll 0"
     plain = FaceCrafter(small_model)
     assert plain.request(portrait, asked=asked_of(Pose(yaw=10, pitch=5))).digest != request.digest
-    # An expression alone, and a pose that nobody asked for, are as they were.
-    smile = asked_of(expression="mouthSmile=0.5")
-    assert crafter.request(portrait, asked=smile).digest == plain.request(portrait, asked=smile).digest
+    # A pose that nobody asked for is as it was.
+    kept = asked_of(expression="mouthSmile=0.5", keep_expression=True)
+    assert crafter.request(portrait, asked=kept).digest == plain.request(portrait, asked=kept).digest
     assert crafter.request(portrait, free=False).digest == plain.request(portrait, free=False).digest

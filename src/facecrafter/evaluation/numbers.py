@@ -227,7 +227,7 @@ class Shapes:
             OutputError: the cache cannot be written.
         """
         asked = replace(asked, gain=self.gain)
-        content = json.dumps([asked.content(), self.rig.digest, "Broyden"], sort_keys=True).encode()
+        content = json.dumps([asked.content(), self.rig.digest], sort_keys=True).encode()
         name = hashlib.sha256(content + np.ascontiguousarray(points).tobytes()).hexdigest()[:32]
         path = self.cache / "landmarks" / f"{name}.npy"
         try:

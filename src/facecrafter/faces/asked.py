@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -13,7 +12,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from facecrafter import config
-from facecrafter.errors import ConfigError
+from facecrafter.errors import ConfigError, did_you_mean, nearest
+from facecrafter.faces.control_words import DOES
 from facecrafter.faces.emotion import Emotion, describe
 from facecrafter.faces.face import BLENDSHAPES
 from facecrafter.faces.gain import Gain
@@ -58,7 +58,7 @@ class Pose:
     def __post_init__(self) -> None:
         for name, most in ANGLES.items():
             value = getattr(self, name)
-            if not _is_number(value) or not abs(float(value)) <= most:  # NaN fails this too
+            if not _is_number(value) or not -most <= value <= most:  # NaN fails this too
                 raise ConfigError(f"the {name} must be from {-most:g} to {most:g} degrees, not {_quoted(value)}")
 
     def __str__(self) -> str:
@@ -83,7 +83,8 @@ class Asked:
         expression: by the names of :data:`facecrafter.faces.face.BLENDSHAPES`.
         start: what the numbers start from.
         emotion: whose typical expression is added to the neutral face.
-        gain: how far the landmarks are turned for the image to show the pose; None for as far as the pose says.
+        gain: how far the landmarks are turned for the image to show the pose, or to look straight ahead; None for as
+            far as the pose says.
         drawn: nobody asked for it: it is a photo's of the training, drawn by the image's seed.
     """
 
@@ -94,9 +95,14 @@ class Asked:
     gain: Gain | None = None
     drawn: bool = False
 
+    @property
+    def turns(self) -> bool:
+        """Whether it says where the head looks: by a pose, or straight ahead. Otherwise the photo does."""
+        return self.pose is not None or self.start == "neutral"
+
     def content(self) -> dict[str, Any]:
         """What an image depends on, for JSON."""
-        gain = {"gain": self.gain.content()} if self.gain and self.pose else {}
+        gain = {"gain": self.gain.content()} if self.gain and self.turns else {}
         pose = self.pose and {name: float(getattr(self.pose, name)) + 0.0 for name in ANGLES}
         expression = {name: float(value) + 0.0 for name, value in self.expression.items()}
         emotion = self.emotion and [round(share, 6) for share in self.emotion.probabilities]
@@ -159,7 +165,11 @@ def asked_of(
     if relative and keep_expression:
         raise ConfigError("numbers are added to the photo's expression or replace parts of it; give one of both")
     numbers: dict[str, float] = {}
+    if preset is None and presets is not None:
+        raise ConfigError(f"the presets {presets} have no effect without a preset; name one of them")
     if preset is not None:
+        if not isinstance(preset, str):
+            raise ConfigError(f"a preset is a name, as 'wink', not of the type {_type(preset)}")
         numbers = _named(preset, read_presets(presets))
         angles = {name: numbers.pop(name) for name in ANGLES if name in numbers} | angles
     if expression is not None:
@@ -178,7 +188,7 @@ def _named(preset: str, known: Mapping[str, Mapping[str, float]]) -> dict[str, f
     numbers: dict[str, float] = {}
     for name in [preset] if preset in known else [part.strip() for part in preset.split(",")]:
         if name not in known:
-            raise ConfigError(f"there is no preset '{name}'{_near(name, known)}")
+            raise ConfigError(f"there is no preset '{name}'{nearest(name, sorted(known))}")
         numbers |= known[name]
     return numbers
 
@@ -195,7 +205,7 @@ def _angles(pose: Pose | Mapping[str, float] | None) -> dict[str, float]:
         raise ConfigError(f"a pose is Pose(yaw=20, pitch=-5, roll=0) or {{'yaw': 20}}, not of the type {_type(pose)}")
     angles = {str(name): value for name, value in (pose or {}).items()}
     for name in angles.keys() - ANGLES.keys():
-        raise ConfigError(f"there is no angle '{name}'{_near(name, ANGLES)}")
+        raise ConfigError(f"there is no angle '{name}'{nearest(name, ANGLES)}")
     Pose(**angles)
     return angles
 
@@ -214,17 +224,22 @@ def expression_of(given: Numbers, least: float = 0.0) -> dict[str, float]:
         raise ConfigError(f"an expression is {{'jawOpen': 0.6}} or 'jawOpen=0.6', not of the type {_type(given)}")
     named: dict[str, float] = {}
     for word, value in _pairs(given) if isinstance(given, str) else given.items():
+        sides = sides_of(str(word))
         if not _is_number(value) or not least <= value <= 1:  # NaN fails this too
             raise ConfigError(f"{word} must be a number from {least:g} to 1, not {_quoted(value)}")
-        for name in sides_of(str(word)):
+        for name in sides:
             if name in named:
                 raise ConfigError(f"{name} is named twice; leave one out")
             named[name] = float(value)
     return named
 
 
-def sides_of(word: str) -> tuple[str, ...]:
+def sides_of(word: str, others: Collection[str] = ()) -> tuple[str, ...]:
     """The blendshapes that a name stands for: one, or both sides.
+
+    Args:
+        word: the name.
+        others: names that could be meant too, for the message.
 
     Raises:
         ConfigError: it stands for none.
@@ -232,11 +247,14 @@ def sides_of(word: str) -> tuple[str, ...]:
     known = BLENDSHAPES[1:]
     if word in known:
         return (word,)
-    both = tuple(word + side for side in SIDES)
-    if all(name in known for name in both):
-        return both
-    names = {*known, *(name.removesuffix("Left") for name in known if name.endswith("Left"))}
-    close = _did_you_mean(word, names)
+    if word in DOES:
+        return tuple(word + side for side in SIDES)
+    if word.lower() in ANGLES and not others:
+        angle = word.lower()
+        raise ConfigError(
+            f"{word} is an angle; give it as --{angle} 20, pose={{'{angle}': 20}}, or {angle}: 20 in YAML"
+        )
+    close = did_you_mean(word, {*known, *DOES, *others})
     raise ConfigError(f"there is no control '{word}'{close}; 'facecrafter controls list' shows all")
 
 
@@ -246,21 +264,15 @@ def _is_number(value: object) -> bool:
 
 
 def _quoted(value: object) -> str:
-    return repr(value) if isinstance(value, str) else str(value)
+    """A value for a message, in at most 40 characters."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _type(value: object) -> str:
     return type(value).__name__
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), lower, 1)
-    return f"; did you mean {lower[close[0]]}?" if close else ""
-
-
-def _near(word: str, known: Collection[str]) -> str:
-    return _did_you_mean(word, known) or f"; there are {', '.join(sorted(known))}"
 
 
 def _pairs(text: str) -> Iterator[tuple[str, float]]:
@@ -271,7 +283,8 @@ def _pairs(text: str) -> Iterator[tuple[str, float]]:
                 raise ValueError
             yield name, float(value)
         except ValueError:
-            raise ConfigError(f"'{part.strip()}' is no NAME=NUMBER, as in jawOpen=0.6,mouthSmile=0.5") from None
+            example = "as in jawOpen=0.6,mouthSmile=0.5, with decimal points"
+            raise ConfigError(f"'{part.strip()}' in '{text}' is no NAME=NUMBER, {example}") from None
 
 
 def check_lids(numbers: Mapping[str, float]) -> None:
@@ -357,23 +370,29 @@ def wanted(asked: Asked, rig: Rig, now: np.ndarray[Any, Any]) -> np.ndarray[Any,
     return scores.clip(0, 1)
 
 
-def doubts(asked: Asked, rig: Rig) -> Iterator[str]:
+def doubts(asked: Asked, rig: Rig, emotion: Emotion | None = None) -> Iterator[str]:
     """Say what of a request will not be followed, or contradicts the rest.
+
+    Args:
+        asked: the numbers.
+        rig: for which of them are read, and what emotions move.
+        emotion: in words or as a point; None for that of the numbers.
 
     Yields:
         One sentence each.
     """
-    dead = [name for name in asked.expression if not rig.live[BLENDSHAPES.index(name)]]
+    dead = [name for name, value in asked.expression.items() if value and not rig.live[BLENDSHAPES.index(name)]]
     if dead:
         verb = "is a control" if len(dead) == 1 else "are controls"
         yield f"{', '.join(dead)} {verb} that MediaPipe does not read in photos: nothing follows"
-    if asked.emotion is None or asked.start == "relative":
+    emotion = emotion or asked.emotion
+    if emotion is None:
         return
-    typical = rig.emotion(asked.emotion.probabilities)
+    typical = rig.emotion(emotion.probabilities)
     for name, value in asked.expression.items():
         number = BLENDSHAPES.index(name)
-        change = value - rig.neutral[number]
+        change = value if asked.start == "relative" else value - rig.neutral[number]
         # The number takes all of the emotion's change away, or goes the other way.
         if abs(typical[number]) > CLEARLY and change * typical[number] <= 0:
             does = "raises" if typical[number] > 0 else "lowers"
-            yield f"{name} {value:g} contradicts the emotion {asked.emotion.label}, which {does} it; the number counts"
+            yield f"{name} {value:g} contradicts the emotion {emotion.label}, which {does} it; the number counts"

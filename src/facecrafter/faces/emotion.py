@@ -9,7 +9,7 @@ from numbers import Real
 import numpy as np
 from numpy.typing import NDArray
 
-from facecrafter.errors import ConfigError
+from facecrafter.errors import ConfigError, did_you_mean
 
 # The project's own estimator, as prepared folders and models name it.
 OWN = "pixels"
@@ -68,10 +68,7 @@ class Emotion:
     probabilities: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for name in ("valence", "arousal"):
-            value = getattr(self, name)
-            if not -1 <= value <= 1:  # NaN fails this too
-                raise ConfigError(f"{name} {value:g} is outside [-1, 1]")
+        _check_point(self.valence, self.arousal)
         if len(self.probabilities) != len(EMOTIONS):
             raise ConfigError(f"an emotion needs {len(EMOTIONS)} probabilities, not {len(self.probabilities)}")
         if not (min(self.probabilities) >= 0 and abs(sum(self.probabilities) - 1) < 1e-3):
@@ -131,7 +128,11 @@ class Emotion:
         Args:
             valence, arousal: in [-1, 1].
             sharpness: weights fall as ``exp(-sharpness * squared distance)``.
+
+        Raises:
+            ConfigError: one of them is no number in its range.
         """
+        _check_point(valence, arousal)
         distance = ((CENTRES - [valence, arousal]) ** 2).sum(1)
         closeness = np.exp(-sharpness * (distance - distance.min()))
         shares = closeness / closeness.sum()
@@ -148,15 +149,25 @@ class Emotion:
         return np.array([self.valence, self.arousal, *self.probabilities], np.float32)
 
 
+def _check_point(valence: float, arousal: float) -> None:
+    for name, value in (("valence", valence), ("arousal", arousal)):
+        if not isinstance(value, Real):
+            raise ConfigError(f"{name} is {value!r}, not a number in [-1, 1]")
+        if not -1 <= value <= 1:  # NaN fails this too
+            raise ConfigError(f"{name} {value:g} is outside [-1, 1]")
+
+
 def class_named(word: str) -> str:
     """The class, one of :data:`EMOTIONS`, by any of its :data:`NAMES`, in any case.
 
     Raises:
         ConfigError: no class has that name.
     """
-    name = NAMES.get(word.strip().lower())
+    name = NAMES.get(word.strip().lower()) if isinstance(word, str) else None
     if name is None:
-        raise ConfigError(f"unknown emotion '{word}'; there are {', '.join(EMOTIONS)}")
+        way_out = did_you_mean(str(word), NAMES) or f"; there are {', '.join(EMOTIONS)}"
+        colon = "; a share follows a colon, as in sad:0.7" if "=" in str(word) else ""
+        raise ConfigError(f"unknown emotion '{word}'{colon or way_out}")
     return name
 
 
@@ -194,7 +205,11 @@ def emotion_of(
     if valence is None and arousal is None:
         if isinstance(emotion, str):
             return Emotion.from_words(_shares(emotion))
-        return Emotion.from_words(emotion) if isinstance(emotion, Mapping) else emotion
+        if isinstance(emotion, Mapping):
+            return Emotion.from_words(emotion)
+        if emotion is not None and not isinstance(emotion, Emotion):
+            raise ConfigError(f"an emotion is 'sad:0.7' or {{'sad': 0.7}}, not of the type {type(emotion).__name__}")
+        return emotion
     if emotion is not None:
         raise ConfigError("an emotion is given in words and also as valence and arousal; give it one way")
     if valence is None or arousal is None:

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facecrafter.errors import ConfigError
 from facecrafter.faces.face import ffhq_frame
 
 Colour = tuple[int, int, int]
+
+
+def is_landmarks(value: object) -> TypeGuard[NDArray[np.float32]]:
+    """Whether an array is landmarks, ``(478, 2 or 3)``, and not an image."""
+    return isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[0] == 478
+
+
+def check_landmarks(points: NDArray[np.floating]) -> None:
+    """Refuse landmarks that cannot be drawn.
+
+    Raises:
+        ConfigError: a number is not finite, or all points are in one line.
+    """
+    if not np.isfinite(points).all() or not np.ptp(points[:, :2], axis=0).all():
+        raise ConfigError("the landmarks are no face's; give 478 points, as crafter.face(photo).points has them")
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def fit(
     slopes = None
     if read is not None:
         faces = found.points[np.random.default_rng(1).permutation(near)[:SLOPES]]
+        facts["slopes of"] = f"{len(faces)} of the photos"
         slopes = np.mean([slopes_of(face, offsets, read) for face in faces], axis=0)
     return Rig(mean, offsets, neutral, emotions, np.percentile(scores, REACH, axis=0), lines, draws, facts, slopes)
 

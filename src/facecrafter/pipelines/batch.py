@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from facecrafter.errors import ConfigError, FaceCrafterError, OutputError
+from facecrafter.errors import ConfigError, FaceCrafterError, OutputError, nearest
 from facecrafter.faces.asked import Asked, angles_of, asked_of
 from facecrafter.faces.photo_file import PhotoFile
 from facecrafter.io import check_free, write_whole
@@ -129,16 +129,19 @@ class Pair:
         )
 
     def _asked(self, numbers: Numbers) -> Asked | None:
-        """The row's pose and expression; None where it has none.
+        """The row's pose and expression; None where it has none, and no emotion that could move landmarks of its own.
 
         Raises:
             ConfigError: they cannot be used.
         """
-        if not any(self.values[column] for column in (*ANGLES, "expression", "preset")):
+        by_numbers = any(self.values[column] for column in (*ANGLES, "expression", "preset"))
+        emotion = not self.values["target"] and (self.values["emotion"] or self.values["valence"])
+        if not by_numbers and not (emotion and (numbers.relative or numbers.keep_expression)):
             return None
         angles = angles_of(*(self.decimal(column) for column in ANGLES))
         expression, preset = self.values["expression"] or None, self.values["preset"] or None
-        return asked_of(angles, expression, preset, numbers.relative, numbers.keep_expression, numbers.presets)
+        presets = numbers.presets if preset else None
+        return asked_of(angles, expression, preset, numbers.relative, numbers.keep_expression, presets)
 
 
 @dataclass
@@ -229,7 +232,7 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
     for missing in [name for name in REQUIRED if name not in columns]:
         raise ConfigError(f"{path} has no column '{missing}'; it needs {','.join(REQUIRED)} in its first line")
     for unknown in [name for name in columns if name not in REQUIRED + OPTIONAL]:
-        raise ConfigError(f"{path} has a column '{unknown}'; there are {', '.join(REQUIRED + OPTIONAL)}")
+        raise ConfigError(f"{path} has a column '{unknown}'{nearest(unknown, REQUIRED + OPTIONAL)}")
     for twice in [name for name in columns if columns.count(name) > 1]:
         raise ConfigError(f"{path} has two columns '{twice}'; leave one of them out")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from facecrafter.faces.face import Choice, Pick
 from facecrafter.faces.followed import Following, measured, unfollowed
 from facecrafter.faces.gain import Gain
 from facecrafter.faces.gain import load as load_gain
+from facecrafter.faces.landmarks import check_landmarks, is_landmarks
 from facecrafter.faces.photo_file import Photo, check_faces, photos_of, taken
 from facecrafter.faces.rig import load
 from facecrafter.pipelines.devices import check_bfloat16, usable_device
@@ -177,7 +178,8 @@ class FaceCrafter(PhotoReader):
             asked = replace(asked or Asked(), emotion=feeling)
         whole = None if target is None else Portrait(photos=(taken(target),), face=target_face)
         shape = whole
-        if _is_points(landmarks_from):
+        if is_landmarks(landmarks_from):
+            check_landmarks(landmarks_from)
             shape = Portrait(points=landmarks_from)
         elif landmarks_from is not None:
             shape = Portrait(photos=(taken(cast(Photo, landmarks_from)),), face=target_face)
@@ -190,7 +192,7 @@ class FaceCrafter(PhotoReader):
         check_faces(None, 0, target_face, len({getattr(one, "path", id(one)) for one in targets}))
         described: dict[str, str] = {}
         if asked is not None:
-            shape, described = self._by_numbers_of(shape or person, asked, strict)
+            shape, described = self._by_numbers_of(shape or person, asked, strict, feeling)
         conditions = {name: one for name, one in (("landmark", shape), ("emotion", mood)) if one is not None}
         alone = not conditions
         if alone:
@@ -202,7 +204,9 @@ class FaceCrafter(PhotoReader):
             self._note(text)
         return request
 
-    def _by_numbers_of(self, face: Portrait, asked: Asked, strict: bool) -> tuple[Portrait, dict[str, str]]:
+    def _by_numbers_of(
+        self, face: Portrait, asked: Asked, strict: bool, emotion: Emotion | None
+    ) -> tuple[Portrait, dict[str, str]]:
         """Landmarks by numbers of a face: of its photos, which are read later, or of its landmarks; where it has
         neither, of the mean face. With them, what to say of what is not read later.
 
@@ -210,9 +214,9 @@ class FaceCrafter(PhotoReader):
             ConfigError: with ``strict``, something that will not be followed.
         """
         asked = replace(asked, gain=self.gain)
-        for text in (*doubts(asked, load()), *unfollowed(asked, self.following, self.name)):
+        for text in (*doubts(asked, load(), emotion), *unfollowed(asked, self.following, self.name)):
             if strict:
-                raise ConfigError(text)
+                raise ConfigError(f"{text}; leave it out, or ask without strict")
             self._note(text)
         if face.photos:
             return Portrait(photos=face.photos, face=face.face, asked=asked), {}
@@ -330,6 +334,8 @@ class FaceCrafter(PhotoReader):
             strict=strict,
             free=free,
         )
+        if free and first.conditions:
+            raise ConfigError("free has no effect where a pose, an expression or an emotion is asked; leave it out")
         asked_for = [seeded(first, seed + number) for number in range(n)]
         requests = [self.read(one) for one in asked_for]
         made = dict(rendered(self, requests, best_of, progress))
@@ -388,8 +394,3 @@ def _model_name(folder: Path) -> str:
     """What metadata call a model: its folder, and that of the run, all of which call their result ``model``."""
     own = folder.name
     return f"{folder.parent.name}/{own}" if own == "model" and folder.parent.name else own
-
-
-def _is_points(value: object) -> TypeGuard[NDArray[np.float32]]:
-    """Whether an array is landmarks and not an image."""
-    return isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[0] == 478

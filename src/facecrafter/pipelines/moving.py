@@ -87,7 +87,7 @@ def moved(points: Sequence[NDArray[np.float32]], asked: Asked, rig: Rig) -> Move
     if asked.pose is not None and asked.start == "relative":
         added = {name: getattr(own_pose, name) + getattr(asked.pose, name) for name in ANGLES}
         pose = _within(**added)
-    turned = pose.turned(asked.gain) if asked.pose is not None else pose
+    turned = pose.turned(asked.gain) if asked.turns else pose
     points_moved = rig.posed(face, turned.yaw, turned.pitch, turned.roll)
     return Moved(points_moved, turned, scores, asked, pose, aims)
 

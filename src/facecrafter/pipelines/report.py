@@ -191,8 +191,8 @@ def candidates(request: Request, best_of: int) -> list[Request]:
     Raises:
         ConfigError: it is not from 1 to 16 images, or nothing was asked that an image could be close to.
     """
-    if not 1 <= best_of <= MOST:
-        raise ConfigError(f"the best is of 1 to {MOST} images, not of {best_of}")
+    if not isinstance(best_of, int) or not 1 <= best_of <= MOST:
+        raise ConfigError(f"the best is of 1 to {MOST} images, not of {best_of!r}")
     if best_of > 1 and not request.conditions:
         raise ConfigError("the closest of several images needs something to be close to; ask for a pose or an emotion")
     others = [hashlib.sha256(f"{request.seed} {number}".encode()).hexdigest()[:8] for number in range(1, best_of)]

@@ -74,7 +74,7 @@ def sweep_of(text: str, relative: bool = False) -> Sweep:
 
 def controls_of(name: str) -> tuple[str, ...]:
     """What a sweep changes: an angle, or one or both sides of a blendshape."""
-    return (name,) if name in ANGLES else sides_of(name)
+    return (name,) if name in ANGLES else sides_of(name, ANGLES)
 
 
 def check_unswept(sweeps: Sequence[Sweep], given: Iterable[str]) -> None:
@@ -100,7 +100,7 @@ def with_number(asked: Asked, name: str, value: float) -> Asked:
     """
     if name in ANGLES:
         return replace(asked, pose=replace(asked.pose or Pose(), **{name: value}))
-    sides_of(name)
+    sides_of(name, ANGLES)
     changed = expression_of({name: value}, -1.0 if asked.start == "relative" else 0.0)
     return replace(asked, expression=dict(sorted({**asked.expression, **changed}.items())))
 
