@@ -178,6 +178,41 @@ def test_a_double_click_answers_one_question(page: Page, ready: Callable[..., tu
     assert count(page) == f"1 of {TRIALS}" and status_of(store).answers == 1
 
 
+@pytest.mark.parametrize("how", ["slow double click", "double click", "key"])
+def test_an_undo_done_twice_takes_back_one_answer(
+    page: Page, ready: Callable[..., tuple[str, Store]], how: str
+) -> None:
+    def twice(apart: float) -> None:
+        for number in (1, 2):
+            if how == "key":
+                page.keyboard.press("Backspace")
+            else:  # where the button is by then: another question may move it
+                page.locator("#undo").dispatch_event("click", {"detail": number if how == "double click" else 1})
+            page.wait_for_timeout(apart)
+
+    url, store = ready()
+    begin(page, url)
+    for key in "123":
+        press(page, key)
+    settled(page)
+    twice(450 if how == "double click" else 250)
+    settled(page)
+    assert count(page) == f"2 of {TRIALS}" and status_of(store).answers == 2
+    page.keyboard.press("Backspace")  # and a later one takes back the next
+    page.wait_for_selector("#bar[value='1']", state="attached")
+
+
+def test_the_last_answer_is_undone_at_the_end(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
+    url, store = ready()
+    begin(page, url)
+    for _ in range(TRIALS):
+        press(page, "1")
+    page.wait_for_selector(END)
+    page.locator("#undo").dblclick(delay=100)
+    settled(page)
+    assert count(page) == f"{TRIALS - 1} of {TRIALS}" and status_of(store).answers == TRIALS - 1
+
+
 def test_a_mouse_at_rest_marks_no_option_of_the_next_question(
     page: Page, ready: Callable[..., tuple[str, Store]]
 ) -> None:

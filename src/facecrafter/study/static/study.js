@@ -3,7 +3,7 @@
 
 const byId = (id) => document.getElementById(id);
 const LANGUAGE = "facecrafter-study-language";
-const SETTLE_MILLISECONDS = 300; // after a new question, in which the second click of a double click is no answer
+const SETTLE_MILLISECONDS = 300; // after a new question or an undo, in which the second click of a double click is none
 const LONGEST_WAIT = 15_000;
 const ANSWER_MILLISECONDS = 20_000; // a request that is not answered by then is lost: a phone in a tunnel gets no error
 const TOUCH = matchMedia("(hover: none)"); // as in study.css: no keys are named there
@@ -14,6 +14,7 @@ let placed = []; // of a ranking: positions, the best first
 let shownAt = 0;
 let ready = false;
 let sending = false;
+let undoneAt = -Infinity;
 
 class Refusal extends Error {
   constructor(status, message) {
@@ -293,9 +294,11 @@ async function deliver(answer) {
   byId("saved").textContent = taken ? words("saved") : "";
 }
 
+// The second click of a double click takes back nothing more.
 async function undo() {
-  if (sending || !now?.last) return;
+  if (sending || !now?.last || performance.now() - undoneAt < SETTLE_MILLISECONDS) return;
   await change("/api/undo", now.last);
+  undoneAt = performance.now();
   byId("saved").textContent = "";
 }
 
@@ -355,7 +358,7 @@ byId("agree-form").addEventListener("submit", async (event) => {
   }
   byId("agree").disabled = false;
 });
-byId("undo").addEventListener("click", undo);
+byId("undo").addEventListener("click", (event) => { if (event.detail < 2) undo(); });
 byId("save").addEventListener("click", () => {
   if (ready && !sending && placed.length === now.trial.options.length) send(placed);
 });
