@@ -16,12 +16,18 @@ let ready = false;
 let sending = false;
 let undoneAt = -Infinity;
 
+// What the study itself says of a request. Anything else comes from something in between, and passes.
+const REFUSED = new Set(["unknown", "stale", "invalid", "forbidden"]);
+const BLOCKED = new Set(["other_origin", "unknown_host"]); // a proxy that is set up wrongly: to be read, not waited for
+
 class Refusal extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
+  constructor(status, content) {
+    super(content?.message ?? "");
+    this.code = status < 500 ? content?.error : undefined;
   }
 }
+
+const isWithdrawn = (error) => error.code === "unknown";
 
 async function ask(path, body) {
   const options = body === undefined ? {} : {
@@ -32,7 +38,7 @@ async function ask(path, body) {
   try {
     const response = await fetch(path, { cache: "no-store", credentials: "same-origin", signal: lost.signal, ...options });
     const content = await response.json().catch((error) => { if (response.ok) throw error; });
-    if (!response.ok) throw new Refusal(response.status, content?.message ?? "");
+    if (!response.ok) throw new Refusal(response.status, content);
     return content;
   } finally {
     clearTimeout(timer);
@@ -249,8 +255,7 @@ async function persist(path, body, message = "retrying") {
       complain("");
       return answered;
     } catch (error) {
-      const final = error instanceof Refusal && error.status < 500 && error.status !== 429;
-      if (final) throw error;
+      if (REFUSED.has(error.code) || BLOCKED.has(error.code)) throw error;
       complain(words(message));
       await pause(wait);
     }
@@ -262,7 +267,7 @@ async function current() {
   try {
     return await persist("/api/state");
   } catch (error) {
-    if (error.status === 404) return null;
+    if (isWithdrawn(error)) return null;
     throw error;
   }
 }
@@ -274,7 +279,10 @@ async function change(path, body, message) {
   byId("undo").disabled = true;
   let saved = null;
   try {
-    saved = await persist(path, body, message).catch(() => null);
+    saved = await persist(path, body, message).catch((error) => {
+      if (!REFUSED.has(error.code)) throw error; // and what was to be sent is kept
+      return null;
+    });
     now = saved ? saved.now : await current();
     keep(null);
   } catch {
@@ -338,7 +346,7 @@ async function begin(language) {
 // Another tab may have gone on.
 async function refresh() {
   if (sending || !now) return;
-  const found = await ask("/api/state").catch((error) => (error.status === 404 ? null : now));
+  const found = await ask("/api/state").catch((error) => (isWithdrawn(error) ? null : now));
   if (sending || !now) return;
   if (!found) return showWithdrawn();
   const same = found.trial?.trial === now.trial?.trial && found.trial?.attempt === now.trial?.attempt;
