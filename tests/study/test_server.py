@@ -18,7 +18,7 @@ from facecrafter.study import manifest, server, statistics, worth
 from facecrafter.study.answers import choices, given
 from facecrafter.study.database import Database, open_database
 from facecrafter.study.manifest import Manifest
-from facecrafter.study.rehearsal import Habits, by_worth, check_kept, owners, take_part_together
+from facecrafter.study.rehearsal import Habits, by_worth, check_kept, owners, rehearsed, take_part_together
 from facecrafter.study.server import MOST_CONNECTIONS, make_app
 from facecrafter.study.status import status_of
 from facecrafter.study.store import Store, digest_of
@@ -279,6 +279,18 @@ def test_no_address_is_stored(study: Callable[..., tuple[Path, Store]], tmp_path
 
 
 LOGS = (0.0, 0.7, 1.4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"access": "links"}, {"access": "code", "access_code": "panel word"}], ids=["open", "links", "code"]
+)
+def test_a_study_of_any_access_is_rehearsed(
+    made: Callable[..., tuple[Path, Manifest]], settings: dict[str, str]
+) -> None:
+    folder, _ = made(**settings)
+    with rehearsed(folder, 3, habits=Habits(reload=0.5, leave=0)) as store:
+        found = status_of(store)
+    assert (found.participants, found.finished) == (3, 3)
 
 
 def test_many_at_once_lose_and_double_nothing(
