@@ -27,7 +27,7 @@ class UnknownError(FaceCrafterError):
 
 
 class StaleError(FaceCrafterError):
-    """An answer to what is no longer asked: it was undone, or given to somebody else, in the meantime."""
+    """An answer to what is no longer asked: it was undone, or dealt again, in the meantime."""
 
 
 class InvalidError(FaceCrafterError):
@@ -215,7 +215,8 @@ class Store:
         return state
 
     def answer(self, secret: str, trial_id: int, attempt: int, positions: Sequence[int], milliseconds: int) -> bool:
-        """Keep an answer. It is on the disk when this returns.
+        """Keep an answer. It is on the disk when this returns. One to a trial that was given back counts too, while
+        its participant was dealt nothing in its place: it was sent late, over a lost connection.
 
         Args:
             secret: the participant's token.
@@ -238,10 +239,14 @@ class Store:
             if trial is None or trial.participant_id != participant.id:
                 raise UnknownError("there is no such trial; reload the page")
             self._check(trial, positions)
-            if attempt != trial.attempt or not trial.live:
+            if attempt != trial.attempt:
                 raise StaleError("this question has changed in the meantime; reload the page")
             if session.get(Answer, trial_id) is not None:
                 return False
+            if not trial.live:
+                self.database.lock_dealing(session)
+                trial.live = True
+                session.add(trial)
             time = self.clock()
             session.add(Answer(trial_id=trial_id, positions=list(positions), milliseconds=milliseconds, answered=time))
             session.flush()
