@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,27 @@ def test_true_rates_are_those_of_large_studies(design: Any) -> None:
     assert rates == pytest.approx(simulate.true_rates(plan, logs), abs=0.02)
 
 
+def test_true_mean_ranks_are_those_of_large_studies() -> None:
+    plan = Plan(400, 60, 20, 3, "ranking", 0.5, 0.0)
+    logs = np.array([1.0, 0.0, -1.0])
+    ranks = statistics.mean_ranks(simulate.answered(plan, logs, np.random.default_rng(1)), draws=2).values
+    assert ranks == pytest.approx(simulate.true_means(plan, logs), abs=0.03)
+
+
+def test_a_ranking_is_planned_by_what_its_report_tests() -> None:
+    plan = Plan(design="ranking")
+    found = simulate.power(plan, [0.0, 0.2], studies=40)
+    by_first_places = simulate.power(replace(plan, design="choose"), [0.2], studies=40)
+    assert found[0].best <= 0.1 and found[1].best > by_first_places[0].best + 0.1  # whole orders tell more
+    alike = simulate.coverage(plan, np.zeros(5), studies=40)
+    assert alike.means > 0.85 and set(alike.false_alarms) == {
+        "Wald, by participants and sets",
+        "any pair, Holm",
+        "Friedman",
+    }
+    assert simulate.coverage(plan, np.log([0.4, 0.25, 0.2, 0.1, 0.05]), studies=40).means > 0.85
+
+
 def test_logs_of_a_difference() -> None:
     plan = Plan()
     rates = simulate.true_rates(plan, simulate.logs_of(0.2, plan))
@@ -224,7 +246,7 @@ def test_power_grows_and_false_alarms_are_few() -> None:
 
 def test_intervals_hold_what_they_should() -> None:
     found = simulate.coverage(Plan(), np.log([0.4, 0.25, 0.2, 0.1, 0.05]), studies=60)
-    assert 0.9 <= found.rates <= 1.0 and found.worths is None and found.false_alarms == {}
+    assert 0.9 <= found.means <= 1.0 and found.worths is None and found.false_alarms == {}
     even = simulate.coverage(Plan(by_participant=0, by_set=0), np.zeros(5), studies=30)
     assert even.worths is not None and even.worths > 0.85 and set(even.false_alarms) >= {"Cochran's Q"}
 

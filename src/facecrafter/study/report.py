@@ -84,16 +84,8 @@ class Result:
     @cached_property
     def tests(self) -> list[Test]:
         """The tests of any difference."""
-        answers, methods = self.choices, len(self.methods)
-        found = [statistics.wald(self.main)]
-        if answers.is_ranking:
-            ranks = np.zeros((len(answers), methods))
-            np.put_along_axis(ranks, answers.orders, np.arange(1.0, methods + 1)[None], 1)
-            found.append(statistics.friedman(ranks))
-        elif answers.layouts.shape[1] == methods:
-            chosen = np.eye(methods)[answers.orders[:, 0]]
-            found.append(statistics.cochran(chosen))
-        return found
+        usual = statistics.usual(self.choices)
+        return [statistics.wald(self.main), *([usual] if usual else [])]
 
     @cached_property
     def pairs(self) -> list[Pair]:
