@@ -93,6 +93,13 @@ def test_nothing_that_a_participant_gets_tells_the_methods(study: Callable[..., 
         assert not any(word in text for text in texts for word in (method, method.split()[1]))
 
 
+def test_an_image_does_not_tell_when_it_was_written(study: Callable[..., tuple[Path, Store]]) -> None:
+    client = visitor(*study())
+    option = agreed(client)["trial"]["options"][0][0]
+    headers = client.get(option).headers
+    assert headers["content-type"] == "image/png" and "last-modified" not in headers and "etag" not in headers
+
+
 def test_before_consent_nothing_is_stored_and_no_image_shown(study: Callable[..., tuple[Path, Store]]) -> None:
     folder, store = study()
     client = visitor(folder, store)
