@@ -219,7 +219,7 @@ def test_status_and_export_need_the_admin_token(study: Callable[..., tuple[Path,
 @pytest.fixture
 def hardly_any(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates that allow three requests, and then none for a year: the tests' own pace decides nothing."""
-    for name in ("PARTICIPANT_RATE", "ADMIN_RATE", "JOINING_RATE"):
+    for name in ("PARTICIPANT_RATE", "ADMIN_RATE", "JOINING_RATE", "REFUSED_RATE"):
         monkeypatch.setattr(server, name, Rate(3, 3e-8))
 
 
@@ -251,6 +251,37 @@ def test_one_address_cannot_join_for_ever(study: Callable[..., tuple[Path, Store
         client.get("/")
         codes.append(client.post("/api/consent", json=AGREED).status_code)
     assert codes == [200, 200, 200, 429, 429] and status_of(store).participants == 3
+
+
+@pytest.mark.parametrize("access", ["code", "links"])
+def test_wrong_codes_and_links_are_slowed_down_and_keep_nobody_out(
+    study: Callable[..., tuple[Path, Store]], hardly_any: None, access: str
+) -> None:
+    folder, store = study(access=access, access_code="panel word" if access == "code" else "")
+    stranger, client = visitor(folder, store), visitor(folder, store)
+    stranger.cookies.set(f"facecrafter-study-{store.study.digest[:8]}", "no-link-of-this-study")
+    codes = [stranger.post("/api/consent", json={**AGREED, "code": "a guess"}).status_code for _ in range(5)]
+    wrong = 401 if access == "code" else 404
+    assert codes == [wrong, wrong, wrong, 429, 429]
+    client.get("/" if access == "code" else f"/i/{store.invite(1)[0]}")
+    assert client.post("/api/consent", json={**AGREED, "code": "panel word"}).json() == {"joined": True}
+
+
+def test_reading_has_a_limit_of_its_own_for_each_visitor(
+    study: Callable[..., tuple[Path, Store]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "READING_RATE", Rate(10, 3e-8))
+    folder, store = study()
+    app = make_app(folder, store, Binding())
+    one, other = (
+        TestClient(app, base_url="http://127.0.0.1", headers={"Sec-Fetch-Site": "same-origin"}) for _ in range(2)
+    )
+    image = agreed(one)["trial"]["options"][0][0]
+    agreed(other)
+    assert [one.get("/api/state").status_code for _ in range(9)] == [200] * 9
+    for path in (image, "/api/state", "/api/study", "/", "/r/somebodys-token-it-may-be"):
+        assert one.get(path).status_code == 429
+    assert other.get("/api/state").status_code == 200
 
 
 def test_a_translation_is_whole_and_the_rest_is_the_studys_own(study: Callable[..., tuple[Path, Store]]) -> None:
