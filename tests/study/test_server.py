@@ -320,7 +320,9 @@ LOGS = (0.0, 0.7, 1.4)
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"access": "links"}, {"access": "code", "access_code": "panel word"}], ids=["open", "links", "code"]
+    "settings",
+    [{}, {"access": "links"}, {"access": "code", "access_code": "panel word"}],
+    ids=["open", "links", "code"],
 )
 def test_a_study_of_any_access_is_rehearsed(
     made: Callable[..., tuple[Path, Manifest]], settings: dict[str, str]

@@ -14,6 +14,7 @@ from sqlmodel import Session, col, select
 
 from facecrafter.errors import FaceCrafterError
 from facecrafter.study import design
+from facecrafter.study.config import MOST_HOURS
 from facecrafter.study.database import Database
 from facecrafter.study.design import Dealt
 from facecrafter.study.manifest import Manifest
@@ -149,7 +150,7 @@ class Store:
 
     def _release(self, session: Session) -> None:
         """Give back what participants left unanswered for long."""
-        since = self.clock() - timedelta(hours=self.study.config.return_after_hours)
+        since = self.clock() - timedelta(hours=min(self.study.config.return_after_hours, MOST_HOURS))
         # Locked, so that nobody of them answers meanwhile; who does so just now is not gone.
         left = session.exec(
             select(Participant.id)
