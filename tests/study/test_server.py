@@ -153,6 +153,24 @@ def test_the_personal_link_goes_on_elsewhere(study: Callable[..., tuple[Path, St
     assert phone.get("/r/a-token-that-nobody-has").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("names", "scheme", "secure"),
+    [
+        (["study.example"], "https", True),
+        (["study.example"], "http", False),
+        (["study.example"], None, False),
+        ([], "https", False),
+    ],
+)
+def test_a_cookie_that_came_by_https_goes_by_https_alone(
+    study: Callable[..., tuple[Path, Store]], names: list[str], scheme: str | None, secure: bool
+) -> None:
+    folder, store = study()
+    client = TestClient(make_app(folder, store, Binding(names=names)), base_url="http://127.0.0.1")
+    found = client.get("/", headers={"X-Forwarded-Proto": scheme} if scheme else {})
+    assert ("; secure" in found.headers["set-cookie"].lower()) == secure
+
+
 def test_a_visitor_has_a_name_of_their_own_in_each_study(
     made: Callable[..., tuple[Path, Manifest]], tmp_path: Path
 ) -> None:

@@ -84,7 +84,7 @@ def make_app(folder: Path, store: Store, binding: Binding) -> Guard:
     app.mount("/static/study", Files(directory=STATIC), name="study")
     for kind, (code, name) in _CODES.items():
         app.add_exception_handler(kind, _refuses(code, name))
-    Participants(folder, store).add_to(app)
+    Participants(folder, store, named=bool(binding.names)).add_to(app)
     Admin(folder, store).add_to(app)
     for route in app.routes:
         if isinstance(route, APIRoute):
@@ -100,9 +100,16 @@ def _refuses(code: int, name: str) -> Any:
 
 
 class Participants:
-    """What participants ask for."""
+    """What participants ask for.
 
-    def __init__(self, folder: Path, store: Store) -> None:
+    Args:
+        folder: of the study.
+        store: of its participants.
+        named: a proxy stands before it, whose word for how a visitor came is taken.
+    """
+
+    def __init__(self, folder: Path, store: Store, named: bool = False) -> None:
+        self.named = named
         self.folder, self.store, self.study = folder, store, store.study
         self.cookie = f"facecrafter-study-{self.study.digest[:8]}"
         self.images = {path.name for path in (folder / IMAGES).glob("*.png")}
@@ -130,30 +137,31 @@ class Participants:
         """The page; a new visitor gets a token, which means nothing yet."""
         response = FileResponse(STATIC / "study.html", headers={"Cache-Control": "no-store"})
         if not self._secret(request) and self.study.config.access != "links":
-            self._remember(response, new_token())
+            self._remember(request, response, new_token())
         return response
 
-    def personal(self, code: str) -> Response:
+    def personal(self, request: Request, code: str) -> Response:
         """A personal link: it makes one participant, and opened again goes on where that one was."""
         try:
             self.store.check_invitation(code)
         except UnknownError as error:
             return PlainTextResponse(f"{error}\n", 404)
-        return self._entering(code)
+        return self._entering(request, code)
 
-    def come_back(self, token: str) -> Response:
+    def come_back(self, request: Request, token: str) -> Response:
         """The link with which a participant goes on elsewhere."""
         if not self.store.knows(token):
             return PlainTextResponse("this link is not valid, or its answers were deleted\n", 404)
-        return self._entering(token)
+        return self._entering(request, token)
 
-    def _entering(self, token: str) -> Response:
+    def _entering(self, request: Request, token: str) -> Response:
         response = RedirectResponse("/", 303)
-        self._remember(response, token)
+        self._remember(request, response, token)
         return response
 
-    def _remember(self, response: Response, token: str) -> None:
-        response.set_cookie(self.cookie, token, COOKIE_SECONDS, path="/", httponly=True, samesite="lax")
+    def _remember(self, request: Request, response: Response, token: str) -> None:
+        secure = self.named and request.headers.get("x-forwarded-proto", "").strip().lower() == "https"
+        response.set_cookie(self.cookie, token, COOKIE_SECONDS, path="/", secure=secure, httponly=True, samesite="lax")
 
     def _secret(self, request: Request) -> str:
         """The visitor's token; empty where there is none that could be one."""
