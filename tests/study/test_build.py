@@ -93,6 +93,20 @@ def test_a_study_with_answers_gives_way_to_no_other(images: Path, tmp_path: Path
     build(config(images), tmp_path, overwrite=True)  # the same study again
 
 
+def test_a_study_that_is_replaced_keeps_its_file(images: Path, tmp_path: Path) -> None:
+    former = build(config(images), tmp_path / "study")
+    build(config(images), tmp_path / "study", overwrite=True)  # the same study again
+    assert [path.name for path in (tmp_path / "study").glob("study*.json")] == [MANIFEST]
+    later = build(config(images, seed=7), tmp_path / "study", overwrite=True)
+    assert manifest.read(tmp_path / "study").digest == later.digest
+    (tmp_path / "again").mkdir()
+    shutil.copy(tmp_path / "study" / f"study-{former.digest}.json", tmp_path / "again" / MANIFEST)
+    again = manifest.read(tmp_path / "again")
+    assert again == former and again.digest == former.digest
+    images_of = {path.name for path in (tmp_path / "study" / IMAGES).iterdir()}
+    assert all(name in images_of for one in again.groups["control"].sets for names in one.images for name in names)
+
+
 def damage_size(folder: Path) -> None:
     square(folder / METHODS[1] / "control" / "001.png", (1, 2, 3), side=50)
 
