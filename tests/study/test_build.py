@@ -107,6 +107,21 @@ def test_a_study_that_is_replaced_keeps_its_file(images: Path, tmp_path: Path) -
     assert all(name in images_of for one in again.groups["control"].sets for names in one.images for name in names)
 
 
+def test_the_first_images_of_a_set_are_by_number_and_others_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "images"
+    draw_images(folder, 3, images=12)
+    made = build(config(folder, images_a_set=3), tmp_path / "study")
+    for one in made.groups["diversity"].sets:
+        for method, names in zip(METHODS, one.images, strict=True):
+            for number, name in enumerate(names):
+                original = load_photo(folder / method / "diversity" / one.name / f"{number}.png")
+                assert (load_photo(tmp_path / "study" / IMAGES / name) == original).all()
+    said = [one.getMessage() for one in caplog.records]
+    assert f"{folder / METHODS[0] / 'diversity'}: a set has 3 images, and 27 further ones are left out" in said
+
+
 def damage_size(folder: Path) -> None:
     square(folder / METHODS[1] / "control" / "001.png", (1, 2, 3), side=50)
 

@@ -7,6 +7,8 @@ them as ``REFERENCES/control/source/SET.png``, ``.../target/SET.png`` and ``REFE
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from facecrafter.study import manifest
 from facecrafter.study.config import BETWEEN, Kind, StudyConfig, check_new
 from facecrafter.study.database import FILE
 from facecrafter.study.manifest import Group, ImageSet, Manifest
+
+log = logging.getLogger(__name__)
 
 SMALLEST_SIDE = 32  # pixels of an image that a person can judge
 
@@ -280,9 +284,19 @@ def _sets_of(folder: Path, kind: Kind, count: int) -> dict[str, tuple[Path, ...]
                 named[path.stem] = (path,)
         return named
     sets = {}
+    left_out = 0
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        images = find_photos(inner)[0]
+        images = sorted(find_photos(inner)[0], key=_by_number)
         if len(images) < count:
             raise DataError(f"{inner} holds {len(images)} images, and a set of the study has {count}")
         sets[inner.name] = tuple(images[:count])
+        left_out += len(images) - count
+    if left_out:
+        log.warning("%s: a set has %d images, and %d further ones are left out", folder, count, left_out)
     return sets
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """A key that puts 2 before 10."""
+    parts = re.split(r"([0-9]+)", path.as_posix())
+    return [(int(part), "") if part[:1].isdigit() else (-1, part) for part in parts]
