@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from facecrafter.evaluation.record import Interval
 from facecrafter.study import simulate, statistics, worth
 from facecrafter.study.answers import Choices
 from facecrafter.study.simulate import Plan
@@ -185,6 +186,26 @@ def test_a_method_that_is_never_chosen_has_a_small_worth_and_no_infinity() -> No
     found = worth.fit(chosen([0, 1] * 50, 3)).worths[2]
     assert found.value is not None and 0 < found.value < 0.02
     assert found.low is not None and found.high is not None and found.high < 0.2
+
+
+def test_a_worth_of_which_too_little_is_known_has_no_interval() -> None:
+    single = Choices(3, np.arange(1), np.arange(1), np.array([[0, 1]]), np.array([[0]]))
+    first, second, never = worth.fit(single).worths
+    assert never == Interval()
+    assert first.value is not None and second.value is not None and first.value > 0.5
+    assert first.value + second.value == pytest.approx(1)
+    assert (first.low, first.high, second.low, second.high) == (None,) * 4
+    rare = Choices(3, np.arange(9), np.arange(9), np.array([[0, 1]] * 8 + [[0, 2]]), np.array([[0], [1]] * 4 + [[0]]))
+    found = worth.fit(rare).worths
+    assert found[0].low is not None and found[2].value is not None and found[2].low is None
+
+
+def test_a_mean_rank_that_nobody_disputes_has_no_interval() -> None:
+    orders = np.array([[0, 1, 2], [0, 2, 1], [0, 1, 2]])
+    answers = Choices(3, np.arange(3), np.arange(3), np.tile(np.arange(3), (3, 1)), orders)
+    means = statistics.mean_ranks(answers)
+    assert statistics.mean_interval(means, 0, 1, 3) == Interval(1.0)
+    assert statistics.mean_interval(means, 1, 1, 3).low is not None
 
 
 @pytest.mark.parametrize("design", ["choose", "ranking", "pairs"])

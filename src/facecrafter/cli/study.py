@@ -296,9 +296,7 @@ def _show_coverage(plan: Plan, studies: int, seed: int) -> None:
         with bar(studies, name) as step:
             found = coverage(plan, logs, studies, seed, step)
         worths = "" if found.worths is None else f", worths {found.worths:.1%}"
-        typer.echo(
-            f"{name}, {studies} studies: 95 % intervals hold the truth: {what} {found.means:.1%}{worths}"
-        )
+        typer.echo(f"{name}, {studies} studies: 95 % intervals hold the truth: {what} {found.means:.1%}{worths}")
         for test, share in found.false_alarms.items():
             typer.echo(f"  false alarms at 5 %: {share:.1%}, {test}")
 

@@ -223,7 +223,8 @@ def table(result: Result) -> Grid:
         ]
         if ranking:
             one = ranks[number]
-            cells.append(Cell(shown(one.value, 2), f"[{shown(one.low, 2)}, {shown(one.high, 2)}]", repr(one.value)))
+            small = "" if one.low is None or one.high is None else f"[{one.low:.2f}, {one.high:.2f}]"
+            cells.append(Cell(shown(one.value, 2), small, repr(one.value)))
         cells.append(_percent(Interval(without)))
         cells.append(Cell(f"{int(result.rates.shown[number]):,}", sort=repr(float(result.rates.shown[number]))))
         grid.rows.append((name, cells))

@@ -143,8 +143,10 @@ def rate_interval(means: Means, method: int) -> Interval:
 
 
 def mean_interval(means: Means, method: int, least: float, most: float) -> Interval:
-    """A mean with its interval, within the values that there are."""
+    """A mean with its interval, within the values that there are; with none where nothing is known of its variance."""
     alone = np.eye(len(means.values))[method]
+    if not means.variance(alone) > 0:
+        return Interval(float(means.values[method]))
     half = means.quantile(alone) * np.sqrt(means.variance(alone))
     return _within(float(means.values[method]), float(half), least, most)
 
