@@ -19,6 +19,7 @@ from facecrafter.evaluation.report.text import escaped, grid_as_markdown
 from facecrafter.io import check_free, write_whole
 from facecrafter.study import statistics, worth
 from facecrafter.study.answers import Choices, Given, choices, given
+from facecrafter.study.export import plain
 from facecrafter.study.manifest import Manifest
 from facecrafter.study.statistics import Means, Pair, Test
 from facecrafter.study.status import Status, status_of
@@ -325,10 +326,9 @@ def as_csv(report: Report) -> str:
         for number, method in enumerate(result.methods):
             for name, values in measures.items():
                 one = values[number]
-                writer.writerow((result.key, method, name, one.value, one.low, one.high))
-            writer.writerow(
-                (result.key, method, "selection_rate_without_flagged", result.attentive[number], None, None)
-            )
+                writer.writerow((result.key, plain(method), name, one.value, one.low, one.high))
+            without = ("selection_rate_without_flagged", result.attentive[number], None, None)
+            writer.writerow((result.key, plain(method), *without))
     return text.getvalue()
 
 
