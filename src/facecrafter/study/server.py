@@ -172,7 +172,7 @@ class Participants:
         if self._answering.wait(secret):
             raise TooOftenError("too many requests at once; wait a little")
 
-    def _limit_reading(self, request: Request) -> None:
+    async def _limit_reading(self, request: Request) -> None:
         if self._reading.wait(self._secret(request) or _client(request)):
             raise TooOftenError("too many requests at once; wait a little")
 
