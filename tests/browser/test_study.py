@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,6 +179,41 @@ def test_a_double_click_answers_one_question(page: Page, ready: Callable[..., tu
     assert count(page) == f"1 of {TRIALS}" and status_of(store).answers == 1
 
 
+@pytest.mark.parametrize("how", ["slow double click", "double click", "key"])
+def test_an_undo_done_twice_takes_back_one_answer(
+    page: Page, ready: Callable[..., tuple[str, Store]], how: str
+) -> None:
+    def twice(apart: float) -> None:
+        for number in (1, 2):
+            if how == "key":
+                page.keyboard.press("Backspace")
+            else:  # where the button is by then: another question may move it
+                page.locator("#undo").dispatch_event("click", {"detail": number if how == "double click" else 1})
+            page.wait_for_timeout(apart)
+
+    url, store = ready()
+    begin(page, url)
+    for key in "123":
+        press(page, key)
+    settled(page)
+    twice(450 if how == "double click" else 250)
+    settled(page)
+    assert count(page) == f"2 of {TRIALS}" and status_of(store).answers == 2
+    page.keyboard.press("Backspace")  # and a later one takes back the next
+    page.wait_for_selector("#bar[value='1']", state="attached")
+
+
+def test_the_last_answer_is_undone_at_the_end(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:
+    url, store = ready()
+    begin(page, url)
+    for _ in range(TRIALS):
+        press(page, "1")
+    page.wait_for_selector(END)
+    page.locator("#undo").dblclick(delay=100)
+    settled(page)
+    assert count(page) == f"{TRIALS - 1} of {TRIALS}" and status_of(store).answers == TRIALS - 1
+
+
 def test_a_mouse_at_rest_marks_no_option_of_the_next_question(
     page: Page, ready: Callable[..., tuple[str, Store]]
 ) -> None:
@@ -226,6 +262,54 @@ def test_an_answer_outlives_a_lost_connection_and_a_reload(page: Page, ready: Ca
     page.route("**/api/answers", lose)
     press(page, "1")
     assert lost and status_of(store).answers == 2
+
+
+NOT_FOUND = {"status": 404, "content_type": "text/plain", "body": "404 page not found"}
+FOREIGN = [
+    NOT_FOUND,
+    {"status": 403, "content_type": "text/html", "body": "<h1>403 Forbidden</h1>"},
+    {"status": 408, "body": ""},
+    {"status": 404, "json": {"error": "not_found", "message": "no such backend"}},
+    {"status": 403, "json": {"error": "other_origin", "message": "a proxy changes what is sent"}},
+]
+
+
+@pytest.mark.parametrize("answer", FOREIGN)
+def test_what_a_proxy_refuses_is_no_withdrawal_and_loses_no_answer(
+    page: Page, ready: Callable[..., tuple[str, Store]], answer: dict[str, Any]
+) -> None:
+    url, store = ready()
+    begin(page, url)
+    settled(page)
+    page.route("**/api/answers", lambda route: route.fulfill(**answer))
+    page.keyboard.press("2")
+    page.get_by_role("alert").filter(has_text=re.compile("connection is lost|went wrong")).wait_for()
+    assert count(page) == f"0 of {TRIALS}" and not page.locator("#end").is_visible()
+    page.unroute("**/api/answers")
+    page.reload()
+    page.wait_for_selector("#bar[value='1']", state="attached")
+    assert status_of(store).answers == 1
+
+
+def test_a_proxys_404_at_a_look_at_the_tab_is_no_withdrawal(
+    page: Page, ready: Callable[..., tuple[str, Store]]
+) -> None:
+    url, store = ready()
+    begin(page, url)
+    settled(page)
+    asked: list[str] = []
+
+    def refuse(route: Any) -> None:
+        asked.append(route.request.url)
+        route.fulfill(**NOT_FOUND)
+
+    page.route("**/api/state", refuse)
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_timeout(300)
+    assert asked and not page.locator("#end").is_visible()
+    page.unroute("**/api/state")
+    press(page, "1")
+    assert status_of(store).answers == 1
 
 
 def test_a_request_that_is_never_answered_is_sent_again(page: Page, ready: Callable[..., tuple[str, Store]]) -> None:

@@ -17,8 +17,9 @@ from facecrafter.faces.photo import load_photo, read_text
 from facecrafter.study import manifest
 from facecrafter.study.build import build
 from facecrafter.study.config import PAPER, StudyConfig, load
-from facecrafter.study.database import FILE
+from facecrafter.study.database import FILE, open_database
 from facecrafter.study.manifest import IMAGES, MANIFEST, TOKEN, Manifest
+from facecrafter.study.store import Store
 from tests.study.conftest import METHODS, draw_images, square
 
 
@@ -90,6 +91,35 @@ def test_a_study_with_answers_gives_way_to_no_other(images: Path, tmp_path: Path
         build(config(images, seed=7), tmp_path, overwrite=True)
     assert manifest.read(tmp_path) == made
     build(config(images), tmp_path, overwrite=True)  # the same study again
+
+
+def test_a_study_that_is_replaced_keeps_its_file(images: Path, tmp_path: Path) -> None:
+    former = build(config(images), tmp_path / "study")
+    build(config(images), tmp_path / "study", overwrite=True)  # the same study again
+    assert [path.name for path in (tmp_path / "study").glob("study*.json")] == [MANIFEST]
+    later = build(config(images, seed=7), tmp_path / "study", overwrite=True)
+    assert manifest.read(tmp_path / "study").digest == later.digest
+    (tmp_path / "again").mkdir()
+    shutil.copy(tmp_path / "study" / f"study-{former.digest}.json", tmp_path / "again" / MANIFEST)
+    again = manifest.read(tmp_path / "again")
+    assert again == former and again.digest == former.digest
+    images_of = {path.name for path in (tmp_path / "study" / IMAGES).iterdir()}
+    assert all(name in images_of for one in again.groups["control"].sets for names in one.images for name in names)
+
+
+def test_the_first_images_of_a_set_are_by_number_and_others_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "images"
+    draw_images(folder, 3, images=12)
+    made = build(config(folder, images_a_set=3), tmp_path / "study")
+    for one in made.groups["diversity"].sets:
+        for method, names in zip(METHODS, one.images, strict=True):
+            for number, name in enumerate(names):
+                original = load_photo(folder / method / "diversity" / one.name / f"{number}.png")
+                assert (load_photo(tmp_path / "study" / IMAGES / name) == original).all()
+    said = [one.getMessage() for one in caplog.records]
+    assert f"{folder / METHODS[0] / 'diversity'}: a set has 3 images, and 27 further ones are left out" in said
 
 
 def damage_size(folder: Path) -> None:
@@ -171,6 +201,8 @@ def test_too_few_sets_methods_or_folders_are_named(images: Path, tmp_path: Path)
         ("questions: [{key: a, images: control, shows: [source, source], text: Which}]", "twice"),
         ("runs: [a]\nmethods: {b: c}", "not both"),
         ("return_after_hours: 0", "return_after_hours"),
+        ("return_after_hours: .inf", "return_after_hours"),
+        ("access: code\naccess_code: '  '", "belong together"),
         ("access: everyone", "access"),
         (
             "translations: {de: {title: T, introduction: I, consent: C, questions: {}, words: {}}}",
@@ -184,6 +216,60 @@ def test_a_config_that_cannot_be_used_is_named(tmp_path: Path, text: str, words:
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"access": "code", "access_code": " secret  "}, "`access_code` of fewer than 8 characters"),
+        ({"return_after_hours": 1e9}, r"`return_after_hours` is 1e\+09; set it to 87600, ten years, or less"),
+        ({"words": {"instructed": "Choose it"}}, "the word `instructed` of the language 'en' lacks {number}"),
+        ({"words": {"completion": "The code"}}, "the word `completion` of the language 'en' lacks {code}"),
+    ],
+)
+def test_what_no_new_study_can_have_is_named(
+    images: Path, tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build(config(images, **settings), tmp_path)
+    assert not (tmp_path / MANIFEST).exists()
+
+
+def test_words_of_a_translation_have_what_is_filled_in(images: Path, tmp_path: Path) -> None:
+    german = {
+        "title": "T",
+        "introduction": "I",
+        "consent": "C",
+        "questions": {one.key: "Welches?" for one in PAPER},
+        "words": {"instructed_first": "Bitte zuerst diese"},
+    }
+    with pytest.raises(ConfigError, match=r"`instructed_first` of the language 'de' lacks \{number\}"):
+        build(config(images, translations={"de": german}), tmp_path)
+
+
+def test_a_built_study_with_what_no_new_one_can_have_is_read(images: Path, tmp_path: Path) -> None:
+    build(config(images), tmp_path)
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    content["config"] |= {"access": "code", "access_code": " ab ", "return_after_hours": 1e9}
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    found = manifest.read(tmp_path)
+    assert found.config.access_code == "ab"
+    store = Store(found, open_database(tmp_path, found.digest))
+    store.join("somebody's token")
+    assert store.state("somebody's token").done == 0
+    store.database.close()
+
+
+def test_a_name_that_parts_the_export_is_refused(images: Path, tmp_path: Path) -> None:
+    methods = {"a": images / METHODS[0], "b | c": images / METHODS[1]}
+    with pytest.raises(ConfigError, match=r"the method's name 'b \| c' .* rename it"):
+        build(config(images).model_copy(update={"methods": methods}), tmp_path)
+
+
+def test_photos_are_asked_for_only_where_a_question_shows_them(images: Path, tmp_path: Path) -> None:
+    question = {"key": "real", "images": "control", "shows": (), "text": "Which image looks most real?"}
+    made = build(config(images, questions=(question,)).model_copy(update={"references": None}), tmp_path)
+    assert all(one.references == {} for one in made.groups["control"].sets)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', '{"config": {"sets": -1}, "groups": {}}'])

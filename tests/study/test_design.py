@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from facecrafter.study.design import Dealt, chi_square_of_positions, deal, layouts, session
 from tests.study.conftest import rng
@@ -88,7 +89,19 @@ def test_a_session_has_blocks_checks_and_practice() -> None:
 def test_chi_square_of_positions() -> None:
     even = [*layouts("choose", 4)] * 5
     assert chi_square_of_positions(even, 4) == (0.0, 1.0)
-    # 20 times the same row: every cell of a method is 20 or 0, 5 expected; 4 * (15^2 + 3 * 5^2) / 5 = 240 on 9 degrees.
+    # 20 times the same row: every cell of a method is 20 or 0, 5 expected; 4 * (15^2 + 3 * 5^2) / 5 = 240, of which
+    # three quarters have 9 degrees.
     statistic, p = chi_square_of_positions([(0, 1, 2, 3)] * 20, 4)
-    assert statistic == pytest.approx(240.0) and p < 1e-40
+    assert statistic == pytest.approx(240.0) and p == pytest.approx(chi2.sf(180, 9))
     assert chi_square_of_positions([], 4) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("methods", "width"), [(2, 2), (3, 3), (5, 5), (3, 2), (5, 2)])
+def test_p_values_of_layouts_by_chance_are_uniform(methods: int, width: int) -> None:
+    chance = rng(7)
+    values = [
+        chi_square_of_positions([tuple(chance.permutation(methods)[:width]) for _ in range(60)], methods)[1]
+        for _ in range(1000)
+    ]
+    assert np.mean(values) == pytest.approx(0.5, abs=0.045)  # of two methods there are few different values
+    assert np.mean(np.array(values) < 0.05) == pytest.approx(0.05, abs=0.025)

@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from facecrafter.cli import app
 from facecrafter.errors import OutputError
 from facecrafter.study import answers, report
+from facecrafter.study.build import build
+from facecrafter.study.config import StudyConfig
 from facecrafter.study.database import FILE, open_database
 from facecrafter.study.manifest import IMAGES, MANIFEST, Manifest
 from facecrafter.study.records import Answer, Participant, Trial
@@ -118,7 +120,8 @@ def test_intervals_of_two_participants_stay_in_range(
         differences = [one.difference for one in result.pairs]
         ends += [abs(end) for one in differences for end in (one.low, one.high) if end is not None]
         if design == "ranking":
-            assert all(1 <= one.low <= one.high <= len(METHODS) for one in report._ranks(result))
+            ranks = [one for one in report._ranks(result) if one.low is not None]
+            assert all(1 <= one.low <= one.high <= len(METHODS) for one in ranks)
     assert max(ends) == largest
 
 
@@ -161,6 +164,17 @@ def test_texts_are_escaped(made: Callable[..., tuple[Path, Manifest]], tmp_path:
     found = report.gather(store)
     assert "<script>alert" not in report.as_html(found)
     assert r"\<script\>alert(1)\</script\>\|\*x\*" in report.as_markdown(found)
+
+
+def test_a_method_is_no_formula(images: Path, tmp_path: Path, clock: Clock) -> None:
+    methods = {f"={name}": images / name for name in METHODS[:2]}
+    question = {"key": "one", "images": "control", "shows": (), "text": "Which?"}
+    config = StudyConfig(methods=methods, questions=(question,), sets=6, sets_a_participant=2)
+    study = build(config, tmp_path)
+    store = Store(study, open_database(tmp_path, study.digest), clock)
+    answered(store, 2)
+    rows = list(csv.DictReader(io.StringIO(report.as_csv(report.gather(store)))))
+    assert {one["method"] for one in rows} == {f"'={name}" for name in METHODS[:2]}
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------

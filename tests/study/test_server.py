@@ -18,7 +18,7 @@ from facecrafter.study import manifest, server, statistics, worth
 from facecrafter.study.answers import choices, given
 from facecrafter.study.database import Database, open_database
 from facecrafter.study.manifest import Manifest
-from facecrafter.study.rehearsal import Habits, by_worth, check_kept, owners, take_part_together
+from facecrafter.study.rehearsal import Habits, by_worth, check_kept, owners, rehearsed, take_part_together
 from facecrafter.study.server import MOST_CONNECTIONS, make_app
 from facecrafter.study.status import status_of
 from facecrafter.study.store import Store, digest_of
@@ -93,6 +93,13 @@ def test_nothing_that_a_participant_gets_tells_the_methods(study: Callable[..., 
         assert not any(word in text for text in texts for word in (method, method.split()[1]))
 
 
+def test_an_image_does_not_tell_when_it_was_written(study: Callable[..., tuple[Path, Store]]) -> None:
+    client = visitor(*study())
+    option = agreed(client)["trial"]["options"][0][0]
+    headers = client.get(option).headers
+    assert headers["content-type"] == "image/png" and "last-modified" not in headers and "etag" not in headers
+
+
 def test_before_consent_nothing_is_stored_and_no_image_shown(study: Callable[..., tuple[Path, Store]]) -> None:
     folder, store = study()
     client = visitor(folder, store)
@@ -144,6 +151,24 @@ def test_the_personal_link_goes_on_elsewhere(study: Callable[..., tuple[Path, St
     assert phone.get(now["link"]).status_code == 200
     assert phone.get("/api/state").json() == now
     assert phone.get("/r/a-token-that-nobody-has").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("names", "scheme", "secure"),
+    [
+        (["study.example"], "https", True),
+        (["study.example"], "http", False),
+        (["study.example"], None, False),
+        ([], "https", False),
+    ],
+)
+def test_a_cookie_that_came_by_https_goes_by_https_alone(
+    study: Callable[..., tuple[Path, Store]], names: list[str], scheme: str | None, secure: bool
+) -> None:
+    folder, store = study()
+    client = TestClient(make_app(folder, store, Binding(names=names)), base_url="http://127.0.0.1")
+    found = client.get("/", headers={"X-Forwarded-Proto": scheme} if scheme else {})
+    assert ("; secure" in found.headers["set-cookie"].lower()) == secure
 
 
 def test_a_visitor_has_a_name_of_their_own_in_each_study(
@@ -212,7 +237,7 @@ def test_status_and_export_need_the_admin_token(study: Callable[..., tuple[Path,
 @pytest.fixture
 def hardly_any(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates that allow three requests, and then none for a year: the tests' own pace decides nothing."""
-    for name in ("PARTICIPANT_RATE", "ADMIN_RATE", "JOINING_RATE"):
+    for name in ("PARTICIPANT_RATE", "ADMIN_RATE", "JOINING_RATE", "REFUSED_RATE"):
         monkeypatch.setattr(server, name, Rate(3, 3e-8))
 
 
@@ -244,6 +269,37 @@ def test_one_address_cannot_join_for_ever(study: Callable[..., tuple[Path, Store
         client.get("/")
         codes.append(client.post("/api/consent", json=AGREED).status_code)
     assert codes == [200, 200, 200, 429, 429] and status_of(store).participants == 3
+
+
+@pytest.mark.parametrize("access", ["code", "links"])
+def test_wrong_codes_and_links_are_slowed_down_and_keep_nobody_out(
+    study: Callable[..., tuple[Path, Store]], hardly_any: None, access: str
+) -> None:
+    folder, store = study(access=access, access_code="panel word" if access == "code" else "")
+    stranger, client = visitor(folder, store), visitor(folder, store)
+    stranger.cookies.set(f"facecrafter-study-{store.study.digest[:8]}", "no-link-of-this-study")
+    codes = [stranger.post("/api/consent", json={**AGREED, "code": "a guess"}).status_code for _ in range(5)]
+    wrong = 401 if access == "code" else 404
+    assert codes == [wrong, wrong, wrong, 429, 429]
+    client.get("/" if access == "code" else f"/i/{store.invite(1)[0]}")
+    assert client.post("/api/consent", json={**AGREED, "code": "panel word"}).json() == {"joined": True}
+
+
+def test_reading_has_a_limit_of_its_own_for_each_visitor(
+    study: Callable[..., tuple[Path, Store]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "READING_RATE", Rate(10, 3e-8))
+    folder, store = study()
+    app = make_app(folder, store, Binding())
+    one, other = (
+        TestClient(app, base_url="http://127.0.0.1", headers={"Sec-Fetch-Site": "same-origin"}) for _ in range(2)
+    )
+    image = agreed(one)["trial"]["options"][0][0]
+    agreed(other)
+    assert [one.get("/api/state").status_code for _ in range(9)] == [200] * 9
+    for path in (image, "/api/state", "/api/study", "/", "/r/somebodys-token-it-may-be"):
+        assert one.get(path).status_code == 429
+    assert other.get("/api/state").status_code == 200
 
 
 def test_a_translation_is_whole_and_the_rest_is_the_studys_own(study: Callable[..., tuple[Path, Store]]) -> None:
@@ -279,6 +335,20 @@ def test_no_address_is_stored(study: Callable[..., tuple[Path, Store]], tmp_path
 
 
 LOGS = (0.0, 0.7, 1.4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"access": "links"}, {"access": "code", "access_code": "panel word"}],
+    ids=["open", "links", "code"],
+)
+def test_a_study_of_any_access_is_rehearsed(
+    made: Callable[..., tuple[Path, Manifest]], settings: dict[str, str]
+) -> None:
+    folder, _ = made(**settings)
+    with rehearsed(folder, 3, habits=Habits(reload=0.5, leave=0)) as store:
+        found = status_of(store)
+    assert (found.participants, found.finished) == (3, 3)
 
 
 def test_many_at_once_lose_and_double_nothing(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from facecrafter.evaluation.record import Interval
 from facecrafter.study import simulate, statistics, worth
 from facecrafter.study.answers import Choices
 from facecrafter.study.simulate import Plan
@@ -186,6 +188,26 @@ def test_a_method_that_is_never_chosen_has_a_small_worth_and_no_infinity() -> No
     assert found.low is not None and found.high is not None and found.high < 0.2
 
 
+def test_a_worth_of_which_too_little_is_known_has_no_interval() -> None:
+    single = Choices(3, np.arange(1), np.arange(1), np.array([[0, 1]]), np.array([[0]]))
+    first, second, never = worth.fit(single).worths
+    assert never == Interval()
+    assert first.value is not None and second.value is not None and first.value > 0.5
+    assert first.value + second.value == pytest.approx(1)
+    assert (first.low, first.high, second.low, second.high) == (None,) * 4
+    rare = Choices(3, np.arange(9), np.arange(9), np.array([[0, 1]] * 8 + [[0, 2]]), np.array([[0], [1]] * 4 + [[0]]))
+    found = worth.fit(rare).worths
+    assert found[0].low is not None and found[2].value is not None and found[2].low is None
+
+
+def test_a_mean_rank_that_nobody_disputes_has_no_interval() -> None:
+    orders = np.array([[0, 1, 2], [0, 2, 1], [0, 1, 2]])
+    answers = Choices(3, np.arange(3), np.arange(3), np.tile(np.arange(3), (3, 1)), orders)
+    means = statistics.mean_ranks(answers)
+    assert statistics.mean_interval(means, 0, 1, 3) == Interval(1.0)
+    assert statistics.mean_interval(means, 1, 1, 3).low is not None
+
+
 @pytest.mark.parametrize("design", ["choose", "ranking", "pairs"])
 def test_worths_are_recovered_in_every_design(design: Any) -> None:
     plan = Plan(120, 30, 10, 4, design, 0, 0)
@@ -206,6 +228,27 @@ def test_true_rates_are_those_of_large_studies(design: Any) -> None:
     assert rates == pytest.approx(simulate.true_rates(plan, logs), abs=0.02)
 
 
+def test_true_mean_ranks_are_those_of_large_studies() -> None:
+    plan = Plan(400, 60, 20, 3, "ranking", 0.5, 0.0)
+    logs = np.array([1.0, 0.0, -1.0])
+    ranks = statistics.mean_ranks(simulate.answered(plan, logs, np.random.default_rng(1)), draws=2).values
+    assert ranks == pytest.approx(simulate.true_means(plan, logs), abs=0.03)
+
+
+def test_a_ranking_is_planned_by_what_its_report_tests() -> None:
+    plan = Plan(design="ranking")
+    found = simulate.power(plan, [0.0, 0.2], studies=40)
+    by_first_places = simulate.power(replace(plan, design="choose"), [0.2], studies=40)
+    assert found[0].best <= 0.1 and found[1].best > by_first_places[0].best + 0.1  # whole orders tell more
+    alike = simulate.coverage(plan, np.zeros(5), studies=40)
+    assert alike.means > 0.85 and set(alike.false_alarms) == {
+        "Wald, by participants and sets",
+        "any pair, Holm",
+        "Friedman",
+    }
+    assert simulate.coverage(plan, np.log([0.4, 0.25, 0.2, 0.1, 0.05]), studies=40).means > 0.85
+
+
 def test_logs_of_a_difference() -> None:
     plan = Plan()
     rates = simulate.true_rates(plan, simulate.logs_of(0.2, plan))
@@ -224,7 +267,7 @@ def test_power_grows_and_false_alarms_are_few() -> None:
 
 def test_intervals_hold_what_they_should() -> None:
     found = simulate.coverage(Plan(), np.log([0.4, 0.25, 0.2, 0.1, 0.05]), studies=60)
-    assert 0.9 <= found.rates <= 1.0 and found.worths is None and found.false_alarms == {}
+    assert 0.9 <= found.means <= 1.0 and found.worths is None and found.false_alarms == {}
     even = simulate.coverage(Plan(by_participant=0, by_set=0), np.zeros(5), studies=30)
     assert even.worths is not None and even.worths > 0.85 and set(even.false_alarms) >= {"Cochran's Q"}
 

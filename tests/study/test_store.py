@@ -191,6 +191,29 @@ def test_after_a_weeks_pause_a_participant_goes_on(store: Store, clock: Clock) -
         store.answer("one", gone[0].id, gone[0].attempt, [0], 10)
 
 
+def test_an_answer_that_was_on_its_way_during_a_long_pause_counts(store: Store, clock: Clock) -> None:
+    for person in range(3):
+        store.join(f"person {person}")
+    go_on(store, "person 0", 3)
+    trial = store.state("person 0").trial
+    assert trial is not None and trial.id is not None and trial.kind == "answer"
+    clock.pass_hours(25)
+    for person in range(3, 6):
+        store.join(f"person {person}")  # whose dealing gives it back
+    assert not next(one for one in rows(store, Trial) if one.id == trial.id).live
+    assert store.answer("person 0", trial.id, trial.attempt, [1], 10)
+    assert not store.answer("person 0", trial.id, trial.attempt, [2], 10)
+    revived = next(one for one in rows(store, Trial) if one.id == trial.id)
+    assert revived.live and (revived.number, revived.layout) == (trial.number, trial.layout)
+    assert max(max(one) - min(one) for one in live_counts(store).values()) <= 2
+    assert store.state("person 0").done == 4 and go_on(store, "person 0") == TRIALS - 4
+    mine = [one for one in rows(store, Trial) if one.participant_id == 1 and one.kind == "answer"]
+    assert len({(one.question, one.number) for one in mine}) == len(mine) == 10
+    for person in range(6, 9):
+        store.join(f"person {person}")
+    assert all(max(one) - min(one) <= 1 for one in live_counts(store).values())
+
+
 def test_withdrawal_deletes_everything_of_one_alone(store: Store) -> None:
     for name in ("one", "other"):
         store.join(name)

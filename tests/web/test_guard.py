@@ -95,6 +95,25 @@ def test_a_page_of_another_origin_changes_nothing(headers: dict[str, str], statu
     assert client().post("/upload", content=b"abc", headers=headers).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://faces.example", 200),  # behind a proxy that does not hand Host on
+        ("https://faces.example:8443", 200),
+        ("https://evil.example", 403),
+        ("https://faces.example.evil.example", 403),
+        ("http://localhost:9000", 403),  # another server of this machine
+        ("null", 403),
+    ],
+)
+def test_a_page_of_the_name_that_was_given_is_no_other_origin(origin: str, status: int) -> None:
+    named = client(Binding(names=["faces.example", "localhost"]))
+    headers = {"Origin": origin, "Content-Type": "application/json"}
+    assert named.post("/wish", json={"steps": 1}, headers=headers).status_code == status
+    cross = {**headers, "Sec-Fetch-Site": "same-site"}
+    assert named.post("/wish", json={"steps": 1}, headers=cross).status_code == 403
+
+
 def test_a_link_from_elsewhere_is_followed_and_an_image_is_not_shown_there() -> None:
     cross = {"Sec-Fetch-Site": "cross-site"}
     assert client().get("/page", headers={**cross, "Sec-Fetch-Mode": "navigate"}).status_code == 200

@@ -274,7 +274,8 @@ def _show_power(plan: Plan, studies: int, seed: int) -> None:
     differences = [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4]
     with bar(studies * len(differences), "studies") as step:
         found = power(plan, differences, studies, seed, step)
-    typer.echo("difference in selection rate | any difference found | the best found better than another (Holm)")
+    what = "being placed first, tested by mean ranks" if plan.design == "ranking" else "selection rate"
+    typer.echo(f"difference in {what} | any difference found | the best found better than another (Holm)")
     for one in found:
         typer.echo(f"{one.difference * 100:4.0f} points | {one.any_difference:4.0%} | {one.best:4.0%}")
     smallest = smallest_found(found)
@@ -289,14 +290,13 @@ def _show_coverage(plan: Plan, studies: int, seed: int) -> None:
 
     from facecrafter.study.simulate import coverage
 
+    what = "mean ranks" if plan.design == "ranking" else "selection rates"
     uneven = np.log(1 / np.arange(1.0, plan.methods + 1))
     for name, logs in (("methods alike", np.zeros(plan.methods)), ("methods of worths 1, 1/2, 1/3 ...", uneven)):
         with bar(studies, name) as step:
             found = coverage(plan, logs, studies, seed, step)
         worths = "" if found.worths is None else f", worths {found.worths:.1%}"
-        typer.echo(
-            f"{name}, {studies} studies: 95 % intervals hold the truth: selection rates {found.rates:.1%}{worths}"
-        )
+        typer.echo(f"{name}, {studies} studies: 95 % intervals hold the truth: {what} {found.means:.1%}{worths}")
         for test, share in found.false_alarms.items():
             typer.echo(f"  false alarms at 5 %: {share:.1%}, {test}")
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlmodel import Session, col, select
 
+from facecrafter.study.config import BETWEEN
 from facecrafter.study.manifest import Manifest
 from facecrafter.study.records import Answer, Participant, Trial
 
@@ -123,8 +124,8 @@ def rows(answers: Sequence[Given], study: Manifest) -> Iterator[dict[str, Any]]:
             "question": one.trial.question,
             "set": group.sets[one.trial.number].name,
             "kind": one.trial.kind,
-            "shown": " | ".join(shown),
-            "chosen": " | ".join(chosen),
+            "shown": BETWEEN.join(shown),
+            "chosen": BETWEEN.join(chosen),
             "positions": " ".join(str(position + 1) for position in one.answer.positions),
             "expected": "" if one.trial.expected is None else one.trial.expected + 1,
             "failed_checks": one.failed_checks,

@@ -7,6 +7,8 @@ them as ``REFERENCES/control/source/SET.png``, ``.../target/SET.png`` and ``REFE
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +21,11 @@ from facecrafter.evaluation.result_folder import Scores, png, read_scores
 from facecrafter.faces.photo import find_photos, load_photo
 from facecrafter.io import check_free, write_whole
 from facecrafter.study import manifest
-from facecrafter.study.config import Kind, StudyConfig
+from facecrafter.study.config import BETWEEN, Kind, StudyConfig, check_new
 from facecrafter.study.database import FILE
 from facecrafter.study.manifest import Group, ImageSet, Manifest
+
+log = logging.getLogger(__name__)
 
 SMALLEST_SIDE = 32  # pixels of an image that a person can judge
 
@@ -55,12 +59,13 @@ def build(
         progress: called with the share of sets done, after each.
 
     Raises:
-        ConfigError: it says of no images, or of too few methods.
+        ConfigError: it says of no images, of too few methods, or what no new study can have.
         DataError: images or photos are missing, too few, or of different sizes; the message names the file.
         PhotoError: an image cannot be read.
         OutputError: there is a study already, or answers to another one, or the folder cannot be written.
     """
     check_free([out / manifest.MANIFEST], overwrite)
+    check_new(config)
     if not config.runs and not config.methods:
         raise ConfigError("the study has no images; give --run FOLDER of a table, or --methods and --references")
     candidates: dict[Kind, Candidates] = {}
@@ -68,6 +73,7 @@ def build(
         found = _of_run(config, kind) if config.runs else _of_folders(config, kind)
         if len(found.methods) < 2:
             raise ConfigError(f"a choice needs two methods or more, and {kind} images are of {len(found.methods)} only")
+        _check_names(found.methods)
         candidates[kind] = found
     _check_sets(candidates, config)
     groups: dict[Kind, Group] = {}
@@ -78,6 +84,14 @@ def build(
     _check_answers(out, made)
     manifest.write(out, made)
     return manifest.read(out)
+
+
+def _check_names(methods: Sequence[str]) -> None:
+    for name in methods:
+        if BETWEEN in name:
+            raise ConfigError(
+                f"the method's name '{name}' has '{BETWEEN}' in it, which parts names in the export; rename it"
+            )
 
 
 def _check_answers(out: Path, made: Manifest) -> None:
@@ -226,10 +240,11 @@ def _of_folders(config: StudyConfig, kind: Kind) -> Candidates:
     """The sets of the first method's folder, which all others must have too.
 
     Raises:
-        ConfigError: there is no folder of reference photos.
+        ConfigError: there is no folder of reference photos, and a question shows them.
         DataError: a folder, an image or a photo is missing; the message names it.
     """
-    if config.references is None:
+    wanted = {shown for one in config.questions if one.images == kind for shown in one.shows}
+    if wanted and config.references is None:
         raise ConfigError("folders of images need --references, the folder of source and target photos")
     found = {name: _sets_of(folder / kind, kind, config.images_a_set) for name, folder in config.methods.items()}
     names = list(next(iter(found.values())))
@@ -241,12 +256,12 @@ def _of_folders(config: StudyConfig, kind: Kind) -> Candidates:
                 f"{folder} and {next(iter(config.methods.values())) / kind} do not hold the same sets: "
                 f"'{differing[0]}' is in one of them only"
             )
-    wanted = {shown for one in config.questions if one.images == kind for shown in one.shows}
-    photos = {shown: _sets_of(config.references / kind / shown, "control", 1) for shown in sorted(wanted)}
+    folders = {shown: config.references / kind / shown for shown in sorted(wanted) if config.references}
+    photos = {shown: _sets_of(folder, "control", 1) for shown, folder in folders.items()}
     for shown, known in photos.items():
         missing = [name for name in names if name not in known]
         if missing:
-            raise DataError(f"{config.references / kind / shown} has no photo of the set '{missing[0]}'")
+            raise DataError(f"{folders[shown]} has no photo of the set '{missing[0]}'")
     sources = [
         Source(name, {shown: photos[shown][name][0] for shown in photos}, tuple(sets[name] for sets in found.values()))
         for name in names
@@ -269,9 +284,19 @@ def _sets_of(folder: Path, kind: Kind, count: int) -> dict[str, tuple[Path, ...]
                 named[path.stem] = (path,)
         return named
     sets = {}
+    left_out = 0
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        images = find_photos(inner)[0]
+        images = sorted(find_photos(inner)[0], key=_by_number)
         if len(images) < count:
             raise DataError(f"{inner} holds {len(images)} images, and a set of the study has {count}")
         sets[inner.name] = tuple(images[:count])
+        left_out += len(images) - count
+    if left_out:
+        log.warning("%s: a set has %d images, and %d further ones are left out", folder, count, left_out)
     return sets
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """A key that puts 2 before 10."""
+    parts = re.split(r"([0-9]+)", path.as_posix())
+    return [(int(part), "") if part[:1].isdigit() else (-1, part) for part in parts]

@@ -6,16 +6,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from facecrafter import config as config_file
 from facecrafter.config import Strict
+from facecrafter.errors import ConfigError
 
 Design = Literal["choose", "ranking", "pairs"]
 Kind = Literal["control", "diversity"]
 Key = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
 Line = Annotated[str, Field(min_length=1, max_length=500)]
 Paragraphs = Annotated[str, Field(min_length=1, max_length=20_000)]
+Code = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
+LEAST_CODE = 8  # characters that an access code must have
+MOST_HOURS = 10 * 365 * 24  # that a pause can last
+BETWEEN = " | "  # the export's, between names of methods
+# What words must have in them, or nobody can do what they ask for.
+FILLED = {"instructed": "{number}", "instructed_first": "{number}", "completion": "{code}"}
 
 
 class Question(Strict):
@@ -143,9 +150,11 @@ class StudyConfig(Strict):
     attention_checks: int = Field(2, ge=0, le=20)  # trials a participant that say what to choose
     practice: bool = True  # one trial before, which does not count
     access: Literal["open", "links", "code"] = "open"  # one link for all, a link a person, or a code for a panel
-    access_code: str = Field("", max_length=200)  # with access: code
+    access_code: Code = ""  # with access: code
     completion_code: str = Field("", max_length=100)  # shown at the end, for panels that ask for one
-    return_after_hours: float = Field(24, gt=0)  # without an answer, until a participant's sets go to others
+    return_after_hours: float = Field(
+        24, gt=0, allow_inf_nan=False
+    )  # without an answer, until a participant's sets go to others
     seed: int = Field(0, ge=0)  # draws the sets, and deals them
     runs: tuple[Path, ...] = ()  # folders that `evaluate control` and `evaluate diversity` wrote
     methods: dict[str, Path] = Field(default_factory=dict)  # or folders of images, by the methods' names
@@ -181,6 +190,29 @@ class StudyConfig(Strict):
     def question(self, key: str) -> Question:
         """The question of a key."""
         return next(one for one in self.questions if one.key == key)
+
+
+def check_new(config: StudyConfig) -> None:
+    """Refuse what a new study cannot have. One that was built before may, so that its answers can still be read.
+
+    Raises:
+        ConfigError: an access code that is easily guessed, a pause without an end, or words that lack what they need.
+    """
+    if config.access == "code" and len(config.access_code) < LEAST_CODE:
+        raise ConfigError(
+            f"an `access_code` of fewer than {LEAST_CODE} characters is easily guessed; give a longer one"
+        )
+    if config.return_after_hours > MOST_HOURS:
+        raise ConfigError(
+            f"`return_after_hours` is {config.return_after_hours:g}; set it to {MOST_HOURS}, ten years, or less"
+        )
+    all_words = {config.language: config.words, **{key: one.words for key, one in config.translations.items()}}
+    for language, words in all_words.items():
+        for name, part in FILLED.items():
+            if part not in getattr(words, name):
+                raise ConfigError(
+                    f"the word `{name}` of the language '{language}' lacks {part}; write it where it belongs"
+                )
 
 
 def load(path: Path) -> StudyConfig:

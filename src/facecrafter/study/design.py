@@ -157,7 +157,10 @@ def session(
 
 def chi_square_of_positions(trials: Iterable[Layout], methods: int) -> tuple[float, float]:
     """Whether every method was shown equally often in each position: Pearson's chi-square of the table of methods by
-    positions against equal counts, and its p-value.
+    positions against equal counts, and its p-value were layouts by chance.
+
+    Where a trial shows every method once, rows and columns both have fixed sums, and (M - 1) / M of the statistic has
+    (M - 1)^2 degrees of freedom (Anderson, 1959). In pairs only the two columns have fixed sums.
 
     Args:
         trials: the layouts that were shown, all of one length.
@@ -173,6 +176,6 @@ def chi_square_of_positions(trials: Iterable[Layout], methods: int) -> tuple[flo
         table[list(layout), range(len(layout))] += 1
     expected = table.sum() / table.size
     statistic = float(np.square(table - expected).sum() / expected)
-    # Rows and columns both have fixed sums where a trial shows every method once.
-    freedom = (methods - 1) * (table.shape[1] - 1) if table.shape[1] == methods else table.size - 1
-    return statistic, float(chi2.sf(statistic, freedom))
+    if table.shape[1] == methods:
+        return statistic, float(chi2.sf(statistic * (methods - 1) / methods, (methods - 1) ** 2))
+    return statistic, float(chi2.sf(statistic, table.size - table.shape[1]))

@@ -16,10 +16,10 @@ def as_csv(store: Store) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows(answers, store.study))
+    writer.writerows({name: plain(value) for name, value in row.items()} for row in rows(answers, store.study))
     return text.getvalue()
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """Text that no spreadsheet takes for a formula: names of methods and sets come from folders."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -90,13 +90,25 @@ def read(folder: Path) -> Manifest:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write the study's file, and an admin token that its owner alone can read.
+    """Write the study's file, and an admin token that its owner alone can read. The file of another study that is there
+    stays as ``study-DIGEST.json``: answers in PostgreSQL name their methods and sets by it.
 
     Raises:
         OutputError: a file cannot be written.
     """
     admin_token(folder)
+    _keep_former(folder, manifest)
     write_whole(folder / MANIFEST, f"{manifest.model_dump_json(indent=1)}\n".encode())
+
+
+def _keep_former(folder: Path, manifest: Manifest) -> None:
+    path = folder / MANIFEST
+    try:
+        former = read(folder)
+    except DataError:  # none, or one that nobody can read
+        return
+    if former.digest != manifest.digest:
+        write_whole(folder / f"{path.stem}-{former.digest}{path.suffix}", path.read_bytes())
 
 
 def admin_token(folder: Path) -> str:

@@ -114,6 +114,8 @@ def take_part(
     decide: Callable[[np.random.Generator, dict[str, Any]], list[int]],
     rng: np.random.Generator,
     habits: Habits = Habits(),
+    entry: str = "/",
+    code: str = "",
 ) -> Acknowledged:
     """One participant from the first page to the end.
 
@@ -122,11 +124,14 @@ def take_part(
         decide: chooses positions for a trial as the server describes it.
         rng: of habits and choices.
         habits: what else is done.
+        entry: the path that is opened first, a personal link's where the study has them.
+        code: the access code, where the study has one.
     """
     visitor, kept = Visitor(address), Acknowledged()
-    visitor.must("GET", "/")
+    consent = {"agreed": True, "code": code}
+    visitor.must("GET", entry)
     kept.secret = visitor.cookie.partition("=")[2]
-    visitor.must("POST", "/api/consent", {"agreed": True, "code": ""})
+    visitor.must("POST", "/api/consent", consent)
     now = visitor.must("GET", "/api/state")
     leaves_at = int(rng.integers(now["total"])) if rng.random() < habits.leave else None
     while (trial := now["trial"]) is not None:
@@ -134,7 +139,7 @@ def take_part(
             return kept
         if rng.random() < habits.reload:
             visitor.must("GET", "/")
-            visitor.must("POST", "/api/consent", {"agreed": True, "code": ""})
+            visitor.must("POST", "/api/consent", consent)
             now = visitor.must("GET", "/api/state")
         positions = decide(rng, trial)
         body = {"trial": trial["trial"], "attempt": trial["attempt"], "positions": positions, "milliseconds": 1000}
@@ -159,8 +164,20 @@ def take_part_together(
     seed: int = 0,
     habits: Habits = Habits(),
     threads: int = 200,
+    entries: Sequence[str] = (),
+    code: str = "",
 ) -> list[Acknowledged]:
     """Many participants at once, all of whom begin at the same moment.
+
+    Args:
+        address: of the server.
+        participants: how many.
+        decide: chooses positions for a trial as the server describes it.
+        seed: of habits and choices.
+        habits: what else they do.
+        threads: participants at once.
+        entries: the path that each opens first, ``/`` without any.
+        code: the access code, where the study has one.
 
     Raises:
         DataError: the server refused something, or took an answer twice.
@@ -171,7 +188,8 @@ def take_part_together(
     def one(number: int) -> Acknowledged:
         if number < at_once:
             start.wait(60)
-        return take_part(address, decide, np.random.default_rng([seed, number]), habits)
+        entry = entries[number] if entries else "/"
+        return take_part(address, decide, np.random.default_rng([seed, number]), habits, entry, code)
 
     try:
         with ThreadPoolExecutor(at_once) as pool:
@@ -232,10 +250,14 @@ def rehearsed(folder: Path, participants: int, seed: int = 0, habits: Habits = H
         database = open_database(Path(place), study.digest)
         store = Store(study, database)
         try:
+            config = study.config
+            entries = [f"/i/{code}" for code in store.invite(participants)] if config.access == "links" else []
             most = max(len(group.methods) for group in study.groups.values())
-            decide = by_worth(owners(study), [STEP * one for one in range(most)], study.config.design == "ranking")
+            decide = by_worth(owners(study), [STEP * one for one in range(most)], config.design == "ranking")
             with serving(make_app(folder, store, Binding()), MOST_CONNECTIONS) as address:
-                kept = take_part_together(address, participants, decide, seed, habits)
+                kept = take_part_together(
+                    address, participants, decide, seed, habits, entries=entries, code=config.access_code
+                )
             check_kept(store, kept)
             yield store
         finally:

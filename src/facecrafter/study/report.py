@@ -19,6 +19,7 @@ from facecrafter.evaluation.report.text import escaped, grid_as_markdown
 from facecrafter.io import check_free, write_whole
 from facecrafter.study import statistics, worth
 from facecrafter.study.answers import Choices, Given, choices, given
+from facecrafter.study.export import plain
 from facecrafter.study.manifest import Manifest
 from facecrafter.study.statistics import Means, Pair, Test
 from facecrafter.study.status import Status, status_of
@@ -84,16 +85,8 @@ class Result:
     @cached_property
     def tests(self) -> list[Test]:
         """The tests of any difference."""
-        answers, methods = self.choices, len(self.methods)
-        found = [statistics.wald(self.main)]
-        if answers.is_ranking:
-            ranks = np.zeros((len(answers), methods))
-            np.put_along_axis(ranks, answers.orders, np.arange(1.0, methods + 1)[None], 1)
-            found.append(statistics.friedman(ranks))
-        elif answers.layouts.shape[1] == methods:
-            chosen = np.eye(methods)[answers.orders[:, 0]]
-            found.append(statistics.cochran(chosen))
-        return found
+        usual = statistics.usual(self.choices)
+        return [statistics.wald(self.main), *([usual] if usual else [])]
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -231,7 +224,8 @@ def table(result: Result) -> Grid:
         ]
         if ranking:
             one = ranks[number]
-            cells.append(Cell(shown(one.value, 2), f"[{shown(one.low, 2)}, {shown(one.high, 2)}]", repr(one.value)))
+            small = "" if one.low is None or one.high is None else f"[{one.low:.2f}, {one.high:.2f}]"
+            cells.append(Cell(shown(one.value, 2), small, repr(one.value)))
         cells.append(_percent(Interval(without)))
         cells.append(Cell(f"{int(result.rates.shown[number]):,}", sort=repr(float(result.rates.shown[number]))))
         grid.rows.append((name, cells))
@@ -332,10 +326,9 @@ def as_csv(report: Report) -> str:
         for number, method in enumerate(result.methods):
             for name, values in measures.items():
                 one = values[number]
-                writer.writerow((result.key, method, name, one.value, one.low, one.high))
-            writer.writerow(
-                (result.key, method, "selection_rate_without_flagged", result.attentive[number], None, None)
-            )
+                writer.writerow((result.key, plain(method), name, one.value, one.low, one.high))
+            without = ("selection_rate_without_flagged", result.attentive[number], None, None)
+            writer.writerow((result.key, plain(method), *without))
     return text.getvalue()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from fastapi.routing import APIRoute
 
@@ -36,6 +36,10 @@ COOKIE_SECONDS = 180 * 24 * 3600
 ADDRESS_RATE = Rate(burst=2000, per_second=200)
 PARTICIPANT_RATE = Rate(burst=60, per_second=5)
 JOINING_RATE = Rate(burst=300, per_second=5)
+# Of an address: wrong codes and links. They do not count as joining, so that they keep nobody else out.
+REFUSED_RATE = Rate(burst=100, per_second=1)
+# Of a visitor's token, or of an address where there is none: a trial has up to some hundred images.
+READING_RATE = Rate(burst=2000, per_second=60)
 ADMIN_RATE = Rate(burst=20, per_second=1)
 
 
@@ -45,8 +49,8 @@ class Csv(PlainTextResponse):
     media_type = "text/csv"
 
 
-class Png(FileResponse):
-    """An image."""
+class Png(Response):
+    """An image. It comes without the time of its file, which tells the order in which methods were written."""
 
     media_type = "image/png"
 
@@ -80,7 +84,7 @@ def make_app(folder: Path, store: Store, binding: Binding) -> Guard:
     app.mount("/static/study", Files(directory=STATIC), name="study")
     for kind, (code, name) in _CODES.items():
         app.add_exception_handler(kind, _refuses(code, name))
-    Participants(folder, store).add_to(app)
+    Participants(folder, store, named=bool(binding.names)).add_to(app)
     Admin(folder, store).add_to(app)
     for route in app.routes:
         if isinstance(route, APIRoute):
@@ -96,27 +100,36 @@ def _refuses(code: int, name: str) -> Any:
 
 
 class Participants:
-    """What participants ask for."""
+    """What participants ask for.
 
-    def __init__(self, folder: Path, store: Store) -> None:
+    Args:
+        folder: of the study.
+        store: of its participants.
+        named: a proxy stands before it, whose word for how a visitor came is taken.
+    """
+
+    def __init__(self, folder: Path, store: Store, named: bool = False) -> None:
+        self.named = named
         self.folder, self.store, self.study = folder, store, store.study
         self.cookie = f"facecrafter-study-{self.study.digest[:8]}"
         self.images = {path.name for path in (folder / IMAGES).glob("*.png")}
         self._answering, self._joining = RateLimit(PARTICIPANT_RATE), RateLimit(JOINING_RATE)
+        self._refused, self._reading = RateLimit(REFUSED_RATE), RateLimit(READING_RATE)
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
-        plain: dict[str, Any] = {"include_in_schema": False}
+        read: dict[str, Any] = {"dependencies": [Depends(self._limit_reading)]}
+        plain: dict[str, Any] = {"include_in_schema": False, **read}
         app.get("/", response_class=FileResponse, **plain)(self.page)
         app.get("/i/{code}", response_class=RedirectResponse, **plain)(self.personal)
         app.get("/r/{token}", response_class=RedirectResponse, **plain)(self.come_back)
-        app.get("/api/study", responses=refusals())(self.about)
+        app.get("/api/study", responses=refusals(429), **read)(self.about)
         app.post("/api/consent", responses=refusals(401, 404, 429))(self.consent)
-        app.get("/api/state", responses=refusals(404))(self.state)
+        app.get("/api/state", responses=refusals(404, 429), **read)(self.state)
         app.post("/api/answers", responses=refusals(404, 409, 429))(self.answer)
         app.post("/api/undo", responses=refusals(404, 409, 429))(self.undo)
         app.post("/api/withdraw", responses=refusals(429))(self.withdraw)
-        app.get("/images/{name}", response_class=Png, responses=refusals(404))(self.image)
+        app.get("/images/{name}", response_class=Png, responses=refusals(404, 429), **read)(self.image)
 
     # --- pages --------------------------------------------------------------------------------------------------------
 
@@ -124,30 +137,31 @@ class Participants:
         """The page; a new visitor gets a token, which means nothing yet."""
         response = FileResponse(STATIC / "study.html", headers={"Cache-Control": "no-store"})
         if not self._secret(request) and self.study.config.access != "links":
-            self._remember(response, new_token())
+            self._remember(request, response, new_token())
         return response
 
-    def personal(self, code: str) -> Response:
+    def personal(self, request: Request, code: str) -> Response:
         """A personal link: it makes one participant, and opened again goes on where that one was."""
         try:
             self.store.check_invitation(code)
         except UnknownError as error:
             return PlainTextResponse(f"{error}\n", 404)
-        return self._entering(code)
+        return self._entering(request, code)
 
-    def come_back(self, token: str) -> Response:
+    def come_back(self, request: Request, token: str) -> Response:
         """The link with which a participant goes on elsewhere."""
         if not self.store.knows(token):
             return PlainTextResponse("this link is not valid, or its answers were deleted\n", 404)
-        return self._entering(token)
+        return self._entering(request, token)
 
-    def _entering(self, token: str) -> Response:
+    def _entering(self, request: Request, token: str) -> Response:
         response = RedirectResponse("/", 303)
-        self._remember(response, token)
+        self._remember(request, response, token)
         return response
 
-    def _remember(self, response: Response, token: str) -> None:
-        response.set_cookie(self.cookie, token, COOKIE_SECONDS, path="/", httponly=True, samesite="lax")
+    def _remember(self, request: Request, response: Response, token: str) -> None:
+        secure = self.named and request.headers.get("x-forwarded-proto", "").strip().lower() == "https"
+        response.set_cookie(self.cookie, token, COOKIE_SECONDS, path="/", secure=secure, httponly=True, samesite="lax")
 
     def _secret(self, request: Request) -> str:
         """The visitor's token; empty where there is none that could be one."""
@@ -156,6 +170,10 @@ class Participants:
 
     def _limited(self, secret: str) -> None:
         if self._answering.wait(secret):
+            raise TooOftenError("too many requests at once; wait a little")
+
+    async def _limit_reading(self, request: Request) -> None:
+        if self._reading.wait(self._secret(request) or _client(request)):
             raise TooOftenError("too many requests at once; wait a little")
 
     # --- what the page asks for ---------------------------------------------------------------------------------------
@@ -187,17 +205,29 @@ class Participants:
         config, secret = self.study.config, self._secret(request)
         if secret and self.store.knows(secret):
             return exchange.Joined(joined=True)
-        if self._joining.wait(request.client.host if request.client else ""):
+        try:
+            self._check_may_join(secret, body.code)
+        except (ForbiddenError, UnknownError):
+            if self._refused.wait(_client(request)):
+                raise TooOftenError("too many wrong codes or links; wait a little") from None
+            raise
+        if self._joining.wait(_client(request)):
             raise TooOftenError("too many people join at once; wait a little")
+        self.store.join(secret, invited=config.access == "links")
+        return exchange.Joined(joined=True)
+
+    def _check_may_join(self, secret: str, code: str) -> None:
+        """Refuse a visitor without a token, with a wrong code, or with a link that is not valid."""
+        config = self.study.config
         if not secret:
             needs = (
                 "open your personal link first" if config.access == "links" else "allow cookies, and reload the page"
             )
             raise ForbiddenError(f"this visitor is not known; {needs}")
-        if config.access == "code" and not matches(body.code.strip(), config.access_code):
+        if config.access == "code" and not matches(code.strip(), config.access_code):
             raise ForbiddenError("this access code is not right")
-        self.store.join(secret, invited=config.access == "links")
-        return exchange.Joined(joined=True)
+        if config.access == "links":
+            self.store.check_invitation(secret)
 
     def state(self, request: Request) -> exchange.Now:
         """Where the participant is."""
@@ -229,8 +259,7 @@ class Participants:
         """An image of one of the participant's own trials."""
         if name not in self.images or not self.store.may_see(self._secret(request), name):
             return refusal(404, "not_found", "there is no such image")
-        path = self.folder / IMAGES / name
-        return Png(path, headers={"Cache-Control": "private, max-age=3600"})
+        return Png((self.folder / IMAGES / name).read_bytes(), headers={"Cache-Control": "private, max-age=3600"})
 
     # --- trials -------------------------------------------------------------------------------------------------------
 
@@ -258,11 +287,11 @@ class Participants:
             practice=trial.kind == "practice",
             instructed=trial.expected,
             references=[
-                exchange.Reference(role=role, image=_address(images.references[role]))
+                exchange.Reference(role=role, image=_image_path(images.references[role]))
                 for role in shows
                 if role in images.references
             ],
-            options=[[_address(name) for name in images.images[method]] for method in trial.layout],
+            options=[[_image_path(name) for name in images.images[method]] for method in trial.layout],
         )
 
     def _addresses(self, trial: Trial) -> Iterator[str]:
@@ -271,8 +300,12 @@ class Participants:
         yield from (image for option in shown.options for image in option)
 
 
-def _address(name: str) -> str:
+def _image_path(name: str) -> str:
     return f"/images/{name}"
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 class Admin:
@@ -290,7 +323,7 @@ class Admin:
     def _check(self, request: Request) -> None:
         if matches(bearer(request.headers.get("authorization")), self._token):
             return
-        if self._wrong.wait(request.client.host if request.client else ""):
+        if self._wrong.wait(_client(request)):
             raise TooOftenError("too many wrong tokens; wait a little")
         raise ForbiddenError("this needs the study's admin token as 'Authorization: Bearer TOKEN'")
 

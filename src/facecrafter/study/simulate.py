@@ -7,7 +7,7 @@ plus Gumbel noise, which alone would be Plackett-Luce. No simulated answer is an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -89,12 +89,30 @@ def true_rates(plan: Plan, logs: Array, seed: int = 0) -> Array:
     return np.asarray((chances / chances.sum(1, keepdims=True)).mean(0))
 
 
+def true_means(plan: Plan, logs: Array, seed: int = 0) -> Array:
+    """What a report's tests are about, by Monte Carlo: mean ranks ``(M,)`` of a ranking, else :func:`true_rates`.
+
+    A method's rank is 1 and how many others are ahead of it.
+    """
+    if plan.design != "ranking":
+        return true_rates(plan, logs, seed)
+    return plan.methods - (plan.methods - 1) * true_rates(replace(plan, design="pairs"), logs, seed)
+
+
+def _means(choices: Choices, seed: int) -> statistics.Means:
+    return (statistics.mean_ranks if choices.is_ranking else statistics.rates)(choices, DRAWS, seed)
+
+
+def _pairs(means: statistics.Means, plan: Plan) -> list[statistics.Pair]:
+    return statistics.pairs(means, plan.methods - 1 if plan.design == "ranking" else 1)
+
+
 def logs_of(difference: float, plan: Plan) -> Array:
     """Log-worths with which the first method's selection rate is higher by ``difference`` than that of each other, who
     are alike.
 
     Args:
-        difference: from 0, below 1.
+        difference: from 0, below 1; in a ranking, of being placed first.
         plan: the study.
     """
     from scipy.optimize import brentq
@@ -115,7 +133,7 @@ class Found:
     """What is found of a difference.
 
     Attributes:
-        difference: of selection rates, between the best method and each other.
+        difference: of selection rates, between the best method and each other; in a ranking, of being placed first.
         any_difference: share of studies in which the test of any difference finds one.
         best: share of comparisons of the best with another one that find it better, after Holm's correction.
     """
@@ -132,7 +150,7 @@ def power(
     seed: int = 0,
     progress: Callable[[float], object] | None = None,
 ) -> list[Found]:
-    """How often a design finds differences.
+    """How often a design finds differences, by what its report tests: mean ranks of a ranking, else selection rates.
 
     Args:
         plan: the study.
@@ -142,15 +160,16 @@ def power(
         progress: called with 1 after each study.
     """
     found = []
+    better = -1 if plan.design == "ranking" else 1  # fewer is better of ranks
     for difference in differences:
         logs = logs_of(difference, plan)
         any_, best = [], []
         for study in range(studies):
             choices = answered(plan, logs, np.random.default_rng([seed, study]))
-            means = statistics.rates(choices, DRAWS, study)
+            means = _means(choices, study)
             any_.append(statistics.wald(means).p < ALPHA)
-            ahead = [one for one in statistics.pairs(means) if one.first == 0]
-            best.append(np.mean([one.p < ALPHA and (one.difference.value or 0) > 0 for one in ahead]))
+            ahead = [one for one in _pairs(means, plan) if one.first == 0]
+            best.append(np.mean([one.p < ALPHA and better * (one.difference.value or 0) > 0 for one in ahead]))
             if progress:
                 progress(1)
         found.append(Found(difference, float(np.mean(any_)), float(np.mean(best))))
@@ -177,14 +196,14 @@ class Coverage:
 
     Attributes:
         studies: simulated.
-        rates: of selection rates.
+        means: of what the report tests: mean ranks of a ranking, else selection rates.
         worths: of worths, against the true selection rates of a choice among all; None where participants or sets
             differ, for worths of the mixture are then no rates.
         false_alarms: by the test's name, at the level of 5 %; empty unless all are alike.
     """
 
     studies: int
-    rates: float
+    means: float
     worths: float | None
     false_alarms: dict[str, float]
 
@@ -201,7 +220,7 @@ def coverage(
         seed: one seed gives the same numbers.
         progress: called with 1 after each study.
     """
-    truth = true_rates(plan, logs)
+    truth = true_means(plan, logs)
     worths = np.exp(logs) / np.exp(logs).sum()
     plain = plan.by_participant == plan.by_set == 0
     held: list[bool] = []
@@ -209,13 +228,12 @@ def coverage(
     alarms: dict[str, list[bool]] = {}
     for study in range(studies):
         choices = answered(plan, logs, np.random.default_rng([seed, study]))
-        means = statistics.rates(choices, DRAWS, study)
-        intervals = [statistics.rate_interval(means, method) for method in range(plan.methods)]
-        held += _held(intervals, truth)
+        means = _means(choices, study)
+        held += _held([_interval(means, plan, method) for method in range(plan.methods)], truth)
         if plain:
             worth_held += _held(worth.fit(choices).worths, worths)
         if not logs.any():
-            for name, p in _tests(choices, means).items():
+            for name, p in _tests(choices, means, plan).items():
                 alarms.setdefault(name, []).append(p < ALPHA)
         if progress:
             progress(1)
@@ -235,11 +253,15 @@ def _held(intervals: Sequence[Interval], truth: Array) -> list[bool]:
     ]
 
 
-def _tests(choices: Choices, means: statistics.Means) -> dict[str, float]:
+def _interval(means: statistics.Means, plan: Plan, method: int) -> Interval:
+    if plan.design == "ranking":
+        return statistics.mean_interval(means, method, 1, plan.methods)
+    return statistics.rate_interval(means, method)
+
+
+def _tests(choices: Choices, means: statistics.Means, plan: Plan) -> dict[str, float]:
     found = {"Wald, by participants and sets": statistics.wald(means).p}
-    found["any pair, Holm"] = float(np.nanmin([one.p for one in statistics.pairs(means)]))
-    if choices.layouts.shape[1] == choices.methods:
-        chosen = np.zeros((len(choices), choices.methods))
-        chosen[np.arange(len(choices)), choices.orders[:, 0]] = 1
-        found["Cochran's Q"] = statistics.cochran(chosen).p
+    found["any pair, Holm"] = float(np.nanmin([one.p for one in _pairs(means, plan)]))
+    if usual := statistics.usual(choices):
+        found[usual.name] = usual.p
     return found

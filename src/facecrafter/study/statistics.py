@@ -73,16 +73,24 @@ def rates(choices: Choices, draws: int = DRAWS, seed: int = 0) -> Means:
         draws: how often participants, sets and answers are each resampled.
         seed: of the resampling.
     """
-    chosen = np.zeros((len(choices), choices.methods))
-    chosen[np.arange(len(choices)), choices.orders[:, 0]] = 1
-    return _means(choices, chosen, draws, seed)
+    return _means(choices, _chosen(choices), draws, seed)
 
 
 def mean_ranks(choices: Choices, draws: int = DRAWS, seed: int = 0) -> Means:
     """The mean rank a method, 1 for the best; see :func:`rates`."""
+    return _means(choices, _ranks(choices), draws, seed)
+
+
+def _ranks(choices: Choices) -> Array:
+    """The rank of each method in each answer ``(N, M)``, 1 for the best."""
     ranks = np.zeros((len(choices), choices.methods))
     np.put_along_axis(ranks, choices.orders, np.arange(1.0, choices.orders.shape[1] + 1)[None], 1)
-    return _means(choices, ranks, draws, seed)
+    return ranks
+
+
+def _chosen(choices: Choices) -> Array:
+    """1 for the method that was chosen, or placed first, in each answer ``(N, M)``, 0 for the others."""
+    return np.eye(choices.methods)[choices.orders[:, 0]]
 
 
 def _means(choices: Choices, values: Array, draws: int, seed: int) -> Means:
@@ -135,8 +143,10 @@ def rate_interval(means: Means, method: int) -> Interval:
 
 
 def mean_interval(means: Means, method: int, least: float, most: float) -> Interval:
-    """A mean with its interval, within the values that there are."""
+    """A mean with its interval, within the values that there are; with none where nothing is known of its variance."""
     alone = np.eye(len(means.values))[method]
+    if not means.variance(alone) > 0:
+        return Interval(float(means.values[method]))
     half = means.quantile(alone) * np.sqrt(means.variance(alone))
     return _within(float(means.values[method]), float(half), least, most)
 
@@ -173,6 +183,13 @@ class Pair:
     second: int
     difference: Interval
     p: float
+
+
+def usual(choices: Choices) -> Test | None:
+    """The test that most papers report: Friedman's of a ranking, Cochran's Q of a choice among all, None of pairs."""
+    if choices.is_ranking:
+        return friedman(_ranks(choices))
+    return cochran(_chosen(choices)) if choices.layouts.shape[1] == choices.methods else None
 
 
 def cochran(chosen: Array) -> Test:
@@ -305,8 +322,7 @@ def agreement(choices: Choices) -> tuple[float | None, int]:
 
 def concordance(choices: Choices) -> float | None:
     """Of rankings: the mean of Kendall's tau between any two participants who ranked the same set; None without any."""
-    ranks = np.zeros((len(choices), choices.methods))
-    np.put_along_axis(ranks, choices.orders, np.arange(choices.orders.shape[1])[None] * 1.0, 1)
+    ranks = _ranks(choices)
     found = []
     for number in np.unique(choices.sets):
         same = ranks[choices.sets == number]

@@ -14,6 +14,7 @@ from sqlmodel import Session, col, select
 
 from facecrafter.errors import FaceCrafterError
 from facecrafter.study import design
+from facecrafter.study.config import MOST_HOURS
 from facecrafter.study.database import Database
 from facecrafter.study.design import Dealt
 from facecrafter.study.manifest import Manifest
@@ -27,7 +28,7 @@ class UnknownError(FaceCrafterError):
 
 
 class StaleError(FaceCrafterError):
-    """An answer to what is no longer asked: it was undone, or given to somebody else, in the meantime."""
+    """An answer to what is no longer asked: it was undone, or dealt again, in the meantime."""
 
 
 class InvalidError(FaceCrafterError):
@@ -149,7 +150,7 @@ class Store:
 
     def _release(self, session: Session) -> None:
         """Give back what participants left unanswered for long."""
-        since = self.clock() - timedelta(hours=self.study.config.return_after_hours)
+        since = self.clock() - timedelta(hours=min(self.study.config.return_after_hours, MOST_HOURS))
         # Locked, so that nobody of them answers meanwhile; who does so just now is not gone.
         left = session.exec(
             select(Participant.id)
@@ -215,7 +216,8 @@ class Store:
         return state
 
     def answer(self, secret: str, trial_id: int, attempt: int, positions: Sequence[int], milliseconds: int) -> bool:
-        """Keep an answer. It is on the disk when this returns.
+        """Keep an answer. It is on the disk when this returns. One to a trial that was given back counts too, while
+        its participant was dealt nothing in its place: it was sent late, over a lost connection.
 
         Args:
             secret: the participant's token.
@@ -238,10 +240,14 @@ class Store:
             if trial is None or trial.participant_id != participant.id:
                 raise UnknownError("there is no such trial; reload the page")
             self._check(trial, positions)
-            if attempt != trial.attempt or not trial.live:
+            if attempt != trial.attempt:
                 raise StaleError("this question has changed in the meantime; reload the page")
             if session.get(Answer, trial_id) is not None:
                 return False
+            if not trial.live:
+                self.database.lock_dealing(session)
+                trial.live = True
+                session.add(trial)
             time = self.clock()
             session.add(Answer(trial_id=trial_id, positions=list(positions), milliseconds=milliseconds, answered=time))
             session.flush()

@@ -24,7 +24,8 @@ PRECISION = 0.05
 
 @dataclass(frozen=True)
 class Worths:
-    """Log-worths ``(M,)`` with mean 0 and their covariance, and each worth with its 95 % interval."""
+    """Log-worths ``(M,)`` with mean 0 and their covariance, and each worth with its 95 % interval. A method that was
+    never shown has no worth, and one of which too little is known to say how far it may be off has no interval."""
 
     logs: Means
     worths: list[Interval]
@@ -102,11 +103,17 @@ def _meat(scores: Array, clusters: NDArray[np.int64]) -> Array:
 
 
 def _worth(means: Means, method: int) -> Interval:
-    """A worth and its interval, symmetrical in its log-odds, by the delta method."""
-    worths = np.exp(means.values) / np.exp(means.values).sum()
+    """A worth and its interval, symmetrical in its log-odds, by the delta method. Worths of all that were shown sum to
+    1."""
+    if not means.shown[method]:
+        return Interval()
+    weights = np.where(means.shown > 0, np.exp(means.values), 0.0)
+    worths = weights / weights.sum()
     worth = float(worths[method])
     slope = -worths / (1 - worth)
     slope[method] = 1.0
+    if means.shown[method] < 2 or not means.variance(slope) > 0:
+        return Interval(worth)
     half = means.quantile(slope) * np.sqrt(means.variance(slope))
     low, high = (1 / (1 + np.exp(-(np.log(worth / (1 - worth)) + way * half))) for way in (-1, 1))
     return Interval(worth, float(low), float(high))

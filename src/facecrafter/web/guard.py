@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from facecrafter.web.binding import Binding
+from facecrafter.web.binding import LOOPBACK_NAMES, Binding, host_of
 from facecrafter.web.rates import Rate, RateLimit
 from facecrafter.web.tokens import bearer, fingerprint, matches
 
@@ -92,7 +92,7 @@ class Guard:
         method = scope["method"]
         if not self.binding.knows(headers.get("host", "")):
             return _no(421, "unknown_host", "this name is not the server's; open it as it was printed at its start")
-        if is_foreign(method, headers):
+        if is_foreign(method, headers, self.binding.names):
             text = "the request comes from a page of another origin; programs send the header " + HEADER
             return _no(403, "other_origin", text)
         if self.binding.token and not scope["path"].startswith(self.open_paths or "\0"):
@@ -135,18 +135,26 @@ class Guard:
         return {"Location": place + (f"?{rest}" if rest else ""), "Set-Cookie": cookie}
 
 
-def is_foreign(method: str, headers: Headers) -> bool:
+def is_foreign(method: str, headers: Headers, names: Collection[str] = ()) -> bool:
     """Whether a page of another origin may have sent a request (CSRF).
 
     Browsers say where a request comes from, in Sec-Fetch-Site and, with what is no GET, in Origin. What says neither
     and is of a kind that a form can send needs the header :data:`HEADER`, or a token in Authorization.
+
+    Args:
+        method: of the request.
+        headers: of the request.
+        names: of the server, beside what Host says: a proxy may not hand that on. This machine's own are not counted,
+            whose other ports are other servers.
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None and site not in ("same-origin", "none"):
         opened = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
         return not opened  # a link on another page may be followed
     if origin is not None and _place_in(origin) != headers.get("host", "").lower():
-        return True
+        name = host_of(_place_in(origin) or "")
+        if name not in names or name in LOOPBACK_NAMES:
+            return True
     if method in SAFE or origin is not None or site is not None:
         return False
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()

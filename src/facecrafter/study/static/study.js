@@ -3,7 +3,7 @@
 
 const byId = (id) => document.getElementById(id);
 const LANGUAGE = "facecrafter-study-language";
-const SETTLE_MILLISECONDS = 300; // after a new question, in which the second click of a double click is no answer
+const SETTLE_MILLISECONDS = 300; // after a new question or an undo, in which the second click of a double click is none
 const LONGEST_WAIT = 15_000;
 const ANSWER_MILLISECONDS = 20_000; // a request that is not answered by then is lost: a phone in a tunnel gets no error
 const TOUCH = matchMedia("(hover: none)"); // as in study.css: no keys are named there
@@ -14,13 +14,20 @@ let placed = []; // of a ranking: positions, the best first
 let shownAt = 0;
 let ready = false;
 let sending = false;
+let undoneAt = -Infinity;
+
+// What the study itself says of a request. Anything else comes from something in between, and passes.
+const REFUSED = new Set(["unknown", "stale", "invalid", "forbidden"]);
+const BLOCKED = new Set(["other_origin", "unknown_host"]); // a proxy that is set up wrongly: to be read, not waited for
 
 class Refusal extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
+  constructor(status, content) {
+    super(content?.message ?? "");
+    this.code = status < 500 ? content?.error : undefined;
   }
 }
+
+const isWithdrawn = (error) => error.code === "unknown";
 
 async function ask(path, body) {
   const options = body === undefined ? {} : {
@@ -31,7 +38,7 @@ async function ask(path, body) {
   try {
     const response = await fetch(path, { cache: "no-store", credentials: "same-origin", signal: lost.signal, ...options });
     const content = await response.json().catch((error) => { if (response.ok) throw error; });
-    if (!response.ok) throw new Refusal(response.status, content?.message ?? "");
+    if (!response.ok) throw new Refusal(response.status, content);
     return content;
   } finally {
     clearTimeout(timer);
@@ -248,8 +255,7 @@ async function persist(path, body, message = "retrying") {
       complain("");
       return answered;
     } catch (error) {
-      const final = error instanceof Refusal && error.status < 500 && error.status !== 429;
-      if (final) throw error;
+      if (REFUSED.has(error.code) || BLOCKED.has(error.code)) throw error;
       complain(words(message));
       await pause(wait);
     }
@@ -261,7 +267,7 @@ async function current() {
   try {
     return await persist("/api/state");
   } catch (error) {
-    if (error.status === 404) return null;
+    if (isWithdrawn(error)) return null;
     throw error;
   }
 }
@@ -273,7 +279,10 @@ async function change(path, body, message) {
   byId("undo").disabled = true;
   let saved = null;
   try {
-    saved = await persist(path, body, message).catch(() => null);
+    saved = await persist(path, body, message).catch((error) => {
+      if (!REFUSED.has(error.code)) throw error; // and what was to be sent is kept
+      return null;
+    });
     now = saved ? saved.now : await current();
     keep(null);
   } catch {
@@ -293,9 +302,11 @@ async function deliver(answer) {
   byId("saved").textContent = taken ? words("saved") : "";
 }
 
+// The second click of a double click takes back nothing more.
 async function undo() {
-  if (sending || !now?.last) return;
+  if (sending || !now?.last || performance.now() - undoneAt < SETTLE_MILLISECONDS) return;
   await change("/api/undo", now.last);
+  undoneAt = performance.now();
   byId("saved").textContent = "";
 }
 
@@ -335,7 +346,7 @@ async function begin(language) {
 // Another tab may have gone on.
 async function refresh() {
   if (sending || !now) return;
-  const found = await ask("/api/state").catch((error) => (error.status === 404 ? null : now));
+  const found = await ask("/api/state").catch((error) => (isWithdrawn(error) ? null : now));
   if (sending || !now) return;
   if (!found) return showWithdrawn();
   const same = found.trial?.trial === now.trial?.trial && found.trial?.attempt === now.trial?.attempt;
@@ -355,7 +366,7 @@ byId("agree-form").addEventListener("submit", async (event) => {
   }
   byId("agree").disabled = false;
 });
-byId("undo").addEventListener("click", undo);
+byId("undo").addEventListener("click", (event) => { if (event.detail < 2) undo(); });
 byId("save").addEventListener("click", () => {
   if (ready && !sending && placed.length === now.trial.options.length) send(placed);
 });
