@@ -143,12 +143,15 @@ def rate_interval(means: Means, method: int) -> Interval:
 
 
 def mean_interval(means: Means, method: int, least: float, most: float) -> Interval:
-    """A mean with its interval, within the values that there are; with none where nothing is known of its variance."""
+    """A mean with its interval, within the values that there are; with none where nothing is known of its variance.
+
+    It has the careful degrees of freedom: Wilson's interval of a rate is wider than its variance says, this is not.
+    """
     alone = np.eye(len(means.values))[method]
     if not means.variance(alone) > 0:
         return Interval(float(means.values[method]))
-    half = means.quantile(alone) * np.sqrt(means.variance(alone))
-    return _within(float(means.values[method]), float(half), least, most)
+    half = _quantile(means.freedom) * float(np.sqrt(means.variance(alone)))
+    return _within(float(means.values[method]), half, least, most)
 
 
 def _within(value: float, half: float, least: float, most: float) -> Interval:
