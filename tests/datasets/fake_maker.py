@@ -17,6 +17,7 @@ import numpy as np
 
 from facecrafter.data.prepare.reader import Accepted, Rejected, Result, accepted
 from facecrafter.datasets import engines
+from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.cells import Cell
 from facecrafter.datasets.make import Made, run
 from facecrafter.datasets.maker import Job
@@ -24,6 +25,8 @@ from facecrafter.datasets.output import settings_of
 from facecrafter.datasets.plan import Plan
 from facecrafter.faces.emotion import Emotion
 from facecrafter.faces.face import Face
+
+BASIS = Basis("weights", "gain")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def made(plan: Plan, out: Path, workers: int = 0, ray: str | None = None, **maki
     """A plan, made of noise by as many processes; by this one where that is none."""
     maker = Making(tuple(plan.cells), **making)
     engine = partial(engines.engine, maker, workers, ray) if workers else partial(here, maker)
-    return run(plan, out, engine, workers or 1, settings_of(plan, 64, "weights"), progress=False)
+    return run(plan, out, engine, workers or 1, settings_of(plan, 64, BASIS), progress=False)
 
 
 @contextmanager

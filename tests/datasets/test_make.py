@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,8 @@ from facecrafter.datasets.plan import Plan
 if __name__ == "__main__":
     plan = Plan(Path(sys.argv[1]))
     maker = fake_maker.Making(tuple(plan.cells), slow=0.05)
-    run(plan, Path(sys.argv[2]), partial(engine, maker, 2, None), 2, settings_of(plan, 64, "weights"), progress=False)
+    settings = settings_of(plan, 64, fake_maker.BASIS)
+    run(plan, Path(sys.argv[2]), partial(engine, maker, 2, None), 2, settings, progress=False)
 """
 
 
@@ -195,7 +197,13 @@ def test_a_changed_bit_is_found_when_the_samples_are_read(plan: Plan, tmp_path: 
         list(output.samples(out, 1, output.read_list(out, 1)["sha256"]))
 
 
-def test_another_plan_and_other_weights_are_refused(plan: Plan, planned: Planned, tmp_path: Path) -> None:
+CHANGED = {
+    "weights": "other weights of the model 'mini'",
+    "gain": "another gain of the model 'mini'",
+}
+
+
+def test_another_plan_and_another_basis_are_refused(plan: Plan, planned: Planned, tmp_path: Path) -> None:
     out = tmp_path / "set"
     fake_maker.made(plan, out)
     before = content(out)
@@ -203,10 +211,13 @@ def test_another_plan_and_other_weights_are_refused(plan: Plan, planned: Planned
     with pytest.raises(DataError, match="was begun with another plan"):
         fake_maker.made(other, out)
     engine = partial(fake_maker.here, fake_maker.Making(tuple(plan.cells)))
-    with pytest.raises(DataError, match="was begun with other weights of the model 'mini'"):
-        run(plan, out, engine, 1, settings_of(plan, 64, "changed"), progress=False)
+    for name, reason in CHANGED.items():
+        changed = settings_of(plan, 64, replace(fake_maker.BASIS, **{name: "changed"}))
+        with pytest.raises(DataError, match=f"was begun with {reason}; make this one in a new folder"):
+            run(plan, out, engine, 1, changed, progress=False)
     assert content(out) == before
-    assert run(other, out, engine, 1, settings_of(other, 64, "changed"), overwrite=True, progress=False).new == 40
+    renewed = settings_of(other, 64, replace(fake_maker.BASIS, weights="changed"))
+    assert run(other, out, engine, 1, renewed, overwrite=True, progress=False).new == 40
 
 
 def test_places_that_are_taken_are_refused(plan: Plan, tmp_path: Path) -> None:

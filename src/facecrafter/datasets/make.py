@@ -13,6 +13,7 @@ from pathlib import Path
 from facecrafter.data.prepare.reader import Accepted, Result
 from facecrafter.data.shards import IMAGES, INDEX
 from facecrafter.datasets import engines
+from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.maker import Job, Maker, Recipe, open_crafter
 from facecrafter.datasets.output import (
     Counts,
@@ -68,7 +69,7 @@ def make(
     """Make what a plan asks for.
 
     A run that was stopped in whatever way goes on with the shards that are not there when it is called again. The
-    bytes depend on the plan, the weights and the kind of processor, not on the number of workers or on Ray. A script
+    bytes depend on the plan, the model and the kind of processor, not on the number of workers or on Ray. A script
     calls it under ``if __name__ == "__main__":``, as workers are spawned.
 
     Args:
@@ -81,7 +82,7 @@ def make(
         progress: show a bar on the terminal.
 
     Raises:
-        DataError: the plan is damaged, the folder was begun with another plan or other weights, or not one image is in
+        DataError: the plan is damaged, the folder was begun with another plan or model, or not one image is in
             its cell; or the disk is full.
         ConfigError: a setting out of its range, no Ray, or another run is going on in ``out``.
         KeyboardInterrupt: after Ctrl-C, with a note that says how many images are done.
@@ -90,14 +91,14 @@ def make(
         raise ConfigError(f"workers {workers} is negative; 0 means one a core")
     plan = Plan(path)
     crafter = open_crafter(plan.config, device)
-    size, digest = crafter.generator.size, crafter.digest
+    size, basis = crafter.generator.size, Basis.of(crafter)
     check_plan(plan, crafter.model.scale.embedding)
     del crafter  # workers have their own
-    maker = partial(Maker, Recipe(plan.config, tuple(plan.cells), device, digest))
+    maker = partial(Maker, Recipe(plan.config, tuple(plan.cells), device, basis))
     count = workers or (engines.processors(ray) if ray else os.cpu_count() or 1)
     count = max(1, min(count, plan.shards))
     engine = partial(engines.engine, maker, count, ray)
-    return run(plan, out, engine, count, settings_of(plan, size, digest), overwrite, progress)
+    return run(plan, out, engine, count, settings_of(plan, size, basis), overwrite, progress)
 
 
 def check_plan(plan: Plan, width: int) -> None:

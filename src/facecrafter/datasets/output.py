@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from facecrafter.data import shards
 from facecrafter.data.prepare.folder import about_estimator, begin
 from facecrafter.data.prepare.reader import Accepted, Rejected, Result
 from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
+from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.plan import Plan
 from facecrafter.errors import DataError
 from facecrafter.estimators import emotion_estimator
@@ -41,13 +42,13 @@ ASKED_COLUMNS = {
 SHARDS_A_GROUP = 64  # of the index
 
 
-def settings_of(plan: Plan, size: int, model: str) -> dict[str, Any]:
+def settings_of(plan: Plan, size: int, basis: Basis) -> dict[str, Any]:
     """The content of ``meta.json``. A run goes on with a folder only where it agrees in all of it.
 
     Args:
         plan: what is made.
         size: side of the images in pixels.
-        model: the digest of the model's weights.
+        basis: what images depend on beside the plan.
     """
     config = plan.config
     return {
@@ -61,7 +62,7 @@ def settings_of(plan: Plan, size: int, model: str) -> dict[str, Any]:
         },
         "landmarks": {"name": "face_landmarker", "sha256": weights.entry("face_landmarker").sha256},
         "emotion": about_estimator(emotion_estimator.estimator()),
-        "dataset": {"plan": plan.digest, "model": config.model, "weights": model, "images": plan.images},
+        "dataset": {"plan": plan.digest, "model": config.model, "images": plan.images, **asdict(basis)},
     }
 
 
@@ -89,7 +90,7 @@ def open_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Begin a folder, or see that it is one that the same run has begun.
 
     Raises:
-        DataError: it was begun with another plan or other weights, or is no data set.
+        DataError: it was begun with another plan or on another basis, or is no data set.
     """
     if (out / META).is_file() and not overwrite:
         _check_same(out, shards.read_meta(out).get("dataset"), settings["dataset"])
@@ -99,9 +100,10 @@ def open_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
 def _check_same(out: Path, before: Any, now: dict[str, Any]) -> None:
     if not isinstance(before, dict):
         raise DataError(f"{out} is a prepared folder and no data set of 'dataset make'; name a new one")
-    for name, what in (("plan", "another plan"), ("weights", f"other weights of the model '{now['model']}'")):
-        if before.get(name) != now[name]:
-            raise DataError(f"{out} was begun with {what}; make this one in a new folder, or give --overwrite")
+    basis = Basis(**{one.name: now[one.name] for one in fields(Basis)})
+    other = "another plan" if before.get("plan") != now["plan"] else basis.difference(before, now["model"])
+    if other:
+        raise DataError(f"{out} was begun with {other}; make this one in a new folder, or give --overwrite")
 
 
 def write(out: Path, number: int, results: Sequence[Result]) -> None:

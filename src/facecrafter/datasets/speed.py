@@ -13,6 +13,7 @@ from typing import Any, cast
 from facecrafter.data import shards
 from facecrafter.data.prepare.reader import Accepted
 from facecrafter.datasets import engines
+from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.maker import Job, Maker, Recipe, open_crafter
 from facecrafter.datasets.output import write
 from facecrafter.datasets.plan import Plan, Row
@@ -60,7 +61,7 @@ def measure(
     plan = Plan(path)
     if plan.images < images:
         raise ConfigError(f"{path} has {plan.images} images, fewer than {images}; give --images {plan.images} or less")
-    recipe = Recipe(plan.config, tuple(plan.cells), device, open_crafter(plan.config, device).digest)
+    recipe = Recipe(plan.config, tuple(plan.cells), device, Basis.of(open_crafter(plan.config, device)))
     jobs = list(_jobs(plan, images))
     parts, made, size = _alone(recipe, jobs)
     maker = partial(Maker, recipe)
