@@ -153,6 +153,14 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"expression": ["laghing"]}, "there is no preset 'laghing'"),
     ({"emotion": ["hapy"]}, "unknown emotion 'hapy'"),
     ({"emotion": [{"valence": 0.5}]}, "arousal is missing"),
+    ({"yaw": [0.0, -0.0]}, "two cells are both 'yaw 0, pitch 0, neutral, free'; leave one out"),
+    ({"yaw": [1.0000001, 1.0000002]}, "two cells are both 'yaw 1, pitch 0, neutral, free'"),
+    (
+        {"emotion": [{"valence": 0.5, "arousal": 0.3}, {"arousal": 0.3, "valence": 0.5}]},
+        "two cells are both 'yaw 0, pitch 0, neutral, valence 0.5 arousal 0.3'",
+    ),
+    ({"emotion": [{"valence": 0.5, "arousal": 0.3}, {"valence": 0.5000001, "arousal": 0.3}]}, "two cells are both"),
+    ({"emotion": [{"valence": 0.0, "arousal": 0.3}, {"valence": -0.0, "arousal": 0.3}]}, "two cells are both"),
 ]
 
 
