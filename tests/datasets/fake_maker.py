@@ -23,6 +23,7 @@ from facecrafter.datasets.make import Made, run
 from facecrafter.datasets.maker import Job
 from facecrafter.datasets.output import settings_of
 from facecrafter.datasets.plan import Plan
+from facecrafter.errors import WeightsError
 from facecrafter.faces.emotion import Emotion
 from facecrafter.faces.face import Face
 
@@ -37,11 +38,13 @@ class Making:
         cells: of the plan.
         slow: seconds a shard takes.
         fatal: a file; the first worker that meets it deletes it and dies.
+        refuses: why no worker can start; empty where all can.
     """
 
     cells: tuple[Cell, ...]
     slow: float = 0.0
     fatal: Path | None = None
+    refuses: str = ""
 
     def __call__(self) -> FakeMaker:
         return FakeMaker(self)
@@ -51,6 +54,8 @@ class FakeMaker:
     """Samples of noise that their ids seed. Ids that end with 0 miss their cell."""
 
     def __init__(self, making: Making) -> None:
+        if making.refuses:
+            raise WeightsError(making.refuses)
         self.making = making
 
     def close(self) -> None:

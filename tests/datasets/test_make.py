@@ -28,7 +28,7 @@ from facecrafter.datasets import output
 from facecrafter.datasets.make import run
 from facecrafter.datasets.output import is_done, settings_of
 from facecrafter.datasets.plan import Plan
-from facecrafter.errors import ConfigError, DataError
+from facecrafter.errors import ConfigError, DataError, WeightsError
 
 Planned = Callable[..., Plan]
 HERE = Path(__file__).parent
@@ -97,6 +97,14 @@ def test_a_killed_worker_is_named_and_its_shard_made_again(plan: Plan, tmp_path:
         fake_maker.made(plan, tmp_path / "set", workers=2, fatal=fatal)
     fake_maker.made(plan, tmp_path / "set")
     assert content(tmp_path / "set") == whole
+
+
+def test_why_a_worker_cannot_start_is_said_and_nothing_else(
+    plan: Plan, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(WeightsError, match=r"^the weights are not installed$"):
+        fake_maker.made(plan, tmp_path / "set", workers=2, refuses="the weights are not installed")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 DRIVER = """
