@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facecrafter.datasets.config import AcceptConfig, FillConfig, PlanConfig
+from facecrafter.datasets.config import MOST_IMAGES, AcceptConfig, FillConfig, PlanConfig
 from facecrafter.errors import ConfigError
 from facecrafter.faces.asked import Asked, Pose, asked_of, doubts
 from facecrafter.faces.emotion import Emotion, emotion_of
@@ -146,13 +146,22 @@ def _refuse_doubtful(name: str, numbers: Mapping[str, float], emotion: Emotion |
 
 
 def counts_of(config: PlanConfig, cells: Sequence[Cell], people: int) -> NDArray[np.int64]:
-    """How many images each cell is to hold, ``(C,)``."""
+    """How many images each cell is to hold, ``(C,)``.
+
+    Raises:
+        ConfigError: they are none at all, or more than any plan may have.
+    """
     usual = config.images if config.images is not None else (config.a_person or 0) * people
     counts = np.full(len(cells), usual, np.int64)
     for rule in config.fill:
         counts[[_fits(rule, cell) for cell in cells]] = rule.images
-    if not counts.sum():
+    total = sum(counts.tolist())
+    if not total:
         raise ConfigError("no cell is to hold an image; give images or a_person, or another fill")
+    if total > MOST_IMAGES:
+        raise ConfigError(
+            f"the plan asks for {total:,} images, and may for {MOST_IMAGES:,}; lower images, a_person or fill"
+        )
     return counts
 
 

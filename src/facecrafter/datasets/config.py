@@ -15,6 +15,9 @@ from facecrafter.faces.asked import ANGLES
 # 197 people with eight photos or more, and of 5,449 people 99 % have nobody nearer than 0.032.
 APART = {"dlib": 0.025}
 
+MOST_IMAGES = 10**10  # of a cell, of a person in a cell, and of a plan
+
+Images = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
 Share = Annotated[float, Field(ge=0, le=2)]
 Degrees = Annotated[float, Field(gt=0, le=180)]
 
@@ -86,7 +89,7 @@ class FillConfig(Strict):
     pitch: list[float] | None = None
     expression: list[str] | None = None
     emotion: list[str | dict[Literal["valence", "arousal"], float]] | None = None
-    images: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=0, le=MOST_IMAGES)]
 
 
 class AcceptConfig(Strict):
@@ -151,8 +154,8 @@ class PlanConfig(Strict):
     apart: Annotated[float, Field(ge=0, le=2)] | None = None
     away_from: list[Path] = Field([])
     cells: CellsConfig = CellsConfig()
-    images: Annotated[int, Field(ge=1)] | None = None
-    a_person: Annotated[int, Field(ge=1)] | None = None
+    images: Images | None = None
+    a_person: Images | None = None
     fill: list[FillConfig] = Field([])
     accept: AcceptConfig = AcceptConfig()
     attempts: Annotated[int, Field(ge=1, le=20)] = 3

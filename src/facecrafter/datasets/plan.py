@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from facecrafter import weights
 from facecrafter.data.shards import DAMAGE
 from facecrafter.datasets.cells import Cell, cells_of, counts_of
+from facecrafter.datasets.checks import check_settings
 from facecrafter.datasets.config import PlanConfig
 from facecrafter.datasets.identities import Chosen, Person, choose
 from facecrafter.errors import DataError, OutputError
@@ -89,10 +90,11 @@ def write_plan(config: PlanConfig, out: Path) -> Written:
         out: the file to write, a ``.parquet``.
 
     Raises:
-        ConfigError: a cell that cannot be filled.
+        ConfigError: a cell that cannot be filled, or a setting that no image could be made with.
         DataError: a source of identities that cannot be read, or has too few people.
         OutputError: a file cannot be written.
     """
+    check_settings(config)
     cells = cells_of(config)
     chosen = choose(config)
     counts = counts_of(config, cells, len(chosen.people))
@@ -156,19 +158,22 @@ def allotted(counts: NDArray[np.int64], people: int) -> Iterator[NDArray[np.int6
 def _parts(
     config: PlanConfig, cells: Sequence[Cell], counts: NDArray[np.int64], people: Sequence[Person]
 ) -> Iterator[tuple[list[str], NDArray[np.int64]]]:
-    """Of every person the ids, and ``(3, N)``: person, cell and which image of theirs in the cell."""
+    """The ids and ``(3, N)``: person, cell and which image of theirs in the cell; of :data:`GROUP` rows of a person
+    at most."""
     recipe = _recipe(config)
     digests = [cell.digest for cell in cells]
     for number, own in enumerate(allotted(counts, len(people))):
-        rows = np.repeat(np.arange(len(cells)), own)
-        copies = np.arange(len(rows)) - np.repeat(own.cumsum() - own, own)
-        start = hashlib.sha256(f"{recipe} {people[number].digest}".encode())
-        ids = []
-        for cell, copy in zip(rows.tolist(), copies.tolist(), strict=True):
-            key = start.copy()
-            key.update(f" {digests[cell]} {copy}".encode())
-            ids.append(key.hexdigest()[:ID_DIGITS])
-        yield ids, np.stack([np.full(len(rows), number), rows, copies])
+        ends, start = own.cumsum(), hashlib.sha256(f"{recipe} {people[number].digest}".encode())
+        for first in range(0, int(ends[-1]), GROUP):
+            places = np.arange(first, min(first + GROUP, int(ends[-1])))
+            rows = np.searchsorted(ends, places, side="right")
+            copies = places - (ends - own)[rows]
+            ids = []
+            for cell, copy in zip(rows.tolist(), copies.tolist(), strict=True):
+                key = start.copy()
+                key.update(f" {digests[cell]} {copy}".encode())
+                ids.append(key.hexdigest()[:ID_DIGITS])
+            yield ids, np.stack([np.full(len(rows), number), rows, copies])
 
 
 def _recipe(config: PlanConfig) -> str:
@@ -204,7 +209,7 @@ def _schema(about: Mapping[str, Any]) -> pyarrow.Schema:
     import pyarrow as pa
 
     words = pa.dictionary(pa.int32(), pa.string())
-    names = {"id": pa.string(), "person": pa.int32(), "cell": pa.int32(), "copy": pa.int32(), "seed": pa.int64()}
+    names = {"id": pa.string(), "person": pa.int32(), "cell": pa.int32(), "copy": pa.int64(), "seed": pa.int64()}
     asked = {"yaw": pa.float32(), "pitch": pa.float32(), "expression": words, "emotion": words}
     points = {"valence": pa.float32(), "arousal": pa.float32()}
     return pa.schema([*names.items(), *asked.items(), *points.items()], {KEY: json.dumps(about)})
@@ -215,12 +220,12 @@ def _table(
 ) -> pyarrow.Table:
     import pyarrow as pa
 
-    person, cell, copy = numbers.astype(np.int32)
+    person, cell, copy = numbers
     columns = [pa.array(ids), pa.array(person), pa.array(cell), pa.array(copy)]
     columns.append(pa.array([seed_of(one, 0) for one in ids], pa.int64()))
     for name in ("yaw", "pitch", "expression", "emotion", "valence", "arousal"):
         values = pa.array([getattr(one, name) for one in cells])
-        taken = values.take(pa.array(cell))
+        taken = values.take(columns[2])
         columns.append(taken.dictionary_encode() if name in ("expression", "emotion") else taken.cast(pa.float32()))
     return pa.Table.from_arrays(
         [column.cast(kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema

@@ -1,0 +1,45 @@
+"""What a plan names beside people and cells, checked when it is written and not when it is made. Needs no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from facecrafter.datasets.config import PlanConfig, SamplingConfig
+from facecrafter.errors import ConfigError
+from facecrafter.faces.asked import read_presets
+from facecrafter.pipelines.settings import Settings
+from facecrafter.sampling.plans import check_speed
+from facecrafter.sampling.solvers import SCHEDULERS, check_steps
+
+
+def check_settings(config: PlanConfig) -> None:
+    """Refuse settings that no image could be made with.
+
+    Raises:
+        ConfigError: there is no such model, or none that reads the plan's embeddings; sampling that is out of its
+            range; or presets that cannot be read.
+    """
+    _check_model(config.model)
+    _check_sampling(config.sampling)
+    if config.presets is not None:
+        read_presets(config.presets)
+
+
+def _check_model(model: str) -> None:
+    """Refuse what is no model of the mini scale, as far as its name shows."""
+    if model == "arc2face":
+        raise ConfigError(
+            "model: arc2face reads arcface's embeddings, which no plan has; name mini, or a folder of its scale"
+        )
+    if model != "mini" and not Path(model).is_dir():
+        raise ConfigError(f"model: there is no model '{model}'; name mini, or the folder of a model that you trained")
+
+
+def _check_sampling(sampling: SamplingConfig) -> None:
+    try:
+        Settings(**sampling.model_dump())
+        check_steps(sampling.steps or 1, sampling.scheduler or next(iter(SCHEDULERS)))
+        if sampling.speed is not None:
+            check_speed(sampling.speed)
+    except ConfigError as error:
+        raise ConfigError(f"sampling: {error}") from None
