@@ -27,7 +27,7 @@ from facecrafter.errors import WeightsError
 from facecrafter.faces.emotion import Emotion
 from facecrafter.faces.face import Face
 
-BASIS = Basis("weights", "gain")
+BASIS = Basis("weights", "gain", "rig", "cpu")
 
 
 @dataclass(frozen=True)

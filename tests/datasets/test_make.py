@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import random
 import signal
@@ -25,7 +26,7 @@ import pytest
 from facecrafter import io
 from facecrafter.data import shards
 from facecrafter.datasets import output
-from facecrafter.datasets.make import run
+from facecrafter.datasets.make import check_plan, run
 from facecrafter.datasets.output import is_done, settings_of
 from facecrafter.datasets.plan import Plan
 from facecrafter.errors import ConfigError, DataError, WeightsError
@@ -179,28 +180,57 @@ def test_a_full_disk_is_named_and_nothing_is_cut_in_two(
     assert content(tmp_path / "set") == whole
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "list"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "gone", "list"])
 def test_a_damaged_shard_is_made_again(plan: Plan, tmp_path: Path, whole: dict[str, str], damage: str) -> None:
     out = tmp_path / "set"
     fake_maker.made(plan, out)
     tar, beside = shards.shard_path(out, 2), shards.shard_path(out, 2, "json")
     if damage == "cut":
         tar.write_bytes(tar.read_bytes()[:-512])
+    elif damage == "bit":
+        flip(tar)
     elif damage == "gone":
         tar.unlink()
     else:
         beside.write_text(beside.read_text()[:100])
-    assert fake_maker.made(plan, out).new == len(plan.rows(2))
+    done = fake_maker.made(plan, out)
+    assert done.new == len(plan.rows(2))
+    assert done.damaged == ([] if damage == "gone" else ["shard-00002.tar"])
     assert content(out) == whole
+
+
+def flip(path: Path) -> None:
+    """Change a bit in the middle of a file."""
+    changed = bytearray(path.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    path.write_bytes(changed)
+
+
+DAMAGED_LISTS: list[tuple[str, Any]] = [
+    ("yaw", "x"), ("attempt", "a"), ("attempt", 2**40), ("key", 3), ("likeness", True), ("valence", None),
+    ("seed", 1.5), ("sha256", None), ("sha256", 3), ("bytes", "many"), ("rejected", [{"file": "a", "reason": 3}]),
+    ("rejected", 3), ("rows", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), DAMAGED_LISTS)
+def test_a_list_with_other_values_is_damaged(plan: Plan, tmp_path: Path, name: str, value: Any) -> None:
+    out = tmp_path / "set"
+    fake_maker.made(plan, out)
+    path = shards.shard_path(out, 2, "json")
+    beside = json.loads(path.read_text())
+    place = beside if name in beside else beside["rows"][0]
+    place[name] = value
+    path.write_text(json.dumps(beside))
+    with pytest.raises(DataError, match=r"shard-00002.json is damaged or missing; delete it and run"):
+        output.read_list(out, 2)
+    assert not is_done(out, 2)
 
 
 def test_a_changed_bit_is_found_when_the_samples_are_read(plan: Plan, tmp_path: Path) -> None:
     out = tmp_path / "set"
     fake_maker.made(plan, out)
-    tar = shards.shard_path(out, 1)
-    content = bytearray(tar.read_bytes())
-    content[len(content) // 2] ^= 1
-    tar.write_bytes(content)
+    flip(shards.shard_path(out, 1))
     with pytest.raises(DataError, match=r"shard-00001.tar is damaged or missing; delete it and run"):
         list(output.samples(out, 1, output.read_list(out, 1)["sha256"]))
 
@@ -208,6 +238,8 @@ def test_a_changed_bit_is_found_when_the_samples_are_read(plan: Plan, tmp_path: 
 CHANGED = {
     "weights": "other weights of the model 'mini'",
     "gain": "another gain of the model 'mini'",
+    "rig": "another rig",
+    "device": "another kind of device",
 }
 
 
@@ -237,6 +269,50 @@ def test_places_that_are_taken_are_refused(plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not empty and no data set"):
         fake_maker.made(plan, tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    with pytest.raises(DataError, match=r"cannot be read \(file name too long\); choose another one"):
+        fake_maker.made(plan, tmp_path / ("x" * 400))
+
+
+def test_a_folder_that_cannot_be_read_is_refused(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "set").mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match=r"set cannot be read \(permission denied\); choose another one"):
+        fake_maker.made(plan, tmp_path / "set")
+
+
+def overwritten(plan: Plan, out: Path) -> None:
+    engine = partial(fake_maker.here, fake_maker.Making(tuple(plan.cells)))
+    run(plan, out, engine, 1, settings_of(plan, 64, fake_maker.BASIS), overwrite=True, progress=False)
+
+
+@pytest.mark.parametrize("meta", ['{"format": 1, "photos": {}}', "{", "[]", '{"dataset": 3}'])
+def test_what_is_no_data_set_is_not_overwritten(plan: Plan, tmp_path: Path, meta: str) -> None:
+    out = tmp_path / "prepared"
+    out.mkdir()
+    (out / "meta.json").write_text(meta)
+    (out / "shard-00000.tar").write_bytes(b"photos")
+    with pytest.raises(DataError, match="is no data set of 'dataset make', and --overwrite is for these"):
+        overwritten(plan, out)
+    assert (out / "meta.json").read_text() == meta and (out / "shard-00000.tar").read_bytes() == b"photos"
+
+
+def test_what_was_said_of_a_set_goes_with_it(plan: Plan, tmp_path: Path, whole: dict[str, str]) -> None:
+    out = tmp_path / "set"
+    fake_maker.made(plan, out)
+    for name in ("audit.html", "audit.json", "README.md"):
+        (out / name).touch()
+    overwritten(plan, out)
+    assert content(out) == whole
+
+
+def test_a_plan_of_another_rig_is_refused(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_plan(plan, 128)
+    monkeypatch.setattr(plan, "rig", "another")
+    with pytest.raises(ConfigError, match="was written with another rig; write it again with"):
+        check_plan(plan, 128)
 
 
 def test_two_runs_do_not_share_a_folder(plan: Plan, tmp_path: Path) -> None:

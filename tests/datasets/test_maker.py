@@ -247,7 +247,8 @@ def test_other_weights_and_other_recognisers_are_refused(
     plan = planned()
     with monkeypatch.context() as patched:
         patched.setattr(makers, "open_crafter", lambda config, device: mini)
-        for name, reason in (("weights", "other weights of the model 'mini'"), ("gain", "another gain")):
+        reasons = {"weights": "other weights of the model 'mini'", "gain": "another gain", "rig": "another rig"}
+        for name, reason in reasons.items():
             others = dataclasses.replace(Basis.of(mini), **{name: "others"})
             with pytest.raises(DataError, match=f"a worker has {reason}"):
                 Maker(Recipe(plan.config, tuple(plan.cells), "cpu", others))

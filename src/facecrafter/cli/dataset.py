@@ -83,10 +83,15 @@ def dataset_make(
     facecrafter dataset make plan.parquet data/set --workers 4
     facecrafter dataset make plan.parquet data/set --ray 10.0.0.1:6379
     """
+    from facecrafter.datasets import cost
     from facecrafter.datasets.make import make
 
     done = make(plan, out, workers=workers, ray=ray, device=device, overwrite=overwrite)
     counts = done.counts
+    if done.damaged:
+        some = ", ".join(done.damaged[:5]) + (", ..." if len(done.damaged) > 5 else "")
+        shards = cost.counted(len(done.damaged), "shard")
+        typer.echo(f"{shards} of an earlier run had been damaged, and were made again: {some}")
     typer.echo(f"{counts.images} of {done.planned} images are in {done.folder} ({done.seconds:.0f} s)")
     if counts.images:
         typer.echo(f"an image was made {counts.attempts / counts.images:.2f} times until it was in its cell")

@@ -30,7 +30,7 @@ from facecrafter.io import whole
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT = "facecrafter-plan-1"
+FORMAT = "facecrafter-plan-2"
 KEY = b"facecrafter"
 ID_DIGITS = 24
 SEED_DIGITS = 15  # of a hash: seeds below 2^60
@@ -109,6 +109,7 @@ def write_plan(config: PlanConfig, out: Path) -> Written:
             "counts": counts.tolist(),
             "people": {"count": len(chosen.people), "sha256": weights.sha256(people_path(out))},
             "images": int(counts.sum()),
+            "rig": load().digest,
         }
         with whole(out) as partial:
             _write_rows(partial, about, _parts(config, cells, counts, chosen.people))
@@ -241,6 +242,7 @@ class Plan:
     Attributes:
         config, cells, counts: what it was made of; images a cell.
         images, people: how many.
+        rig: the digest of the one that ids follow from.
 
     Raises:
         DataError: it is none, is damaged, or its identities are missing or others.
@@ -258,6 +260,7 @@ class Plan:
             self.cells = [Cell.read(cell) for cell in about["cells"]]
             self.counts, self.images = list(about["counts"]), int(about["images"])
             self.people, self._people_digest = int(about["people"]["count"]), about["people"]["sha256"]
+            self.rig = str(about["rig"])
             fits = fits and self._rows.metadata.num_rows == self.images
         except FileNotFoundError:
             raise DataError(f"there is no plan {path}; write one with: facecrafter dataset plan plan.yaml") from None
