@@ -153,6 +153,19 @@ def read_settings(out: Path) -> dict[str, Any]:
     return meta
 
 
+def digest_of(out: Path, meta: Mapping[str, Any]) -> str:
+    """What tells a finished set from every other: a hash of its plan, its basis, and its index.
+
+    Raises:
+        DataError: the index cannot be read.
+    """
+    try:
+        index = (out / INDEX).read_bytes()
+    except OSError as error:
+        raise unreadable(out, error) from None
+    return hashlib.sha256(json.dumps(meta["dataset"], sort_keys=True).encode() + index).hexdigest()
+
+
 def _fits(meta: Mapping[str, Any]) -> bool:
     """Whether settings have what is read of them.
 
