@@ -194,7 +194,7 @@ def test_a_set_without_an_image_is_not_audited(planned: Planned, tmp_path: Path,
         audit(tmp_path / "none")
 
 
-@pytest.mark.parametrize("damage", ["bit", "sample", "index", "prepared", "list"])
+@pytest.mark.parametrize("damage", ["bit", "sample", "index", "cut", "prepared", "list"])
 def test_what_cannot_be_audited_is_named(made: Path, damage: str) -> None:
     tar = shards.shard_path(made, 1)
     reason = "shard-00001.* is damaged or missing; delete it and run 'dataset make' again"
@@ -208,6 +208,9 @@ def test_what_cannot_be_audited_is_named(made: Path, damage: str) -> None:
     elif damage == "index":
         (made / "index.parquet").unlink()
         reason = "is not finished"
+    elif damage == "cut":
+        (made / "index.parquet").write_bytes((made / "index.parquet").read_bytes()[:-9])
+        reason = "index.parquet is damaged; run 'dataset make' on the folder again"
     else:
         meta = json.loads((made / "meta.json").read_text())
         del meta["dataset"]

@@ -22,7 +22,7 @@ from facecrafter.datasets.cells import Cell, Measured, cells_of, missed
 from facecrafter.datasets.config import AcceptConfig, PlanConfig
 from facecrafter.datasets.identities import choose
 from facecrafter.datasets.plan import Plan, allotted, people_path, seed_of, write_plan
-from facecrafter.errors import ConfigError, DataError, FaceCrafterError
+from facecrafter.errors import ConfigError, DataError, FaceCrafterError, OutputError
 from facecrafter.faces.emotion import Emotion
 from facecrafter.faces.face import BLENDSHAPES
 
@@ -138,7 +138,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"a_person": 2**62}, "a_person: Input should be less than or equal to 10000000000"),
     ({"a_person": None, "images": 10**30}, "images: Input should be less than"),
     ({"fill": [{"images": 10**30}]}, "fill.0.images: Input should be less than"),
-    ({"recogniser": "arcface"}, "nothing is measured for 'arcface'"),
+    ({"recogniser": "sface"}, "nothing is measured for 'sface'"),
+    ({"recogniser": "arcface", "apart": 0.1}, "recogniser: no set is made with arcface's embeddings; use dlib"),
+    ({"cells": {"emotion": [{}]}}, "cells.emotion: an emotion is in words such as happy, or a point"),
+    ({"cells": {"emotion": ["happy", {"valence": "x"}]}}, r"a point such as \{valence: 0.5, arousal: 0.3\}, not"),
+    ({"cells": {"emotion": [{"valance": 0.5, "arousal": 0}]}}, "cells.emotion: an emotion is in words"),
+    ({"cells": {"emotion": [True]}}, "cells.emotion: an emotion is in words .* not True"),
+    ({"fill": [{"emotion": [3], "images": 2}]}, "fill.0.emotion: an emotion is in words"),
     ({"accept": {"yaw": -1}}, "accept.yaw"),
 ]
 
@@ -219,10 +225,58 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, content: bytes) -> None:
         Plan(tmp_path / "bad.parquet")
 
 
+def test_a_changed_byte_of_a_plan_is_named(planned: Planned) -> None:
+    plan = planned()
+    content = bytearray(plan.path.read_bytes())
+    content[content.index(plan.rows(0)[1].id.encode())] = 0xFF
+    plan.path.write_bytes(content)
+    with pytest.raises(DataError, match=r"plan.parquet is damaged; write it again with 'dataset plan'"):
+        Plan(plan.path).rows(0)
+
+
+def test_a_changed_digit_of_a_plan_is_found_too(planned: Planned) -> None:
+    plan = planned()
+    content = bytearray(plan.path.read_bytes())
+    place = content.index(plan.rows(0)[1].id.encode())
+    content[place] = ord("a") if content[place] != ord("a") else ord("b")
+    plan.path.write_bytes(content)
+    with pytest.raises(DataError, match=r"plan.parquet is damaged"):
+        Plan(plan.path).rows(0)
+
+
+def test_identities_that_cannot_be_read_are_named(planned: Planned) -> None:
+    plan = planned()
+    people_path(plan.path).unlink()
+    people_path(plan.path).mkdir()
+    with pytest.raises(DataError, match=r"people.parquet is missing, cannot be read, or has not the identities of"):
+        Plan(plan.path)
+
+
+def test_a_plan_below_a_file_is_refused(configured: Configured, embeddings: Path) -> None:
+    with pytest.raises(OutputError, match=r"could not be written \(.*people.npy is a file\); .*choose another folder"):
+        write_plan(configured(), embeddings / "plan.parquet")
+
+
+def test_missing_embeddings_are_named(configured: Configured, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no file of embeddings .*none.npy"):
+        choose(configured(identities=[{"embeddings": str(tmp_path / "none.npy")}]))
+
+
+@pytest.mark.parametrize("name", ["set.yaml", "people.npy", "link.parquet"])
+def test_a_plan_does_not_replace_what_it_is_made_of(embeddings: Path, tmp_path: Path, name: str) -> None:
+    config = tmp_path / "set.yaml"
+    config.write_text(f"identities: [{{embeddings: {embeddings}}}]\nimages: 3\n")
+    (tmp_path / "link.parquet").symlink_to(config)
+    before = config.read_bytes(), embeddings.read_bytes()
+    done = CliRunner().invoke(app, ["dataset", "plan", str(config), str(tmp_path / name), "--overwrite"])
+    assert done.exit_code == 1 and "is an input of the plan and would be replaced" in done.output.replace("\n", " ")
+    assert (config.read_bytes(), embeddings.read_bytes()) == before
+
+
 def test_other_identities_are_refused(planned: Planned) -> None:
     plan = planned()
     people_path(plan.path).write_bytes(people_path(planned("other", seed=2, a_person=1).path).read_bytes() + b" ")
-    with pytest.raises(DataError, match="not the identities of"):
+    with pytest.raises(DataError, match="has not the identities of"):
         Plan(plan.path)
 
 

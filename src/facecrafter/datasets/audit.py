@@ -156,6 +156,7 @@ def audit(out: Path, training: Path | None = None, seed: int = 0) -> Audit:
     held, rejected, missing = _gather(out, count, meta, judge)
     if not held.persons:
         raise DataError(f"{out} has no image to audit: all {rejected} missed their cell; widen accept in the plan")
+    _check_index(out, len(held.persons))
     people = sorted(held.sums)
     own = {name: unit(np.stack([held.sums[person][name] for person in people])) for name in meta["recognisers"]}
     apart = meta["dataset"]["apart"]
@@ -195,6 +196,23 @@ def open_set(out: Path) -> tuple[dict[str, Any], int]:
     if not (out / shards.INDEX).is_file():
         raise DataError(f"{out} is not finished; run 'dataset make' on it again, it goes on where it stopped")
     return meta, count
+
+
+def _check_index(out: Path, images: int) -> None:
+    """Refuse an index that is not of the images that are there.
+
+    Raises:
+        DataError: it is not, or is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    path = out / shards.INDEX
+    try:
+        same = pq.read_metadata(path).num_rows == images
+    except shards.DAMAGE:
+        same = False
+    if not same:
+        raise DataError(f"{path} is damaged; run 'dataset make' on the folder again, which writes it again")
 
 
 def _gather(out: Path, count: int, meta: Mapping[str, Any], judge: str) -> tuple[_Held, int, Counter[str]]:

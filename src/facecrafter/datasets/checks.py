@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from facecrafter.datasets.config import PlanConfig, SamplingConfig
+from facecrafter.datasets.identities import people_path
 from facecrafter.errors import ConfigError
 from facecrafter.faces.asked import read_presets
 from facecrafter.pipelines.settings import Settings
@@ -23,6 +24,25 @@ def check_settings(config: PlanConfig) -> None:
     _check_sampling(config.sampling)
     if config.presets is not None:
         read_presets(config.presets)
+
+
+def check_inputs(config: PlanConfig, place: Path, plan: Path) -> None:
+    """Refuse to write a plan over what it is made of.
+
+    Args:
+        config: what the plan is made of.
+        place: where that was read.
+        plan: where the plan is to be.
+
+    Raises:
+        ConfigError: the plan or its identities would replace an input.
+    """
+    read = [place, config.presets, *(source.embeddings for source in config.identities)]
+    inputs = {one.resolve() for one in read if one is not None}
+    if taken := next((one for one in (plan, people_path(plan)) if one.resolve() in inputs), None):
+        raise ConfigError(
+            f"{taken} is an input of the plan and would be replaced by it; name another file for the plan"
+        )
 
 
 def _check_model(model: str) -> None:

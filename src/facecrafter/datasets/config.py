@@ -22,6 +22,23 @@ Share = Annotated[float, Field(ge=0, le=2)]
 Degrees = Annotated[float, Field(gt=0, le=180)]
 
 
+def emotions(values: Any) -> Any:
+    """The values of the axis of emotions as they are.
+
+    Raises:
+        ValueError: one is neither a word nor a point.
+    """
+    for value in values if isinstance(values, list) else []:
+        numbers = isinstance(value, dict) and all(
+            isinstance(one, int | float) and not isinstance(one, bool) for one in value.values()
+        )
+        if not isinstance(value, str) and not (numbers and value and value.keys() <= {"valence", "arousal"}):
+            raise ValueError(
+                f"an emotion is in words such as happy, or a point such as {{valence: 0.5, arousal: 0.3}}, not {value}"
+            )
+    return values
+
+
 class SourceConfig(Strict):
     """Where some identities come from; one of the first two.
 
@@ -60,6 +77,11 @@ class CellsConfig(Strict):
     expression: list[str] = Field(["neutral"], min_length=1)
     emotion: list[str | dict[Literal["valence", "arousal"], float]] = Field(["free"], min_length=1)
 
+    @field_validator("emotion", mode="before")
+    @classmethod
+    def _emotions(cls, values: Any) -> Any:
+        return emotions(values)
+
     @field_validator("yaw", "pitch", "expression", "emotion")
     @classmethod
     def _different(cls, values: list[Any]) -> list[Any]:
@@ -90,6 +112,11 @@ class FillConfig(Strict):
     expression: list[str] | None = None
     emotion: list[str | dict[Literal["valence", "arousal"], float]] | None = None
     images: Annotated[int, Field(ge=0, le=MOST_IMAGES)]
+
+    @field_validator("emotion", mode="before")
+    @classmethod
+    def _emotions(cls, values: Any) -> Any:
+        return emotions(values)
 
 
 class AcceptConfig(Strict):
@@ -162,9 +189,16 @@ class PlanConfig(Strict):
     sampling: SamplingConfig = SamplingConfig()
     emotion_through: Literal["both", "landmarks", "module"] = "both"
     presets: Path | None = None
-    recogniser: Literal["dlib", "sface", "arcface"] = "dlib"
+    recogniser: Literal["dlib", "sface"] = "dlib"
     also: list[Literal["dlib", "sface"]] = Field(["sface"])
     shard_size: Annotated[int, Field(ge=1, le=65536)] = 256
+
+    @field_validator("recogniser", mode="before")
+    @classmethod
+    def _read_off_images(cls, name: Any) -> Any:
+        if name == "arcface":
+            raise ValueError("no set is made with arcface's embeddings; use dlib, which the mini scale reads")
+        return name
 
     @model_validator(mode="after")
     def _fits_together(self) -> PlanConfig:

@@ -22,10 +22,10 @@ from facecrafter.data.shards import DAMAGE
 from facecrafter.datasets.cells import Cell, cells_of, counts_of
 from facecrafter.datasets.checks import check_settings
 from facecrafter.datasets.config import PlanConfig
-from facecrafter.datasets.identities import Chosen, Person, choose
-from facecrafter.errors import DataError, OutputError
+from facecrafter.datasets.identities import Chosen, Person, choose, people_path
+from facecrafter.errors import DataError
 from facecrafter.faces.rig import load
-from facecrafter.io import whole
+from facecrafter.io import in_folder, unwritten, whole
 
 if TYPE_CHECKING:
     import pyarrow
@@ -58,11 +58,6 @@ def seed_of(identifier: str, attempt: int) -> int:
     """The seed of an image's attempt, from 0, in [0, 2^60)."""
     digits = identifier if attempt == 0 else hashlib.sha256(f"{identifier} {attempt}".encode()).hexdigest()
     return int(digits[:SEED_DIGITS], 16)
-
-
-def people_path(plan: Path) -> Path:
-    """The identities of a plan."""
-    return plan.with_suffix(".people.parquet")
 
 
 @dataclass(frozen=True)
@@ -99,8 +94,7 @@ def write_plan(config: PlanConfig, out: Path) -> Written:
     chosen = choose(config)
     counts = counts_of(config, cells, len(chosen.people))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(people_path(out)) as partial:
+        with whole(people_path(in_folder(out))) as partial:
             _write_people(chosen.people, partial)
         about = {
             "format": FORMAT,
@@ -114,8 +108,7 @@ def write_plan(config: PlanConfig, out: Path) -> Written:
         with whole(out) as partial:
             _write_rows(partial, about, _parts(config, cells, counts, chosen.people))
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise OutputError(f"{out} could not be written ({why}); free some space or choose another folder") from None
+        raise unwritten(out, error) from None
     return Written(out, len(cells), int(counts.sum()), chosen)
 
 
@@ -192,7 +185,7 @@ def _write_rows(path: Path, about: Mapping[str, Any], parts: Iterator[tuple[list
     shard = about["config"]["shard_size"]
     size = shard * max(1, GROUP // shard)
     schema = _schema(about)
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
         ids: list[str] = []
         numbers: list[NDArray[np.int64]] = []
         for own, rows in parts:
@@ -253,7 +246,7 @@ class Plan:
 
         self.path = path
         try:
-            self._rows = pq.ParquetFile(path)
+            self._rows = pq.ParquetFile(path, page_checksum_verification=True)
             about = json.loads(self._rows.schema_arrow.metadata[KEY])
             fits = about["format"] == FORMAT
             self.config = PlanConfig(**about["config"])
@@ -269,8 +262,14 @@ class Plan:
         if not fits:
             raise DataError(f"{path} is no plan of this version, or damaged; write it again with 'dataset plan'")
         people = people_path(path)
-        if not people.is_file() or weights.sha256(people) != self._people_digest:
-            raise DataError(f"{people} is missing, or not the identities of {path}; write the plan again")
+        try:
+            same = weights.sha256(people) == self._people_digest
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(
+                f"{people} is missing, cannot be read, or has not the identities of {path}; write the plan again"
+            )
         self._people = pq.ParquetFile(people)
 
     @cached_property
@@ -291,16 +290,19 @@ class Plan:
         """
         size = self.config.shard_size
         group, place = divmod(shard * size, size * max(1, GROUP // size))
-        table = self._group(group).slice(place, size)
-        return [Row(**row) for row in table.to_pylist()]
+        try:
+            return [Row(**row) for row in self._group(group).slice(place, size).to_pylist()]
+        except DAMAGE:
+            raise DataError(f"{self.path} is damaged; write it again with 'dataset plan'") from None
 
     def _group(self, number: int) -> pyarrow.Table:
-        """The rows that were written at once; those read last are kept."""
+        """The rows that were written at once; those read last are kept.
+
+        Raises:
+            DAMAGE: the file is damaged.
+        """
         if getattr(self, "_kept", (None, None))[0] != number:
-            try:
-                self._kept = number, self._rows.read_row_group(number, columns=["id", "person", "cell", "seed"])
-            except DAMAGE:
-                raise DataError(f"{self.path} is damaged; write it again with 'dataset plan'") from None
+            self._kept = number, self._rows.read_row_group(number, columns=["id", "person", "cell", "seed"])
         return self._kept[1]
 
     def persons(self, numbers: Sequence[int]) -> dict[int, Person]:
