@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -22,11 +23,13 @@ import fake_maker
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from facecrafter import io
+from facecrafter.cli import app
 from facecrafter.data import shards
 from facecrafter.datasets import output
-from facecrafter.datasets.make import check_plan, run
+from facecrafter.datasets.make import Made, check_plan, run
 from facecrafter.datasets.output import is_done, settings_of
 from facecrafter.datasets.plan import Plan
 from facecrafter.errors import ConfigError, DataError, WeightsError
@@ -204,6 +207,16 @@ def flip(path: Path) -> None:
     changed = bytearray(path.read_bytes())
     changed[len(changed) // 2] ^= 1
     path.write_bytes(changed)
+
+
+def test_the_command_names_the_damaged_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = output.Counts(40, 0, 44, Counter())
+    names = [f"shard-0000{number}.tar" for number in range(6)]
+    done = Made(tmp_path, 40, counts, 40, [], names, 1.0)
+    monkeypatch.setattr("facecrafter.datasets.make.make", lambda *given, **named: done)
+    said = CliRunner().invoke(app, ["dataset", "make", "plan.parquet", str(tmp_path)]).output.replace("\n", " ")
+    assert "6 shards of an earlier run had been damaged, and were made again: shard-00000.tar, " in said
+    assert "shard-00004.tar, ..." in said and "shard-00005" not in said
 
 
 DAMAGED_LISTS: list[tuple[str, Any]] = [
