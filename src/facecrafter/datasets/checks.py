@@ -8,9 +8,7 @@ from facecrafter.datasets.config import PlanConfig, SamplingConfig
 from facecrafter.datasets.identities import people_path
 from facecrafter.errors import ConfigError
 from facecrafter.faces.asked import read_presets
-from facecrafter.pipelines.settings import Settings
-from facecrafter.sampling.plans import check_speed
-from facecrafter.sampling.solvers import SCHEDULERS, check_steps
+from facecrafter.pipelines.settings import Settings, check_known
 
 
 def check_settings(config: PlanConfig) -> None:
@@ -57,9 +55,6 @@ def _check_model(model: str) -> None:
 
 def _check_sampling(sampling: SamplingConfig) -> None:
     try:
-        Settings(**sampling.model_dump())
-        check_steps(sampling.steps or 1, sampling.scheduler or next(iter(SCHEDULERS)))
-        if sampling.speed is not None:
-            check_speed(sampling.speed)
+        check_known(Settings(**sampling.model_dump()))
     except ConfigError as error:
         raise ConfigError(f"sampling: {error}") from None
