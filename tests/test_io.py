@@ -105,3 +105,15 @@ def test_where_there_are_no_locks_nobody_is_kept_out(
         monkeypatch.setattr(fcntl, "flock", refuse)
     with alone(tmp_path, "run"), alone(tmp_path, "run"):
         pass
+
+
+def test_a_place_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"cannot be used \(file name too long\); choose another place"):
+            check_free([tmp_path / ("x" * 400)], overwrite)
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"could not be written \(.*file is a file\); free some space or choose"):
+        write_whole(tmp_path / "file" / "more.txt", b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -68,23 +69,55 @@ def write_whole(path: Path, content: bytes) -> None:
         OutputError: it cannot be written; what was there before is still there.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as partial:
+        with whole(in_folder(path)) as partial:
             partial.write_bytes(content)
     except OSError as error:
-        advice = "free some space or choose another folder, and run it again"
-        raise OutputError(f"{path} could not be written ({(error.strerror or str(error)).lower()}); {advice}") from None
+        raise unwritten(path, error) from None
+
+
+def in_folder(path: Path) -> Path:
+    """The same path, once its folder is there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a file") from None
+    return path
+
+
+def unwritten(path: Path, error: OSError) -> OutputError:
+    """The error for a file that the system refuses to write."""
+    advice = "free some space or choose another folder, and run it again"
+    return OutputError(f"{path} could not be written ({(error.strerror or str(error)).lower()}); {advice}")
 
 
 def check_free(paths: Iterable[Path], overwrite: bool = False) -> None:
     """Make sure that nothing is overwritten by accident.
 
     Raises:
-        OutputError: one of the files exists and ``overwrite`` is off.
+        OutputError: one of the files exists and ``overwrite`` is off, or nothing can be said of its place.
     """
-    taken = [] if overwrite else [path for path in paths if path.exists()]
+    taken = [path for path in paths if _exists(path)]
+    if overwrite:
+        return
     if taken:
         raise OutputError(f"{taken[0]} exists already; choose another place for the output, or give --overwrite")
+
+
+def _exists(path: Path) -> bool:
+    """Whether a file exists.
+
+    Raises:
+        OutputError: its folder cannot be read, or there can be none of that name.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise OutputError(f"{path} cannot be used ({why}); choose another place for the output") from None
 
 
 @contextmanager

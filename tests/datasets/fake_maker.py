@@ -17,13 +17,17 @@ import numpy as np
 
 from facecrafter.data.prepare.reader import Accepted, Rejected, Result, accepted
 from facecrafter.datasets import engines
+from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.cells import Cell
 from facecrafter.datasets.make import Made, run
 from facecrafter.datasets.maker import Job
 from facecrafter.datasets.output import settings_of
 from facecrafter.datasets.plan import Plan
+from facecrafter.errors import WeightsError
 from facecrafter.faces.emotion import Emotion
 from facecrafter.faces.face import Face
+
+BASIS = Basis("weights", "gain", "rig", "cpu")
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,13 @@ class Making:
         cells: of the plan.
         slow: seconds a shard takes.
         fatal: a file; the first worker that meets it deletes it and dies.
+        refuses: why no worker can start; empty where all can.
     """
 
     cells: tuple[Cell, ...]
     slow: float = 0.0
     fatal: Path | None = None
+    refuses: str = ""
 
     def __call__(self) -> FakeMaker:
         return FakeMaker(self)
@@ -48,6 +54,8 @@ class FakeMaker:
     """Samples of noise that their ids seed. Ids that end with 0 miss their cell."""
 
     def __init__(self, making: Making) -> None:
+        if making.refuses:
+            raise WeightsError(making.refuses)
         self.making = making
 
     def close(self) -> None:
@@ -99,7 +107,7 @@ def made(plan: Plan, out: Path, workers: int = 0, ray: str | None = None, **maki
     """A plan, made of noise by as many processes; by this one where that is none."""
     maker = Making(tuple(plan.cells), **making)
     engine = partial(engines.engine, maker, workers, ray) if workers else partial(here, maker)
-    return run(plan, out, engine, workers or 1, settings_of(plan, 64, "weights"), progress=False)
+    return run(plan, out, engine, workers or 1, settings_of(plan, 64, BASIS), progress=False)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +116,85 @@ def test_people_who_resemble_a_training_person_are_named(
     made: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     like = plan.persons([2])[2]
-    monkeypatch.setattr(audits, "means", lambda folder, recogniser: np.stack([like.embedding, -like.embedding]))
-    monkeypatch.setitem(audits.APART, "dlib", 0.05)
+    theirs = ["Ann <b>", "Bob"], np.stack([like.embedding, -like.embedding])
+    monkeypatch.setattr(audits, "named_means", lambda folder, recogniser: theirs)
     found = audit(made, Path("training"))
-    assert found.resembling == [like.digest] and found.training == 2
-    assert found.nearest[1] > 0.95 > found.nearest[0]
-    assert any("1 of 5 people resemble a training person" in one for one in faults(found))
+    assert found.training == 2 and found.neighbours.keys() == {one.digest for one in plan.persons(range(5)).values()}
+    assert next(iter(found.neighbours)) == like.digest and found.neighbours[like.digest].person == "Ann <b>"
+    assert found.nearest[1] == found.neighbours[like.digest].cosine > 0.95 > found.nearest[0]
+    assert {one.person for one in found.neighbours.values()} == {"Ann <b>", "Bob"}
+    page = as_html(found, made).decode()
+    assert "<details>" in page and "Ann &lt;b&gt;" in page and all(person in page for person in found.neighbours)
+    assert "Ann" not in card(made, shards.read_meta(made), found, plan)  # which may be published
 
 
-@pytest.mark.parametrize("damage", ["bit", "sample", "index", "prepared", "list"])
+@pytest.mark.parametrize(("apart", "near"), [(0.08, 1), (0.0001, 0)])
+@pytest.mark.parametrize("recogniser", ["dlib", "sface"])
+def test_who_resembles_a_training_person_is_nearer_than_the_plan_allows(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recogniser: str, apart: float, near: int
+) -> None:
+    plan = planned("own", apart=apart, recogniser=recogniser, also=["dlib", "sface"])
+    fake_maker.made(plan, tmp_path / "own")
+    like = plan.persons([2])[2]
+    monkeypatch.setattr(audits, "named_means", lambda folder, name: (["Ann"], like.embedding[None]))
+    found = audit(tmp_path / "own", Path("training"))
+    assert found.resembling == [like.digest][:near] and found.apart == apart
+    said = f"1 of 5 people resemble a training person, nearer than the plan's {apart:g}."
+    assert (said in faults(found)) == bool(near)
+
+
+def without(*names: str, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    """Settings without one of theirs, or with others in the data set's part."""
+
+    def change(meta: dict[str, Any]) -> None:
+        *places, last = names or ("nothing",)
+        for place in places:
+            meta = meta[place]
+        meta.pop(last, None)
+        meta.get("dataset", {}).update(changes)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without("shard_size"), without("landmarks"), without("landmarks", "sha256"), without("emotion", "sha256"),
+        without("recognisers", "dlib", "sha256"), without("dataset", "plan"), without("dataset", "apart"),
+        without("dataset", "gain"), without("dataset", "images"), without(images="x"), without(images=0),
+        without(apart=3), without(apart="near"), without(model=3), lambda meta: meta.update(shard_size=0),
+        lambda meta: meta.update(dataset={}), lambda meta: meta.update(dataset=[]), lambda meta: meta.update(format=7),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["audit", "card"])
+def test_damaged_settings_are_named(made: Path, command: str, change: Callable[[dict[str, Any]], None]) -> None:
+    meta = json.loads((made / "meta.json").read_text())
+    change(meta)
+    (made / "meta.json").write_text(json.dumps(meta))
+    done = CliRunner().invoke(app, ["dataset", command, str(made)])
+    assert isinstance(done.exception, SystemExit) and done.exit_code == 1
+    assert "meta.json is damaged, or of another version; make the set again in a new folder" in done.output.replace(
+        "\n", " "
+    )
+
+
+@pytest.mark.parametrize("command", ["audit", "card"])
+def test_a_folder_that_is_no_data_set_is_told_how_to_make_one(tmp_path: Path, command: str) -> None:
+    done = CliRunner().invoke(app, ["dataset", command, str(tmp_path)])
+    assert done.exit_code == 1 and "facecrafter dataset make PLAN" in done.output.replace("\n", " ")
+
+
+def test_a_set_without_an_image_is_not_audited(planned: Planned, tmp_path: Path, monkeypatch: Any) -> None:
+    plan = planned("one", a_person=1)
+    rows = plan.rows
+    monkeypatch.setattr(plan, "rows", lambda shard: [replace(row, id=row.id[:-1] + "0") for row in rows(shard)])
+    with pytest.raises(DataError, match="not one of 20 images"):
+        fake_maker.made(plan, tmp_path / "none")
+    with pytest.raises(DataError, match="has no image to audit: all 20 missed their cell; widen accept"):
+        audit(tmp_path / "none")
+
+
+@pytest.mark.parametrize("damage", ["bit", "sample", "index", "cut", "prepared", "list"])
 def test_what_cannot_be_audited_is_named(made: Path, damage: str) -> None:
     tar = shards.shard_path(made, 1)
     reason = "shard-00001.* is damaged or missing; delete it and run 'dataset make' again"
@@ -137,6 +208,9 @@ def test_what_cannot_be_audited_is_named(made: Path, damage: str) -> None:
     elif damage == "index":
         (made / "index.parquet").unlink()
         reason = "is not finished"
+    elif damage == "cut":
+        (made / "index.parquet").write_bytes((made / "index.parquet").read_bytes()[:-9])
+        reason = "index.parquet is damaged; run 'dataset make' on the folder again"
     else:
         meta = json.loads((made / "meta.json").read_text())
         del meta["dataset"]
@@ -166,6 +240,7 @@ def test_the_page_and_the_card_by_command(made: Path, plan: Plan, planned: Plann
     text = (made / "README.md").read_text()
     _, header, body = text.split("---\n", 2)
     assert yaml.safe_load(header)["size_categories"] == ["n<1K"]
+    assert yaml.safe_load(header)["configs"] == [{"config_name": "default", "data_files": "shard-*.tar"}]
     assert f"{found.images} images of 5 people" in body and "Nobody was compared with the training people" in body
     recipe = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
     assert recipe["a_person"] == 2 and recipe["identities"] == [{"embeddings": "people.npy"}]
@@ -173,6 +248,30 @@ def test_the_page_and_the_card_by_command(made: Path, plan: Plan, planned: Plann
     other = planned("other", seed=3)
     refused = CliRunner().invoke(app, ["dataset", "card", str(made), "--plan", str(other.path), "--overwrite"])
     assert refused.exit_code == 1 and "is not the plan" in refused.output
+
+
+def test_the_card_of_another_set_is_refused(made: Path, plan: Plan) -> None:
+    found = audit(made)
+    meta = shards.read_meta(made)
+    assert card(made, meta, found, plan)
+    for name in ("plan", "weights", "gain"):
+        other = {**meta, "dataset": {**meta["dataset"], name: "another"}}
+        with pytest.raises(DataError, match=r"is of another set than is there now; make it again with: .*--overwrite"):
+            card(made, other, found, None)
+    (made / "index.parquet").write_bytes(b"another")
+    with pytest.raises(DataError, match="is of another set"):
+        card(made, meta, found, plan)
+
+
+def test_datasets_reads_a_folder_with_its_card(made: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets", reason="needs Hugging Face's datasets")
+    (made / "README.md").write_text(card(made, shards.read_meta(made), audit(made), plan))
+    read = list(datasets.load_dataset(str(made), split="train", streaming=True))
+    assert [one["__key__"] for one in read] == [
+        row.id for shard in range(plan.shards) for row in plan.rows(shard) if not row.id.endswith("0")
+    ]
+    assert read[0]["png"].size == (64, 64) and read[0]["json"]["asked"]["yaw"] == -20
 
 
 def test_emotions_count_however_the_plan_words_them(planned: Planned, tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +23,16 @@ import fake_maker
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from facecrafter import io
+from facecrafter.cli import app
 from facecrafter.data import shards
 from facecrafter.datasets import output
-from facecrafter.datasets.make import run
+from facecrafter.datasets.make import Made, check_plan, run
 from facecrafter.datasets.output import is_done, settings_of
 from facecrafter.datasets.plan import Plan
-from facecrafter.errors import ConfigError, DataError
+from facecrafter.errors import ConfigError, DataError, WeightsError
 
 Planned = Callable[..., Plan]
 HERE = Path(__file__).parent
@@ -98,6 +103,14 @@ def test_a_killed_worker_is_named_and_its_shard_made_again(plan: Plan, tmp_path:
     assert content(tmp_path / "set") == whole
 
 
+def test_why_a_worker_cannot_start_is_said_and_nothing_else(
+    plan: Plan, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(WeightsError, match=r"^the weights are not installed$"):
+        fake_maker.made(plan, tmp_path / "set", workers=2, refuses="the weights are not installed")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 DRIVER = """
 import sys
 from functools import partial
@@ -113,7 +126,8 @@ from facecrafter.datasets.plan import Plan
 if __name__ == "__main__":
     plan = Plan(Path(sys.argv[1]))
     maker = fake_maker.Making(tuple(plan.cells), slow=0.05)
-    run(plan, Path(sys.argv[2]), partial(engine, maker, 2, None), 2, settings_of(plan, 64, "weights"), progress=False)
+    settings = settings_of(plan, 64, fake_maker.BASIS)
+    run(plan, Path(sys.argv[2]), partial(engine, maker, 2, None), 2, settings, progress=False)
 """
 
 
@@ -169,33 +183,80 @@ def test_a_full_disk_is_named_and_nothing_is_cut_in_two(
     assert content(tmp_path / "set") == whole
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "list"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "gone", "list"])
 def test_a_damaged_shard_is_made_again(plan: Plan, tmp_path: Path, whole: dict[str, str], damage: str) -> None:
     out = tmp_path / "set"
     fake_maker.made(plan, out)
     tar, beside = shards.shard_path(out, 2), shards.shard_path(out, 2, "json")
     if damage == "cut":
         tar.write_bytes(tar.read_bytes()[:-512])
+    elif damage == "bit":
+        flip(tar)
     elif damage == "gone":
         tar.unlink()
     else:
         beside.write_text(beside.read_text()[:100])
-    assert fake_maker.made(plan, out).new == len(plan.rows(2))
+    done = fake_maker.made(plan, out)
+    assert done.new == len(plan.rows(2))
+    assert done.damaged == ([] if damage == "gone" else ["shard-00002.tar"])
     assert content(out) == whole
+
+
+def flip(path: Path) -> None:
+    """Change a bit in the middle of a file."""
+    changed = bytearray(path.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    path.write_bytes(changed)
+
+
+def test_the_command_names_the_damaged_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = output.Counts(40, 0, 44, Counter())
+    names = [f"shard-0000{number}.tar" for number in range(6)]
+    done = Made(tmp_path, 40, counts, 40, [], names, 1.0)
+    monkeypatch.setattr("facecrafter.datasets.make.make", lambda *given, **named: done)
+    said = CliRunner().invoke(app, ["dataset", "make", "plan.parquet", str(tmp_path)]).output.replace("\n", " ")
+    assert "6 shards of an earlier run had been damaged, and were made again: shard-00000.tar, " in said
+    assert "shard-00004.tar, ..." in said and "shard-00005" not in said
+
+
+DAMAGED_LISTS: list[tuple[str, Any]] = [
+    ("yaw", "x"), ("attempt", "a"), ("attempt", 2**40), ("key", 3), ("likeness", True), ("valence", None),
+    ("seed", 1.5), ("sha256", None), ("sha256", 3), ("bytes", "many"), ("rejected", [{"file": "a", "reason": 3}]),
+    ("rejected", 3), ("rows", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), DAMAGED_LISTS)
+def test_a_list_with_other_values_is_damaged(plan: Plan, tmp_path: Path, name: str, value: Any) -> None:
+    out = tmp_path / "set"
+    fake_maker.made(plan, out)
+    path = shards.shard_path(out, 2, "json")
+    beside = json.loads(path.read_text())
+    place = beside if name in beside else beside["rows"][0]
+    place[name] = value
+    path.write_text(json.dumps(beside))
+    with pytest.raises(DataError, match=r"shard-00002.json is damaged or missing; delete it and run"):
+        output.read_list(out, 2)
+    assert not is_done(out, 2)
 
 
 def test_a_changed_bit_is_found_when_the_samples_are_read(plan: Plan, tmp_path: Path) -> None:
     out = tmp_path / "set"
     fake_maker.made(plan, out)
-    tar = shards.shard_path(out, 1)
-    content = bytearray(tar.read_bytes())
-    content[len(content) // 2] ^= 1
-    tar.write_bytes(content)
+    flip(shards.shard_path(out, 1))
     with pytest.raises(DataError, match=r"shard-00001.tar is damaged or missing; delete it and run"):
         list(output.samples(out, 1, output.read_list(out, 1)["sha256"]))
 
 
-def test_another_plan_and_other_weights_are_refused(plan: Plan, planned: Planned, tmp_path: Path) -> None:
+CHANGED = {
+    "weights": "other weights of the model 'mini'",
+    "gain": "another gain of the model 'mini'",
+    "rig": "another rig",
+    "device": "another kind of device",
+}
+
+
+def test_another_plan_and_another_basis_are_refused(plan: Plan, planned: Planned, tmp_path: Path) -> None:
     out = tmp_path / "set"
     fake_maker.made(plan, out)
     before = content(out)
@@ -203,10 +264,13 @@ def test_another_plan_and_other_weights_are_refused(plan: Plan, planned: Planned
     with pytest.raises(DataError, match="was begun with another plan"):
         fake_maker.made(other, out)
     engine = partial(fake_maker.here, fake_maker.Making(tuple(plan.cells)))
-    with pytest.raises(DataError, match="was begun with other weights of the model 'mini'"):
-        run(plan, out, engine, 1, settings_of(plan, 64, "changed"), progress=False)
+    for name, reason in CHANGED.items():
+        changed = settings_of(plan, 64, replace(fake_maker.BASIS, **{name: "changed"}))
+        with pytest.raises(DataError, match=f"was begun with {reason}; make this one in a new folder"):
+            run(plan, out, engine, 1, changed, progress=False)
     assert content(out) == before
-    assert run(other, out, engine, 1, settings_of(other, 64, "changed"), overwrite=True, progress=False).new == 40
+    renewed = settings_of(other, 64, replace(fake_maker.BASIS, weights="changed"))
+    assert run(other, out, engine, 1, renewed, overwrite=True, progress=False).new == 40
 
 
 def test_places_that_are_taken_are_refused(plan: Plan, tmp_path: Path) -> None:
@@ -218,6 +282,50 @@ def test_places_that_are_taken_are_refused(plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not empty and no data set"):
         fake_maker.made(plan, tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    with pytest.raises(DataError, match=r"cannot be read \(file name too long\); choose another one"):
+        fake_maker.made(plan, tmp_path / ("x" * 400))
+
+
+def test_a_folder_that_cannot_be_read_is_refused(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "set").mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match=r"set cannot be read \(permission denied\); choose another one"):
+        fake_maker.made(plan, tmp_path / "set")
+
+
+def overwritten(plan: Plan, out: Path) -> None:
+    engine = partial(fake_maker.here, fake_maker.Making(tuple(plan.cells)))
+    run(plan, out, engine, 1, settings_of(plan, 64, fake_maker.BASIS), overwrite=True, progress=False)
+
+
+@pytest.mark.parametrize("meta", ['{"format": 1, "photos": {}}', "{", "[]", '{"dataset": 3}'])
+def test_what_is_no_data_set_is_not_overwritten(plan: Plan, tmp_path: Path, meta: str) -> None:
+    out = tmp_path / "prepared"
+    out.mkdir()
+    (out / "meta.json").write_text(meta)
+    (out / "shard-00000.tar").write_bytes(b"photos")
+    with pytest.raises(DataError, match="is no data set of 'dataset make', and --overwrite is for these"):
+        overwritten(plan, out)
+    assert (out / "meta.json").read_text() == meta and (out / "shard-00000.tar").read_bytes() == b"photos"
+
+
+def test_what_was_said_of_a_set_goes_with_it(plan: Plan, tmp_path: Path, whole: dict[str, str]) -> None:
+    out = tmp_path / "set"
+    fake_maker.made(plan, out)
+    for name in ("audit.html", "audit.json", "README.md"):
+        (out / name).touch()
+    overwritten(plan, out)
+    assert content(out) == whole
+
+
+def test_a_plan_of_another_rig_is_refused(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_plan(plan, 128)
+    monkeypatch.setattr(plan, "rig", "another")
+    with pytest.raises(ConfigError, match="was written with another rig; write it again with"):
+        check_plan(plan, 128)
 
 
 def test_two_runs_do_not_share_a_folder(plan: Plan, tmp_path: Path) -> None:

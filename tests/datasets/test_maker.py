@@ -16,13 +16,16 @@ from PIL import Image
 
 from facecrafter.data.prepare.reader import Accepted, Rejected
 from facecrafter.datasets import maker as makers
+from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.cells import Cell
 from facecrafter.datasets.maker import Job, Maker, Recipe, open_crafter
 from facecrafter.datasets.plan import Plan, seed_of
 from facecrafter.errors import ConfigError, DataError
-from facecrafter.faces.rig import Rig
+from facecrafter.faces.gain import Gain
+from facecrafter.faces.rig import Rig, load
 from facecrafter.pipelines import watermark
 from facecrafter.pipelines.images import STATEMENT, signed
+from facecrafter.pipelines.moving import moved
 from facecrafter.request import Request
 
 Planned = Callable[..., Plan]
@@ -52,7 +55,7 @@ def make(mini: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Plan]
     open_makers: list[Maker] = []
 
     def made(plan: Plan) -> Maker:
-        open_makers.append(Maker(Recipe(plan.config, tuple(plan.cells), "cpu", mini.digest)))
+        open_makers.append(Maker(Recipe(plan.config, tuple(plan.cells), "cpu", Basis.of(mini))))
         return open_makers[-1]
 
     yield made
@@ -100,6 +103,7 @@ class Posed:
     Attributes:
         photo: a face.
         digest: of its weights.
+        gain: how far it turns heads.
         shows: whether an image of a seed shows it.
         batches: the seeds of every batch.
     """
@@ -109,6 +113,7 @@ class Posed:
     model: Any
     batches: list[list[int]] = dataclasses.field(default_factory=list)
     digest: str = "posed"
+    gain: Gain | None = None
 
     def render(self, requests: list[Request]) -> Iterator[tuple[int, Image.Image]]:
         self.batches.append([one.seed for one in requests])
@@ -121,10 +126,10 @@ def posed(face: Any, mini: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
     """A maker of such a model."""
     open_makers: list[Maker] = []
 
-    def made(plan: Plan, shows: Callable[[int], bool]) -> tuple[Maker, Posed]:
-        model = Posed(face.resized(128).image, shows, mini.model)
+    def made(plan: Plan, shows: Callable[[int], bool], gain: Gain | None = None) -> tuple[Maker, Posed]:
+        model = Posed(face.resized(128).image, shows, mini.model, gain=gain)
         monkeypatch.setattr(makers, "open_crafter", lambda config, device: model)
-        open_makers.append(Maker(Recipe(plan.config, tuple(plan.cells), "cpu", "posed")))
+        open_makers.append(Maker(Recipe(plan.config, tuple(plan.cells), "cpu", Basis.of(model))))
         return open_makers[-1], model
 
     yield made
@@ -184,6 +189,32 @@ def test_an_expression_is_solved_for_once_a_neutral_face(
     assert len(solved) == 3
 
 
+def test_landmarks_are_turned_by_the_gain_as_for_every_request(
+    planned: Planned, posed: Callable[..., tuple[Maker, Posed]]
+) -> None:
+    plan = planned(cells={"yaw": [-20, 20], "pitch": [10]}, a_person=1)
+    gain = Gain({"yaw": ((-40.0, -20.0), (0.0, 0.0), (40.0, 20.0)), "pitch": ((-20.0, -12.0), (20.0, 12.0))})
+    plain, _ = posed(plan, lambda seed: True)
+    maker, _ = posed(plan, lambda seed: True, gain)
+    person = plan.persons([0])[0]
+    for cell in plan.cells:
+        further = dataclasses.replace(cell, yaw=2 * cell.yaw, pitch=16.67)
+        assert np.array_equal(maker.points(cell, person), plain.points(further, person))
+        asked = dataclasses.replace(cell.asked("both"), gain=gain)
+        turned = moved([], asked, load()).pose  # as `generate` turns them
+        assert (turned.yaw, turned.pitch) == (2 * cell.yaw, 16.67)
+
+
+def test_heads_show_the_angle_of_their_cell(planned: Planned, make: Callable[[Plan], Maker], mini: Any) -> None:
+    """With the shipped model, which shows 15 degrees where landmarks are turned by 20."""
+    plan = planned(cells={"yaw": [-20, 20]}, a_person=1, accept={"yaw": 40, "pitch": 40}, shard_size=10)
+    assert mini.gain is not None
+    results = [one for one in make(plan).read(job(plan)) if isinstance(one, Accepted)]
+    asked = [json.loads(one.parts["json"])["asked"]["yaw"] for one in results]
+    shown = [one.row.yaw * np.sign(yaw) for one, yaw in zip(results, asked, strict=True)]
+    assert len(results) == 10 and 17.5 < np.mean(shown) < 23
+
+
 def test_emotions_that_do_not_act_through_landmarks_share_a_face(
     planned: Planned, posed: Callable[..., tuple[Maker, Posed]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,8 +247,11 @@ def test_other_weights_and_other_recognisers_are_refused(
     plan = planned()
     with monkeypatch.context() as patched:
         patched.setattr(makers, "open_crafter", lambda config, device: mini)
-        with pytest.raises(DataError, match="a worker has other weights"):
-            Maker(Recipe(plan.config, tuple(plan.cells), "cpu", "others"))
+        reasons = {"weights": "other weights of the model 'mini'", "gain": "another gain", "rig": "another rig"}
+        for name, reason in reasons.items():
+            others = dataclasses.replace(Basis.of(mini), **{name: "others"})
+            with pytest.raises(DataError, match=f"a worker has {reason}"):
+                Maker(Recipe(plan.config, tuple(plan.cells), "cpu", others))
     monkeypatch.setattr("facecrafter.FaceCrafter.from_pretrained", lambda *given: mini)
     with pytest.raises(ConfigError, match="reads embeddings by dlib, and the plan has sface's"):
         open_crafter(plan.config.model_copy(update={"recogniser": "sface"}), "cpu")

@@ -71,7 +71,7 @@ def test_killed_nodes_change_nothing(planned: Callable[..., Plan], cluster: Any,
     moments = int(os.environ.get("FACECRAFTER_KILLS", "1"))
     for number in range(moments):
         out = tmp_path / f"set-{number}"
-        done = run(plan, out, engine, WORKERS, settings_of(plan, 64, "weights"), progress=False)
+        done = run(plan, out, engine, WORKERS, settings_of(plan, 64, fake_maker.BASIS), progress=False)
         assert done.new == plan.images
         assert content(out) == content(tmp_path / "whole")
     assert killed == moments

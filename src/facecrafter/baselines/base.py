@@ -19,7 +19,8 @@ from facecrafter.models.checkpoint import FaceModel, digest
 from facecrafter.models.controls import parameter_count
 from facecrafter.request import Portrait, Progress, Request, batches
 from facecrafter.sampling.guidance import Guidance, combine
-from facecrafter.sampling.sampler import check_steps, decode, denoise, pixels
+from facecrafter.sampling.sampler import decode, denoise, pixels
+from facecrafter.sampling.solvers import check_steps
 
 # The result of training, in the run's `model/`.
 FILE = "rival.safetensors"

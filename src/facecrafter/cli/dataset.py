@@ -42,6 +42,7 @@ def dataset_plan(
     """
     from facecrafter.config import check, read
     from facecrafter.datasets import cost
+    from facecrafter.datasets.checks import check_inputs
     from facecrafter.datasets.config import PlanConfig
     from facecrafter.datasets.plan import people_path, write_plan
     from facecrafter.io import check_free
@@ -50,6 +51,7 @@ def dataset_plan(
     settings = check(config, read(config), PlanConfig)
     place = out or config.with_suffix(".parquet")
     check_free([place, people_path(place)], overwrite)
+    check_inputs(settings, config, place)
     plan = write_plan(settings, place)
     chosen = plan.chosen
     for line in cost.lines(settings, plan.images, plan.cells, len(chosen.people), rate):
@@ -83,10 +85,15 @@ def dataset_make(
     facecrafter dataset make plan.parquet data/set --workers 4
     facecrafter dataset make plan.parquet data/set --ray 10.0.0.1:6379
     """
+    from facecrafter.datasets import cost
     from facecrafter.datasets.make import make
 
     done = make(plan, out, workers=workers, ray=ray, device=device, overwrite=overwrite)
     counts = done.counts
+    if done.damaged:
+        some = ", ".join(done.damaged[:5]) + (", ..." if len(done.damaged) > 5 else "")
+        shards = cost.counted(len(done.damaged), "shard")
+        typer.echo(f"{shards} of an earlier run had been damaged, and were made again: {some}")
     typer.echo(f"{counts.images} of {done.planned} images are in {done.folder} ({done.seconds:.0f} s)")
     if counts.images:
         typer.echo(f"an image was made {counts.attempts / counts.images:.2f} times until it was in its cell")
@@ -115,9 +122,10 @@ def dataset_audit(
     """
     from facecrafter.datasets.audit import audit
     from facecrafter.datasets.audit_page import as_html, faults
+    from facecrafter.datasets.output import AUDIT, AUDIT_PAGE
     from facecrafter.io import check_free, write_whole
 
-    page, numbers = out / "audit.html", out / "audit.json"
+    page, numbers = out / AUDIT_PAGE, out / AUDIT
     check_free([page, numbers], overwrite)
     found = audit(out, training, seed)
     write_whole(page, as_html(found, out))
@@ -142,13 +150,14 @@ def dataset_card(
     """
     from facecrafter.datasets.audit import open_set
     from facecrafter.datasets.card import card, read_audit
+    from facecrafter.datasets.output import AUDIT, CARD
     from facecrafter.datasets.plan import Plan
     from facecrafter.io import check_free, write_whole
 
-    path = out / "README.md"
+    path = out / CARD
     check_free([path], overwrite)
     meta, _ = open_set(out)
-    text = card(out, meta, read_audit(out / "audit.json"), None if plan is None else Plan(plan))
+    text = card(out, meta, read_audit(out / AUDIT), None if plan is None else Plan(plan))
     write_whole(path, text.encode())
     typer.echo(f"the card is {path}")
 

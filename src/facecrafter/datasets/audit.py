@@ -22,9 +22,8 @@ from PIL import Image
 
 from facecrafter.data import shards
 from facecrafter.data.synthesis import directions
-from facecrafter.datasets.config import APART
-from facecrafter.datasets.identities import means
-from facecrafter.datasets.output import read_list, samples
+from facecrafter.datasets.identities import named_means
+from facecrafter.datasets.output import digest_of, read_list, read_settings, samples
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.estimators.identity import unit
 from facecrafter.evaluation import bootstrap
@@ -59,10 +58,23 @@ class Followed(Record):
     error: Interval
 
 
+class Neighbour(Record):
+    """The training person who is nearest to someone.
+
+    Attributes:
+        person: by the name in the training's folder.
+        cosine: of the mean embeddings.
+    """
+
+    person: str
+    cosine: float
+
+
 class Audit(Record):
     """What ``audit.json`` holds.
 
     Attributes:
+        digest: of the set that was audited.
         images, people: how many.
         rejected: images that missed their cell at every attempt.
         cells: by name, how many images are there and how many are missing.
@@ -75,12 +87,15 @@ class Audit(Record):
         pairs: of two people, drawn.
         identity: cosine of the images to the embedding that was asked for.
         training: how many training people were compared; 0 for none.
+        neighbours: the nearest training person of everyone, by their digests; the nearest first.
         nearest: cosine of people to the nearest training person: median and highest.
-        resembling: people nearer than the plan's distance to a training person, by their digests.
+        apart: the plan's least distance, 1 - cosine.
+        resembling: people nearer than that to a training person, by their digests.
         identical, alike: images whose pixels another image has, and that another one of the person's cell is like.
         ages, sexes, tones: people by apparent age, apparent sex and skin tone in the image.
     """
 
+    digest: str
     images: int
     people: int
     rejected: int
@@ -95,7 +110,9 @@ class Audit(Record):
     pairs: int
     identity: Number
     training: int
+    neighbours: dict[str, Neighbour]
     nearest: list[float]
+    apart: float
     resembling: list[str]
     identical: int
     alike: int
@@ -131,16 +148,22 @@ def audit(out: Path, training: Path | None = None, seed: int = 0) -> Audit:
         seed: of the draws.
 
     Raises:
-        DataError: it is no finished data set, or a shard is damaged.
+        DataError: it is no finished data set, a shard is damaged, or it has no image.
     """
     meta, count = open_set(out)
     recogniser = next(iter(meta["recognisers"]))
     judge = JUDGE if JUDGE in meta["recognisers"] else recogniser
     held, rejected, missing = _gather(out, count, meta, judge)
+    if not held.persons:
+        raise DataError(f"{out} has no image to audit: all {rejected} missed their cell; widen accept in the plan")
+    _check_index(out, len(held.persons))
     people = sorted(held.sums)
     own = {name: unit(np.stack([held.sums[person][name] for person in people])) for name in meta["recognisers"]}
-    nearest, resembling, compared = _nearest(own[recogniser], people, training, recogniser)
+    apart = meta["dataset"]["apart"]
+    neighbours, compared = _neighbours(own[recogniser], people, training, recogniser)
+    cosines = [one.cosine for one in neighbours.values()]
     return Audit(
+        digest=digest_of(out, meta),
         images=len(held.persons),
         people=len(people),
         rejected=rejected,
@@ -150,8 +173,10 @@ def audit(out: Path, training: Path | None = None, seed: int = 0) -> Audit:
         judge=judge,
         identity=float(np.mean(held.likeness)),
         training=compared,
-        nearest=nearest,
-        resembling=resembling,
+        neighbours=neighbours,
+        nearest=[float(np.median(cosines)), max(cosines)] if cosines else [],
+        apart=apart,
+        resembling=sorted(person for person, one in neighbours.items() if one.cosine > 1 - apart),
         identical=sum(number for number in held.pixels.values() if number > 1),
         alike=held.alike,
         tones={name: list(held.tones.values()).count(name) for name in TONES},
@@ -164,22 +189,36 @@ def open_set(out: Path) -> tuple[dict[str, Any], int]:
     """The settings of a finished data set and how many shards it has.
 
     Raises:
-        DataError: it is none, or not finished.
+        DataError: it is none, is damaged, or not finished.
     """
-    meta = shards.read_meta(out)
-    about = meta.get("dataset")
-    if not isinstance(about, dict):
-        raise DataError(f"{out} is a prepared folder and no data set of 'dataset make'")
-    count = -(-int(about["images"]) // int(meta["shard_size"]))
+    meta = read_settings(out)
+    count = -(-meta["dataset"]["images"] // meta["shard_size"])
     if not (out / shards.INDEX).is_file():
         raise DataError(f"{out} is not finished; run 'dataset make' on it again, it goes on where it stopped")
     return meta, count
 
 
+def _check_index(out: Path, images: int) -> None:
+    """Refuse an index that is not of the images that are there.
+
+    Raises:
+        DataError: it is not, or is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    path = out / shards.INDEX
+    try:
+        same = pq.read_metadata(path).num_rows == images
+    except shards.DAMAGE:
+        same = False
+    if not same:
+        raise DataError(f"{path} is damaged; run 'dataset make' on the folder again, which writes it again")
+
+
 def _gather(out: Path, count: int, meta: Mapping[str, Any], judge: str) -> tuple[_Held, int, Counter[str]]:
     """One pass over the shards; what was rejected, in all and by cell."""
     held, missing = _Held(), Counter[str]()
-    every = max(1, int(meta["dataset"]["images"]) // MOST)
+    every = max(1, meta["dataset"]["images"] // MOST)
     from tqdm import tqdm
 
     for number in tqdm(range(count), desc="shards"):
@@ -319,20 +358,22 @@ def _within(people: NDArray[Any], vectors: NDArray[np.float32], rng: np.random.G
     return values, people[first].tolist()
 
 
-def _nearest(
+def _neighbours(
     own: NDArray[np.float32], people: Sequence[str], training: Path | None, recogniser: str
-) -> tuple[list[float], list[str], int]:
-    """Cosines to the nearest training person, who is too near, and how many were compared."""
+) -> tuple[dict[str, Neighbour], int]:
+    """The nearest training person of everyone, the nearest first, and how many were compared."""
     if training is None:
-        return [], [], 0
-    theirs = means(training, recogniser)
-    highest = np.concatenate([(part @ theirs.T).max(1) for part in np.array_split(own, max(1, len(own) // 1024))])
-    near = highest > 1 - APART.get(recogniser, 0.0)
-    return (
-        [float(np.median(highest)), float(highest.max())],
-        [person for person, one in zip(people, near, strict=True) if one],
-        len(theirs),
-    )
+        return {}, 0
+    names, theirs = named_means(training, recogniser)
+    found: list[Neighbour] = []
+    for part in np.array_split(own, max(1, len(own) // 1024)):
+        cosines = part @ theirs.T
+        found += [
+            Neighbour(person=names[place], cosine=float(cosine))
+            for place, cosine in zip(cosines.argmax(1), cosines.max(1), strict=True)
+        ]
+    pairs = sorted(zip(people, found, strict=True), key=lambda pair: -pair[1].cosine)
+    return dict(pairs), len(names)
 
 
 def _apparent(own: Mapping[str, NDArray[np.float32]]) -> dict[str, dict[str, int]]:

@@ -38,21 +38,21 @@ class Section:
         texts: sentences.
         terms: numbers by name.
         grids: tables.
+        folded: whether the page shows the tables only when they are asked for.
     """
 
     title: str
     texts: Sequence[str] = ()
     terms: Mapping[str, str] = field(default_factory=dict)
     grids: Sequence[Grid] = ()
+    folded: bool = False
 
 
 def as_html(audit: Audit, out: Path) -> bytes:
     """The page of an audit of a data set."""
-    page = (
-        template_environment()
-        .get_template("audit.html")
-        .render(title="Audit of a data set", sections=[*sections(audit), _images(out)], notices=list(faults(audit)))
-    )
+    content = [*sections(audit), *_neighbours(audit), _images(out)]
+    template = template_environment().get_template("audit.html")
+    page = template.render(title="Audit of a data set", sections=content, notices=list(faults(audit)))
     return page.encode()
 
 
@@ -61,7 +61,8 @@ def faults(audit: Audit) -> Iterator[str]:
     if empty := [name for name, (there, _) in audit.cells.items() if not there]:
         yield f"{len(empty)} cells are empty: {'; '.join(empty[:5])}{'; ...' if len(empty) > 5 else ''}."
     if audit.resembling:
-        yield f"{len(audit.resembling)} of {audit.people} people resemble a training person, nearer than a plan allows."
+        near = f"{len(audit.resembling)} of {audit.people} people"
+        yield f"{near} resemble a training person, nearer than the plan's {audit.apart:g}."
     if audit.identical:
         yield f"{audit.identical} images have the same pixels as another one."
     if audit.alike:
@@ -132,6 +133,15 @@ def _people(audit: Audit) -> dict[str, str]:
         found["Cosine to the nearest, highest"] = _number(audit.nearest[1])
         found["People who resemble one"] = ", ".join(audit.resembling) or "none"
     return found
+
+
+def _neighbours(audit: Audit) -> Iterator[Section]:
+    """The nearest training person of everyone; the card, which may be published, names none of them."""
+    if audit.neighbours:
+        grid = Grid("The nearest training person of everyone", ["person", "training person", "cosine"])
+        for person, one in audit.neighbours.items():
+            grid.rows.append((person, [Cell(one.person), Cell(_number(one.cosine))]))
+        yield Section("Nearest training people", [], {}, [grid], folded=True)
 
 
 def _apparent(audit: Audit) -> list[Grid]:

@@ -11,6 +11,7 @@ import yaml
 from facecrafter import __version__, weights
 from facecrafter.datasets.audit import Audit
 from facecrafter.datasets.audit_page import Section, faults, sections
+from facecrafter.datasets.output import digest_of
 from facecrafter.datasets.plan import Plan
 from facecrafter.errors import DataError
 from facecrafter.evaluation.report.text import escaped
@@ -33,16 +34,19 @@ def card(out: Path, meta: dict[str, Any], audit: Audit, plan: Plan | None) -> st
         plan: what it was made from, for the recipe; None where that is not known.
 
     Raises:
-        DataError: the plan is another one.
+        DataError: the plan is another one, or the audit is of another set.
     """
     about = meta["dataset"]
     if plan is not None and plan.digest != about["plan"]:
         raise DataError(f"{plan.path} is not the plan that {out} was made from; name that one, or leave --plan out")
+    if audit.digest != digest_of(out, meta):
+        raise DataError(f"the audit in {out} is of another set than is there now; make it again with: {_again(out)}")
     header = {
         "license": "other",
         "task_categories": ["image-classification", "unconditional-image-generation"],
         "tags": ["synthetic", "faces", "webdataset"],
         "size_categories": [_size(audit.images)],
+        "configs": [{"config_name": "default", "data_files": "shard-*.tar"}],  # what else is there is no data
     }
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
@@ -113,5 +117,10 @@ def read_audit(path: Path) -> Audit:
         return Audit.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise DataError(f"there is no audit {path}; make one with: facecrafter dataset audit {path.parent}") from None
-    except (OSError, ValueError):
-        raise DataError(f"{path} is damaged; make it again with: facecrafter dataset audit {path.parent}") from None
+    except (OSError, ValueError, RecursionError):
+        again = _again(path.parent)
+        raise DataError(f"{path} is damaged, or of another version; make it again with: {again}") from None
+
+
+def _again(out: Path) -> str:
+    return f"facecrafter dataset audit {out} --overwrite"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facecrafter.datasets.config import AcceptConfig, FillConfig, PlanConfig
+from facecrafter.datasets.config import MOST_IMAGES, AcceptConfig, FillConfig, PlanConfig
 from facecrafter.errors import ConfigError
 from facecrafter.faces.asked import Asked, Pose, asked_of, doubts
 from facecrafter.faces.emotion import Emotion, emotion_of
@@ -82,7 +83,7 @@ def cells_of(config: PlanConfig) -> list[Cell]:
     """Every cell, those that differ in the pose alone next to each other: they share a person's face.
 
     Raises:
-        ConfigError: a cell asks for what cannot be, or for what no image will follow.
+        ConfigError: a cell asks for what cannot be, or for what no image will follow, or two cells are one.
     """
     axes, found = config.cells, []
     for emotion, expression in product(axes.emotion, axes.expression):
@@ -92,14 +93,28 @@ def cells_of(config: PlanConfig) -> list[Cell]:
         about = (None, None, ()) if target is None else (target.valence, target.arousal, target.probabilities)
         for yaw, pitch in product(axes.yaw, axes.pitch):
             found.append(Cell(yaw + 0.0, pitch + 0.0, expression, emotion_name(emotion), numbers, *about))
+    _refuse_twice(found)
     return found
+
+
+def _refuse_twice(cells: Sequence[Cell]) -> None:
+    """Refuse cells that nothing could tell apart: images of both would have the same ids, or be counted as one.
+
+    Raises:
+        ConfigError: two have the same name.
+    """
+    named = Counter(cell.name for cell in cells)
+    name, times = named.most_common(1)[0]
+    if times > 1:
+        raise ConfigError(f"cells: two cells are both '{name}'; leave one out")
 
 
 def emotion_name(emotion: str | Mapping[Any, float]) -> str:
     """An emotion of the axis in words."""
     if isinstance(emotion, str):
         return emotion
-    return f"valence {emotion.get('valence', 0):g} arousal {emotion.get('arousal', 0):g}"
+    valence, arousal = (emotion.get(name, 0) + 0.0 for name in ("valence", "arousal"))  # no -0
+    return f"valence {valence:g} arousal {arousal:g}"
 
 
 def _expression(word: str, presets: Path | None) -> dict[str, float]:
@@ -131,13 +146,22 @@ def _refuse_doubtful(name: str, numbers: Mapping[str, float], emotion: Emotion |
 
 
 def counts_of(config: PlanConfig, cells: Sequence[Cell], people: int) -> NDArray[np.int64]:
-    """How many images each cell is to hold, ``(C,)``."""
+    """How many images each cell is to hold, ``(C,)``.
+
+    Raises:
+        ConfigError: they are none at all, or more than any plan may have.
+    """
     usual = config.images if config.images is not None else (config.a_person or 0) * people
     counts = np.full(len(cells), usual, np.int64)
     for rule in config.fill:
         counts[[_fits(rule, cell) for cell in cells]] = rule.images
-    if not counts.sum():
+    total = sum(counts.tolist())
+    if not total:
         raise ConfigError("no cell is to hold an image; give images or a_person, or another fill")
+    if total > MOST_IMAGES:
+        raise ConfigError(
+            f"the plan asks for {total:,} images, and may for {MOST_IMAGES:,}; lower images, a_person or fill"
+        )
     return counts
 
 

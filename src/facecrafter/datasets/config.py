@@ -15,8 +15,28 @@ from facecrafter.faces.asked import ANGLES
 # 197 people with eight photos or more, and of 5,449 people 99 % have nobody nearer than 0.032.
 APART = {"dlib": 0.025}
 
+MOST_IMAGES = 10**10  # of a cell, of a person in a cell, and of a plan
+
+Images = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
 Share = Annotated[float, Field(ge=0, le=2)]
 Degrees = Annotated[float, Field(gt=0, le=180)]
+
+
+def emotions(values: Any) -> Any:
+    """The values of the axis of emotions as they are.
+
+    Raises:
+        ValueError: one is neither a word nor a point.
+    """
+    for value in values if isinstance(values, list) else []:
+        numbers = isinstance(value, dict) and all(
+            isinstance(one, int | float) and not isinstance(one, bool) for one in value.values()
+        )
+        if not isinstance(value, str) and not (numbers and value and value.keys() <= {"valence", "arousal"}):
+            raise ValueError(
+                f"an emotion is in words such as happy, or a point such as {{valence: 0.5, arousal: 0.3}}, not {value}"
+            )
+    return values
 
 
 class SourceConfig(Strict):
@@ -57,6 +77,11 @@ class CellsConfig(Strict):
     expression: list[str] = Field(["neutral"], min_length=1)
     emotion: list[str | dict[Literal["valence", "arousal"], float]] = Field(["free"], min_length=1)
 
+    @field_validator("emotion", mode="before")
+    @classmethod
+    def _emotions(cls, values: Any) -> Any:
+        return emotions(values)
+
     @field_validator("yaw", "pitch", "expression", "emotion")
     @classmethod
     def _different(cls, values: list[Any]) -> list[Any]:
@@ -86,7 +111,12 @@ class FillConfig(Strict):
     pitch: list[float] | None = None
     expression: list[str] | None = None
     emotion: list[str | dict[Literal["valence", "arousal"], float]] | None = None
-    images: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=0, le=MOST_IMAGES)]
+
+    @field_validator("emotion", mode="before")
+    @classmethod
+    def _emotions(cls, values: Any) -> Any:
+        return emotions(values)
 
 
 class AcceptConfig(Strict):
@@ -151,17 +181,24 @@ class PlanConfig(Strict):
     apart: Annotated[float, Field(ge=0, le=2)] | None = None
     away_from: list[Path] = Field([])
     cells: CellsConfig = CellsConfig()
-    images: Annotated[int, Field(ge=1)] | None = None
-    a_person: Annotated[int, Field(ge=1)] | None = None
+    images: Images | None = None
+    a_person: Images | None = None
     fill: list[FillConfig] = Field([])
     accept: AcceptConfig = AcceptConfig()
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
     sampling: SamplingConfig = SamplingConfig()
     emotion_through: Literal["both", "landmarks", "module"] = "both"
     presets: Path | None = None
-    recogniser: Literal["dlib", "sface", "arcface"] = "dlib"
+    recogniser: Literal["dlib", "sface"] = "dlib"
     also: list[Literal["dlib", "sface"]] = Field(["sface"])
     shard_size: Annotated[int, Field(ge=1, le=65536)] = 256
+
+    @field_validator("recogniser", mode="before")
+    @classmethod
+    def _read_off_images(cls, name: Any) -> Any:
+        if name == "arcface":
+            raise ValueError("no set is made with arcface's embeddings; use dlib, which the mini scale reads")
+        return name
 
     @model_validator(mode="after")
     def _fits_together(self) -> PlanConfig:

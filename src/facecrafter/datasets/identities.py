@@ -26,6 +26,13 @@ PHOTOS = 4  # of a person, whose neutral faces are averaged
 BLOCK = 1024  # people that are compared at once
 LANDMARKS = (478, 3)
 
+Vectors = list[NDArray[np.float32]]
+
+
+def people_path(plan: Path) -> Path:
+    """The identities of a plan."""
+    return plan.with_suffix(".people.parquet")
+
 
 @dataclass(frozen=True)
 class Person:
@@ -152,6 +159,8 @@ def _of_array(path: Path) -> Iterator[Person]:
     try:
         embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
         fits = embeddings.ndim == 2 and embeddings.shape[1] > 0 and np.issubdtype(embeddings.dtype, np.floating)
+    except FileNotFoundError:
+        raise DataError(f"there is no file of embeddings {path}; write one with numpy.save") from None
     except shards.DAMAGE:
         fits = False
     if not fits:
@@ -173,7 +182,7 @@ def _of_prepared(folder: Path, recogniser: str) -> Iterator[Person]:
     meta = shards.read_meta(folder)
     source = "people who do not exist" if "synthesis" in meta else "photos"
     rig, read = load(), network().scores
-    for embeddings, points in _gathered(folder, recogniser):
+    for _, embeddings, points in _gathered(folder, recogniser):
         straight = rig.straightened(points)
         neutral = rig.neutral_face(straight.points, read(straight.points))
         yield Person(unit(np.mean(embeddings, 0)), neutral.astype(np.float32), source)
@@ -181,11 +190,17 @@ def _of_prepared(folder: Path, recogniser: str) -> Iterator[Person]:
 
 def means(folder: Path, recogniser: str) -> NDArray[np.float32]:
     """The mean embedding of every person of a prepared folder, ``(N, D)`` of unit length."""
-    return unit(np.stack([np.mean(embeddings, 0) for embeddings, _ in _gathered(folder, recogniser)]))
+    return named_means(folder, recogniser)[1]
 
 
-def _gathered(folder: Path, recogniser: str) -> Iterator[tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]]:
-    """For every person of a prepared folder all embeddings, and the landmarks of the first :data:`PHOTOS` images.
+def named_means(folder: Path, recogniser: str) -> tuple[list[str], NDArray[np.float32]]:
+    """The people of a prepared folder by name, and the mean embedding of each, ``(N, D)`` of unit length."""
+    found = {person: np.mean(embeddings, 0) for person, embeddings, _ in _gathered(folder, recogniser)}
+    return list(found), unit(np.stack(list(found.values())))
+
+
+def _gathered(folder: Path, recogniser: str) -> Iterator[tuple[str, Vectors, Vectors]]:
+    """Every person of a prepared folder: all embeddings, and the landmarks of the first :data:`PHOTOS` images.
 
     Raises:
         DataError: a shard is damaged, or the folder has no embeddings by the recogniser.
@@ -199,7 +214,7 @@ def _gathered(folder: Path, recogniser: str) -> Iterator[tuple[list[NDArray[np.f
     left: dict[str, int] = {}
     for person in index["person"]:
         left[person] = left.get(person, 0) + 1
-    open_people: dict[str, tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]] = {}
+    open_people: dict[str, tuple[Vectors, Vectors]] = {}
     for number in sorted(set(index["shard"])):
         for key, embedding, points in _samples(shards.shard_path(folder, number), recogniser):
             person = whose.get((number, key))
@@ -211,7 +226,7 @@ def _gathered(folder: Path, recogniser: str) -> Iterator[tuple[list[NDArray[np.f
                 shapes.append(points)
             left[person] -= 1
             if not left[person]:
-                yield open_people.pop(person)
+                yield person, *open_people.pop(person)
     if open_people:
         raise DataError(f"{folder} lacks images that its index lists; prepare it again")
 

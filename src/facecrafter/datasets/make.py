@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from facecrafter.data.prepare.reader import Accepted, Result
-from facecrafter.data.shards import IMAGES, INDEX
+from facecrafter.data.shards import IMAGES, INDEX, shard_path
 from facecrafter.datasets import engines
+from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.maker import Job, Maker, Recipe, open_crafter
 from facecrafter.datasets.output import (
     Counts,
@@ -26,11 +27,13 @@ from facecrafter.datasets.output import (
 )
 from facecrafter.datasets.plan import Plan
 from facecrafter.errors import ConfigError, DataError
+from facecrafter.faces.rig import load
 from facecrafter.interruption import stating
 from facecrafter.io import alone
 
 Engine = Callable[[], AbstractContextManager[engines.Submit]]
 
+MANY = 100  # shards, whose check shows a bar
 GOES_ON = "run the same command again, it goes on from there"
 
 
@@ -44,6 +47,7 @@ class Made:
         counts: what the folder has.
         new: images that this run made, and those that missed their cell.
         empty: cells that were asked for and hold no image, by their names.
+        damaged: shards that were there with another content than was written, and were made again.
         seconds: wall-clock time.
     """
 
@@ -52,6 +56,7 @@ class Made:
     counts: Counts
     new: int
     empty: list[str]
+    damaged: list[str]
     seconds: float
 
 
@@ -67,9 +72,9 @@ def make(
 ) -> Made:
     """Make what a plan asks for.
 
-    A run that was stopped in whatever way goes on with the shards that are not there when it is called again. The
-    bytes depend on the plan, the weights and the kind of processor, not on the number of workers or on Ray. A script
-    calls it under ``if __name__ == "__main__":``, as workers are spawned.
+    A run that was stopped in whatever way goes on with the shards that are not there, or damaged, when it is called
+    again. The bytes depend on the plan, the model and the kind of processor, not on the number of workers or on Ray. A
+    script calls it under ``if __name__ == "__main__":``, as workers are spawned.
 
     Args:
         path: the plan.
@@ -81,8 +86,8 @@ def make(
         progress: show a bar on the terminal.
 
     Raises:
-        DataError: the plan is damaged, the folder was begun with another plan or other weights, or not one image is in
-            its cell; or the disk is full.
+        DataError: the plan is damaged, the folder was begun with another plan or on another basis, or not one image is
+            in its cell; or the disk is full.
         ConfigError: a setting out of its range, no Ray, or another run is going on in ``out``.
         KeyboardInterrupt: after Ctrl-C, with a note that says how many images are done.
     """
@@ -90,22 +95,25 @@ def make(
         raise ConfigError(f"workers {workers} is negative; 0 means one a core")
     plan = Plan(path)
     crafter = open_crafter(plan.config, device)
-    size, digest = crafter.generator.size, crafter.digest
+    size, basis = crafter.generator.size, Basis.of(crafter)
     check_plan(plan, crafter.model.scale.embedding)
     del crafter  # workers have their own
-    maker = partial(Maker, Recipe(plan.config, tuple(plan.cells), device, digest))
+    maker = partial(Maker, Recipe(plan.config, tuple(plan.cells), device, basis))
     count = workers or (engines.processors(ray) if ray else os.cpu_count() or 1)
     count = max(1, min(count, plan.shards))
     engine = partial(engines.engine, maker, count, ray)
-    return run(plan, out, engine, count, settings_of(plan, size, digest), overwrite, progress)
+    return run(plan, out, engine, count, settings_of(plan, size, basis), overwrite, progress)
 
 
 def check_plan(plan: Plan, width: int) -> None:
-    """Refuse a plan whose identities the model cannot read.
+    """Refuse a plan that was not written for what is here.
 
     Raises:
-        ConfigError: their embeddings have another number of values than it reads.
+        ConfigError: its ids follow from another rig, or its embeddings have another number of values than the model
+            reads.
     """
+    if plan.rig != load().digest:
+        raise ConfigError(f"{plan.path} was written with another rig; write it again with: facecrafter dataset plan")
     own = len(plan.persons([0])[0].embedding)
     if own != width:
         raise ConfigError(f"the model {plan.config.model} reads embeddings of {width} numbers, and the plan has {own}")
@@ -131,12 +139,13 @@ def run(
     check_place(out)
     with alone(out, "data set"):
         open_folder(out, settings, overwrite)
-        todo = [number for number in range(plan.shards) if not is_done(out, number)]
+        todo, damaged = _to_make(out, plan, progress)
+        left = set(todo)
         if todo:  # what was gathered before is no longer all
             for name in (INDEX, IMAGES):
                 (out / name).unlink(missing_ok=True)
-        with stating(lambda: _kept(out, plan)):
-            new = _make_all(plan, out, todo, engine, workers, progress) if todo else 0
+        with stating(lambda: _kept(out, plan, left)):
+            new = _make_all(plan, out, left, engine, workers, progress) if todo else 0
             counts = write_index(out, plan.shards)
     if not counts.images:
         first = read_list(out, 0)["rejected"][0]["reason"]
@@ -144,16 +153,27 @@ def run(
             f"not one of {plan.images} images is in its cell (the first: {first}); widen accept in the plan"
         )
     empty = [cell.name for number, cell in enumerate(plan.cells) if plan.counts[number] and not counts.cells[number]]
-    return Made(out, plan.images, counts, new, empty, time.monotonic() - start)
+    return Made(out, plan.images, counts, new, empty, damaged, time.monotonic() - start)
 
 
-def _make_all(plan: Plan, out: Path, todo: list[int], engine: Engine, workers: int, progress: bool) -> int:
-    """Write every shard that is not there yet; how many images, made or given up, are new."""
-    new, total, size = 0, plan.images, plan.config.shard_size
-    left = sum(min(size, total - number * size) for number in todo)
-    with _bar(progress, total, total - left) as advance, engine() as submit:
-        for job, results in engines.made(_jobs(plan, todo), submit, workers):
+def _to_make(out: Path, plan: Plan, progress: bool) -> tuple[list[int], list[str]]:
+    """The shards that are not there as they were written, and the names of those of them that are there."""
+    from tqdm import tqdm
+
+    there = [number for number in range(plan.shards) if shard_path(out, number).exists()]
+    bar = tqdm(there, desc="checking shards", unit="shard", disable=not progress or len(there) < MANY)
+    done = {number for number in bar if is_done(out, number)}
+    damaged = [shard_path(out, number).name for number in there if number not in done]
+    return [number for number in range(plan.shards) if number not in done], damaged
+
+
+def _make_all(plan: Plan, out: Path, left: set[int], engine: Engine, workers: int, progress: bool) -> int:
+    """Write every shard that is left, which it then no longer is; how many images, made or given up, are new."""
+    new, total = 0, plan.images
+    with _bar(progress, total, total - _images(plan, left)) as advance, engine() as submit:
+        for job, results in engines.made(_jobs(plan, sorted(left)), submit, workers):
             write(out, job.number, results)
+            left.discard(job.number)
             new += len(results)
             advance(results)
     return new
@@ -166,10 +186,15 @@ def _jobs(plan: Plan, todo: list[int]) -> Iterator[Job]:
         yield Job(number, tuple(rows), plan.persons([row.person for row in rows]))
 
 
-def _kept(out: Path, plan: Plan) -> str:
-    """How many images the folder has, for a run that was stopped."""
+def _images(plan: Plan, numbers: Iterable[int]) -> int:
+    """How many images some shards have in the plan."""
     size = plan.config.shard_size
-    done = sum(min(size, plan.images - number * size) for number in range(plan.shards) if is_done(out, number))
+    return sum(min(size, plan.images - number * size) for number in numbers)
+
+
+def _kept(out: Path, plan: Plan, left: set[int]) -> str:
+    """How many images the folder has, for a run that was stopped."""
+    done = plan.images - _images(plan, left)
     return f"{done} of {plan.images} images are done and kept in {out}; {GOES_ON}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 
 from facecrafter.data.prepare.reader import Rejected, Result, accepted
 from facecrafter.data.prepare.stopping import check_leaving
+from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.cells import Cell, Measured, missed
 from facecrafter.datasets.config import PlanConfig
 from facecrafter.datasets.identities import Person
@@ -21,7 +22,7 @@ from facecrafter.datasets.labels import Labeller, Reading
 from facecrafter.datasets.plan import Row, seed_of
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.estimators.blendshapes import network
-from facecrafter.faces.asked import Asked, wanted
+from facecrafter.faces.asked import Asked, Pose, wanted
 from facecrafter.faces.face import ALIGNED_SIZE
 from facecrafter.faces.rig import load
 from facecrafter.pipelines.images import encoded
@@ -46,13 +47,13 @@ class Recipe:
         config: of the plan.
         cells: of the plan.
         device: of the model.
-        digest: of the model's weights; a worker that has others refuses.
+        basis: what images depend on beside the plan; a worker that has another one refuses.
     """
 
     config: PlanConfig
     cells: tuple[Cell, ...]
     device: str
-    digest: str
+    basis: Basis
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def open_crafter(config: PlanConfig, device: str) -> FaceCrafter:
 class Maker:
     """Makes shards, one at a time.
 
-    An image depends on its row, the weights and the number of images that are sampled at once, whose order the plan
+    An image depends on its row, the basis and the number of images that are sampled at once, whose order the plan
     alone decides: which worker makes a shard changes nothing. Computing is on one thread a worker, since more change
     the last digits.
 
@@ -103,7 +104,7 @@ class Maker:
         faces: straightened ones with an expression, for the next poses; see :data:`HELD`.
 
     Raises:
-        DataError: the model's weights are not those the run began with.
+        DataError: the model is not the one that the run began with.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -112,8 +113,8 @@ class Maker:
         torch.set_num_threads(1)
         self.recipe, config = recipe, recipe.config
         self.crafter = open_crafter(config, recipe.device)
-        if self.crafter.digest != recipe.digest:
-            raise DataError(f"a worker has other weights for the model '{config.model}'; give all machines the same")
+        if differs := Basis.of(self.crafter).difference(asdict(recipe.basis), config.model):
+            raise DataError(f"a worker has {differs}; give all machines the same")
         self._settings = Settings(**config.sampling.model_dump()).filled(self.crafter.model.scale)
         self.labeller = Labeller(config.recognisers)
         self.attempts = 0
@@ -162,7 +163,9 @@ class Maker:
         )
 
     def points(self, cell: Cell, person: Person) -> NDArray[np.float32]:
-        """The landmarks of a cell, ``(478, 3)`` in pixels of an aligned image.
+        """The landmarks whose image shows a cell, ``(478, 3)`` in pixels of an aligned image.
+
+        As for every other request they are turned by the model's gain: further than the head that is to be shown.
 
         An expression is solved for once a neutral face, and then turned: the cells of a person that differ in the pose
         alone follow each other, and people of an array of embeddings all have the mean face.
@@ -171,7 +174,8 @@ class Maker:
         emotion = asked.emotion and asked.emotion.probabilities
         key = (person.neutral.tobytes(), json.dumps([sorted(asked.expression.items()), emotion]))
         face = _recent(self.faces, key, lambda: self._expressed(asked, person))
-        return load().posed(face, cell.yaw, cell.pitch)
+        turned = Pose(cell.yaw, cell.pitch).turned(self.crafter.gain)
+        return load().posed(face, turned.yaw, turned.pitch, turned.roll)
 
     def _expressed(self, asked: Asked, person: Person) -> NDArray[np.float64]:
         """A person's straightened face ``(478, 3)`` with an expression."""

@@ -1,6 +1,6 @@
 """The folder of a data set while it is made: a prepared folder, whose index also has what was asked for.
 
-What is done is known from the folder alone: a shard is whole where its tar is as long as the list beside it gives.
+What is done is known from the folder alone: a shard is whole where its tar has the digest that the list beside it has.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from facecrafter.data import shards
 from facecrafter.data.prepare.folder import about_estimator, begin
 from facecrafter.data.prepare.reader import Accepted, Rejected, Result
 from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
+from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.plan import Plan
 from facecrafter.errors import DataError
 from facecrafter.estimators import emotion_estimator
@@ -38,16 +39,20 @@ ASKED_COLUMNS = {
     "asked_valence": "float32",
     "asked_arousal": "float32",
 }
+FREE = ("asked_valence", "asked_arousal")  # None where the emotion is free
+ROW = {name: kind for name, kind in {**INDEX_COLUMNS, **ASKED_COLUMNS}.items() if name != "shard"}
 SHARDS_A_GROUP = 64  # of the index
+# What `dataset audit` and `dataset card` write beside the set.
+AUDIT_PAGE, AUDIT, CARD = "audit.html", "audit.json", "README.md"
 
 
-def settings_of(plan: Plan, size: int, model: str) -> dict[str, Any]:
+def settings_of(plan: Plan, size: int, basis: Basis) -> dict[str, Any]:
     """The content of ``meta.json``. A run goes on with a folder only where it agrees in all of it.
 
     Args:
         plan: what is made.
         size: side of the images in pixels.
-        model: the digest of the model's weights.
+        basis: what images depend on beside the plan.
     """
     config = plan.config
     return {
@@ -61,7 +66,13 @@ def settings_of(plan: Plan, size: int, model: str) -> dict[str, Any]:
         },
         "landmarks": {"name": "face_landmarker", "sha256": weights.entry("face_landmarker").sha256},
         "emotion": about_estimator(emotion_estimator.estimator()),
-        "dataset": {"plan": plan.digest, "model": config.model, "weights": model, "images": plan.images},
+        "dataset": {
+            "plan": plan.digest,
+            "model": config.model,
+            "images": plan.images,
+            "apart": config.least,
+            **asdict(basis),
+        },
     }
 
 
@@ -73,12 +84,20 @@ def check_place(out: Path) -> None:
     """Refuse what is no place for a data set, before anything is written.
 
     Raises:
-        DataError: it is a file, or holds something else.
+        DataError: it is a file, holds something else, or cannot be read.
     """
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file; name a folder to make the data set in")
-    if out.is_dir() and not (out / META).is_file() and any(_foreign(one) for one in out.iterdir()):
-        raise DataError(f"{out} is not empty and no data set; name a new folder")
+    try:
+        if out.exists() and not out.is_dir():
+            raise DataError(f"{out} is a file; name a folder to make the data set in")
+        if out.is_dir() and not (out / META).is_file() and any(_foreign(one) for one in out.iterdir()):
+            raise DataError(f"{out} is not empty and no data set; name a new folder")
+    except OSError as error:
+        raise unreadable(out, error) from None
+
+
+def unreadable(out: Path, error: OSError) -> DataError:
+    """The error for a folder that the system refuses to read."""
+    return DataError(f"the folder {out} cannot be read ({(error.strerror or str(error)).lower()}); choose another one")
 
 
 def _foreign(path: Path) -> bool:
@@ -89,19 +108,86 @@ def open_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Begin a folder, or see that it is one that the same run has begun.
 
     Raises:
-        DataError: it was begun with another plan or other weights, or is no data set.
+        DataError: it was begun with another plan or on another basis, or is no data set.
     """
-    if (out / META).is_file() and not overwrite:
-        _check_same(out, shards.read_meta(out).get("dataset"), settings["dataset"])
+    if (out / META).is_file():
+        if not overwrite:
+            _check_same(out, read_settings(out)["dataset"], settings["dataset"])
+        elif not _is_data_set(out):
+            raise DataError(f"{out} is no data set of 'dataset make', and --overwrite is for these; name a new folder")
+    if overwrite:
+        for name in (AUDIT_PAGE, AUDIT, CARD):  # of what was there
+            (out / name).unlink(missing_ok=True)
     begin(out, settings, overwrite)
 
 
-def _check_same(out: Path, before: Any, now: dict[str, Any]) -> None:
-    if not isinstance(before, dict):
-        raise DataError(f"{out} is a prepared folder and no data set of 'dataset make'; name a new one")
-    for name, what in (("plan", "another plan"), ("weights", f"other weights of the model '{now['model']}'")):
-        if before.get(name) != now[name]:
-            raise DataError(f"{out} was begun with {what}; make this one in a new folder, or give --overwrite")
+def _is_data_set(out: Path) -> bool:
+    """Whether a folder says that it is a data set, be it one that is damaged or of another version."""
+    try:
+        return isinstance(json.loads((out / META).read_text(encoding="utf-8"))["dataset"], dict)
+    except shards.DAMAGE:
+        return False
+
+
+def read_settings(out: Path) -> dict[str, Any]:
+    """What ``meta.json`` of a data set says, see :func:`settings_of`.
+
+    Raises:
+        DataError: it is no data set, or its settings are damaged or of another version.
+    """
+    again = f"facecrafter dataset make PLAN {out}"
+    try:
+        if not (out / META).is_file():
+            raise DataError(f"{out} is no data set; make one with: {again}")
+    except OSError as error:
+        raise unreadable(out, error) from None
+    try:
+        meta = shards.read_meta(out)
+        fits = "dataset" not in meta or _fits(meta)
+    except (DataError, *shards.DAMAGE):
+        fits = False
+    if not fits:
+        raise DataError(f"{out / META} is damaged, or of another version; make the set again in a new folder")
+    if "dataset" not in meta:
+        raise DataError(f"{out} is a prepared folder and no data set of 'dataset make'; name another one")
+    return meta
+
+
+def digest_of(out: Path, meta: Mapping[str, Any]) -> str:
+    """What tells a finished set from every other: a hash of its plan, its basis, and its index.
+
+    Raises:
+        DataError: the index cannot be read.
+    """
+    try:
+        index = (out / INDEX).read_bytes()
+    except OSError as error:
+        raise unreadable(out, error) from None
+    return hashlib.sha256(json.dumps(meta["dataset"], sort_keys=True).encode() + index).hexdigest()
+
+
+def _fits(meta: Mapping[str, Any]) -> bool:
+    """Whether settings have what is read of them.
+
+    Raises:
+        DAMAGE: something is missing.
+    """
+    about = meta["dataset"]
+    weighed = [meta["landmarks"], meta["emotion"], *meta["recognisers"].values()]
+    texts = [about["plan"], about["model"], *(about[one.name] for one in fields(Basis))]
+    return (
+        all(isinstance(number, int) and number > 0 for number in (meta["shard_size"], about["images"]))
+        and all(isinstance(text, str) for text in (*texts, *(one["sha256"] for one in weighed)))
+        and isinstance(about["apart"], int | float)
+        and 0 <= about["apart"] <= 2
+    )
+
+
+def _check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    basis = Basis(**{one.name: now[one.name] for one in fields(Basis)})
+    other = "another plan" if before.get("plan") != now["plan"] else basis.difference(before, now["model"])
+    if other:
+        raise DataError(f"{out} was begun with {other}; make this one in a new folder, or give --overwrite")
 
 
 def write(out: Path, number: int, results: Sequence[Result]) -> None:
@@ -131,9 +217,11 @@ def _asked(image: Accepted) -> dict[str, Any]:
 
 
 def is_done(out: Path, number: int) -> bool:
-    """Whether a shard is there, as long as the list beside it gives."""
+    """Whether a shard is there with the content that the list beside it gives."""
+    path = shard_path(out, number)
     try:
-        return shard_path(out, number).stat().st_size == read_list(out, number)["bytes"]
+        beside = read_list(out, number)
+        return path.stat().st_size == beside["bytes"] and weights.sha256(path) == beside["sha256"]
     except (OSError, DataError):
         return False
 
@@ -147,14 +235,30 @@ def read_list(out: Path, number: int) -> dict[str, Any]:
     path = shard_path(out, number, "json")
     try:
         beside = json.loads(path.read_text(encoding="utf-8"))
-        names = {name for name in (*INDEX_COLUMNS, *ASKED_COLUMNS) if name != "shard"}
-        if not all(row.keys() == names for row in beside["rows"]) or not isinstance(beside["bytes"], int):
+        rows = all(_has(row, ROW) for row in beside["rows"])
+        if not rows or not all(_has(one, {"file": "string", "reason": "string"}) for one in beside["rejected"]):
             raise ValueError("a row has other columns")
-        if not all(one.keys() == {"file", "reason"} for one in beside["rejected"]):
-            raise ValueError("a rejected image has other columns")
+        if not _is(beside["bytes"], "int64") or not _is(beside["sha256"], "string"):
+            raise ValueError("there is no digest")
     except shards.DAMAGE:
         raise DataError(f"{path} is damaged or missing; {AGAIN}") from None
     return dict(beside)
+
+
+def _has(row: Mapping[str, Any], kinds: Mapping[str, str]) -> bool:
+    """Whether a row has the columns and values that the index takes."""
+    return row.keys() == kinds.keys() and all(
+        (value is None and name in FREE) or _is(value, kinds[name]) for name, value in row.items()
+    )
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether a value of JSON fits a column of that kind."""
+    if kind == "string":
+        return isinstance(value, str)
+    if isinstance(value, bool) or not isinstance(value, int if kind.startswith("int") else int | float):
+        return False
+    return kind == "float32" or abs(value) < 2 ** (int(kind.removeprefix("int")) - 1)
 
 
 def samples(out: Path, number: int, digest: str) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -20,16 +20,17 @@ from numpy.typing import NDArray
 from facecrafter import weights
 from facecrafter.data.shards import DAMAGE
 from facecrafter.datasets.cells import Cell, cells_of, counts_of
+from facecrafter.datasets.checks import check_settings
 from facecrafter.datasets.config import PlanConfig
-from facecrafter.datasets.identities import Chosen, Person, choose
-from facecrafter.errors import DataError, OutputError
+from facecrafter.datasets.identities import Chosen, Person, choose, people_path
+from facecrafter.errors import DataError
 from facecrafter.faces.rig import load
-from facecrafter.io import whole
+from facecrafter.io import in_folder, unwritten, whole
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT = "facecrafter-plan-1"
+FORMAT = "facecrafter-plan-2"
 KEY = b"facecrafter"
 ID_DIGITS = 24
 SEED_DIGITS = 15  # of a hash: seeds below 2^60
@@ -59,11 +60,6 @@ def seed_of(identifier: str, attempt: int) -> int:
     return int(digits[:SEED_DIGITS], 16)
 
 
-def people_path(plan: Path) -> Path:
-    """The identities of a plan."""
-    return plan.with_suffix(".people.parquet")
-
-
 @dataclass(frozen=True)
 class Written:
     """A plan that was written.
@@ -89,16 +85,16 @@ def write_plan(config: PlanConfig, out: Path) -> Written:
         out: the file to write, a ``.parquet``.
 
     Raises:
-        ConfigError: a cell that cannot be filled.
+        ConfigError: a cell that cannot be filled, or a setting that no image could be made with.
         DataError: a source of identities that cannot be read, or has too few people.
         OutputError: a file cannot be written.
     """
+    check_settings(config)
     cells = cells_of(config)
     chosen = choose(config)
     counts = counts_of(config, cells, len(chosen.people))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(people_path(out)) as partial:
+        with whole(people_path(in_folder(out))) as partial:
             _write_people(chosen.people, partial)
         about = {
             "format": FORMAT,
@@ -107,12 +103,12 @@ def write_plan(config: PlanConfig, out: Path) -> Written:
             "counts": counts.tolist(),
             "people": {"count": len(chosen.people), "sha256": weights.sha256(people_path(out))},
             "images": int(counts.sum()),
+            "rig": load().digest,
         }
         with whole(out) as partial:
             _write_rows(partial, about, _parts(config, cells, counts, chosen.people))
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise OutputError(f"{out} could not be written ({why}); free some space or choose another folder") from None
+        raise unwritten(out, error) from None
     return Written(out, len(cells), int(counts.sum()), chosen)
 
 
@@ -156,19 +152,22 @@ def allotted(counts: NDArray[np.int64], people: int) -> Iterator[NDArray[np.int6
 def _parts(
     config: PlanConfig, cells: Sequence[Cell], counts: NDArray[np.int64], people: Sequence[Person]
 ) -> Iterator[tuple[list[str], NDArray[np.int64]]]:
-    """Of every person the ids, and ``(3, N)``: person, cell and which image of theirs in the cell."""
+    """The ids and ``(3, N)``: person, cell and which image of theirs in the cell; of :data:`GROUP` rows of a person
+    at most."""
     recipe = _recipe(config)
     digests = [cell.digest for cell in cells]
     for number, own in enumerate(allotted(counts, len(people))):
-        rows = np.repeat(np.arange(len(cells)), own)
-        copies = np.arange(len(rows)) - np.repeat(own.cumsum() - own, own)
-        start = hashlib.sha256(f"{recipe} {people[number].digest}".encode())
-        ids = []
-        for cell, copy in zip(rows.tolist(), copies.tolist(), strict=True):
-            key = start.copy()
-            key.update(f" {digests[cell]} {copy}".encode())
-            ids.append(key.hexdigest()[:ID_DIGITS])
-        yield ids, np.stack([np.full(len(rows), number), rows, copies])
+        ends, start = own.cumsum(), hashlib.sha256(f"{recipe} {people[number].digest}".encode())
+        for first in range(0, int(ends[-1]), GROUP):
+            places = np.arange(first, min(first + GROUP, int(ends[-1])))
+            rows = np.searchsorted(ends, places, side="right")
+            copies = places - (ends - own)[rows]
+            ids = []
+            for cell, copy in zip(rows.tolist(), copies.tolist(), strict=True):
+                key = start.copy()
+                key.update(f" {digests[cell]} {copy}".encode())
+                ids.append(key.hexdigest()[:ID_DIGITS])
+            yield ids, np.stack([np.full(len(rows), number), rows, copies])
 
 
 def _recipe(config: PlanConfig) -> str:
@@ -186,7 +185,7 @@ def _write_rows(path: Path, about: Mapping[str, Any], parts: Iterator[tuple[list
     shard = about["config"]["shard_size"]
     size = shard * max(1, GROUP // shard)
     schema = _schema(about)
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
         ids: list[str] = []
         numbers: list[NDArray[np.int64]] = []
         for own, rows in parts:
@@ -204,7 +203,7 @@ def _schema(about: Mapping[str, Any]) -> pyarrow.Schema:
     import pyarrow as pa
 
     words = pa.dictionary(pa.int32(), pa.string())
-    names = {"id": pa.string(), "person": pa.int32(), "cell": pa.int32(), "copy": pa.int32(), "seed": pa.int64()}
+    names = {"id": pa.string(), "person": pa.int32(), "cell": pa.int32(), "copy": pa.int64(), "seed": pa.int64()}
     asked = {"yaw": pa.float32(), "pitch": pa.float32(), "expression": words, "emotion": words}
     points = {"valence": pa.float32(), "arousal": pa.float32()}
     return pa.schema([*names.items(), *asked.items(), *points.items()], {KEY: json.dumps(about)})
@@ -215,12 +214,12 @@ def _table(
 ) -> pyarrow.Table:
     import pyarrow as pa
 
-    person, cell, copy = numbers.astype(np.int32)
+    person, cell, copy = numbers
     columns = [pa.array(ids), pa.array(person), pa.array(cell), pa.array(copy)]
     columns.append(pa.array([seed_of(one, 0) for one in ids], pa.int64()))
     for name in ("yaw", "pitch", "expression", "emotion", "valence", "arousal"):
         values = pa.array([getattr(one, name) for one in cells])
-        taken = values.take(pa.array(cell))
+        taken = values.take(columns[2])
         columns.append(taken.dictionary_encode() if name in ("expression", "emotion") else taken.cast(pa.float32()))
     return pa.Table.from_arrays(
         [column.cast(kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema
@@ -236,6 +235,7 @@ class Plan:
     Attributes:
         config, cells, counts: what it was made of; images a cell.
         images, people: how many.
+        rig: the digest of the one that ids follow from.
 
     Raises:
         DataError: it is none, is damaged, or its identities are missing or others.
@@ -246,13 +246,14 @@ class Plan:
 
         self.path = path
         try:
-            self._rows = pq.ParquetFile(path)
+            self._rows = pq.ParquetFile(path, page_checksum_verification=True)
             about = json.loads(self._rows.schema_arrow.metadata[KEY])
             fits = about["format"] == FORMAT
             self.config = PlanConfig(**about["config"])
             self.cells = [Cell.read(cell) for cell in about["cells"]]
             self.counts, self.images = list(about["counts"]), int(about["images"])
             self.people, self._people_digest = int(about["people"]["count"]), about["people"]["sha256"]
+            self.rig = str(about["rig"])
             fits = fits and self._rows.metadata.num_rows == self.images
         except FileNotFoundError:
             raise DataError(f"there is no plan {path}; write one with: facecrafter dataset plan plan.yaml") from None
@@ -261,8 +262,14 @@ class Plan:
         if not fits:
             raise DataError(f"{path} is no plan of this version, or damaged; write it again with 'dataset plan'")
         people = people_path(path)
-        if not people.is_file() or weights.sha256(people) != self._people_digest:
-            raise DataError(f"{people} is missing, or not the identities of {path}; write the plan again")
+        try:
+            same = weights.sha256(people) == self._people_digest
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(
+                f"{people} is missing, cannot be read, or has not the identities of {path}; write the plan again"
+            )
         self._people = pq.ParquetFile(people)
 
     @cached_property
@@ -283,16 +290,19 @@ class Plan:
         """
         size = self.config.shard_size
         group, place = divmod(shard * size, size * max(1, GROUP // size))
-        table = self._group(group).slice(place, size)
-        return [Row(**row) for row in table.to_pylist()]
+        try:
+            return [Row(**row) for row in self._group(group).slice(place, size).to_pylist()]
+        except DAMAGE:
+            raise DataError(f"{self.path} is damaged; write it again with 'dataset plan'") from None
 
     def _group(self, number: int) -> pyarrow.Table:
-        """The rows that were written at once; those read last are kept."""
+        """The rows that were written at once; those read last are kept.
+
+        Raises:
+            DAMAGE: the file is damaged.
+        """
         if getattr(self, "_kept", (None, None))[0] != number:
-            try:
-                self._kept = number, self._rows.read_row_group(number, columns=["id", "person", "cell", "seed"])
-            except DAMAGE:
-                raise DataError(f"{self.path} is damaged; write it again with 'dataset plan'") from None
+            self._kept = number, self._rows.read_row_group(number, columns=["id", "person", "cell", "seed"])
         return self._kept[1]
 
     def persons(self, numbers: Sequence[int]) -> dict[int, Person]:

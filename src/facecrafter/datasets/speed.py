@@ -13,6 +13,8 @@ from typing import Any, cast
 from facecrafter.data import shards
 from facecrafter.data.prepare.reader import Accepted
 from facecrafter.datasets import engines, ray_data
+from facecrafter.datasets.basis import Basis
+from facecrafter.datasets.make import check_plan
 from facecrafter.datasets.maker import Job, Maker, Recipe, open_crafter
 from facecrafter.datasets.output import write
 from facecrafter.datasets.plan import Plan, Row
@@ -57,12 +59,15 @@ def measure(
         device: of the model.
 
     Raises:
-        ConfigError: the plan has fewer images.
+        ConfigError: the plan has fewer images, or was not written for what is here.
     """
     plan = Plan(path)
     if plan.images < images:
         raise ConfigError(f"{path} has {plan.images} images, fewer than {images}; give --images {plan.images} or less")
-    recipe = Recipe(plan.config, tuple(plan.cells), device, open_crafter(plan.config, device).digest)
+    crafter = open_crafter(plan.config, device)
+    check_plan(plan, crafter.model.scale.embedding)
+    recipe = Recipe(plan.config, tuple(plan.cells), device, Basis.of(crafter))
+    del crafter  # the workers have their own
     jobs = list(_jobs(plan, images))
     parts, made, size = _alone(recipe, jobs)
     maker = partial(Maker, recipe)

@@ -21,6 +21,7 @@ from facecrafter.models.autoencoder import FaceAutoencoder
 from facecrafter.models.controls import FaceControls
 from facecrafter.models.deep_autoencoder import DeepAutoencoder
 from facecrafter.models.identity_encoder import CLIP_END, CLIP_LENGTH, CLIP_PROMPT, IdentityEncoder
+from facecrafter.models.noise import TIMESTEPS
 
 # mini's vocabulary: the words of Arc2Face's prompt and nothing else.
 MINI_PROMPT, MINI_END, MINI_LENGTH = (0, 1, 2, 3, 4, 5), 6, 8
@@ -76,8 +77,6 @@ class Scale:
         options = {**control.options, **control.own_options.get(self.name, {})}
         return {option: self.controls.get(f"{name}_{option}", value) for option, value in options.items()}
 
-
-TIMESTEPS = 1000  # of every scale's noise schedule
 
 # The noise schedule of Stable Diffusion 1.5.
 _SCHEDULE: dict[str, object] = {

@@ -98,6 +98,20 @@ class FilledSettings(Settings):
     speed: str = field(kw_only=True)
 
 
+def check_known(settings: Settings) -> None:
+    """Refuse settings that no model could sample with, before one is loaded. What is None is not looked at.
+
+    Raises:
+        ConfigError: unknown scheduler or speed, or steps that no solver can take.
+    """
+    from facecrafter.sampling.plans import check_speed
+    from facecrafter.sampling.solvers import SCHEDULERS, check_steps
+
+    check_steps(settings.steps or 1, settings.scheduler or next(iter(SCHEDULERS)))
+    if settings.speed is not None:
+        check_speed(settings.speed)
+
+
 def ineffective(settings: Settings, given: Collection[str], scale: Scale) -> Iterator[str]:
     """Say which settings that were asked for do nothing, or cannot give what they promise.
 

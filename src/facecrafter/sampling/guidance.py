@@ -16,11 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAPER = "arc2face"  # the model scale whose scales in Eq. 6 are the paper's
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
 from facecrafter.sampling.guidance import combine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Coefficients = dict[str, float]
 
@@ -90,14 +92,23 @@ SPEEDS: dict[str, Plan] = {
 }
 
 
-def plan(speed: str, coefficients: Coefficients, steps: int) -> Sequence[Step]:
-    """What to do in each step. Where Eq. 6 needs one prediction anyway, every way is the exact one.
+def check_speed(speed: str) -> None:
+    """Refuse a speed that there is not.
 
     Raises:
         ConfigError: there is no speed of that name.
     """
     if speed not in SPEEDS:
         raise ConfigError(f"unknown speed '{speed}'; there are {', '.join(SPEEDS)}")
+
+
+def plan(speed: str, coefficients: Coefficients, steps: int) -> Sequence[Step]:
+    """What to do in each step. Where Eq. 6 needs one prediction anyway, every way is the exact one.
+
+    Raises:
+        ConfigError: there is no speed of that name.
+    """
+    check_speed(speed)
     return (exact if len(coefficients) == 1 else SPEEDS[speed])(coefficients, steps)
 
 

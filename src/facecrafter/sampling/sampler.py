@@ -18,19 +18,9 @@ from facecrafter.models.attention import AttentionInputs, Branch, identity_keys_
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.guidance_student import StudentInputs
 from facecrafter.models.prediction import predict
-from facecrafter.models.scales import TIMESTEPS
 from facecrafter.sampling.guidance import Guidance, given_to
 from facecrafter.sampling.plans import Step, plan, summed
-
-# The paper samples with DDPM. DPM-Solver++ in 25 steps is Arc2Face's default solver, there with timesteps spaced by
-# linspace and here trailing, as for all solvers.
-SCHEDULERS = {
-    "dpm": "DPMSolverMultistepScheduler",
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
+from facecrafter.sampling.solvers import SCHEDULERS, check_steps
 
 # What is decoded in one call: one image of 512 px, or sixteen of 128.
 PIXELS_AT_ONCE = 512 * 512
@@ -66,7 +56,7 @@ class Sampler:
             guidance: the scales of Eq. 6; the paper's if None.
             steps: denoising steps.
             seeds: one an image; an image depends on its own seed and not on its neighbours. 0, 1, ... if None.
-            scheduler: one of :data:`SCHEDULERS`.
+            scheduler: one of :data:`facecrafter.sampling.solvers.SCHEDULERS`.
             progress: called after every step.
             speed: one of :data:`facecrafter.sampling.plans.SPEEDS`.
 
@@ -210,27 +200,6 @@ class _Conditions:
             )
             for start in first
         ]
-
-
-def check_steps(steps: int, scheduler: str) -> None:
-    """Refuse what :func:`denoise` cannot do.
-
-    Raises:
-        ConfigError: unknown scheduler, or a number of steps that is out of range or that the noise schedule cannot be
-            cut into.
-    """
-    if scheduler not in SCHEDULERS:
-        raise ConfigError(f"unknown scheduler '{scheduler}'; there are {', '.join(SCHEDULERS)}")
-    if not 1 <= steps <= TIMESTEPS:
-        raise ConfigError(f"steps must be from 1 to {TIMESTEPS}, not {steps}")
-    if not _is_cut_well(steps):
-        near = next(more for more in range(steps, TIMESTEPS + 1) if _is_cut_well(more))
-        raise ConfigError(f"the solvers cannot cut the {TIMESTEPS} timesteps into {steps}; take {near} steps")
-
-
-def _is_cut_well(steps: int) -> bool:
-    """Whether strides of TIMESTEPS / steps end before 0; as floating-point numbers some go one further."""
-    return len(np.arange(TIMESTEPS, 0, -TIMESTEPS / steps)) == steps
 
 
 @torch.no_grad()

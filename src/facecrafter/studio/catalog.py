@@ -91,7 +91,7 @@ def preview_of(crafter: FaceCrafter) -> dict[str, int | str]:
 def model_view(crafter: FaceCrafter, private: bool, limits: Limits) -> ModelView:
     """The model as the API lists it."""
     from facecrafter.sampling.plans import SPEEDS
-    from facecrafter.sampling.sampler import SCHEDULERS
+    from facecrafter.sampling.solvers import SCHEDULERS
 
     model = crafter.model
     return ModelView(

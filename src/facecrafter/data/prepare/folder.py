@@ -68,9 +68,8 @@ def begin(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     before = shards.read_meta(out)
     for name, value in settings.items():
         if before.get(name) != value:
-            raise DataError(
-                f"{out} was begun {_difference(name, before.get(name), value)}; name another folder, or overwrite it"
-            )
+            differs = _difference(name, before.get(name), value)
+            raise DataError(f"{out} was begun {differs}; name another folder, or give --overwrite")
 
 
 def about_estimator(estimator: emotion_estimator.EmotionEstimator) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from facecrafter.data.prepare.reader import Result
 from facecrafter.data.prepare.stopping import check_leaving, leave
-from facecrafter.errors import DataError
+from facecrafter.errors import DataError, FaceCrafterError
 from facecrafter.interruption import uninterrupted_start
 
 
@@ -30,7 +30,7 @@ class ReadsOne(Protocol):
         ...
 
 
-_reader: ReadsOne | None = None  # a worker's own
+_reader: ReadsOne | FaceCrafterError | None = None  # a worker's own, or why it has none
 
 
 def _start_worker(make: Callable[[], ReadsOne]) -> None:
@@ -40,7 +40,10 @@ def _start_worker(make: Callable[[], ReadsOne]) -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     _use_one_thread()
-    _reader = make()
+    try:
+        _reader = make()
+    except FaceCrafterError as error:  # told by the first item: what is raised here breaks the pool without a reason
+        _reader = error
 
 
 def _leave_with_parent() -> None:
@@ -61,6 +64,8 @@ def _use_one_thread() -> None:
 def _read(item: Any) -> list[Result]:
     assert _reader is not None
     check_leaving()
+    if isinstance(_reader, FaceCrafterError):
+        raise _reader
     return _reader.read(item)
 
 
