@@ -37,7 +37,7 @@ class Making:
     Attributes:
         cells: of the plan.
         slow: seconds a shard takes.
-        fatal: a file; the first worker that meets it deletes it and dies.
+        fatal: a file with a number; the first worker that has made so many shards deletes it and dies.
         refuses: why no worker can start; empty where all can.
     """
 
@@ -56,16 +56,17 @@ class FakeMaker:
     def __init__(self, making: Making) -> None:
         if making.refuses:
             raise WeightsError(making.refuses)
-        self.making = making
+        self.making, self.made = making, 0
 
     def close(self) -> None:
         pass
 
     def read(self, job: Job) -> list[Result]:
         fatal = self.making.fatal
-        if fatal is not None and fatal.exists():
+        if fatal is not None and fatal.exists() and self.made >= int(fatal.read_text()):
             fatal.unlink()
             os.kill(os.getpid(), 9)
+        self.made += 1
         time.sleep(self.making.slow)
         return [self._sample(row, job) for row in job.rows]
 

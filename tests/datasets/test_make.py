@@ -94,13 +94,18 @@ def test_without_ray_the_error_says_how_to_get_it(plan: Plan, tmp_path: Path, mo
         fake_maker.made(plan, tmp_path / "set", 1, ray="auto")
 
 
-def test_a_killed_worker_is_named_and_its_shard_made_again(plan: Plan, tmp_path: Path, whole: dict[str, str]) -> None:
-    fatal = tmp_path / "fatal"
-    fatal.touch()
-    with pytest.raises(DataError, match="a worker process died"):
-        fake_maker.made(plan, tmp_path / "set", workers=2, fatal=fatal)
-    fake_maker.made(plan, tmp_path / "set")
-    assert content(tmp_path / "set") == whole
+def test_a_killed_worker_is_named_and_its_shard_made_again(planned: Planned, tmp_path: Path) -> None:
+    """At as many moments as FACECRAFTER_KILLS says."""
+    plan = planned(a_person=8)
+    fake_maker.made(plan, tmp_path / "whole")
+    fatal, rng = tmp_path / "fatal", random.Random(0)
+    for number in range(int(os.environ.get("FACECRAFTER_KILLS", "1"))):
+        fatal.write_text(str(rng.randrange(plan.shards // 2)))  # one of two workers makes at least so many
+        out = tmp_path / f"set-{number}"
+        with pytest.raises(DataError, match="a worker process died"):
+            fake_maker.made(plan, out, workers=2, fatal=fatal)
+        fake_maker.made(plan, out)
+        assert content(out) == content(tmp_path / "whole")
 
 
 def test_why_a_worker_cannot_start_is_said_and_nothing_else(
