@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._is_sqlite = engine.dialect.name == "sqlite"
+        # SQLite asks again and again whether another writer is done, and gives up; a lock hands on.
+        self._turn = threading.Lock() if self._is_sqlite else nullcontext()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -47,10 +49,12 @@ class Database:
 
         In SQLite there is one at a time. In PostgreSQL what must not happen twice is guarded by locks on rows.
         """
-        connection = self.engine.connect().execution_options(immediate=True)
-        with connection, Session(connection, expire_on_commit=False) as session:
+        with self._turn, self._connected() as connection, Session(connection, expire_on_commit=False) as session:
             yield session
             session.commit()
+
+    def _connected(self) -> Connection:
+        return self.engine.connect().execution_options(immediate=True)
 
     def lock_dealing(self, session: Session) -> None:
         """Let one transaction at a time deal sets, until it ends."""
