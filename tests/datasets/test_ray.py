@@ -16,9 +16,8 @@ import fake_maker
 import pytest
 from test_make import HERE, content
 
-from facecrafter.datasets import engines, ray_data
+from facecrafter.datasets import engines
 from facecrafter.datasets.make import run
-from facecrafter.datasets.maker import Job
 from facecrafter.datasets.output import settings_of
 from facecrafter.datasets.plan import Plan
 
@@ -75,12 +74,3 @@ def test_killed_nodes_change_nothing(planned: Callable[..., Plan], cluster: Any,
         assert done.new == plan.images
         assert content(out) == content(tmp_path / "whole")
     assert killed == moments
-
-
-def test_ray_data_makes_the_same(planned: Callable[..., Plan], cluster: Any) -> None:
-    plan = planned(a_person=2)
-    maker = fake_maker.Making(tuple(plan.cells))
-    jobs = [Job(number, tuple(rows := plan.rows(number)), plan.persons([row.person for row in rows]))
-            for number in range(plan.shards)]  # fmt: skip
-    found = dict(ray_data.made(jobs, maker, WORKERS, cluster.address))
-    assert found == {job.number: maker().read(job) for job in jobs}

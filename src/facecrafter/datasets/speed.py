@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from facecrafter.data import shards
 from facecrafter.data.prepare.reader import Accepted
-from facecrafter.datasets import engines, ray_data
+from facecrafter.datasets import engines
 from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.make import check_plan
 from facecrafter.datasets.maker import Job, Maker, Recipe, open_crafter
@@ -34,7 +34,6 @@ class Speed:
         kilobytes: an image in its shard.
         rates: images a second of wall-clock time by the number of processes, without their start.
         ray: the same by the number of Ray's actors.
-        ray_data: the same by Ray Data, which is not used otherwise.
     """
 
     images: int
@@ -43,7 +42,6 @@ class Speed:
     kilobytes: float
     rates: dict[int, float]
     ray: dict[int, float]
-    ray_data: dict[int, float]
 
 
 def measure(
@@ -78,7 +76,6 @@ def measure(
         kilobytes=size / 1000,
         rates={count: _rate(jobs, maker, count, None) for count in workers},
         ray={count: _rate(jobs, maker, count, ray) for count in workers} if ray else {},
-        ray_data={count: _rate_of_ray_data(jobs, maker, count, ray) for count in workers} if ray else {},
     )
 
 
@@ -173,21 +170,6 @@ def _rate(jobs: Sequence[Job], maker: Callable[[], Maker], workers: int, ray: st
         return images / (time.monotonic() - start)
 
 
-def _rate_of_ray_data(jobs: Sequence[Job], maker: Callable[[], Maker], workers: int, ray: str) -> float:
-    """The same by Ray Data, from when every worker has made something."""
-    first = [Job(-1 - number, jobs[0].rows[:1], jobs[0].people) for number in range(workers)]
-    start, loaded, images = time.monotonic(), 0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        for number, results in ray_data.made([*first, *jobs], maker, workers, ray):
-            if number < 0:
-                loaded += 1
-                start = time.monotonic() if loaded == workers else start
-                continue
-            write(Path(folder), number, results)
-            images += len(results)
-        return images / (time.monotonic() - start)
-
-
 def lines(speed: Speed) -> list[str]:
     """The result in words."""
     parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in speed.parts.items())
@@ -196,8 +178,8 @@ def lines(speed: Speed) -> list[str]:
         f"{speed.images} images, {speed.kilobytes:.1f} kB each; ms of one core an image: {parts}",
         f"{speed.share:.0%} of the sampler's own speed ({rate:.2f} images a second of one core)",
     ]
-    kinds = ("process", "processes"), ("Ray actor", "Ray actors"), ("worker of Ray Data", "workers of Ray Data")
-    for (one, several), rates in zip(kinds, (speed.rates, speed.ray, speed.ray_data), strict=True):
+    for kind, rates in (("process", speed.rates), ("Ray actor", speed.ray)):
         for count, images in rates.items():
-            found.append(f"{count} {one if count == 1 else several}: {images:.2f} images a second of wall-clock time")
+            plural = "" if count == 1 else "es" if kind == "process" else "s"
+            found.append(f"{count} {kind}{plural}: {images:.2f} images a second of wall-clock time")
     return found
