@@ -123,20 +123,20 @@ class Rig:
         rows, change = np.flatnonzero(self.live), start.copy()
         whole = slopes_of(points + self.moved(start), self.offsets, read) if self.slopes is None else self.slopes
         slopes = whole[np.ix_(rows, rows)]
-        best, least = change, np.inf
+        best, reached, least = points, now, np.inf
         step, before = np.zeros(len(rows)), np.zeros(len(rows))
         for _ in range(STEPS + 1):
-            scores = read((points + self.moved(change))[None])[0]
+            face = points + self.moved(change)
+            scores = read(face[None])[0]
             missing = (wanted - scores)[rows]
             if (error := float(missing @ missing)) < least:
-                best, least = change.copy(), error
+                best, reached, least = face, scores, error
             if (length := float(step @ step)) > 0:  # what the last step changed corrects the slopes along it
                 slopes = slopes + np.outer(before - missing - slopes @ step, step) / length
             solved = np.linalg.solve(slopes.T @ slopes + DAMPING * np.eye(len(rows)), slopes.T @ missing)
             moved = np.clip(change[rows] + solved, start[rows] - MOST_CHANGE, start[rows] + MOST_CHANGE)
             step, before, change[rows] = moved - change[rows], missing, moved
-        face = points + self.moved(best)
-        return np.asarray(face), np.asarray(read(face[None])[0], np.float64)
+        return np.asarray(best), np.asarray(reached, np.float64)
 
     def posed(
         self, points: Points, yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0, size: float = ALIGNED_SIZE

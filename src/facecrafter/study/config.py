@@ -152,9 +152,8 @@ class StudyConfig(Strict):
     access: Literal["open", "links", "code"] = "open"  # one link for all, a link a person, or a code for a panel
     access_code: Code = ""  # with access: code
     completion_code: str = Field("", max_length=100)  # shown at the end, for panels that ask for one
-    return_after_hours: float = Field(
-        24, gt=0, allow_inf_nan=False
-    )  # without an answer, until a participant's sets go to others
+    # Without an answer, until a participant's sets go to others.
+    return_after_hours: float = Field(24, gt=0, allow_inf_nan=False)
     seed: int = Field(0, ge=0)  # draws the sets, and deals them
     runs: tuple[Path, ...] = ()  # folders that `evaluate control` and `evaluate diversity` wrote
     methods: dict[str, Path] = Field(default_factory=dict)  # or folders of images, by the methods' names

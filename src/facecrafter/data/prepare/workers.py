@@ -42,7 +42,7 @@ def _start_worker(make: Callable[[], ReadsOne]) -> None:
     _use_one_thread()
     try:
         _reader = make()
-    except FaceCrafterError as error:  # told by the first item: what is raised here breaks the pool without a reason
+    except FaceCrafterError as error:  # raised by the first item: what is raised here breaks the pool without a reason
         _reader = error
 
 
