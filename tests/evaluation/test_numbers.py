@@ -9,17 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from facecrafter.cli import app
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import DataError
-from facecrafter.evaluation import numbers
+from facecrafter.evaluation import independent, numbers, ways
+from facecrafter.evaluation.judges import DetectedFace, Judge
 from facecrafter.evaluation.measurements import Measurements
-from facecrafter.evaluation.numbers import POSES, VALUES, WAYS, WORDS, NumbersResult, Trial, live
+from facecrafter.evaluation.numbers import POSES, VALUES, NumbersResult, Trial, live
+from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.report import publish
 from facecrafter.evaluation.result import read, read_file
+from facecrafter.evaluation.ways import WAYS, WORDS
 from facecrafter.faces.asked import sides_of
+from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.faces.face import BLENDSHAPES
 from facecrafter.faces.followed import MEASURED
 from facecrafter.faces.gain import Gain
@@ -67,17 +72,6 @@ def test_a_pose_is_read_in_degrees_and_lost_faces_are_left_out() -> None:
     assert numbers._followed("yaw", trials, seen, np.ones(len(trials)), load()).correlation is None
 
 
-def test_words_are_counted_by_what_they_act_through() -> None:
-    trials = [Trial(person, way, number, REQUEST) for person in (0, 1) for way in WAYS for number in range(1, 8)]
-    seen = shown(len(trials))
-    for place, one in enumerate(trials):
-        right = one.name == "both" or (one.name == "landmarks" and one.value == 1)
-        seen.emotion[place, 2 + (int(one.value) if right else 0)] = 2
-    shares, classes = numbers._words(trials, seen)
-    assert [shares[way].value for way in WAYS] == pytest.approx([0, 1 / 7, 1])
-    assert classes["landmarks"] == {word: float(word == WORDS[0]) for word in WORDS}
-
-
 def test_every_live_control_is_asked_of_every_person(prepared: Prepared) -> None:
     rig = load()
     names = live(rig)
@@ -99,12 +93,12 @@ def test_a_result_is_two_tables() -> None:
         face_found=1.0,
         identity_of_targets=None,
         controls={"jawOpen": found},
-        words={way: {"value": 0.5, "low": 0.25, "high": 0.75} for way in WAYS},  # type: ignore[misc]
-        words_by_class={way: dict.fromkeys(WORDS, 0.5) for way in WAYS},
+        words=[ways.read("net", EMOTIONS, np.eye(8)[[1] * 6], [*WAYS] * 2, ["happy", "sad"] * 3, ["a", "b", "a"] * 2)],
+        words_identity=dict.fromkeys(WAYS, Interval(0.5, 0.25, 0.75)),
     )
     table = numbers.as_markdown(result)
     assert "| jawOpen | 0, 0.4, 0.8 | 0.10, 0.10, 0.10 | none | " in table
-    assert "| all | 50% [25%, 75%] |" in table and "2 held-out people" in table
+    assert "| cosine to the photo | 0.50 [0.25, 0.75] |" in table and "2 held-out people" in table
 
 
 def test_a_result_is_read_back_and_published(two: Prepared, tmp_path: Path) -> None:
@@ -115,6 +109,23 @@ def test_a_result_is_read_back_and_published(two: Prepared, tmp_path: Path) -> N
     publish([tmp_path / "numbers"], document)
     text = document.read_text()
     assert numbers.as_markdown(result) in text and text.startswith("Before.") and text.endswith("After.\n")
+
+
+def test_words_are_also_read_by_an_independent_network(
+    two: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: list[Path] = []
+
+    def by_judge(judge: Judge[DetectedFace], paths: Sequence[Path], *given: Any, **named: Any) -> NDArray[np.float64]:
+        images.extend(paths)
+        return np.eye(7)[[1, 1, 0]]  # happy, happy, neutral: the ways of one word
+
+    other = Judge[DetectedFace]("other 1", 7, lambda faces: np.zeros((0, 7)))
+    monkeypatch.setattr(independent, "open_judge", lambda: other)
+    monkeypatch.setattr(numbers, "by_judge", by_judge)
+    own, found = numbers.evaluate(Plain(), two, tmp_path, 2).words
+    assert (own.network, found.network) == ("emotion", "other 1") and len(set(images)) == 6
+    assert [found.shares[way].value for way in WAYS] == [1, 1, 0]
 
 
 def test_the_documents_table_is_the_shipped_record() -> None:
@@ -175,6 +186,7 @@ def two(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Prepared:
     roles = {role: role for role in ("pose", "expression", "identity", "emotion")}
     judges = SimpleNamespace(names=roles, measure=lambda images: shown(len(images)))
     monkeypatch.setattr(numbers, "Judges", lambda *given, **named: judges)
+    monkeypatch.setattr(independent, "open_judge", lambda: None)
     points = np.stack([rig.posed(rig.mean, 3 * row) for row in range(len(prepared))])
     return replace(prepared, points=points, persons=names)
 

@@ -93,9 +93,9 @@ def word_scores(probabilities: Array, people: Sequence[str]) -> WordScores:
             face was found.
         people: Q names.
     """
-    classes = _classes()
-    asked = probabilities.reshape(len(people), len(EMOTIONS), len(classes))
-    return words.scores(asked[:, [EMOTIONS.index(name) for name in classes]], people, classes)
+    known = classes()
+    asked = probabilities.reshape(len(people), len(EMOTIONS), len(known))
+    return words.scores(asked[:, [EMOTIONS.index(name) for name in known]], people, known)
 
 
 def as_targets(probabilities: Array, photos: Array, people: Sequence[str]) -> TargetsRead:
@@ -113,11 +113,11 @@ def as_targets(probabilities: Array, photos: Array, people: Sequence[str]) -> Ta
     return TargetsRead(
         faces=len(rows),
         agreement=bootstrap.mean(agree, whose),
-        by_class=class_agreement(agree, wanted, whose, _classes()),
+        by_class=class_agreement(agree, wanted, whose, classes()),
     )
 
 
-def _classes() -> tuple[str, ...]:
+def classes() -> tuple[str, ...]:
     """The emotions that the network knows, in its order."""
     from facecrafter.estimators.face_api import CLASSES
 

@@ -20,13 +20,14 @@ from pydantic import Field
 from facecrafter.data import shards
 from facecrafter.data.shards import DAMAGE
 from facecrafter.errors import DataError
-from facecrafter.evaluation import bootstrap
+from facecrafter.evaluation import bootstrap, independent, ways
 from facecrafter.evaluation.images import make, write
 from facecrafter.evaluation.judges import Judges, JudgesConfig
-from facecrafter.evaluation.measurements import Measurements, joined, measure
+from facecrafter.evaluation.measurements import Measurements, by_judge, joined, measure
 from facecrafter.evaluation.pairs import by_person
 from facecrafter.evaluation.record import Interval, Number, Record
 from facecrafter.evaluation.result import RESULT, Result
+from facecrafter.evaluation.ways import WAYS, WORDS, WaysRead
 from facecrafter.faces.asked import ANGLES, Asked, Pose, sides_of
 from facecrafter.faces.control_words import DOES
 from facecrafter.faces.emotion import EMOTIONS, Emotion
@@ -40,9 +41,7 @@ from facecrafter.request import Generator, Portrait, Request, portrait_of
 # What is asked for, from end to end of each control's useful range.
 POSES = {"yaw": (-35, -20, 0, 20, 35), "pitch": (-20, -10, 0, 10, 20), "roll": (-20, 0, 20)}
 VALUES = (0.0, 0.4, 0.8)
-WAYS = ("module", "landmarks", "both")
 TARGETS = 4  # photos of other people for each, whose landmarks identity is compared with
-WORDS = EMOTIONS[1:]
 CACHE = "cache"  # in the folder of the result
 
 Array = NDArray[np.float64]
@@ -86,8 +85,9 @@ class NumbersResult(Result):
         identity: mean cosine to the person's photo with landmarks by numbers, with its interval over people.
         identity_of_targets: mean cosine with landmarks from other people's photos.
         controls: by name, dead ones left out.
-        words: by what the emotion acts through, the share that is read as asked; of the seven that are not neutral.
-        words_by_class: the same for each.
+        words: of the emotions that are not neutral, as each network reads them: the judge, and one that had no part in
+            training where it is installed.
+        words_identity: by what the emotion acts through, the mean cosine to the person's photo.
     """
 
     kind: Literal["controls"] = "controls"
@@ -98,8 +98,8 @@ class NumbersResult(Result):
     identity: Interval = Interval()
     identity_of_targets: Number
     controls: dict[str, Followed]
-    words: dict[str, Interval]
-    words_by_class: dict[str, dict[str, Number]]
+    words: list[WaysRead]
+    words_identity: dict[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,28 @@ def evaluate(
     trials: list[Trial] = []
     parts: list[Measurements] = []
     alike: list[Array] = []
+    others: list[Array] = []
+    other = independent.open_judge()
     for person in tqdm(range(len(rows)), desc="people"):
         some = list(_trials(prepared, person, rows, Shapes(rig, cache, gain), seed))
         made = make(generator, [trial.request for trial in some], cache, progress=False, device=device)
         parts.append(measure(judges, made.paths, cache, progress=False))
         alike.append(parts[-1].identity @ own[person])
+        if other is not None:
+            paths = [path for trial, path in zip(some, made.paths, strict=True) if trial.name in WAYS]
+            others.append(by_judge(other, paths, cache, progress=False))
         trials += some
     shown = joined(parts)
+    places = [place for place, trial in enumerate(trials) if trial.name in WAYS]
+    networks: list[tuple[str, Sequence[str], Array]] = [(judges.names["emotion"], EMOTIONS, shown.emotion[places, 2:])]
+    if other is not None:
+        networks.append((other.name, independent.classes(), np.concatenate(others)))
+    asked = [trials[place] for place in places]
+    worded = (
+        [one.name for one in asked],
+        [EMOTIONS[int(one.value)] for one in asked],
+        [str(one.person) for one in asked],
+    )
     result = NumbersResult(
         environment=made_with,
         config={
@@ -172,6 +187,7 @@ def evaluate(
         judges={role: judges.names[role] for role in ("pose", "expression", "identity", "emotion")},
         rig=rig.digest,
         **_measured(trials, shown, np.concatenate(alike), rig),
+        words=[ways.read(*network, *worded) for network in networks],
     )
     result.write(out)
     return result
@@ -188,7 +204,6 @@ def _measured(trials: Sequence[Trial], shown: Measurements, alike: Array, rig: R
     """
     names = [trial.name for trial in trials]
     controls = [name for name in dict.fromkeys(names) if name in ANGLES or name in DOES]
-    words, by_class = _words(trials, shown)
     whose = [str(trial.person) for trial in trials]
 
     def identity(chosen: Sequence[bool]) -> Interval:
@@ -201,8 +216,7 @@ def _measured(trials: Sequence[Trial], shown: Measurements, alike: Array, rig: R
         "identity": identity([name in controls for name in names]),
         "identity_of_targets": identity([name == "target" for name in names]).value,
         "controls": {name: _followed(name, trials, shown, alike, rig) for name in controls},
-        "words": words,
-        "words_by_class": by_class,
+        "words_identity": {way: identity([name == way for name in names]) for way in WAYS},
     }
 
 
@@ -311,20 +325,6 @@ def _followed(name: str, trials: Sequence[Trial], shown: Measurements, alike: Ar
     return found.model_copy(update={"cross_talk": float(slopes.mean()), "worst": worst})
 
 
-def _words(trials: Sequence[Trial], shown: Measurements) -> tuple[dict[str, Interval], dict[str, dict[str, Number]]]:
-    """Shares that are read as asked, over images with a face, with 95 % bootstrap intervals over people."""
-    shares: dict[str, Interval] = {}
-    classes: dict[str, dict[str, Number]] = {}
-    for way in WAYS:
-        places = [place for place, one in enumerate(trials) if one.name == way and shown.found[place]]
-        asked = np.array([int(trials[place].value) for place in places], np.int64)
-        right = shown.emotion[places, 2:].argmax(1) == asked
-        whose = [str(trials[place].person) for place in places]
-        shares[way] = bootstrap.statistic(lambda chosen, right=right: float(right[chosen].mean()), whose)  # type: ignore[misc]
-        classes[way] = {word: _mean(right[asked == number]) for number, word in enumerate(WORDS, 1)}
-    return shares, classes
-
-
 def _mean(values: NDArray[Any]) -> float | None:
     return float(np.nanmean(values)) if np.isfinite(values.astype(float)).any() else None
 
@@ -340,15 +340,7 @@ def as_markdown(result: NumbersResult | Mapping[str, Any]) -> str:
         cells += [_cell(one.correlation), _cell(one.slope), _cell(one.error, ".1f" if name in ANGLES else ".2f")]
         cells += [_cell(one.cross_talk, ".3f") if one.worst else "", one.worst, _cell(one.identity)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", f"| read as asked | {' | '.join(WAYS)} |", "| --- | ---: | ---: | ---: |"]
-    for word in WORDS:
-        shares = (found.words_by_class[way][word] for way in WAYS)
-        lines.append(f"| {word} | {' | '.join(_cell(share, '.0%') for share in shares)} |")
-    whole = []
-    for share_of in found.words.values():
-        low, high = _cell(share_of.low, ".0%"), _cell(share_of.high, ".0%")
-        whole.append(f"{_cell(share_of.value, '.0%')} [{low}, {high}]")
-    lines += [f"| all | {' | '.join(whole)} |", ""]
+    lines += ["", *ways.as_markdown(found.words, found.words_identity), ""]
     of_targets = _cell(found.identity_of_targets)
     lines.append(
         f"{found.people} held-out people, one seed; a face was found in {found.face_found:.1%} of the images. "
