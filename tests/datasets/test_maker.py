@@ -96,6 +96,19 @@ def test_images_are_labelled_with_what_they_show(
             assert arrays["blendshapes"][25] > 0.1  # an open jaw
 
 
+def test_a_persons_keys_and_values_are_computed_once(
+    planned: Planned, make: Callable[[Plan], Maker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(a_person=2, shard_size=4, cells={"emotion": ["free"]}, sampling={"batch_size": 2, "steps": 1})
+    maker, read = make(plan), []
+    monkeypatch.setattr(maker.crafter, "generator", open_crafter(plan.config, "cpu").generator)
+    encoder = maker.crafter.generator.model.encoder
+    encode = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda rows: read.append(len(rows)) or encode(rows))
+    maker.read(job(plan))
+    assert read == [1] * len({row.person for row in plan.rows(0)}) and len(plan.rows(0)) == 4
+
+
 @dataclass
 class Posed:
     """A model that shows no face until an attempt, and then the one photo it has.

@@ -238,6 +238,27 @@ def test_a_image_does_not_depend_on_its_neighbours(scheduler: str, sampler: Samp
         torch.testing.assert_close(alone[0], together[row], rtol=0, atol=2e-4)
 
 
+def test_the_keys_and_values_of_people_who_are_held_are_computed_once(
+    small_model: FaceModel, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    encode = small_model.encoder.forward
+    monkeypatch.setattr(small_model.encoder, "forward", lambda rows: read.append(len(rows)) or encode(rows))
+    holding = Sampler(small_model, people=2)
+
+    def images(*rows: int) -> Tensor:
+        return holding.generate(IDENTITY[list(rows)], seeds=rows, steps=2)
+
+    first = images(0, 1, 0)
+    assert read == [1, 1] and torch.equal(images(0, 1, 0), first) and read == [1, 1]
+    torch.testing.assert_close(
+        first, sampler.generate(IDENTITY[[0, 1, 0]], seeds=[0, 1, 0], steps=2), rtol=0, atol=2e-4
+    )
+    read.clear()
+    assert not torch.equal(images(2, 2, 2), first)  # takes the place of the first
+    assert read == [1] and torch.equal(images(0, 1, 0), first) and read == [1] * 3
+
+
 def test_seeds_count_from_zero_by_default(sampler: Sampler) -> None:
     assert torch.equal(sampler.generate(IDENTITY, steps=1), sampler.generate(IDENTITY, steps=1, seeds=range(3)))
 

@@ -25,6 +25,7 @@ from facecrafter.estimators.blendshapes import network
 from facecrafter.faces.asked import Asked, Pose, wanted
 from facecrafter.faces.face import ALIGNED_SIZE
 from facecrafter.faces.rig import load
+from facecrafter.pipelines.generator import FaceCrafterGenerator
 from facecrafter.pipelines.images import encoded
 from facecrafter.pipelines.settings import Settings
 from facecrafter.request import Portrait, Request, portrait_of
@@ -37,6 +38,8 @@ Key = TypeVar("Key")
 NO_FACE = "no face found"
 # Faces that are kept for the next poses, and for images that are made again: 4 MB.
 HELD = 256
+# People whose identity's keys and values are held, which are computed once a person: 65 kB each of mini.
+PEOPLE = 256
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def open_crafter(config: PlanConfig, device: str) -> FaceCrafter:
     from facecrafter.pipelines.generate import FaceCrafter
 
     crafter = FaceCrafter.from_pretrained(config.model, device)
+    crafter.generator = FaceCrafterGenerator(crafter.model, crafter.name, people=PEOPLE)
     reads = crafter.model.scale.recogniser
     if reads != config.recogniser:
         raise ConfigError(

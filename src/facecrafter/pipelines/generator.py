@@ -26,6 +26,7 @@ class FaceCrafterGenerator:
         name: what a table calls it.
         conditions: which controls it takes from a request, where they are there; all if None.
         settings: how to sample where a request does not say; what is None is the scale's own.
+        people: see :class:`facecrafter.sampling.sampler.Sampler`.
 
     Raises:
         ConfigError: a setting cannot be used.
@@ -37,13 +38,14 @@ class FaceCrafterGenerator:
         name: str = "",
         conditions: Sequence[str] | None = None,
         settings: Settings = Settings(),
+        people: int = 0,
     ) -> None:
         from facecrafter.sampling.sampler import Sampler
 
         self.name, self.size = name, model.scale.size
         self.conditions = tuple(sorted(CONTROLS if conditions is None else conditions))
         self.settings = settings.filled(model.scale)
-        self.model, self._sampler = model, Sampler(model)
+        self.model, self._sampler = model, Sampler(model, people)
 
     @property
     def extra_parameters(self) -> int:

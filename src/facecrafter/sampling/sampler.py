@@ -14,7 +14,7 @@ from torch import Tensor
 
 from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
-from facecrafter.models.attention import AttentionInputs, Branch, identity_keys_values
+from facecrafter.models.attention import AttentionInputs, Branch, KeyValue, identity_keys_values
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.guidance_student import StudentInputs
 from facecrafter.models.prediction import predict
@@ -31,10 +31,13 @@ class Sampler:
 
     Args:
         model: a whole model; its controls may be missing, then only identity can be asked for.
+        people: whose identity's K and V are held for the next batches, how many at most. Each is then computed alone,
+            so that an image does not depend on which of them were held; 0 computes those of a batch in one call.
     """
 
-    def __init__(self, model: FaceModel) -> None:
-        self.model = model
+    def __init__(self, model: FaceModel, people: int = 0) -> None:
+        self.model, self.people = model, people
+        self._held: dict[bytes, list[KeyValue]] = {}
 
     @torch.no_grad()
     def generate(
@@ -75,7 +78,8 @@ class Sampler:
         scales = {name: identity.new_tensor([scale]) for name, scale in guidance.scales(conditions).items()}
         student = self._student(planned, scales, conditions)
         predictions = {name for step in planned for name in step.weights}
-        computed = _Conditions(model, identity, conditions, predictions, student)
+        persons = self._persons(identity, "none" in predictions)
+        computed = _Conditions(model, persons, identity, conditions, predictions, student)
         ahead, kept = iter(planned), None
         precision = model.unet.dtype  # diffusers goes through all of its modules to give it: not in every step
 
@@ -87,6 +91,28 @@ class Sampler:
 
         latents = denoise(guided, model.unet, model.scale.scheduler, steps, scheduler, seeds, progress)
         return decode(model.autoencoder, latents, model.scale.size)
+
+    def _persons(self, identity: Tensor, empty: bool) -> list[KeyValue]:
+        """K and V of embeddings ``(B, D)`` in every block, and after them, if ``empty``, of the empty prompt's row."""
+        unet, encoder = self.model.unet, self.model.encoder
+        prompts = [encoder.unconditional(1)] * empty
+        if not self.people:
+            return identity_keys_values(unet, torch.cat([encoder(identity), *prompts]))
+        rows = [self._person(one[None]) for one in identity]
+        rows += [identity_keys_values(unet, prompt) for prompt in prompts]
+        return [
+            (torch.cat([key for key, _ in block]), torch.cat([value for _, value in block]))
+            for block in zip(*rows, strict=True)
+        ]
+
+    def _person(self, embedding: Tensor) -> list[KeyValue]:
+        """K and V of one person's embedding ``(1, D)``, held or computed; the :attr:`people` last computed are held."""
+        key = embedding.cpu().numpy().tobytes()
+        if key not in self._held:
+            if len(self._held) >= self.people:
+                del self._held[next(iter(self._held))]
+            self._held[key] = identity_keys_values(self.model.unet, self.model.encoder(embedding))
+        return self._held[key]
 
     def _student(
         self, planned: Sequence[Step], scales: Mapping[str, Tensor], given: Collection[str]
@@ -148,6 +174,8 @@ class _Conditions:
 
     Args:
         model: the model.
+        persons: K and V of identity in every block, a row for each embedding; where a prediction is without identity,
+            the empty prompt's one row comes after them.
         identity, conditions: see :meth:`Sampler.generate`.
         predictions: the names of all predictions that will be made; see :mod:`facecrafter.sampling.guidance`.
         student: the distilled network's part in every prediction, and with it the weights of Eq. 1; None for the base
@@ -157,6 +185,7 @@ class _Conditions:
     def __init__(
         self,
         model: FaceModel,
+        persons: list[KeyValue],
         identity: Tensor,
         conditions: Mapping[str, Tensor],
         predictions: set[str],
@@ -166,9 +195,7 @@ class _Conditions:
         self.weights = dict.fromkeys(conditions, identity.new_ones(1)) if student is None else student.weights
         self.updates = {} if student is None else student.updates
         self.laid_out: dict[tuple[str, ...], AttentionInputs] = {}
-        # The empty prompt's one row, where a prediction is without identity, comes after the persons'.
-        contexts = [model.encoder(identity)] + [model.encoder.unconditional(1)] * ("none" in predictions)
-        self.persons = identity_keys_values(model.unet, torch.cat(contexts))
+        self.persons = persons
         wanted = {name for prediction in predictions for name in given_to(prediction)}
         self.controls = {
             name: model.controls.keys_values(name, conditions[name].to(model.controls.dtype))
