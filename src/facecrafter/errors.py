@@ -69,3 +69,7 @@ class DataError(FaceCrafterError):
 
 class OutputError(FaceCrafterError):
     """A result that cannot be written, or that would overwrite another."""
+
+
+class TrainingError(FaceCrafterError):
+    """Training of which a part failed."""

@@ -17,12 +17,13 @@ from facecrafter import weights
 from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
 from facecrafter.data.sources import thinned
-from facecrafter.errors import ConfigError
+from facecrafter.errors import ConfigError, DataError, TrainingError
 from facecrafter.models import checkpoint, scales
 from facecrafter.models.scales import Scale
 from facecrafter.training import recipe, timebox, trainer
 from facecrafter.training.batches import sample_indices
 from facecrafter.training.recipe import StageEntry, allotted
+from facecrafter.training.recipe_state import STATE, State
 from facecrafter.training.stages import prepared as stage_sets
 from facecrafter.training.timebox import TimeBox, seconds_of
 
@@ -162,7 +163,34 @@ def test_an_interrupt_keeps_the_step_and_the_model(tmp_path: Path, monkeypatch: 
     kept = load_file(tmp_path / "run" / "model" / "unet.safetensors")
     trained = load_file(tmp_path / "run" / "base" / "model" / "unet.safetensors")
     assert torch.equal(kept["conv_in.weight"], trained["conv_in.weight"].half())
-    assert json.loads((tmp_path / "run" / recipe.STATE).read_text())["stages"]["base"]["seconds"] > 0
+    assert json.loads((tmp_path / "run" / STATE).read_text())["stages"]["base"]["seconds"] > 0
+
+
+@pytest.mark.parametrize("error", [DataError("the pairs are gone"), RuntimeError("out of memory")])
+def test_a_stage_that_fails_leaves_its_time_to_the_others(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = recipe.train
+
+    def train(settings: Any, *given: Any) -> Path:
+        if settings.run.name == "joint":
+            raise error
+        return real(settings, *given)
+
+    monkeypatch.setattr(recipe, "train", train)
+    path, model = written(tmp_path), tmp_path / "run" / "model"
+    with pytest.raises(
+        TrainingError, match=rf"1 of 5 stages failed: 'joint' \({error}\)\. {model} is what the others made"
+    ):
+        recipe.run(recipe.load(path), 1e-3, progress=False)
+    assert [line["stage"] for line in records(tmp_path / "run")] == [name for name in STAGES if name != "joint"]
+    assert checkpoint.load_model(model).controls is not None
+    (record,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert record.getMessage() == f"the stage 'joint' failed: {error}"
+    assert bool(record.exc_info) == isinstance(error, RuntimeError)
+    monkeypatch.setattr(recipe, "train", real)
+    recipe.run(recipe.load(path), 1e-3, progress=False)
+    assert (tmp_path / "run" / "joint" / "model" / "controls.safetensors").is_file()
 
 
 def test_real_photos_are_half_of_every_batch_and_validation_is_on_them_alone(tmp_path: Path) -> None:
@@ -311,9 +339,9 @@ def test_bad_recipes_are_refused_before_anything_is_trained(
 
 
 def test_a_damaged_state_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / recipe.STATE).write_text("[")
+    (tmp_path / STATE).write_text("[")
     with pytest.raises(ConfigError, match=r"recipe\.json is damaged; delete it, and .* count from zero"):
-        recipe._State.read(tmp_path)
+        State.read(tmp_path)
 
 
 def test_the_shipped_recipe_is_good() -> None:

@@ -8,12 +8,12 @@ of all the time so far.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,13 +25,14 @@ from facecrafter import weights
 from facecrafter.config import Strict
 from facecrafter.data import shards
 from facecrafter.data.dataset import images_at_once
-from facecrafter.errors import ConfigError
+from facecrafter.errors import ConfigError, FaceCrafterError, TrainingError, reason_of
 from facecrafter.interruption import deferred, stating
-from facecrafter.io import alone, write_whole
+from facecrafter.io import alone
 from facecrafter.models import checkpoint, scales
 from facecrafter.training import run_folder, stages
 from facecrafter.training.config import ASIDE, PLACE, RunConfig, start_folder
 from facecrafter.training.operations import matmul_limit, wait
+from facecrafter.training.recipe_state import Had, State
 from facecrafter.training.stages.diffusion import DiffusionConfig
 from facecrafter.training.stages.prepared import Source, reading_once
 from facecrafter.training.timebox import TimeBox
@@ -39,7 +40,6 @@ from facecrafter.training.trainer import train
 
 log = logging.getLogger(__name__)
 
-STATE = "recipe.json"
 STEPS = 10**9  # the clock ends a stage
 # Of the time that is left when the first stage on latents begins, encoding images takes at most this share; with less
 # time there are fewer images.
@@ -87,41 +87,6 @@ class RecipeConfig(Strict):
         if len(set(names)) < len(names):
             raise ValueError("two stages have one name")
         return self
-
-
-@dataclass
-class Had:
-    """What a stage has had so far.
-
-    Attributes:
-        seconds: of training, building included.
-        start: the digest of the model that it began with.
-    """
-
-    seconds: float = 0.0
-    start: str = ""
-
-
-@dataclass
-class _State:
-    """``recipe.json``."""
-
-    stages: dict[str, Had] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, run: Path) -> _State:
-        try:
-            content = json.loads((run / STATE).read_text(encoding="utf-8"))
-            return cls({name: Had(**had) for name, had in content["stages"].items()})
-        except FileNotFoundError:
-            return cls()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            raise ConfigError(
-                f"{run / STATE} is damaged; delete it, and the times of the stages count from zero"
-            ) from None
-
-    def write(self, run: Path) -> None:
-        write_whole(run / STATE, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RecipeConfig:
@@ -232,7 +197,7 @@ def run(config: RecipeConfig, budget: float, progress: bool = True) -> Path:
 
     Raises:
         ConfigError: the folder is in use, or belongs to a run that is no recipe.
-        FaceCrafterError: see :func:`facecrafter.training.trainer.train`.
+        TrainingError: stages failed; those after them ran, from what there was.
         KeyboardInterrupt: after Ctrl-C, with a note that says where the model is.
     """
     began = time.monotonic()
@@ -257,9 +222,10 @@ class _Recipe:
             if missing := _missing(entry):
                 log.warning("the stage '%s' is left out: there is no %s", entry.name, ", ".join(missing))
         self.began, self.budget, self.progress = began, budget, progress
-        self.state = _State.read(config.run)
+        self.state = State.read(config.run)
         self.model = config.run / "model"
         self.most: int | None = None
+        self.failed: dict[str, str] = {}
 
     def run(self) -> Path:
         """All stages that lack time, in order."""
@@ -271,11 +237,28 @@ class _Recipe:
         for entry in self.entries:
             until += seconds[entry.name]
             if seconds[entry.name]:
-                self._stage(entry, start, until, limit)
+                self._tried(entry, start, until, limit)
             made = self.config.run / entry.name / "model"
             # What a stage makes beside the model, the next one does not start from.
             start = made if (made / "autoencoder.safetensors").is_file() else start
+        if self.failed:
+            reasons = "; ".join(f"'{name}' ({reason})" for name, reason in self.failed.items())
+            raise TrainingError(
+                f"{len(self.failed)} of {len(self.entries)} stages failed: {reasons}. {self.model} is what the others "
+                "made, and the same command goes on"
+            )
         return self.model
+
+    def _tried(self, entry: StageEntry, start: Path | None, until: float, limit: float) -> None:
+        """One stage; where it fails, the next ones have its time, and start from what it wrote last."""
+        try:
+            self._stage(entry, start, until, limit)
+        except Exception as error:  # whatever it is, the time of the others is not to be lost
+            self.failed[entry.name] = reason_of(error)
+            log.error("the stage '%s' failed: %s", entry.name, error, exc_info=not isinstance(error, FaceCrafterError))
+        gc.collect()  # a failed stage's networks, which its error held
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _begin(self, start: Path | None) -> None:
         """Put a whole model there, trained or not, if there is none."""
