@@ -46,6 +46,7 @@ META = "meta.json"
 INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 MASK_SIZE = 64
+AGAIN = "run the command that made the folder again ('data prepare', 'data synthesise' or 'dataset make')"
 GO_ON = "put that right and run the same command again, it goes on from there"
 IMAGES = "cache/pictures.npy"  # all of them decoded, in index order
 MEMORY = 2**30  # where they take more bytes than this, they are not held in memory but mapped from that file
@@ -219,9 +220,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
             f"{folder} is not a prepared folder; make one with: facecrafter data prepare SRC {folder}"
         ) from None
     except DAMAGE:
-        raise DataError(f"{folder / META} is damaged; prepare the folder again") from None
+        raise DataError(f"{folder / META} is damaged; make the folder again") from None
     if version != FORMAT:
-        raise DataError(f"{folder} has format {version} and this version reads {FORMAT}; prepare the folder again")
+        raise DataError(f"{folder} has format {version} and this version reads {FORMAT}; make the folder again")
     return meta
 
 
@@ -261,14 +262,12 @@ def read_index(folder: Path) -> dict[str, list[Any]]:
 
     path = folder / INDEX
     if not path.is_file():
-        raise DataError(
-            f"{folder} is not finished; run 'facecrafter data prepare' on it again, it goes on where it stopped"
-        )
+        raise DataError(f"{folder} is not finished; {AGAIN}, it goes on where it stopped")
     try:
         columns: dict[str, list[Any]] = pyarrow.parquet.read_table(path, columns=list(INDEX_COLUMNS)).to_pydict()
         _check_index(columns)
     except DAMAGE:
-        raise DataError(f"{path} is damaged; run 'facecrafter data prepare' on the folder again to renew it") from None
+        raise DataError(f"{path} is damaged; {AGAIN} to renew it") from None
     return columns
 
 
@@ -378,9 +377,7 @@ def each_sample(path: Path, rows: Mapping[str, int], keep: Callable[[int, Mappin
     except DAMAGE:
         missing = set(rows)
     if missing:
-        raise DataError(
-            f"{path} is damaged or missing; delete it and run 'facecrafter data prepare' on the folder again"
-        ) from None
+        raise DataError(f"{path} is damaged or missing; delete it and {AGAIN}") from None
 
 
 def write_whole(path: Path, content: bytes) -> None:
