@@ -102,7 +102,8 @@ def test_a_result_is_two_tables() -> None:
 
 
 def test_a_result_is_read_back_and_published(two: Prepared, tmp_path: Path) -> None:
-    result = numbers.evaluate(Plain(), two, tmp_path / "numbers", 2)
+    result = numbers.evaluate(Plain(), two, tmp_path / "numbers", 2, settings={"landmark_scale": 1.4})
+    assert result.config["settings"] == {"landmark_scale": 1.4}
     assert read(tmp_path / "numbers") == result
     document = tmp_path / "controls.md"
     document.write_text("Before.\n\n<!-- table numbers -->\n<!-- end of table -->\n\nAfter.\n")

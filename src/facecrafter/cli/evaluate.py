@@ -166,7 +166,13 @@ def evaluate_numbers(
     model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
     weights: Weights = None,
     people: Annotated[int, typer.Option(min=2, help="People held out of training, at most.")] = 60,
+    steps: Steps = None,
+    scheduler: Scheduler = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses people, and is the images'.")] = 0,
+    identity_scale: IdentityScale = None,
+    landmark_scale: LandmarkScale = None,
+    emotion_scale: EmotionScale = None,
+    speed: SpeedOption = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -180,14 +186,20 @@ def evaluate_numbers(
     from facecrafter.models.pretrained import folder_of, load_folder
     from facecrafter.pipelines.devices import usable_device
     from facecrafter.pipelines.generator import FaceCrafterGenerator
+    from facecrafter.pipelines.settings import Settings
 
+    sampling = Settings(
+        identity_scale, landmark_scale, emotion_scale, steps, scheduler, speed=speed.value if speed else None
+    )
     folder, place = folder_of(model, weights), usable_device(device)
     loaded, turns = load_folder(folder).to(place), gain.load(folder)
     prepared = shards.load(data, recogniser=loaded.scale.recogniser)
     kind = place.partition(":")[0]
     with stating(lambda: _cached(out / numbers.CACHE)):
-        made_by = FaceCrafterGenerator(loaded, model)
-        result = numbers.evaluate(made_by, prepared, out, people, seed, overwrite, turns, kind)
+        made_by = FaceCrafterGenerator(loaded, model, settings=sampling)
+        result = numbers.evaluate(
+            made_by, prepared, out, people, seed, overwrite, turns, kind, made_by.settings.described()
+        )
     typer.echo(f"{numbers.as_markdown(result)}\n\n{out / 'result.json'} has the estimators")
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -121,6 +122,7 @@ def evaluate(
     overwrite: bool = False,
     gain: Gain | None = None,
     device: str = "cpu",
+    settings: Mapping[str, object] = MappingProxyType({}),
 ) -> NumbersResult:
     """Measure a generator and write ``result.json``.
 
@@ -136,6 +138,7 @@ def evaluate(
         overwrite: replace the result that is there; the cache stays.
         gain: how far the generator turns heads.
         device: the kind of device that it computes on.
+        settings: how it samples, for the result.
 
     Raises:
         DataError: nobody is held out, or only one person.
@@ -182,6 +185,7 @@ def evaluate(
             "seed": seed,
             "model": generator.name,
             "key": generator.key,
+            "settings": dict(settings),
             "gain": gain and gain.content(),
         },
         judges={role: judges.names[role] for role in ("pose", "expression", "identity", "emotion")},
