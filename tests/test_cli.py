@@ -164,10 +164,10 @@ BAD = {
     "truncated JPEG": ("generate --identity truncated.jpg", 1, "truncated.jpg is damaged"),
     "a folder for a photo": ("generate --identity empty", 1, "empty is a folder"),
     "no such photo": ("generate --identity none.jpg", 1, "there is no file"),
-    "unknown control": ("generate --identity face.jpg --expression jawopen=1", 1, "did you mean jawOpen"),
+    "unknown control": ("generate --identity face.jpg --expression jawopen=1", 1, "did you mean 'jawOpen'"),
     "yaw of 60": ("generate --identity face.jpg --yaw 60", 1, "the yaw must be from -45 to 45 degrees, not 60"),
-    "unknown preset": ("generate --identity face.jpg --preset wnik", 1, "did you mean wink"),
-    "unknown second preset": ("generate --identity face.jpg --preset wink --preset wnik", 1, "did you mean wink"),
+    "unknown preset": ("generate --identity face.jpg --preset wnik", 1, "did you mean 'wink'"),
+    "unknown second preset": ("generate --identity face.jpg --preset wink --preset wnik", 1, "did you mean 'wink'"),
     "a loop of nothing": ("generate --identity face.jpg --gif", 2, "--gif has no effect without --sweep"),
     "sweep of a word": ("generate --identity face.jpg --sweep yaw=all", 1, "as in yaw=-30:30:7"),
     "relative sweep out of range": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import enum
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from facecrafter.errors import ConfigError
+from facecrafter.errors import ConfigError, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -161,8 +160,7 @@ def _nearest(model: type[BaseModel], place: Sequence[int | str]) -> str:
     for part in parents:
         if isinstance(part, str):
             model = next(_models(model.model_fields[part].annotation))
-    close = difflib.get_close_matches(str(name), model.model_fields, 1)
-    return f"; did you mean '{'.'.join(map(str, [*parents, *close]))}'?" if close else ""
+    return did_you_mean(str(name), model.model_fields, ".".join(map(str, [*parents, ""])))
 
 
 def _models(kind: Any) -> Iterator[type[BaseModel]]:

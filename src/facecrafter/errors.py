@@ -14,11 +14,17 @@ def printable(value: object) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message on an unknown name, with the nearest known one; empty where none is near."""
+def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
+    """The end of a message on an unknown name, with the nearest known one; empty where none is near.
+
+    Args:
+        word: the unknown name.
+        known: the names that there are.
+        before: what stands before each of them, as in a dotted name.
+    """
     lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), lower, 1)
-    return f"; did you mean {lower[close[0]]}?" if close else ""
+    return f"; did you mean '{before}{lower[close[0]]}'?" if close else ""
 
 
 def nearest(word: str, known: Collection[str]) -> str:

@@ -33,8 +33,8 @@ def test_a_name_without_its_side_means_both(given: Any) -> None:
 
 
 BAD = {
-    "unknown": ({"expression": "jawopn=0.5"}, "no control 'jawopn'; did you mean jawOpen"),
-    "case": ({"expression": {"MOUTHSMILE": 0.5}}, "did you mean mouthSmile"),
+    "unknown": ({"expression": "jawopn=0.5"}, "no control 'jawopn'; did you mean 'jawOpen'"),
+    "case": ({"expression": {"MOUTHSMILE": 0.5}}, "did you mean 'mouthSmile'"),
     "neutral": ({"expression": {"_neutral": 0.5}}, "no control '_neutral'"),
     "no number": ({"expression": "jawOpen=wide"}, "'jawOpen=wide' is no NAME=NUMBER"),
     "no equals": ({"expression": "jawOpen"}, "'jawOpen' is no NAME=NUMBER"),
@@ -48,9 +48,9 @@ BAD = {
     "twice": ({"expression": "mouthSmile=0.5,mouthSmileLeft=0.1"}, "mouthSmileLeft is named twice"),
     "lids": ({"expression": "eyeBlink=0.8,eyeWide=0.8"}, "eyeBlinkLeft shuts the eye that eyeWideLeft opens"),
     "lids of a preset": ({"preset": "asleep", "expression": "eyeWide=0.8"}, "shuts the eye"),
-    "unknown preset": ({"preset": "wnik"}, "no preset 'wnik'; did you mean wink"),
-    "an angle that there is not": ({"pose": {"jaw": 5}}, "there is no angle 'jaw'; did you mean yaw"),
-    "one unknown preset of two": ({"preset": "look left,wnik"}, "no preset 'wnik'; did you mean wink"),
+    "unknown preset": ({"preset": "wnik"}, "no preset 'wnik'; did you mean 'wink'"),
+    "an angle that there is not": ({"pose": {"jaw": 5}}, "there is no angle 'jaw'; did you mean 'yaw'"),
+    "one unknown preset of two": ({"preset": "look left,wnik"}, "no preset 'wnik'; did you mean 'wink'"),
     "no preset between commas": ({"preset": "wink,"}, "no preset ''"),
     "an angle out of range beside a preset": ({"pose": {"yaw": 46}, "preset": "wink"}, "yaw must be from -45 to 45"),
     "two starts": ({"expression": "jawOpen=1", "relative": True, "keep_expression": True}, "give one of both"),
@@ -139,7 +139,7 @@ def test_presets_of_ones_own_are_added(tmp_path: Path) -> None:
         ("a: {jawOpen: 0.5, jawOpen: 0.6}", "'jawOpen' is there twice, the second time in line 1"),
         ("a: {yaw: 5}\na: {yaw: 6}", "'a' is there twice, the second time in line 2"),
         ("a: {yaw: 1" + "0" * 400 + "}", "not a number of more than 40 digits"),
-        ("a: {jawopen: 0.5}", "the preset 'a' of .*did you mean jawOpen"),
+        ("a: {jawopen: 0.5}", "the preset 'a' of .*did you mean 'jawOpen'"),
         ("a: {yaw: 90}", "the preset 'a' of .*yaw must be"),
         ("a: {jawOpen: wide}", "jawOpen must be a number"),
         (None, "cannot be read"),

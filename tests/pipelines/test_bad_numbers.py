@@ -20,17 +20,17 @@ from facecrafter.pipelines.images import inspect
 
 # What is asked for, and what is said of it.
 REFUSED = {
-    "an unknown name": ("--expression jawOpne=0.5", "there is no control 'jawOpne'; did you mean jawOpen?"),
-    "an unknown name in a sweep": ("--sweep jawOpne=0:1:3", "no control 'jawOpne'; did you mean jawOpen?"),
-    "an unknown angle in a sweep": ("--sweep ptich=0:3:3", "no control 'ptich'; did you mean pitch?"),
-    "a name before its number": ("--expression jawOpne=5", "there is no control 'jawOpne'; did you mean jawOpen?"),
+    "an unknown name": ("--expression jawOpne=0.5", "there is no control 'jawOpne'; did you mean 'jawOpen'?"),
+    "an unknown name in a sweep": ("--sweep jawOpne=0:1:3", "no control 'jawOpne'; did you mean 'jawOpen'?"),
+    "an unknown angle in a sweep": ("--sweep ptich=0:3:3", "no control 'ptich'; did you mean 'pitch'?"),
+    "a name before its number": ("--expression jawOpne=5", "there is no control 'jawOpne'; did you mean 'jawOpen'?"),
     "an angle among blendshapes": ("--expression Yaw=20", "Yaw is an angle; give it as --yaw 20"),
     "both of two directions": ("--expression jaw=0.5", "there is no control 'jaw'"),
     "both of two directions in a sweep": ("--sweep mouth=0:1:3", "there is no control 'mouth'"),
     "a decimal comma": ("--expression jawOpen=0,5", "'5' in 'jawOpen=0,5' is no NAME=NUMBER"),
-    "an unknown emotion": ("--emotion hapy", "unknown emotion 'hapy'; did you mean happy?"),
+    "an unknown emotion": ("--emotion hapy", "unknown emotion 'hapy'; did you mean 'happy'?"),
     "a share without a colon": ("--emotion sad=0.7", "a share follows a colon, as in sad:0.7"),
-    "an unknown preset": ("--preset wnik", "no preset 'wnik'; did you mean wink?"),
+    "an unknown preset": ("--preset wnik", "no preset 'wnik'; did you mean 'wink'?"),
     "NaN": ("--expression jawOpen=nan", "jawOpen must be a number from 0 to 1, not nan"),
     "an angle that is NaN": ("--pitch nan", "the pitch must be from -30 to 30 degrees, not nan"),
     "an infinite angle": ("--yaw inf", "the yaw must be from -45 to 45 degrees, not inf"),
@@ -174,7 +174,7 @@ def test_in_a_table_a_bad_row_costs_itself_alone(portrait: Path, tmp_path: Path)
     assert "2 made, 0 already there, 4 failed" in done.output
     errors = [row["error"] for row in csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines())]
     assert [bool(error) for error in errors] == [True, False, True, True, True, False]
-    assert "not 46" in errors[0] and "did you mean jawOpen" in errors[2] and "shuts the eye" in errors[3]
+    assert "not 46" in errors[0] and "did you mean 'jawOpen'" in errors[2] and "shuts the eye" in errors[3]
     assert "not nan" in errors[4]
 
 

@@ -72,7 +72,7 @@ def test_rows_have_poses_and_expressions_by_numbers(crafter: FaceCrafter, folder
     assert generate_pairs(crafter, path, out, 0, QUICK) == Summary(3, 0, 2)
     outcome = results(out)
     assert inspect(out / outcome[4]["output"]).made["pose asked"] == "yaw -25, pitch 4, roll 0"
-    assert "yaw must be from -45 to 45" in outcome[2]["error"] and "did you mean wink" in outcome[3]["error"]
+    assert "yaw must be from -45 to 45" in outcome[2]["error"] and "did you mean 'wink'" in outcome[3]["error"]
     made = [inspect(out / row["output"]).made for row in outcome[:2]]
     assert [one["pose"] for one in made] == ["yaw 20, pitch 0, roll 0", "yaw 0, pitch -5.5, roll 0"]
     assert made[0]["expression asked"] == "jawOpen 0.5"

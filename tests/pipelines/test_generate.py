@@ -385,7 +385,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "zero embedding": ({"identity": np.zeros(128, np.float32)}, ConfigError, "no direction"),
     "endless embedding": ({"identity": np.full(128, np.inf, np.float32)}, ConfigError, "no direction"),
     "short embedding": ({"identity": np.ones(64, np.float32)}, ConfigError, "64"),
-    "unknown emotion": ({"emotion": "jolly"}, ConfigError, "unknown emotion 'jolly'; did you mean joy?"),
+    "unknown emotion": ({"emotion": "jolly"}, ConfigError, "unknown emotion 'jolly'; did you mean 'joy'?"),
     "an emotion like none": ({"emotion": "qqq"}, ConfigError, "unknown emotion 'qqq'; there are neutral, happy"),
     "an emotion by number": ({"emotion": 5}, ConfigError, "an emotion is 'sad:0.7'.*not of the type int"),
     "a share of a number": ({"emotion": {1: 0.5}}, ConfigError, "unknown emotion '1'"),

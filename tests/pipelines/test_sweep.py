@@ -38,7 +38,7 @@ def test_a_sweep_goes_from_end_to_end() -> None:
         ("yaw=0:30:65", "from 2 to 64 images, not 65"),
         ("yaw=-60:60:3", "yaw must be from -45 to 45"),
         ("yaw=nan:60:3", "yaw must be from -45 to 45"),
-        ("jawopen=0:1:3", "did you mean jawOpen"),
+        ("jawopen=0:1:3", "did you mean 'jawOpen'"),
         ("jawOpen=0:2:3", "jawOpen must be a number from 0 to 1"),
     ],
 )

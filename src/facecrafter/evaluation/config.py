@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +13,7 @@ from facecrafter import baselines
 from facecrafter import config as config_file
 from facecrafter.config import Strict
 from facecrafter.controls import CONTROLS
-from facecrafter.errors import ConfigError
+from facecrafter.errors import ConfigError, nearest
 from facecrafter.evaluation.judges import JudgesConfig
 from facecrafter.evaluation.result import RESULT, TableResult
 from facecrafter.io import check_free
@@ -56,11 +54,11 @@ class MethodConfig(Strict):
             raise ValueError(f"`of` is one of {', '.join(baselines.ELSEWHERE)}, not '{self.of}'")
         for name in self.conditions:
             if name not in CONTROLS:
-                raise ValueError(f"conditions: there is no '{name}'{_close(name, tuple(CONTROLS))}")
+                raise ValueError(f"conditions: there is no '{name}'{nearest(name, tuple(CONTROLS))}")
         if len(set(self.conditions)) < len(self.conditions):
             raise ValueError("`conditions` names one twice")
         for name in self._unknown_settings():
-            raise ValueError(f"settings: there is no '{name}'{_close(name, SAMPLING)}")
+            raise ValueError(f"settings: there is no '{name}'{nearest(name, SAMPLING)}")
         own = {"base": self.kind not in (OURS, FOLDER), "controls": self.kind == OURS, "conditions": self.kind == OURS}
         own |= {"extra_parameters": self.kind == FOLDER, "of": self.kind == FOLDER, "settings": self.kind != FOLDER}
         for name, used in own.items():
@@ -206,8 +204,3 @@ def run(config: str | Path | TableConfig, progress: bool = True, overwrite: bool
     if isinstance(config, ControlConfig):
         return control.measure(config, progress)
     return diversity.measure(config, progress)
-
-
-def _close(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(known)}"

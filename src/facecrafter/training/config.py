@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pydantic import ConfigDict, Field, RootModel, model_validator
 
 from facecrafter.config import Bearing, Strict
 from facecrafter.controls import CONTROLS, together
+from facecrafter.errors import nearest
 from facecrafter.weights import ASSETS
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ class Mixture(RootModel[dict[str, Share]]):
         known = ["none", *together(CONTROLS)]
         given = {self.ALIASES.get(name, name): share for name, share in self.root.items()}
         for name in given.keys() - set(known):
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(known)}"
-            raise ValueError(f"a mixture has no share '{name}'{hint}")
+            raise ValueError(f"a mixture has no share '{name}'{nearest(name, known)}")
         total = sum(given.get(name, 0.0) for name in known)
         if abs(total - 1) > 1e-6:
             raise ValueError(f"the shares of a mixture sum to {total:g}, not 1")

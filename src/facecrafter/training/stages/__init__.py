@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from facecrafter import config
 from facecrafter.controls import CONTROLS
-from facecrafter.errors import ConfigError
+from facecrafter.errors import ConfigError, nearest
 from facecrafter.training.config import RunConfig
 from facecrafter.training.stages.autoencoder import AutoencoderConfig
 from facecrafter.training.stages.base import BaseConfig
@@ -93,7 +92,5 @@ def _stage(path: Path, content: Mapping[str, Any]) -> str:
         config.note_renamed("stage", stage, RENAMED[stage])
         return RENAMED[stage]
     if stage not in stages():
-        close = difflib.get_close_matches(stage, stages(), 1)
-        way_out = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(stages())}"
-        raise ConfigError(f"{path}: there is no stage '{stage}'; {way_out}")
+        raise ConfigError(f"{path}: there is no stage '{stage}'{nearest(stage, stages())}")
     return stage
