@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from facecrafter.models.checkpoint import FaceModel
     from facecrafter.models.scales import Scale
 
+sys.path.insert(0, str(Path(__file__).parent))  # for tiny_arc2face, in worker processes too
+
 # Before any test module is imported: what this machine has fetched or set for itself decides no test.
 USERS_CACHE = Path(os.environ.get("FACECRAFTER_CACHE", Path.home() / ".cache" / "facecrafter"))
 EMPTY_CACHE = tempfile.mkdtemp(prefix="facecrafter-tests-")

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from diffusers import AutoencoderKL
-from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
+from tiny_arc2face import ENCODER, TINY, publish, tiny_autoencoder, write_recogniser
 from typer.testing import CliRunner
 
 from facecrafter import FaceCrafter
@@ -30,61 +28,12 @@ from facecrafter.models import pretrained, scales
 from facecrafter.models.attention import ConditionedAttention
 from facecrafter.models.checkpoint import FaceModel, load_model, save_part
 from facecrafter.models.pretrained import checking
-from facecrafter.models.scales import Scale
 from facecrafter.sampling.sampler import Sampler
 from facecrafter.training import trainer
 from facecrafter.training.stages import parse
 
 UNET = "arc2face/diffusion_pytorch_model.safetensors"
-ENCODER = "encoder/pytorch_model.bin"
 VAE = "vae/diffusion_pytorch_model.safetensors"
-
-# The classes of the real scale, block for block of the kinds it has, with tiny widths.
-TINY = dataclasses.replace(
-    scales.ARC2FACE,
-    size=64,
-    prompt=scales.MINI_PROMPT,
-    end=scales.MINI_END,
-    length=scales.MINI_LENGTH,
-    unet={
-        "sample_size": 8,
-        "block_out_channels": (32, 32),
-        "layers_per_block": 1,
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        "norm_num_groups": 8,
-        "cross_attention_dim": 520,
-    },
-    text={
-        **scales.MINI.text,
-        "hidden_size": 520,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-    },
-    controls={
-        "scale": "arc2face",
-        "context_width": 16,
-        "landmark_channels": (3, 8, 16),
-        "landmark_strides": (4, 4),
-        "landmark_size": 64,
-        "emotion_hidden": 8,
-    },
-)
-
-
-build_autoencoder = scales.build_autoencoder
-
-
-def tiny_autoencoder(scale: Scale) -> Any:
-    if scale.name == "mini":
-        return build_autoencoder(scale)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8,) * 4,
-        norm_num_groups=4,
-        sample_size=scale.size,
-    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,25 +45,6 @@ def tiny() -> Any:
         yield
 
 
-def write_recogniser(path: Path, numbers: int = 512, outputs: int = 1) -> None:
-    """A network of one convolution and one matrix, whose sides are open where InsightFace's files leave them open."""
-    rng = np.random.default_rng(0)
-    stored = {"w": rng.normal(size=(4, 3, 28, 28)) / 50, "fc": rng.normal(size=(numbers, 64))}
-    nodes = [
-        helper.make_node("Conv", ["input.1", "w"], ["c"], strides=[28, 28]),
-        helper.make_node("Flatten", ["c"], ["f"]),
-        *(helper.make_node("Gemm", ["f", "fc"], [f"out{index}"], transB=1) for index in range(outputs)),
-    ]
-    inputs = [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [None, 3, 112, 112])]
-    ends = [helper.make_tensor_value_info(f"out{i}", TensorProto.FLOAT, [1, numbers]) for i in range(outputs)]
-    weights = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in stored.items()]
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", inputs, ends, weights), opset_imports=[helper.make_opsetid("", 13)]
-    )
-    model.ir_version = 8
-    onnx.save(model, str(path))
-
-
 @pytest.fixture(scope="module")
 def built() -> FaceModel:
     torch.manual_seed(0)
@@ -123,16 +53,8 @@ def built() -> FaceModel:
 
 @pytest.fixture(scope="module")
 def whole(built: FaceModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as it is published: old names in the encoder's file, configs with what only their makers need."""
     folder = tmp_path_factory.mktemp("published")
-    built.unet.save_pretrained(folder / "arc2face")
-    built.autoencoder.save_pretrained(folder / "vae")
-    (folder / "encoder").mkdir()
-    config = {**built.encoder.text_model.config.to_dict(), "architectures": ["CLIPTextModel"]}
-    (folder / "encoder" / "config.json").write_text(json.dumps(config, default=str))
-    old = {f"text_model.{name}": value for name, value in built.encoder.text_model.state_dict().items()}
-    torch.save({**old, "text_model.embeddings.position_ids": torch.arange(8)[None]}, folder / ENCODER)
-    write_recogniser(folder / "arcface.onnx")
+    publish(built, folder)
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == sorted(
         [UNET, "arc2face/config.json", ENCODER, "encoder/config.json", VAE, "vae/config.json", "arcface.onnx"]
     )
