@@ -161,6 +161,8 @@ OTHER_RECOGNISERS = {
     "a7933ea5330113b01c9b60351d8f4c33003f145d8470ac5f0e52ee2effe25c60": "glintr100.onnx of AuraFace",
     "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43": "w600k_r50.onnx of InsightFace's buffalo_l",
 }
+# Where the recogniser lies in a folder of Arc2Face's files; Arc2Face's own instructions put it into antelopev2/.
+RECOGNISER_PLACES = ("arcface.onnx", "antelopev2/arcface.onnx")
 
 
 def cache_folder() -> Path:

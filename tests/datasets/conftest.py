@@ -28,6 +28,17 @@ def embeddings(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def arc2face(tmp_path: Path) -> dict[str, Any]:
+    """What makes a config one of five people for Arc2Face; of its files only the recogniser's is there, and empty."""
+    vectors = np.random.default_rng(0).normal(size=(5, 512)).astype(np.float32)
+    np.save(tmp_path / "wide.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "arcface.onnx").touch()
+    people = [{"embeddings": str(tmp_path / "wide.npy")}]
+    return {"model": "arc2face", "weights": str(tmp_path / "weights"), "identities": people, "apart": 0.3}
+
+
+@pytest.fixture
 def configured(embeddings: Path) -> Callable[..., PlanConfig]:
     """A config of these people, 2 x 2 cells, changed by what is given."""
 

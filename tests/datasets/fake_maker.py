@@ -24,6 +24,7 @@ from facecrafter.datasets.maker import Job
 from facecrafter.datasets.output import settings_of
 from facecrafter.datasets.plan import Plan
 from facecrafter.errors import WeightsError
+from facecrafter.estimators.identity import DIMENSIONS, unit
 from facecrafter.faces.emotion import Emotion
 from facecrafter.faces.face import Face
 
@@ -36,12 +37,14 @@ class Making:
 
     Attributes:
         cells: of the plan.
+        recognisers: whose embeddings a sample has, the model's first.
         slow: seconds a shard takes.
         fatal: a file with a number; the first worker that has made so many shards deletes it and dies.
         refuses: why no worker can start; empty where all can.
     """
 
     cells: tuple[Cell, ...]
+    recognisers: tuple[str, ...] = ("dlib", "sface")
     slow: float = 0.0
     fatal: Path | None = None
     refuses: str = ""
@@ -87,8 +90,9 @@ class FakeMaker:
             "valence": cell.valence, "arousal": cell.arousal,
         }  # fmt: skip
         noisy = person.embedding + 0.02 * rng.normal(size=person.embedding.shape).astype(np.float32)
-        vectors = {"dlib": noisy / np.linalg.norm(noisy), "sface": noisy / np.linalg.norm(noisy)}
-        more = {"asked": asked, "likeness": float(vectors["dlib"] @ person.embedding), "generated": True}
+        vectors = {name: unit(noisy[: DIMENSIONS[name]]) for name in self.making.recognisers}
+        likeness = float(vectors[self.making.recognisers[0]] @ person.embedding)
+        more = {"asked": asked, "likeness": likeness, "generated": True}
         sample = accepted(row.id, person.digest, f"{row.id}.png", face.resized(256), face, vectors, emotion, more)
         assert json.loads(sample.parts["json"])["asked"] == asked
         return Accepted(sample.row, sample.parts)
@@ -106,7 +110,7 @@ def _pose(cell: Cell) -> np.ndarray:
 
 def made(plan: Plan, out: Path, workers: int = 0, ray: str | None = None, **making: Any) -> Made:
     """A plan, made of noise by as many processes; by this one where that is none."""
-    maker = Making(tuple(plan.cells), **making)
+    maker = Making(tuple(plan.cells), plan.config.recognisers, **making)
     engine = partial(engines.engine, maker, workers, ray) if workers else partial(here, maker)
     return run(plan, out, engine, workers or 1, settings_of(plan, 64, BASIS), progress=False)
 

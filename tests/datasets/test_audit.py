@@ -129,11 +129,13 @@ def test_people_who_resemble_a_training_person_are_named(
 
 
 @pytest.mark.parametrize(("apart", "near"), [(0.08, 1), (0.0001, 0)])
-@pytest.mark.parametrize("recogniser", ["dlib", "sface"])
+@pytest.mark.parametrize("recogniser", ["dlib", "arcface"])
 def test_who_resembles_a_training_person_is_nearer_than_the_plan_allows(
-    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recogniser: str, apart: float, near: int
-) -> None:
-    plan = planned("own", apart=apart, recogniser=recogniser, also=["dlib", "sface"])
+    planned: Planned, arc2face: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recogniser: str,
+    apart: float, near: int,
+) -> None:  # fmt: skip
+    plan = planned("own", **{**(arc2face if recogniser == "arcface" else {}), "apart": apart})
+    assert plan.config.recogniser == recogniser
     fake_maker.made(plan, tmp_path / "own")
     like = plan.persons([2])[2]
     monkeypatch.setattr(audits, "named_means", lambda folder, name: (["Ann"], like.embedding[None]))

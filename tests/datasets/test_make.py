@@ -258,6 +258,7 @@ CHANGED = {
     "gain": "another gain of the model 'mini'",
     "rig": "another rig",
     "device": "another kind of device",
+    "recogniser": "another arcface.onnx for the model 'mini'",
 }
 
 

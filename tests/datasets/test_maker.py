@@ -117,6 +117,7 @@ class Posed:
         photo: a face.
         digest: of its weights.
         gain: how far it turns heads.
+        arcface: its recogniser's file, which it does without.
         shows: whether an image of a seed shows it.
         batches: the seeds of every batch.
     """
@@ -127,6 +128,7 @@ class Posed:
     batches: list[list[int]] = dataclasses.field(default_factory=list)
     digest: str = "posed"
     gain: Gain | None = None
+    arcface: None = None
 
     def render(self, requests: list[Request]) -> Iterator[tuple[int, Image.Image]]:
         self.batches.append([one.seed for one in requests])
@@ -265,7 +267,7 @@ def test_other_weights_and_other_recognisers_are_refused(
             others = dataclasses.replace(Basis.of(mini), **{name: "others"})
             with pytest.raises(DataError, match=f"a worker has {reason}"):
                 Maker(Recipe(plan.config, tuple(plan.cells), "cpu", others))
-    monkeypatch.setattr("facecrafter.FaceCrafter.from_pretrained", lambda *given: mini)
+    monkeypatch.setattr("facecrafter.FaceCrafter.from_pretrained", lambda *given, **named: mini)
     with pytest.raises(ConfigError, match="reads embeddings by dlib, and the plan has sface's"):
         open_crafter(plan.config.model_copy(update={"recogniser": "sface"}), "cpu")
 

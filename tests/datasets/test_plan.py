@@ -139,7 +139,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"a_person": None, "images": 10**30}, "images: Input should be less than"),
     ({"fill": [{"images": 10**30}]}, "fill.0.images: Input should be less than"),
     ({"recogniser": "sface"}, "nothing is measured for 'sface'"),
-    ({"recogniser": "arcface", "apart": 0.1}, "recogniser: no set is made with arcface's embeddings; use dlib"),
     ({"cells": {"emotion": [{}]}}, "cells.emotion: an emotion is in words such as happy, or a point"),
     ({"cells": {"emotion": ["happy", {"valence": "x"}]}}, r"a point such as \{valence: 0.5, arousal: 0.3\}, not"),
     ({"cells": {"emotion": [{"valance": 0.5, "arousal": 0}]}}, "cells.emotion: an emotion is in words"),
@@ -187,7 +186,7 @@ UNUSABLE: list[tuple[dict[str, Any], str]] = [
     ({"sampling": {"scheduler": "ddm"}}, "sampling: unknown scheduler 'ddm'; there are dpm"),
     ({"sampling": {"speed": "fast"}}, "sampling: unknown speed 'fast'; there are exact"),
     ({"model": "minni"}, "model: there is no model 'minni'; name mini, or the folder"),
-    ({"model": "arc2face"}, "model: arc2face reads arcface's embeddings, which no plan has; name mini"),
+    ({"recogniser": "sface", "apart": 0.1}, "recogniser: the model mini reads embeddings by dlib, not sface; leave"),
     ({"presets": "/nope.yaml"}, "the presets cannot be read: there is no config /nope.yaml"),
 ]
 
@@ -296,10 +295,10 @@ def test_bad_embeddings_are_refused(
         choose(configured())
 
 
-def test_embeddings_of_two_recognisers_are_refused(configured: Configured, embeddings: Path, tmp_path: Path) -> None:
+def test_embeddings_by_another_recogniser_are_refused(configured: Configured, embeddings: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "wide.npy", np.eye(3, 512, dtype=np.float32))
     both = [{"embeddings": str(embeddings)}, {"embeddings": str(tmp_path / "wide.npy")}]
-    with pytest.raises(ConfigError, match="embeddings of 128 and of 512 numbers"):
+    with pytest.raises(DataError, match=r"wide.npy has embeddings of 512 numbers, and the model reads those of dlib"):
         choose(configured(identities=both))
 
 
@@ -359,7 +358,7 @@ def test_the_cost_is_of_the_rate_that_is_given(configured: Configured) -> None:
         "100 workers: 36 seconds, 109 seconds where all are made 3 times",
         "disk: about 1.44 GiB",
     ]
-    assert "not known" in " ".join(cost.lines(configured(model="arc2face"), 10, 4, 5))
+    assert "not known" in " ".join(cost.lines(configured(model="arc2face", apart=0.3), 10, 4, 5))
 
 
 def test_a_tiny_plan_has_a_cost_too(configured: Configured) -> None:

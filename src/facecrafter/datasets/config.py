@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +16,35 @@ from facecrafter.faces.asked import ANGLES
 # 197 people with eight photos or more, and of 5,449 people 99 % have nobody nearer than 0.032.
 APART = {"dlib": 0.025}
 
+# Whose embeddings a model of each scale reads; they are in models/scales.py too, which is too heavy for a plan. A test
+# keeps them in step.
+READS = {"mini": "dlib", "arc2face": "arcface"}
+
 MOST_IMAGES = 10**10  # of a cell, of a person in a cell, and of a plan
 
 Images = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
 Share = Annotated[float, Field(ge=0, le=2)]
 Degrees = Annotated[float, Field(gt=0, le=180)]
+
+
+def recogniser_of(model: str) -> str | None:
+    """Whose embeddings a model reads: by its name or, of a folder, by what is written into its UNet's file.
+
+    Args:
+        model: ``mini``, ``arc2face``, or a folder.
+
+    Returns:
+        The recogniser's name; None where the folder is no model's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if model in READS:
+        return READS[model]
+    try:
+        with safe_open(Path(model) / "unet.safetensors", "numpy") as file:
+            return READS.get((file.metadata() or {}).get("scale", ""))
+    except (SafetensorError, OSError):
+        return None
 
 
 def emotions(values: Any) -> Any:
@@ -155,7 +180,9 @@ class PlanConfig(Strict):
     """A data set as it is asked for.
 
     Attributes:
-        model: ``mini``, or the folder of a model.
+        model: ``mini``, ``arc2face``, or the folder of a model.
+        weights: the folder of Arc2Face's published files (docs/arc2face.md), for ``arc2face``; beside a model folder of
+            that scale it gives the recogniser's file, ``arcface.onnx``, unless the folder holds it.
         seed: another seed makes other images of the same people.
         identities: where people come from, in order.
         apart: how far people are from each other and from ``away_from`` at least, 1 - cosine of their embeddings;
@@ -170,12 +197,13 @@ class PlanConfig(Strict):
         sampling: how images are sampled.
         emotion_through: what an emotion acts through, as for ``generate``.
         presets: YAML of presets of your own.
-        recogniser: whose embeddings the model reads.
-        also: further recognisers whose embeddings are stored.
+        recogniser: whose embeddings the model reads, which follows from the model.
+        also: further recognisers whose embeddings are stored; the audit reads both, the experiment dlib's.
         shard_size: images a shard: what a worker makes at once, and what is lost at most where one is killed.
     """
 
     model: str = "mini"
+    weights: Path | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     identities: Annotated[list[SourceConfig], Field(min_length=1)]
     apart: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -189,16 +217,17 @@ class PlanConfig(Strict):
     sampling: SamplingConfig = SamplingConfig()
     emotion_through: Literal["both", "landmarks", "module"] = "both"
     presets: Path | None = None
-    recogniser: Literal["dlib", "sface"] = "dlib"
-    also: list[Literal["dlib", "sface"]] = Field(["sface"])
+    recogniser: Literal["dlib", "sface", "arcface"] = "dlib"
+    also: list[Literal["dlib", "sface"]] = Field(["dlib", "sface"])
     shard_size: Annotated[int, Field(ge=1, le=65536)] = 256
 
-    @field_validator("recogniser", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _read_off_images(cls, name: Any) -> Any:
-        if name == "arcface":
-            raise ValueError("no set is made with arcface's embeddings; use dlib, which the mini scale reads")
-        return name
+    def _by_the_model(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and "recogniser" not in content:
+            reads = recogniser_of(str(content.get("model", "mini")))
+            return content if reads is None else {**content, "recogniser": reads}
+        return content
 
     @model_validator(mode="after")
     def _fits_together(self) -> PlanConfig:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from facecrafter.data import shards
 from facecrafter.datasets.config import PlanConfig, SourceConfig
-from facecrafter.errors import ConfigError, DataError
+from facecrafter.errors import DataError
 from facecrafter.estimators.blendshapes import network
-from facecrafter.estimators.identity import unit
+from facecrafter.estimators.identity import DIMENSIONS, unit
 from facecrafter.faces.rig import load
 
 PHOTOS = 4  # of a person, whose neutral faces are averaged
@@ -113,13 +113,8 @@ class _Apart:
         self._digests: set[str] = set()
 
     def take(self, person: Person) -> bool:
-        """Whether a person is far enough, who is then taken.
-
-        Raises:
-            ConfigError: the embedding is by another recogniser than those before.
-        """
+        """Whether a person is far enough, who is then taken."""
         embedding, nearest = person.embedding, 1 - self.least
-        self._check_width(len(embedding))
         if person.digest in self._digests:  # also where nobody has to be apart
             self.near += 1
             return False
@@ -137,25 +132,21 @@ class _Apart:
         self._digests.add(person.digest)
         return True
 
-    def _check_width(self, width: int) -> None:
-        widths = [one.shape[1] for one in (self._training, self._taken) if one is not None and one.size]
-        if other := next((one for one in widths if one != width), None):
-            raise ConfigError(f"the identities have embeddings of {other} and of {width} numbers; use one recogniser")
-
 
 def _people(source: SourceConfig, recogniser: str) -> Iterator[Person]:
     if source.embeddings is not None:
-        yield from _of_array(source.embeddings)
+        yield from _of_array(source.embeddings, recogniser)
     elif source.prepared is not None:
         yield from _of_prepared(source.prepared, recogniser)
 
 
-def _of_array(path: Path) -> Iterator[Person]:
+def _of_array(path: Path, recogniser: str) -> Iterator[Person]:
     """People of an array of embeddings, with the mean face.
 
     Raises:
-        DataError: it is none.
+        DataError: it is none, or not one by the recogniser.
     """
+    width = DIMENSIONS[recogniser]
     try:
         embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
         fits = embeddings.ndim == 2 and embeddings.shape[1] > 0 and np.issubdtype(embeddings.dtype, np.floating)
@@ -164,7 +155,12 @@ def _of_array(path: Path) -> Iterator[Person]:
     except shards.DAMAGE:
         fits = False
     if not fits:
-        raise DataError(f"{path} is no array of embeddings; write one of (N, D) numbers with numpy.save")
+        raise DataError(f"{path} is no array of embeddings; write one of (N, {width}) numbers with numpy.save")
+    if embeddings.shape[1] != width:
+        raise DataError(
+            f"{path} has embeddings of {embeddings.shape[1]} numbers, and the model reads those of {recogniser}, which "
+            f"have {width}; write one of (N, {width}) numbers"
+        )
     neutral = np.asarray(load().mean, np.float32)
     for row in range(len(embeddings)):
         embedding = np.asarray(embeddings[row], np.float32)
@@ -236,7 +232,8 @@ def _samples(path: Path, recogniser: str) -> Iterator[tuple[str, NDArray[np.floa
         for key, parts in shards.read_shard(path):
             with np.load(io.BytesIO(parts["npz"])) as arrays:
                 embedding, points = arrays[f"identity_{recogniser}"], arrays["points"]
-            if points.shape != LANDMARKS or not np.isfinite(embedding).all():
+            fits = points.shape == LANDMARKS and embedding.shape == (DIMENSIONS[recogniser],)
+            if not fits or not np.isfinite(embedding).all():
                 raise ValueError("a sample has another shape")
             yield key, embedding, points
     except shards.DAMAGE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ class Labeller:
 
     Args:
         recognisers: the names of those whose embeddings are read.
+        arcface: the path of ``arcface.onnx``, where that is one of them.
 
     Attributes:
         finder, recognisers, estimator: the networks.
@@ -50,9 +52,9 @@ class Labeller:
         WeightsError: a network's file is missing or another one.
     """
 
-    def __init__(self, recognisers: Sequence[str]) -> None:
+    def __init__(self, recognisers: Sequence[str], arcface: Path | None = None) -> None:
         self.finder = FaceFinder()
-        self.recognisers = {name: recogniser(name, batch=TOGETHER) for name in recognisers}
+        self.recognisers = {name: recogniser(name, arcface, TOGETHER) for name in recognisers}
         self.estimator = estimator()
 
     def close(self) -> None:

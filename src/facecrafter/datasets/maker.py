@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -78,16 +78,22 @@ def open_crafter(config: PlanConfig, device: str) -> FaceCrafter:
     """The model of a plan.
 
     Raises:
-        ConfigError: it reads other embeddings than the plan has.
+        CheckpointError: it, or the file of its recogniser, is missing or damaged.
+        ConfigError: it reads other embeddings than the plan has, or has no controls.
     """
     from facecrafter.pipelines.generate import FaceCrafter
 
-    crafter = FaceCrafter.from_pretrained(config.model, device)
+    crafter = FaceCrafter.from_pretrained(config.model, device, weights=config.weights)
     crafter.generator = FaceCrafterGenerator(crafter.model, crafter.name, people=PEOPLE)
     reads = crafter.model.scale.recogniser
     if reads != config.recogniser:
         raise ConfigError(
             f"the model {config.model} reads embeddings by {reads}, and the plan has {config.recogniser}'s"
+        )
+    if crafter.model.controls is None:
+        raise ConfigError(
+            f"the model {config.model} has no controls, without which no pose can be asked for; name the folder of a "
+            "model that was trained with them"
         )
     return crafter
 
@@ -108,7 +114,7 @@ class Maker:
         faces: straightened ones with an expression, for the next poses; see :data:`HELD`.
 
     Raises:
-        DataError: the model is not the one that the run began with.
+        DataError: the model, or its recogniser's file, is not the one that the run began with.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -117,10 +123,10 @@ class Maker:
         torch.set_num_threads(1)
         self.recipe, config = recipe, recipe.config
         self.crafter = open_crafter(config, recipe.device)
-        if differs := Basis.of(self.crafter).difference(asdict(recipe.basis), config.model):
+        if differs := Basis.of(self.crafter).difference(recipe.basis.content(), config.model):
             raise DataError(f"a worker has {differs}; give all machines the same")
         self._settings = Settings(**config.sampling.model_dump()).filled(self.crafter.model.scale)
-        self.labeller = Labeller(config.recognisers)
+        self.labeller = Labeller(config.recognisers, self.crafter.arcface)
         self.attempts = 0
         self._scores: dict[bytes, NDArray[np.float64]] = {}
         self.faces: dict[tuple[bytes, str], NDArray[np.float64]] = {}

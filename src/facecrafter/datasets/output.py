@@ -23,6 +23,7 @@ from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.plan import Plan
 from facecrafter.errors import DataError
 from facecrafter.estimators import emotion_estimator
+from facecrafter.estimators.identity import DIMENSIONS
 from facecrafter.io import LOCK, whole
 
 AGAIN = "delete it and run 'dataset make' again, which makes it again"
@@ -61,7 +62,10 @@ def settings_of(plan: Plan, size: int, basis: Basis) -> dict[str, Any]:
         "shard_size": config.shard_size,
         "mask_size": MASK_SIZE,
         "recognisers": {
-            name: {"dimension": _dimension(name, plan), "sha256": weights.entry(name).sha256}
+            name: {
+                "dimension": DIMENSIONS[name],
+                "sha256": basis.recogniser if name == "arcface" else weights.entry(name).sha256,
+            }
             for name in config.recognisers
         },
         "landmarks": {"name": "face_landmarker", "sha256": weights.entry("face_landmarker").sha256},
@@ -71,13 +75,9 @@ def settings_of(plan: Plan, size: int, basis: Basis) -> dict[str, Any]:
             "model": config.model,
             "images": plan.images,
             "apart": config.least,
-            **asdict(basis),
+            **basis.content(),
         },
     }
-
-
-def _dimension(name: str, plan: Plan) -> int:
-    return len(plan.persons([0])[0].embedding) if name == plan.config.recogniser else 128
 
 
 def check_place(out: Path) -> None:
@@ -174,7 +174,7 @@ def _fits(meta: Mapping[str, Any]) -> bool:
     """
     about = meta["dataset"]
     weighed = [meta["landmarks"], meta["emotion"], *meta["recognisers"].values()]
-    texts = [about["plan"], about["model"], *(about[one.name] for one in fields(Basis))]
+    texts = [about["plan"], about["model"], *(about.get(one.name, one.default) for one in fields(Basis))]
     return (
         all(isinstance(number, int) and number > 0 for number in (meta["shard_size"], about["images"]))
         and all(isinstance(text, str) for text in (*texts, *(one["sha256"] for one in weighed)))
@@ -184,7 +184,7 @@ def _fits(meta: Mapping[str, Any]) -> bool:
 
 
 def _check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    basis = Basis(**{one.name: now[one.name] for one in fields(Basis)})
+    basis = Basis(**{one.name: now[one.name] for one in fields(Basis) if one.name in now})
     other = "another plan" if before.get("plan") != now["plan"] else basis.difference(before, now["model"])
     if other:
         raise DataError(f"{out} was begun with {other}; make this one in a new folder, or give --overwrite")

@@ -267,12 +267,13 @@ def arcface(path: Path) -> OnnxRecogniser:
     """
     path, mean, scale = published("arcface", Path(path))
     recogniser = OnnxRecogniser(path, "arcface", mean, scale)
-    if recogniser.dimension != 512:
+    if recogniser.dimension != DIMENSIONS["arcface"]:
         raise WeightsError(f"{path} gives {recogniser.dimension} numbers a face, not ArcFace's 512; give arcface.onnx")
     return recogniser
 
 
 RECOGNISERS: dict[str, Callable[[], Recogniser]] = {"sface": sface, "dlib": DlibRecogniser}
+DIMENSIONS = {"sface": 128, "dlib": 128, "arcface": 512}  # how many numbers an embedding has
 
 
 # How alike one person's photos are at least, by recognisers for which that was measured. dlib's embeddings of Labeled

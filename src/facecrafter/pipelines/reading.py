@@ -62,6 +62,7 @@ class PhotoReader:
 
     Attributes:
         recogniser_name: of the recogniser.
+        arcface: the path of ``arcface.onnx``, which may be missing where that is not the recogniser.
 
     Raises:
         ConfigError: the model learned emotions from another estimator than the given one.
@@ -72,7 +73,7 @@ class PhotoReader:
         self, recogniser: str, estimator: str | None, choose: Choice, arcface: Path | None, emonet: Path | None
     ) -> None:
         check_pick(choose)
-        self.choose, self._arcface, self._emonet = choose, arcface, emonet
+        self.choose, self.arcface, self._emonet = choose, arcface, emonet
         self.recogniser_name, self._estimator_name = recogniser, estimator
         if emonet is not None:
             self._estimator  # noqa: B018 - a wrong file is named before anything is made
@@ -93,7 +94,7 @@ class PhotoReader:
 
     @cached_property
     def _recogniser(self) -> Recogniser:
-        return recogniser(self.recogniser_name, self._arcface)
+        return recogniser(self.recogniser_name, self.arcface)
 
     @cached_property
     def _estimator(self) -> EmotionEstimator:

@@ -12,12 +12,11 @@ docs/arc2face.md says where each comes from.
 """
 
 from facecrafter.models.pretrained.checking import check, is_published, recogniser
-from facecrafter.models.pretrained.files import RECOGNISER_PLACES, Finding
+from facecrafter.models.pretrained.files import Finding
 from facecrafter.models.pretrained.loading import folder_of, load, load_folder, open_model
 from facecrafter.models.pretrained.single_file import conversion, is_single_file, refuse_single_file
 
 __all__ = [
-    "RECOGNISER_PLACES",
     "Finding",
     "check",
     "conversion",

@@ -15,14 +15,13 @@ from facecrafter.models.pretrained.files import (
     AUTOENCODER,
     ENCODER,
     PARTS,
-    RECOGNISER_PLACES,
     RECOGNISER_SHA256,
     UNET,
     Finding,
     arc2face_scale,
 )
 from facecrafter.models.pretrained.single_file import SINGLE_FILE, conversion, is_single_file
-from facecrafter.weights import OTHER_RECOGNISERS, sha256
+from facecrafter.weights import OTHER_RECOGNISERS, RECOGNISER_PLACES, sha256
 
 log = logging.getLogger(__name__)
 

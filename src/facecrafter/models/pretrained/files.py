@@ -23,8 +23,6 @@ from facecrafter.pickles import ForeignClasses, foreign_class
 
 ARC2FACE = "Hugging Face FoivosPar/Arc2Face"
 STABLE_DIFFUSION = "Hugging Face stable-diffusion-v1-5/stable-diffusion-v1-5"
-# Arc2Face's own instructions put the recogniser into antelopev2/.
-RECOGNISER_PLACES = ("arcface.onnx", "antelopev2/arcface.onnx")
 RECOGNISER_SHA256 = "ec639a0429b4819130d1405a2d3b38beaa4cc4a6c5bd9cf48b94fdf65461de83"
 # Names that tensors had in older files: transformers 5 flattened CLIPTextModel, diffusers 0.12 renamed attention.
 _OLD_NAMES = (

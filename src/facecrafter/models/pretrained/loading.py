@@ -14,9 +14,9 @@ from facecrafter.errors import CheckpointError, ConfigError
 from facecrafter.models import attention, scales
 from facecrafter.models.checkpoint import CONTROLS_FILE, FaceModel, load_controls, load_model
 from facecrafter.models.pretrained.checking import is_published, recogniser
-from facecrafter.models.pretrained.files import PARTS, RECOGNISER_PLACES, Part, arc2face_scale
+from facecrafter.models.pretrained.files import PARTS, Part, arc2face_scale
 from facecrafter.models.pretrained.single_file import refuse_single_file
-from facecrafter.weights import ASSETS
+from facecrafter.weights import ASSETS, RECOGNISER_PLACES
 
 
 def load(folder: Path, controls: Path | None = None) -> FaceModel:
