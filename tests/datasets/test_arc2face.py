@@ -182,6 +182,14 @@ def test_a_model_without_controls_is_refused(
         open_crafter(configured(**arc2face), "cpu")
 
 
+def test_images_are_computed_in_bfloat16_where_the_plan_says_so(
+    configured: Configured, arc2face: dict[str, Any], weights: Path
+) -> None:
+    crafters = [open_crafter(configured(**arc2face, bfloat16=half), "cpu") for half in (False, True)]
+    assert [one.model.unet.dtype for one in crafters] == [torch.float32, torch.bfloat16]
+    assert Basis.of(crafters[0]).weights != Basis.of(crafters[1]).weights
+
+
 def test_a_trained_model_has_the_file_in_its_folder_or_beside_it(
     configured: Configured, arc2face: dict[str, Any], built: FaceModel, weights: Path, tmp_path: Path
 ) -> None:

@@ -358,7 +358,8 @@ def test_the_cost_is_of_the_rate_that_is_given(configured: Configured) -> None:
         "100 workers: 36 seconds, 109 seconds where all are made 3 times",
         "disk: about 1.44 GiB",
     ]
-    assert "not known" in " ".join(cost.lines(configured(model="arc2face", apart=0.3), 10, 4, 5))
+    assert "not known for this model" in " ".join(cost.lines(configured(model="arc2face", apart=0.3), 10, 4, 5))
+    assert "not known in bfloat16" in " ".join(cost.lines(configured(bfloat16=True), 10, 4, 5))
 
 
 def test_a_tiny_plan_has_a_cost_too(configured: Configured) -> None:

@@ -183,6 +183,7 @@ class PlanConfig(Strict):
         model: ``mini``, ``arc2face``, or the folder of a model.
         weights: the folder of Arc2Face's published files (docs/arc2face.md), for ``arc2face``; beside a model folder of
             that scale it gives the recogniser's file, ``arcface.onnx``, unless the folder holds it.
+        bfloat16: compute images in bfloat16, as for ``generate``.
         seed: another seed makes other images of the same people.
         identities: where people come from, in order.
         apart: how far people are from each other and from ``away_from`` at least, 1 - cosine of their embeddings;
@@ -204,6 +205,7 @@ class PlanConfig(Strict):
 
     model: str = "mini"
     weights: Path | None = None
+    bfloat16: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     identities: Annotated[list[SourceConfig], Field(min_length=1)]
     apart: Annotated[float, Field(ge=0, le=2)] | None = None

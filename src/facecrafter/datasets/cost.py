@@ -44,8 +44,9 @@ def lines(config: PlanConfig, images: int, cells: int, people: int, rate: float 
     shards = -(-images // config.shard_size)
     parts = counted(images, "image"), counted(people, "person", "people"), counted(cells, "cell")
     yield f"{parts[0]} of {parts[1]} in {parts[2]}, {counted(shards, 'shard')}"
-    if rate is None and config.model != "mini":
-        yield "how long it takes is not known for this model; measure it with 'dataset bench' and give --rate"
+    if rate is None and (config.model != "mini" or config.bfloat16):
+        what = "in bfloat16" if config.model == "mini" else "for this model"
+        yield f"how long it takes is not known {what}; measure it with 'dataset bench' and give --rate"
         return
     own = rate or RATE
     where = "the given rate" if rate else "measured with mini on one core; 'dataset bench' measures this machine"

@@ -79,11 +79,12 @@ def open_crafter(config: PlanConfig, device: str) -> FaceCrafter:
 
     Raises:
         CheckpointError: it, or the file of its recogniser, is missing or damaged.
-        ConfigError: it reads other embeddings than the plan has, or has no controls.
+        ConfigError: it reads other embeddings than the plan has, or has no controls, or the device does not compute in
+            bfloat16.
     """
     from facecrafter.pipelines.generate import FaceCrafter
 
-    crafter = FaceCrafter.from_pretrained(config.model, device, weights=config.weights)
+    crafter = FaceCrafter.from_pretrained(config.model, device, weights=config.weights, bfloat16=config.bfloat16)
     crafter.generator = FaceCrafterGenerator(crafter.model, crafter.name, people=PEOPLE)
     reads = crafter.model.scale.recogniser
     if reads != config.recogniser:
