@@ -38,8 +38,8 @@ Key = TypeVar("Key")
 NO_FACE = "no face found"
 # Faces that are kept for the next poses, and for images that are made again: 4 MB.
 HELD = 256
-# People whose identity's keys and values are held, which are computed once a person: 65 kB each of mini.
-PEOPLE = 256
+# People whose identity's keys and values are held: 65 kB each of mini, 8 MB of arc2face. Images of one are neighbours.
+PEOPLE = 32
 
 
 @dataclass(frozen=True)
