@@ -141,6 +141,7 @@ class BaseStage(DiffusionStage[BaseConfig]):
         return model
 
     def _build_objective(self) -> nn.Module:
+        torch.manual_seed(self.config.seed)  # of the discriminators
         return BaseObjective(self.model, self.config)
 
     def trained(self) -> list[nn.Module]:
