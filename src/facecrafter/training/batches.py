@@ -1,7 +1,8 @@
 """Everything random in a training step, as a pure function of seed and step.
 
 A run that is stopped and resumed, or spread over several processes, gets the batches of one uninterrupted
-process: nothing has a state that must be saved.
+process: nothing has a state that must be saved. Two things depend on how many processes there are: which samples of a
+batch make finished images, with their noise, and by rounding how many whole images the autoencoder gets.
 """
 
 from __future__ import annotations

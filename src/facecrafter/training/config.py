@@ -85,6 +85,10 @@ class Stage(ABC):
         """Parameters that learn at a share of the learning rate of their own, with that share."""
         return []
 
+    def settled(self, step: int) -> list[nn.Parameter]:
+        """Parameters that from this very step on learn no more: they take their averages, which are the model's."""
+        return []
+
     @abstractmethod
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
         """The ``index``-th of ``parts`` even shares of a step's batch, a pure function of the seed and the step."""

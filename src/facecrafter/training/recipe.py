@@ -35,7 +35,7 @@ from facecrafter.training.operations import matmul_limit, wait
 from facecrafter.training.recipe_state import Had, State
 from facecrafter.training.stages.diffusion import DiffusionConfig
 from facecrafter.training.stages.prepared import Source, reading_once
-from facecrafter.training.timebox import TimeBox
+from facecrafter.training.timebox import TimeBox, check_one_process
 from facecrafter.training.trainer import train
 
 log = logging.getLogger(__name__)
@@ -196,11 +196,12 @@ def run(config: RecipeConfig, budget: float, progress: bool = True) -> Path:
         The folder of the model.
 
     Raises:
-        ConfigError: the folder is in use, or belongs to a run that is no recipe.
+        ConfigError: the folder is in use, or belongs to a run that is no recipe; or this is one of several processes.
         TrainingError: stages failed; those after them ran, from what there was.
         KeyboardInterrupt: after Ctrl-C, with a note that says where the model is.
     """
     began = time.monotonic()
+    check_one_process()
     if (config.run / run_folder.CHECKPOINT).is_file():
         raise ConfigError(f"{config.run} holds the run of one stage; choose another run folder for a recipe")
     with (
@@ -307,7 +308,7 @@ class _Recipe:
             settings = stage_config(self.config, entry, start, gpu, self._most(settings, until))
         box = TimeBox(until, limit, lambda: self._publish(folder / "model"), began=began)
         try:
-            train(settings, (folder / run_folder.CHECKPOINT).is_file(), self.progress, box)
+            train(settings, (folder / run_folder.CHECKPOINT).is_file(), self.progress, box, grows=True)
         finally:
             with deferred():
                 had.seconds = before + time.monotonic() - began

@@ -155,6 +155,7 @@ class State:
     buffers: list[Tensor]  # of norms, say
     optimizer: Any
     ema: Any
+    scaler: Any = None  # of the gradients, in fp16
 
     def save(self, config: RunConfig, step: int) -> None:
         """Write the checkpoint: at any moment the last one or this one is whole.
@@ -168,6 +169,7 @@ class State:
             "buffers": self.buffers,
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict(),
+            **({} if self.scaler is None else {"scaler": self.scaler.state_dict()}),
         }
         try:
             with deferred(), whole(config.run / CHECKPOINT) as partial, open(partial, "wb") as file:
@@ -201,6 +203,8 @@ class State:
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
         self.ema.to(self.parameters[0].device)
+        if self.scaler is not None and "scaler" in state:  # not in those of earlier versions
+            self.scaler.load_state_dict(state["scaler"])
         return int(state["step"])
 
 

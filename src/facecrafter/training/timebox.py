@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,18 @@ FALLS_FROM, LEAST = 0.7, 0.02
 SAVES, SHORTEST, LONGEST = 5, 20.0, 600.0
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # of a budget
 SHOWN_FROM = 300.0  # seconds from which on a run takes the time for a grid of samples
+
+
+def check_one_process() -> None:
+    """Refuse a budget to one of several processes: each has a clock of its own, and would end at another step.
+
+    Raises:
+        ConfigError: a launcher started several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "a budget of time is for one process; give --steps to several, or start one without a launcher"
+        )
 
 
 def seconds_of(text: str) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from facecrafter.errors import ConfigError, FaceCrafterError
 from facecrafter.interruption import deferred, stating
@@ -24,31 +24,36 @@ from facecrafter.training import run_folder
 from facecrafter.training.config import RunConfig, Stage
 from facecrafter.training.operations import Pace
 from facecrafter.training.run_folder import Log, State
-from facecrafter.training.timebox import SHOWN_FROM, TimeBox
+from facecrafter.training.timebox import SHOWN_FROM, TimeBox, check_one_process
 
 log = logging.getLogger(__name__)
 
 _AHEAD = 3  # batches made ahead of their step
 
 
-def train(config: RunConfig, resume: bool = False, progress: bool = True, box: TimeBox | None = None) -> Path:
+def train(
+    config: RunConfig, resume: bool = False, progress: bool = True, box: TimeBox | None = None, grows: bool = False
+) -> Path:
     """Run one stage of training, or go on with it.
 
     Args:
         config: the run.
         resume: go on from the run folder's checkpoint; without it a folder that has one is refused.
         progress: show a bar.
-        box: the clock ends the run, and the steps of the config do not. What it reads may have grown since it began.
+        box: the clock ends the run, and the steps of the config do not.
+        grows: what it reads may have changed since it began, as in a recipe.
 
     Returns:
         The folder of the result, ``run/model``.
 
     Raises:
-        ConfigError: the run folder is in use, or belongs to another config.
+        ConfigError: the run folder is in use, or belongs to another config; or several processes are given a box.
         FaceCrafterError: the loss is no longer a number; the last checkpoint is kept.
         KeyboardInterrupt: after Ctrl-C, with a note that says which step is kept; with a box, that is the last one.
     """
-    before, reached = run_folder.check(config, resume, grows=box is not None), _Reached()
+    if box is not None:
+        check_one_process()
+    before, reached = run_folder.check(config, resume, grows), _Reached()
     # Of several processes of one run the first one locks.
     with (
         alone(config.run, "run") if os.environ.get("RANK", "0") == "0" else nullcontext(),
@@ -99,8 +104,8 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
         weight_decay=config.weight_decay,
         fused=accelerator.device.type in ("cuda", "cpu"),
     )
-    objective, optimizer = accelerator.prepare(stage.objective, optimizer)
-    state = State(parameters, buffers, optimizer, ema)
+    objective, optimizer = accelerator.prepare(_Anchored(stage.objective, parameters), optimizer)
+    state, finite = State(parameters, buffers, optimizer, ema, accelerator.scaler), _Finite(accelerator.device)
     first = reached.step = state.restore(config) if before else 0
     if main and before:
         run_folder.go_on(config, before, first)
@@ -126,9 +131,10 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
                 factor = box.rate_factor(step, config.warmup) if box else config.rate_factor(step)
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * group["share"] * factor
+                _settle(stage, step, parameters, ema)
                 logged = not box or step == first or (step + 1) % config.log_every == 0
                 with pace.step(step == first):
-                    loss = _step(config, batches, objective, optimizer, parameters, accelerator, pace, logged)
+                    loss = _step(config, batches, objective, optimizer, parameters, accelerator, pace, logged, finite)
                 if loss is not None and not math.isfinite(loss):
                     raise FaceCrafterError(
                         f"the loss became {loss} at step {step} of {config.run}; the last checkpoint is kept; "
@@ -151,11 +157,12 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
                 if shows:
                     made.show(step + 1)
                 if saves:
+                    _check_finite(finite, config, step)
                     state.save(config, step + 1)
                 if saves and box:
                     made.save(box)
     except KeyboardInterrupt:
-        if box and main and reached.step > first:
+        if box and main and reached.step > first and finite:
             with deferred():
                 state.save(config, reached.step)
                 made.save(box)
@@ -164,6 +171,7 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
     # result
     if main:
         if box:
+            _check_finite(finite, config, reached.step)
             state.save(config, reached.step)
         made.save(box)
         if not box or box.seconds >= SHOWN_FROM:
@@ -196,6 +204,58 @@ class _Made:
         """Record the grid of samples."""
         with _averaged(self.ema, self.parameters, self.stage):
             self.records.images(step, self.stage.samples(), _people(self.stage))
+
+
+class _Anchored(nn.Module):
+    """An objective whose loss always has gradients: zeros where a share of the batch happens to hold no sample with the
+    condition that learns. Several processes sum theirs, and none may be missing.
+
+    Args:
+        objective: gives the loss.
+        parameters: what learns.
+    """
+
+    def __init__(self, objective: nn.Module, parameters: list[nn.Parameter]) -> None:
+        super().__init__()
+        self.objective, self._parameters_of_it = objective, parameters
+
+    def forward(self, **batch: Any) -> Tensor:
+        """The objective's loss."""
+        loss: Tensor = self.objective(**batch)
+        if loss.requires_grad or not torch.is_grad_enabled():
+            return loss
+        return loss + sum((0 * parameter.sum() for parameter in self._parameters_of_it), loss.new_zeros(()))
+
+
+class _Finite:
+    """Whether the gradients of all steps were finite. To ask it is to wait for the device.
+
+    Args:
+        device: where the steps are computed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._so_far = torch.ones((), dtype=torch.bool, device=device)
+
+    def add(self, norm: Tensor) -> None:
+        """Note the norm of a step's gradients."""
+        self._so_far &= norm.isfinite()
+
+    def __bool__(self) -> bool:
+        return bool(self._so_far)
+
+
+def _check_finite(finite: _Finite, config: RunConfig, step: int) -> None:
+    """Write nothing of a network that one step has destroyed.
+
+    Raises:
+        FaceCrafterError: it has.
+    """
+    if not finite:
+        raise FaceCrafterError(
+            f"the gradients were not finite in a step up to {step} of {config.run}; the last checkpoint is kept; "
+            "lower learning_rate and go on"
+        )
 
 
 def _check_shares(config: RunConfig, parts: int) -> None:
@@ -234,10 +294,11 @@ def _step(
     accelerator: Any,
     pace: Pace,
     logged: bool,
+    finite: _Finite,
 ) -> float | None:
     """One optimiser step over this process's shares of the batch; the loss averaged over all of it. NaN if the
-    gradients are not finite, and then nothing was changed. None if it is not logged, and then no device has to
-    finish its work to say."""
+    gradients are not finite, and then nothing was changed. None if it is not logged: then no device has to finish its
+    work to say, and ``finite`` notes whether they were."""
     total = torch.zeros((), device=accelerator.device)
     for turn in range(config.accumulate):
         batch = next(batches)
@@ -246,14 +307,15 @@ def _step(
         with accelerator.no_sync(objective) if not last else nullcontext():
             with accelerator.autocast():
                 loss = objective(**batch) / config.accumulate
-            if loss.requires_grad:  # a share may happen to hold no sample with the condition that learns
-                accelerator.backward(loss)
+            accelerator.backward(loss)
         total += loss.detach()
     loss_value = float(accelerator.reduce(total, "mean")) if logged else None
     norm = accelerator.clip_grad_norm_(parameters, config.clip)
     # The fp16 scaler skips steps whose gradients overflow; everywhere else such a step would destroy the parameters.
-    if logged and config.precision != "fp16" and norm is not None and not math.isfinite(float(norm)):
-        return float("nan")
+    if config.precision != "fp16" and norm is not None:
+        if logged and not math.isfinite(float(norm)):
+            return float("nan")
+        finite.add(norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss_value
@@ -290,6 +352,16 @@ def _groups(config: RunConfig, stage: Stage, parameters: list[nn.Parameter]) -> 
         groups.append({"params": learning, "share": share})
     groups.insert(0, {"params": [one for one in parameters if id(one) not in special], "share": 1.0})
     return [group for group in groups if group["params"]]
+
+
+@torch.no_grad()
+def _settle(stage: Stage, step: int, parameters: list[nn.Parameter], ema: Any) -> None:
+    """Give parameters that learn no more their averages: otherwise these would go on to move, towards the last
+    values."""
+    done = {id(parameter) for parameter in stage.settled(step)}
+    for parameter, average in zip(parameters, ema.shadow_params, strict=True):
+        if id(parameter) in done:
+            parameter.copy_(average)
 
 
 @contextmanager

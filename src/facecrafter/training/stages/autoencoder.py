@@ -171,6 +171,11 @@ class AutoencoderStage(Stage):
         enough = self.config.loss.encoder_samples
         return enough is None or step * self.config.batch_size < enough
 
+    def settled(self, step: int) -> list[nn.Parameter]:
+        """The encoder, when it has learned enough."""
+        done = not self.encoder_learns(step) and (step == 0 or self.encoder_learns(step - 1))
+        return list(self.model.encoder.parameters()) if done else []
+
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Tensor]:
         """Crops for the first part of the run, whole images after it: crops see more faces a second, and whole
         images teach the borders."""
