@@ -38,7 +38,10 @@ TINY = {"size": SIZE, "latent_channels": 8, "widths": [8, 8, 8], **BLOCKS}
 ON = ("autoencoder", "base")  # which go on from their own checkpoint
 IMAGES = {"identity": 1.0, "lpips": 0.5, "adversary": 0.5, "batch": 2, "steps": 2, "learning": 1}
 STAGES: dict[str, dict[str, Any]] = {
-    "autoencoder": {"autoencoder": TINY, "loss": {"crop": 32, "encoder_samples": 4, "adversary": 0.5}},
+    "autoencoder": {
+        "autoencoder": TINY,
+        "loss": {"crop": 32, "whole_from": 1.0, "encoder_samples": 4, "adversary": 0.5},
+    },
     "base": {"mixture": MIXTURE, "scaffold": True},
     "landmark": {"mixture": {"landmark": 1.0}, "pairs": EASY},
     "joint": {"pairs": EASY},
@@ -58,6 +61,9 @@ def tiny(prepared: Prepared, small_scale: Scale, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(shards, "load", load)
     monkeypatch.setitem(scales.SCALES, "mini", small_scale)
+
+
+ESTIMATOR = {"stage": "estimator", "estimator": {"fer2013": "f.tar", "votes": "v.csv", "labels": "l.csv"}}
 
 
 def written(folder: Path, **changes: Any) -> Path:
@@ -172,10 +178,10 @@ def test_a_stage_that_fails_leaves_its_time_to_the_others(
 ) -> None:
     real = recipe.train
 
-    def train(settings: Any, *given: Any) -> Path:
+    def train(settings: Any, *given: Any, **named: Any) -> Path:
         if settings.run.name == "joint":
             raise error
-        return real(settings, *given)
+        return real(settings, *given, **named)
 
     monkeypatch.setattr(recipe, "train", train)
     path, model = written(tmp_path), tmp_path / "run" / "model"
@@ -327,6 +333,14 @@ def test_the_time_of_a_stage_that_is_left_out_goes_to_the_others(
         ({"stages": [{"name": "a", "share": 1, "settings": {"stage": "bass"}}]}, "did you mean 'base'"),
         ({"stages": [{"name": "a", "share": 1, "settings": {"stage": "base", "stps": 1}}]}, "no setting 'stps'"),
         ({"stages": [{"name": "a", "share": 1, "settings": {"stage": "base"}, "gpu": {"ema": 2}}]}, "ema"),
+        (
+            {"stages": [{"name": "a", "share": 1, "settings": {"stage": "autoencoder"}}]},
+            "the stage 'a' would change at a share of its steps, .* set loss.whole_from to 0 or 1",
+        ),
+        (
+            {"stages": [{"name": "a", "share": 1, "settings": ESTIMATOR}]},
+            "set estimator.sides to one side, twice",
+        ),
         ({"bside": []}, "did you mean 'beside'"),
         ({"beside": [{"data": "x", "share": 0.9}]}, "at least a third of every batch"),
     ],

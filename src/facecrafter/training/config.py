@@ -145,6 +145,10 @@ class RunConfig(Strict):
         """The counts of samples a step that are divided among processes and accumulated steps, by setting."""
         return {"batch_size": self.batch_size}
 
+    def wants_steps(self) -> str:
+        """What is to be set, and how, where nobody knows how many steps a run will have; empty where nothing is."""
+        return ""
+
     def rate_factor(self, step: int) -> float:
         """The learning rate's factor at a step, in (0, 1]: linear warm-up, then constant or half a cosine down to
         2 %."""

@@ -102,7 +102,12 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RecipeConfig
     config = config_file.check(path, {**config_file.read(path), **(overrides or {})}, RecipeConfig)
     for gpu in (False, True):
         for entry in config.stages:
-            stage_config(config, entry, config.run / "model", gpu, path=path)
+            settings = stage_config(config, entry, config.run / "model", gpu, path=path)
+            if wanted := settings.wants_steps():
+                raise ConfigError(
+                    f"{path}: the stage '{entry.name}' would change at a share of its steps, and the clock ends a "
+                    f"recipe; set {wanted}"
+                )
     return config
 
 

@@ -79,6 +79,10 @@ class AutoencoderConfig(PreparedConfig):
             raise ValueError(f"loss.crop is at most the images' side, {self.image_size()}")
         return self
 
+    def wants_steps(self) -> str:
+        """Where crops give way to whole images on the way."""
+        return "loss.whole_from to 0 or 1" if 0 < self.loss.whole_from < 1 else ""
+
     def image_size(self) -> int:
         """As the architecture says, or the scale."""
         return self.autoencoder.size if self.autoencoder else super().image_size()

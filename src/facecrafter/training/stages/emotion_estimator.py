@@ -87,6 +87,11 @@ class EstimatorConfig(RunConfig):
     start: Annotated[Path | None, PLACE] = None  # an earlier run's `model/`, whose weights are trained further
     estimator: Estimator
 
+    def wants_steps(self) -> str:
+        """Where crops grow on the way."""
+        first, then = self.estimator.sides
+        return "estimator.sides to one side, twice" if first != then else ""
+
     def build(self, device: torch.device) -> EstimatorStage:
         """A network on both sets of labelled faces."""
         return EstimatorStage(self, device)
