@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,29 @@ def test_everything_comes_back_exactly_and_in_order(folder: Path, recogniser: st
         np.testing.assert_array_equal(prepared.identity[i], arrays[recogniser])
         np.testing.assert_array_equal(prepared.emotion[i], arrays["emotion"])
         np.testing.assert_array_equal(prepared.masks[i], arrays["mask"])
+
+
+def test_headers_of_arrays_are_read_by_one_thread_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, reading, most = np.load, [], []
+
+    class Slow:
+        """Arrays that take their time, and note how many are read meanwhile."""
+
+        def __init__(self, file: Any) -> None:
+            self._arrays = real(file)
+
+        def __enter__(self) -> Any:
+            reading.append(1)
+            time.sleep(0.05)
+            most.append(len(reading))
+            return self._arrays
+
+        def __exit__(self, *_: object) -> None:
+            reading.pop()
+
+    monkeypatch.setattr(np, "load", Slow)
+    shards.load(folder, "sface")  # of two shards, by a thread each
+    assert most == [1] * 4
 
 
 def test_images_too_large_for_memory_are_mapped_from_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ import json
 import math
 import struct
 import tarfile
+import threading
 import tokenize
 import zipfile
 import zlib
@@ -50,6 +51,9 @@ AGAIN = "run the command that made the folder again ('data prepare', 'data synth
 GO_ON = "put that right and run the same command again, it goes on from there"
 IMAGES = "cache/pictures.npy"  # all of them decoded, in index order
 MEMORY = 2**30  # where they take more bytes than this, they are not held in memory but mapped from that file
+Keep = Callable[[int, Mapping[str, bytes]], None]
+# numpy reads an array's header with Python's parser, which fails now and then in two threads at once (Python 3.11).
+_PARSING = threading.Lock()
 HELD_OUT_SHARE = 20  # one person in so many is held out of training
 
 INDEX_COLUMNS = {
@@ -315,7 +319,7 @@ def load(folder: Path, recogniser: str | None = None) -> Prepared:
         if not isinstance(prepared.images, np.memmap):
             _decode_image(prepared.images, row, parts)
         digests[row] = np.frombuffer(hashlib.sha256(parts["png"]).digest(), np.uint8)
-        with np.load(io.BytesIO(parts["npz"])) as arrays:
+        with _PARSING, np.load(io.BytesIO(parts["npz"])) as arrays:
             prepared.points[row] = arrays["points"]
             prepared.blendshapes[row] = arrays["blendshapes"]
             prepared.emotion[row] = arrays["emotion"]
@@ -359,15 +363,13 @@ def _decode_image(images: NDArray[np.uint8], row: int, parts: Mapping[str, bytes
         images[row] = np.asarray(image)
 
 
-def _read_all(
-    folder: Path, rows: Mapping[int, Mapping[str, int]], keep: Callable[[int, Mapping[str, bytes]], None]
-) -> None:
+def _read_all(folder: Path, rows: Mapping[int, Mapping[str, int]], keep: Keep) -> None:
     """Give every sample of every shard to a function, with its row."""
     with ThreadPoolExecutor() as pool:  # decoding PNGs releases the interpreter's lock
         list(pool.map(lambda shard: each_sample(shard_path(folder, shard), rows[shard], keep), rows))
 
 
-def each_sample(path: Path, rows: Mapping[str, int], keep: Callable[[int, Mapping[str, bytes]], None]) -> None:
+def each_sample(path: Path, rows: Mapping[str, int], keep: Keep) -> None:
     """Give every sample of one shard to a function, with its row; DataError where it is damaged or missing."""
     try:
         missing = set(rows)
