@@ -83,7 +83,8 @@ class PairSampler:
     Attributes:
         count: images in use.
         paired: ``(count,)`` bool, which images have a partner.
-        probabilities: ``(count,)``, how likely each image is an input; they sum to 1.
+        probabilities: ``(count,)``, how likely each image is an input; they sum to 1, and those of each of several
+            folders to its share of a batch.
 
     Raises:
         DataError: no image is kept, or not one has a partner.
@@ -111,7 +112,7 @@ class PairSampler:
         self.paired = self._find_paired(kind)
         if not self.paired.any():
             raise DataError(self._no_pairs())
-        self.probabilities = probabilities(self._angles, self._classes, config)
+        self.probabilities = self._probabilities(prepared, chosen)
         self._cumulated = np.cumsum(self.probabilities)
         self._partners: dict[int, NDArray[np.int64]] = {}  # of images drawn before
 
@@ -119,7 +120,8 @@ class PairSampler:
         """The pairs of one step, or one process's even part of them.
 
         Inputs are spread evenly over the set, one from each of ``batch`` equally likely stretches of it, so a batch
-        seldom holds an image twice. The identity image is any partner, all equally likely.
+        seldom holds an image twice, and of several folders each has its share of it to within two images. The identity
+        image is any partner, all equally likely.
 
         Args:
             seed, step: where in the run.
@@ -182,6 +184,20 @@ class PairSampler:
         except OSError as error:
             why, advice = (error.strerror or str(error)).lower(), "free some space or choose another folder"
             raise OutputError(f"{path} could not be written ({why}); {advice}") from None
+
+    def _probabilities(self, prepared: Prepared, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How likely each of the ``chosen`` images ``(count,)`` is an input, ``(count,)``.
+
+        Of several folders each has its share, within which its own images are weighed against each other; the share of
+        one without images goes to the others in proportion.
+        """
+        if prepared.sources is None:
+            return probabilities(self._angles, self._classes, self.config)
+        made, sources = np.zeros(len(chosen)), prepared.sources[chosen]
+        for source in np.unique(sources):
+            own = sources == source
+            made[own] = prepared.shares[source] * probabilities(self._angles[own], self._classes[own], self.config)
+        return made / made.sum()
 
     # --- people and partners ------------------------------------------------------------------------------------------
 
