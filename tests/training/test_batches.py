@@ -17,11 +17,11 @@ MIXTURE = {"none": 0.1, "identity": 0.2, "landmark": 0.3, "emotion": 0.15, "land
 BOTH = ["landmark", "emotion"]
 
 
-def samples(*counts: int) -> Any:
-    """So many samples of each source, with even shares."""
+def samples(*counts: int, shares: tuple[float, ...] = ()) -> Any:
+    """So many samples of each source, with even shares unless others are given."""
     ends = torch.tensor([0, *counts]).cumsum(0).tolist()
     by_source = [torch.arange(first, end) for first, end in pairwise(ends)]
-    return SimpleNamespace(count=ends[-1], by_source=by_source, shares=[1 / len(counts)] * len(counts))
+    return SimpleNamespace(count=ends[-1], by_source=by_source, shares=shares or [1 / len(counts)] * len(counts))
 
 
 def drawn(
@@ -207,6 +207,49 @@ def test_each_source_has_its_share_of_every_batch_and_epochs_of_its_own() -> Non
 def test_a_source_without_samples_leaves_its_places_to_the_others() -> None:
     data = samples(6, 0)
     assert sorted(sample_indices(data, 0, 0, 12).tolist()) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("groups", "shares", "expected"),
+    [(1, (0.7, 0.3), [210, 90]), (4, (0.9, 0.1), [1080, 120]), (1, (0.34, 0.33, 0.33), [102, 99, 99]),
+     (7, (0.5, 0.5), [1050, 1050]), (2, (0.5, 0.25, 0.25), [300, 150, 150])],
+)  # fmt: skip
+def test_what_a_step_rounds_the_next_ones_make_up_for(
+    groups: int, shares: tuple[float, ...], expected: list[int]
+) -> None:
+    counts = (50, 20, 40)[: len(shares)]
+    data = samples(*counts, shares=shares)
+    seen: list[list[int]] = [[] for _ in counts]
+    for step in range(300):
+        indices = draw_joint(2, step, 4 * groups, data, LATENT, 7, BOTH, groups, 0.0, 0.5).indices[::4]
+        assert len(indices) == groups
+        assert torch.equal(indices, sample_indices(data, 2, step, groups))
+        for index in indices.tolist():
+            seen[next(one for one, rows in enumerate(data.by_source) if index % data.count in rows)].append(index)
+        for own, share in zip(seen, shares, strict=True):
+            assert abs(len(own) - share * groups * (step + 1)) <= 1
+    assert [len(own) for own in seen] == expected
+    for own, rows in zip(seen, data.by_source, strict=True):  # in epochs: none is seen twice more than another
+        assert {len(own) // (2 * len(rows)) - own.count(int(row)) for row in [*rows, *(rows + data.count)]} <= {0, -1}
+
+
+def test_where_the_shares_are_whole_every_step_has_them() -> None:
+    data = samples(10, 4, 30, shares=(0.5, 0.125, 0.375))
+    for step in (0, 1, 7, 10**6):
+        parts = []
+        for source, (rows, size) in enumerate(zip(data.by_source, (8, 2, 6), strict=True)):
+            places = batch_indices(1 + source, step, size, 2 * len(rows))
+            parts.append(rows[places % len(rows)] + data.count * (places >= len(rows)))
+        order = torch.randperm(16, generator=generator(1, 6, step))
+        assert torch.equal(sample_indices(data, 1, step, 16), torch.cat(parts)[order])
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.3), (0.1, 0.2, 0.7), (0.4, 0.05, 0.05, 0.5), (0.0, 0.6, 0.0, 0.4, 0.0)])
+def test_no_part_of_a_larger_count_is_smaller(shares: tuple[float, ...]) -> None:
+    made = [divided(count, shares) for count in range(400)]
+    assert [sum(parts) for parts in made] == list(range(400))
+    for before, after in pairwise(made):
+        assert all(one <= other for one, other in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize(

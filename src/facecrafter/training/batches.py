@@ -7,6 +7,7 @@ batch make finished images, with their noise, and by rounding how many whole ima
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -81,8 +82,12 @@ def generator(seed: int, *path: int, device: torch.device = CPU) -> torch.Genera
 
 def batch_indices(seed: int, step: int, batch: int, count: int, device: torch.device = CPU) -> Tensor:
     """Sample numbers of a step, ``(batch,)``: every epoch is a new permutation, and batches run on across epochs."""
-    first, end = step * batch, (step + 1) * batch
-    epochs = range(first // count, (end - 1) // count + 1) if batch else ()
+    return _run_on(seed, step * batch, (step + 1) * batch, count, device)
+
+
+def _run_on(seed: int, first: int, end: int, count: int, device: torch.device) -> Tensor:
+    """The numbers at places ``first`` to ``end - 1`` of all epochs one after another, ``(end - first,)``."""
+    epochs = range(first // count, (end - 1) // count + 1) if first < end else ()
     parts = [
         _permutation(seed, epoch, count, device)[max(first - epoch * count, 0) : end - epoch * count]
         for epoch in epochs
@@ -97,7 +102,8 @@ def _permutation(seed: int, epoch: int, count: int, device: torch.device) -> Ten
 
 def sample_indices(data: Samples, seed: int, step: int, batch: int, device: torch.device = CPU) -> Tensor:
     """Numbers of a step's samples, ``(batch,)``, mirrored twins among them. Of several sources each has its share of
-    every batch, and epochs of its own.
+    every batch, and epochs of its own. Where a share is no whole number of samples, so that a step rounds it, the next
+    steps make up for it.
 
     Args:
         data: the samples.
@@ -108,22 +114,22 @@ def sample_indices(data: Samples, seed: int, step: int, batch: int, device: torc
     if len(data.by_source) == 1:
         return batch_indices(seed, step, batch, 2 * data.count, device)
     parts = []
-    sizes = divided(batch, [share * (len(rows) > 0) for share, rows in zip(data.shares, data.by_source, strict=True)])
-    for source, (rows, size) in enumerate(zip(data.by_source, sizes, strict=True)):
-        if size:
-            places = batch_indices(seed + source, step, size, 2 * len(rows), device)
+    shares = [share * (len(rows) > 0) for share, rows in zip(data.shares, data.by_source, strict=True)]
+    before, after = divided(batch * step, shares), divided(batch * (step + 1), shares)
+    for source, (rows, first, end) in enumerate(zip(data.by_source, before, after, strict=True)):
+        if first < end:
+            places = _run_on(seed + source, first, end, 2 * len(rows), device)
             parts.append(rows.to(device)[places % len(rows)] + data.count * (places >= len(rows)))
     return torch.cat(parts)[torch.randperm(batch, generator=generator(seed, 6, step, device=device), device=device)]
 
 
 def divided(count: int, shares: Sequence[float]) -> list[int]:
-    """A count in whole parts by their shares, of which at least one is not 0: what rounding leaves goes to the largest
-    remainders, the first of equal ones first."""
-    exact = [count * share / sum(shares) for share in shares]
-    parts = [int(one) for one in exact]
-    order = sorted(range(len(shares)), key=lambda place: parts[place] - exact[place])
-    for place in order[: count - sum(parts)]:
-        parts[place] += 1
+    """A count in whole parts by their shares, of which at least one is not 0. Each in turn is rounded, half up, from
+    what those before it leave, so that no part of a larger count is smaller."""
+    parts: list[int] = []
+    for place, share in enumerate(shares):
+        rest = sum(shares[place:])
+        parts.append(math.floor((count - sum(parts)) * share / rest + 0.5) if rest else 0)
     return parts
 
 
