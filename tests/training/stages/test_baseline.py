@@ -28,6 +28,7 @@ from facecrafter.training.config import RunConfig
 from facecrafter.training.stages import parse
 from facecrafter.training.stages.baseline import BaselineStage
 from facecrafter.training.stages.control import ControlStage
+from facecrafter.training.stages.prepared import reading_once
 
 CPU = torch.device("cpu")
 EASY = {"landmark_turn": 1.0, "landmark_expression": 0.0}
@@ -162,6 +163,21 @@ def test_draws_are_the_landmark_stages_and_conditions_are_of_their_images(
                 expected = turn.get(kind, lambda same: same)(expected)
             np.testing.assert_allclose(condition, expected, atol=1e-6)
     assert 4 < twins < 20
+
+
+def test_baselines_that_follow_each_other_each_read_their_own_condition(tmp_path: Path) -> None:
+    with reading_once():
+        stages = {kind: config_of(kind, tmp_path).build(CPU) for kind in TRAINED}
+        again = config_of("caphuman", tmp_path).build(CPU)
+        shapes = {kind: tuple(stage.batch(0, 0, 1, CPU)["condition"].shape[1:]) for kind, stage in stages.items()}
+    assert shapes == {
+        "controlnet": (3, 128, 128),
+        "caphuman": (5, 128, 128),
+        "ip_adapter": (128,),
+        "expression_adapter": (52,),
+    }
+    assert again.data is stages["caphuman"].data
+    assert stages["ip_adapter"].data is stages["controlnet"].data  # it reads nothing of its own
 
 
 def test_samples_without_the_condition_are_the_bases(tmp_path: Path) -> None:

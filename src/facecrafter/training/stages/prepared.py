@@ -148,7 +148,8 @@ def training_sets(
     controls: Mapping[str, Control] = CONTROLS,
 ) -> tuple[TrainingSet, TrainingSet | None]:
     """What is learned from, and the held-out people; None where nobody is. Of several folders only the first one's
-    people validate: they are real. Within :func:`reading_once` all stages get the same sets.
+    people validate: they are real. Within :func:`reading_once` all stages that read the same of their images get the
+    same sets.
 
     Args:
         prepared, keep: the content and which samples to learn from, as a config reads them.
@@ -156,9 +157,8 @@ def training_sets(
         pairs: draws inputs and identity images together.
         controls: what samples can be given beside identity.
     """
-    data, held = _HELD.get(
-        (id(prepared), id(keep), scale, *controls), lambda: _make_sets(prepared, keep, scale, controls)
-    )
+    read = ((name, id(control)) for name, control in controls.items())  # a baseline reads other things by a name
+    data, held = _HELD.get((id(prepared), id(keep), scale, *read), lambda: _make_sets(prepared, keep, scale, controls))
     data.pairs = pairs
     return data, held
 
