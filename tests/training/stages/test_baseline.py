@@ -21,6 +21,7 @@ from facecrafter.data.shards import Prepared
 from facecrafter.faces import landmarks, symmetry
 from facecrafter.faces.face import Face
 from facecrafter.models import checkpoint, scales
+from facecrafter.models.deep_autoencoder import DeepAutoencoder
 from facecrafter.models.scales import Scale
 from facecrafter.request import Portrait, Request, images_of
 from facecrafter.training import run_folder, trainer
@@ -178,6 +179,26 @@ def test_baselines_that_follow_each_other_each_read_their_own_condition(tmp_path
     }
     assert again.data is stages["caphuman"].data
     assert stages["ip_adapter"].data is stages["controlnet"].data  # it reads nothing of its own
+
+
+@pytest.mark.parametrize("kind", ["controlnet", "caphuman"])
+def test_a_base_of_another_size_is_trained_on_conditions_of_that_size(
+    kind: str, faces: Prepared, small: Scale, tmp_path: Path
+) -> None:
+    blocks = (0, 1, 1)
+    autoencoder = DeepAutoencoder(64, 8, (8, 8, 8), blocks, blocks)
+    scale = scales.fitting(small, autoencoder)
+    base = checkpoint.FaceModel(scale, scales.build_unet(scale), scales.build_encoder(scale), autoencoder)
+    checkpoint.save_model(base, tmp_path / "start")
+    config = config_of(kind, tmp_path, steps=1)
+    stage = config.build(CPU)
+    assert isinstance(stage, BaselineStage)
+    condition, read = stage.batch(0, 0, 1, CPU)["condition"], stage.baseline.read(Portrait.of(faces, 0), 64)
+    assert condition.shape == (4, *read.shape)
+    np.testing.assert_allclose(stage.data.conditions("landmark", torch.tensor([0]))[0], read, atol=0.02)
+    folder = trainer.train(config, progress=False)
+    request = Request(Portrait.of(faces, 0), {"landmark": Portrait.of(faces, 4)}, 1)
+    assert images_of(load(kind, folder, tmp_path / "start"), [request]).shape == (1, 64, 64, 3)
 
 
 def test_samples_without_the_condition_are_the_bases(tmp_path: Path) -> None:

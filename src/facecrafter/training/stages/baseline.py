@@ -55,6 +55,11 @@ class BaselineConfig(Mixed, Paired, DiffusionLossConfig):
         """The landmark module's place, taken by what the baseline reads: mostly landmark images, or who it is."""
         return {"landmark": READ_BY.get(self.baseline, CONTROLS["landmark"])}
 
+    @property
+    def encodings(self) -> Mapping[str, Mapping[str, Any]]:
+        """A baseline reads its condition at the size of the base's images, a landmark module at its own."""
+        return {"landmark": {"size": self.image_size()}}
+
     def build(self, device: torch.device) -> BaselineStage:
         """A fresh baseline beside the base that `start` holds."""
         return BaselineStage(self, device)

@@ -57,6 +57,11 @@ class DiffusionConfig(PreparedConfig):
         return CONTROLS
 
     @property
+    def encodings(self) -> Mapping[str, Mapping[str, Any]]:
+        """By control, the options of its encoding that are not the scale's."""
+        return {}
+
+    @property
     def recomputes(self) -> bool:
         """Whether the backward pass computes the UNet's blocks again."""
         return False
@@ -167,7 +172,7 @@ class DiffusionStage(Stage, Generic[Own]):
         self.drawn_on = device if config.drawn_on_device else CPU
         prepared, keep = config.read_at_scale()
         controls, pairs = config.controls, config.pair_sampler(prepared, keep)
-        data, held = training_sets(prepared, keep, config.scale, pairs, controls)
+        data, held = training_sets(prepared, keep, config.scale, pairs, controls, config.encodings)
         self.data, self.held = data, held
         self.model = self._starting_model()
         attention.install(self.model.unet, plain=config.plain_attention and device.type == "cpu")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -146,6 +147,7 @@ def training_sets(
     scale: str,
     pairs: PairSampler | None = None,
     controls: Mapping[str, Control] = CONTROLS,
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> tuple[TrainingSet, TrainingSet | None]:
     """What is learned from, and the held-out people; None where nobody is. Of several folders only the first one's
     people validate: they are real. Within :func:`reading_once` all stages that read the same of their images get the
@@ -156,17 +158,24 @@ def training_sets(
         scale: whose encodings the controls have.
         pairs: draws inputs and identity images together.
         controls: what samples can be given beside identity.
+        options: of the encodings by control, over the scale's.
     """
-    read = ((name, id(control)) for name, control in controls.items())  # a baseline reads other things by a name
-    data, held = _HELD.get((id(prepared), id(keep), scale, *read), lambda: _make_sets(prepared, keep, scale, controls))
+    # A baseline reads other things by a control's name, or at another size.
+    read = ((name, id(one), *sorted(options.get(name, {}).items())) for name, one in controls.items())
+    key = (id(prepared), id(keep), scale, *read)
+    data, held = _HELD.get(key, lambda: _make_sets(prepared, keep, scale, controls, options))
     data.pairs = pairs
     return data, held
 
 
 def _make_sets(
-    prepared: Prepared, keep: NDArray[np.bool_] | None, scale: str, controls: Mapping[str, Control]
+    prepared: Prepared,
+    keep: NDArray[np.bool_] | None,
+    scale: str,
+    controls: Mapping[str, Control],
+    options: Mapping[str, Mapping[str, Any]],
 ) -> tuple[TrainingSet, TrainingSet | None]:
-    options = {name: scales.SCALES[scale].control_options(name) for name in controls}
+    options = {name: {**scales.SCALES[scale].control_options(name), **options.get(name, {})} for name in controls}
     out = np.zeros(len(prepared), np.bool_) if keep is None else ~keep & shards.held_out(prepared.persons)
     if prepared.sources is not None:
         out &= prepared.sources == 0
