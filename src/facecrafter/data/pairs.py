@@ -11,7 +11,7 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # Comparisons of two images that are made at once; each takes 52 numbers, a few times over.
 _AT_ONCE = 2**17
+
+# Partners of images of a person with so many at most are kept as numbers, 4 kB an image at most. Of a person with more
+# they are kept as a bit for each of the person's images: 32 times smaller, and a moment longer to read.
+_NUMBERED = 1024
 
 
 class PairConfig(Strict):
@@ -114,7 +118,7 @@ class PairSampler:
             raise DataError(self._no_pairs())
         self.probabilities = self._probabilities(prepared, chosen)
         self._cumulated = np.cumsum(self.probabilities)
-        self._partners: dict[int, NDArray[np.int64]] = {}  # of images drawn before
+        self._partners: dict[int, NDArray[Any]] = {}  # of images drawn before, see _kept
 
     def draw(self, seed: int, step: int, batch: int, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor]:
         """The pairs of one step, or one process's even part of them.
@@ -144,20 +148,30 @@ class PairSampler:
             identities[number] = partners[int(pick * len(partners))]
         return torch.from_numpy(inputs), torch.from_numpy(identities)
 
-    def partners(self, index: int) -> NDArray[np.int64]:
+    def partners(self, index: int) -> NDArray[np.int32]:
         """All images that may stand for the identity of image ``index``, in order; itself if there is no other."""
-        found = self._partners.get(index)
-        if found is None:
-            found = self._partners[index] = self._find_partners(index)
-            found.flags.writeable = False
-        return found
+        kept = self._partners.get(index)
+        if kept is None:
+            kept = self._partners[index] = self._kept(index)
+            kept.flags.writeable = False
+        if kept.dtype == np.int32:
+            return kept
+        members = self._members(index)
+        return members[np.unpackbits(kept, count=len(members)).view(np.bool_)].astype(np.int32)
 
-    def _find_partners(self, index: int) -> NDArray[np.int64]:
+    def _kept(self, index: int) -> NDArray[Any]:
+        """The partners of an image as they are kept: their numbers, int32, or one bit for each of the person's images,
+        packed in uint8."""
         if not self.paired[index]:
-            return np.array([index])
+            return np.array([index], np.int32)
+        members = self._members(index)
+        fits = self._fits(self.kind, np.array(index), members)
+        return members[fits].astype(np.int32) if len(members) <= _NUMBERED else np.packbits(fits)
+
+    def _members(self, index: int) -> NDArray[np.int64]:
+        """All images of the person that an image shows, in order."""
         person = self._person[index]
-        members = self._order[self._start[person] : self._start[person] + self._size[person]]
-        return members[self._fits(self.kind, np.array(index), members)]
+        return self._order[self._start[person] : self._start[person] + self._size[person]]
 
     def counts(self, kind: Kind | None = None) -> Partners:
         """How many people and images have partners, for this sampler's kind of pair or the other."""
