@@ -63,7 +63,7 @@ def test_what_is_placed_on_an_accelerator_is_what_was_there_before(
 ) -> None:
     monkeypatch.setattr(dataset, "PLACED_AT_ONCE", at_once)
     chosen = torch.tensor([2, 2 + COUNT, 5, 2])
-    before = data.images(chosen), data.conditions("landmark", chosen)
+    before = data.images(chosen), data.face_masks(chosen), data.conditions("landmark", chosen)
     placed: list[torch.Size] = []
 
     def stay(tensor: Tensor, *_: object) -> Tensor:
@@ -74,11 +74,35 @@ def test_what_is_placed_on_an_accelerator_is_what_was_there_before(
     with monkeypatch.context() as patch:  # there is none here: what is sent to it stays
         patch.setattr(torch.Tensor, "to", stay)
         data.place(torch.device("cuda"), ["landmark"])
-    assert sum(shape[0] for shape in placed[:-1]) == COUNT and len(placed) == 1 + -(-COUNT // at_once)
-    assert placed[-1] == (COUNT, 32, 32, 3)
+    assert sum(shape[0] for shape in placed[:-2]) == COUNT and len(placed) == 2 + -(-COUNT // at_once)
+    assert placed[-2:] == [(COUNT, 64, 64), (COUNT, 32, 32, 3)]
     data.pixels = np.zeros_like(data.pixels)
-    for made, expected in zip((data.images(chosen), data.conditions("landmark", chosen)), before, strict=True):
+    after = data.images(chosen), data.face_masks(chosen), data.conditions("landmark", chosen)
+    for made, expected in zip(after, before, strict=True):
         assert torch.equal(made, expected)
+
+
+def test_an_accelerator_that_draws_is_not_asked_which_samples_it_drew(
+    data: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tensor on the meta device has no numbers: whatever wants to know one fails."""
+    real, meta = Tensor.to, torch.device("meta")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**30))
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "to", lambda tensor, *_: real(tensor, meta))
+        data.place(torch.device("cuda"), ["landmark"])
+    data.place_identities(meta)
+    chosen = torch.empty(5, dtype=torch.int64, device=meta)
+    swap, pick = torch.empty(5, dtype=torch.bool, device=meta), torch.empty(5, device=meta)
+    made = (
+        data.images(chosen),
+        data.face_masks(chosen),
+        data.conditions("landmark", chosen),
+        data.identities(chosen, swap, pick),
+    )
+    assert [(one.device, tuple(one.shape)) for one in made] == [
+        (meta, shape) for shape in ((5, 3, 128, 128), (5, 64, 64), (5, 3, 32, 32), (5, 128))
+    ]
 
 
 @pytest.mark.parametrize(("device", "free"), [("cpu", 2**30), ("cuda", 2**10)])
@@ -88,6 +112,7 @@ def test_nothing_is_placed_on_a_cpu_or_where_there_is_no_room(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
     data.place(torch.device(device), ["landmark"])
     assert data._placed_images is None
+    assert data.masks.device == CPU
     assert data.encoded["landmark"].placed is None
 
 

@@ -139,7 +139,7 @@ class TrainingSet:
         self._digests = None if prepared.digests is None else prepared.digests[chosen]
         self.identity = torch.from_numpy(prepared.identity[chosen])
         self.points = prepared.points[chosen]
-        self.masks = prepared.masks[chosen]
+        self.masks = torch.from_numpy(prepared.masks[chosen])
         self.persons = [prepared.persons[index] for index in chosen]
         self.pairs = pairs
         self.latents: Tensor | None = None
@@ -194,9 +194,10 @@ class TrainingSet:
         return self.identity[torch.where(swap, self._photos.another(own, pick), own)]
 
     def face_masks(self, indices: Tensor) -> Tensor:
-        """Face masks ``(B, M, M)`` in [0, 1], mirrored with their images."""
-        indices = indices.cpu()
-        masks = torch.from_numpy(self.masks[(indices % self.count).numpy()]).float() / 255
+        """Face masks ``(B, M, M)`` in [0, 1], mirrored with their images, on the device that masks were placed on. It
+        is not waited for if the indices are there too."""
+        indices = indices.to(self.masks.device)
+        masks = self.masks[indices % self.count].float() / 255
         return torch.where((indices >= self.count).view(-1, 1, 1), masks.flip(2), masks)
 
     def crop_grids(self, crop: Crop, indices: Tensor) -> Tensor:
@@ -257,8 +258,8 @@ class TrainingSet:
         return known
 
     def place(self, device: torch.device, controls: Collection[str] = ()) -> None:
-        """Keep images and what some controls read on an accelerator, each where it takes at most a quarter of its free
-        memory; from then on batches are made there. On a CPU nothing happens.
+        """Keep images, face masks and what some controls read on an accelerator, each where it takes at most a quarter
+        of its free memory; from then on batches are made there. On a CPU nothing happens.
 
         Args:
             device: where training runs.
@@ -270,6 +271,8 @@ class TrainingSet:
         if self._placed_images is None and self.count * self.pixels[0].nbytes < room:
             parts = np.split(self.rows, range(PLACED_AT_ONCE, self.count, PLACED_AT_ONCE))
             self._placed_images = torch.cat([torch.from_numpy(self.pixels[part]).to(device) for part in parts])
+        if self.masks.nbytes < room:
+            self.masks = self.masks.to(device)
         for name in controls:
             self.encoded[name].place(device, room)
 
