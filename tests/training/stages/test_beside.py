@@ -67,3 +67,16 @@ def test_each_folder_has_its_share_of_every_batch(
             assert torch.equal(sources[identities], sources[drawn.indices % made.data.count])
         found = np.bincount(sources[drawn.indices % made.data.count], minlength=2)
         assert found.tolist() == [6, 2]
+
+
+def test_the_expression_network_reads_each_folders_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse(Path("run.yaml"), {
+        "stage": "expression", "data": tmp_path / "photos", "beside": [{"data": tmp_path / "people", "share": 0.25}],
+        "run": tmp_path / "run", "steps": 2, "batch_size": 8, "expression": {},
+    })  # fmt: skip
+    made: Any = config.build(CPU)
+    images, read = made.data.images, []
+    monkeypatch.setattr(made.data, "images", lambda chosen: read.append(chosen) or images(chosen))
+    for step in range(4):
+        made.batch(step, 0, 1, CPU)
+        assert torch.isin(read[-1] % made.data.count, made.data.by_source[1]).sum() == 2

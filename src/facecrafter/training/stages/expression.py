@@ -22,7 +22,7 @@ from facecrafter.estimators.expression import DEGREES, ExpressionNet, Reading
 from facecrafter.faces import symmetry
 from facecrafter.io import whole
 from facecrafter.training.augmentation import blurred, rectangles
-from facecrafter.training.batches import batch_indices, generator
+from facecrafter.training.batches import generator, sample_indices
 from facecrafter.training.config import Share, Stage
 from facecrafter.training.stages.prepared import PreparedConfig, training_sets
 
@@ -162,7 +162,7 @@ class ExpressionStage(Stage):
         """Images varied at random, and what MediaPipe read of them."""
         size = self.config.batch_size // parts
         own = slice(index * size, (index + 1) * size)
-        chosen = batch_indices(self.config.seed, step, self.config.batch_size, len(self.data))[own]
+        chosen = sample_indices(self.data, self.config.seed, step, self.config.batch_size)[own]
         source = generator(self.config.seed, 32, step)
         chance = torch.rand(self.config.batch_size, CHANCES, generator=source)[own]
         images = self.data.images(chosen).to(device)
