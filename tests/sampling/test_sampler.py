@@ -338,7 +338,7 @@ def test_the_precision_is_read_once_however_many_steps(sampler: Sampler, monkeyp
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_schedulers_start_at_full_noise_on_the_models_schedule(scheduler: str, small_model: FaceModel) -> None:
     solver = build_scheduler(scheduler, small_model.scale.scheduler)
-    assert type(solver) is getattr(diffusers, SCHEDULERS[scheduler])
+    assert isinstance(solver, getattr(diffusers, SCHEDULERS[scheduler]))
     solver.set_timesteps(5)
     assert len(solver.timesteps) == 5
     assert solver.timesteps[0] == 999

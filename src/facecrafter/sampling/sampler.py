@@ -18,6 +18,7 @@ from facecrafter.models.attention import AttentionInputs, Branch, KeyValue, iden
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.guidance_student import StudentInputs
 from facecrafter.models.prediction import predict
+from facecrafter.sampling.ddim import DDIM
 from facecrafter.sampling.guidance import Guidance, given_to
 from facecrafter.sampling.plans import Step, plan, summed
 from facecrafter.sampling.solvers import SCHEDULERS, check_steps
@@ -258,7 +259,7 @@ def denoise(
     shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(unet.device)
     latents = latents * solver.init_noise_sigma
-    random = {"generator": generators} if scheduler in ("ddpm", "ddim") else {}
+    random = {"generator": generators} if scheduler == "ddpm" else {}
     for timestep in solver.timesteps:
         prediction = predict(solver.scale_model_input(latents, timestep), timestep)
         latents = solver.step(prediction, timestep, latents, **random).prev_sample
@@ -289,7 +290,7 @@ def pixels(images: Tensor) -> NDArray[np.uint8]:
 
 
 def build_scheduler(name: str, schedule: dict[str, object]):  # noqa: ANN201 - one of several diffusers classes
-    """A diffusers scheduler by its short name, on a noise schedule."""
+    """A solver by its short name, on a noise schedule: diffusers' own, but for DDIM's step."""
     options = {**schedule, "timestep_spacing": "trailing"}
     if name != "ddim":
         options.pop("set_alpha_to_one")
@@ -297,4 +298,4 @@ def build_scheduler(name: str, schedule: dict[str, object]):  # noqa: ANN201 - o
         options.pop("clip_sample")
     if name == "ddpm":
         options["steps_offset"] = 0
-    return getattr(diffusers, SCHEDULERS[name])(**options)
+    return (DDIM if name == "ddim" else getattr(diffusers, SCHEDULERS[name]))(**options)
