@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from facecrafter.errors import ConfigError
-from facecrafter.faces.emotion import CENTRES, EMOTIONS, Emotion, sharpness
+from facecrafter.faces.emotion import CENTRES, EMOTIONS, Emotion, emotion_of, sharpness
 
 
 def shares(**named: float) -> list[float]:
@@ -41,6 +43,20 @@ def test_words_are_blends_of_the_classes_places() -> None:
     assert asked.probabilities == tuple(shares(neutral=0.25, happy=0.5, surprise=0.25))
     assert asked.valence == pytest.approx(0.5 * 0.81 + 0.25 * 0.40)
     assert asked.arousal == pytest.approx(0.5 * 0.51 + 0.25 * 0.67)
+
+
+def test_blends_that_sum_to_1_are_taken_however_their_sum_is_rounded() -> None:
+    read = emotion_of("happy:0.05,sad:0.55,surprise:0.3,fear:0.1")
+    assert read is not None and read.probabilities[0] == 0
+    assert read.probabilities == pytest.approx(shares(happy=0.05, sad=0.55, surprise=0.3, fear=0.1), abs=1e-12)
+    tenths = [told for told in itertools.product(range(11), repeat=4) if sum(told) == 10]
+    twentieths = [(one, two, 20 - one - two) for one in range(1, 19) for two in range(1, 20 - one)]
+    for told, whole in [*((told, 10) for told in tenths), *((told, 20) for told in twentieths)]:
+        named = {name: share / whole for name, share in zip(EMOTIONS[1:], told, strict=False) if share}
+        found = Emotion.from_words(named).probabilities
+        assert min(found) >= 0 and abs(sum(found) - 1) < 1e-12
+    over = Emotion.from_words({"happy": 0.5, "sad": 0.5 + 5e-7})  # as rounded shares may be
+    assert over.probabilities[0] == 0 and sum(over.probabilities) == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize(

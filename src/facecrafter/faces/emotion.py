@@ -118,6 +118,10 @@ class Emotion:
             )
         probabilities = [named.get(name, 0.0) for name in EMOTIONS]
         probabilities[0] += 1 - sum(probabilities)
+        if probabilities[0] < 0:  # by rounding
+            probabilities[0] = 0.0
+            whole = sum(probabilities)
+            probabilities = [share / whole for share in probabilities]
         valence, arousal = np.array(probabilities) @ CENTRES
         return cls(float(valence), float(arousal), tuple(probabilities))
 
