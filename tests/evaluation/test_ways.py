@@ -47,6 +47,21 @@ def test_images_without_a_face_and_words_that_a_network_does_not_know_are_left_o
     assert found.shares["both"].value == 1
 
 
+def test_a_way_keeps_its_interval_where_some_resamplings_have_no_face_by_it() -> None:
+    lost = tuple(row for row, (person, way, _) in enumerate(ASKED) if person == "c" and way == "both")
+    found = read(EMOTIONS, [way == "module" or person == "a" for person, way, _ in ASKED], lost)
+    assert found.shares["both"] == Interval(0.5, 0.0, 1.0)
+    assert found.more["both"] == Interval(-0.5, -1.0, 0.0)
+
+
+def test_a_way_of_one_persons_faces_has_no_interval() -> None:
+    lost = tuple(row for row, (person, way, _) in enumerate(ASKED) if person != "a" and way == "both")
+    found = read(EMOTIONS, [True] * len(ASKED), lost)
+    assert found.shares["both"] == Interval(1.0, None, None)
+    assert found.more["both"] == Interval(0.0, None, None)
+    assert found.more["landmarks"] == Interval(0.0, 0.0, 0.0)
+
+
 def test_a_table_has_a_row_for_each_network() -> None:
     whole = read(EMOTIONS, [True] * len(ASKED))
     less = read(EMOTIONS[:7], [way != "both" for _, way, _ in ASKED])

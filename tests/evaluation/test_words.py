@@ -127,6 +127,23 @@ def test_images_without_a_face_are_left_out_and_counted() -> None:
     json.dumps(scores.model_dump(), allow_nan=False)
 
 
+def test_a_class_of_one_persons_face_leaves_the_mean_its_interval() -> None:
+    """Four people; a face of fear was found of the first alone, and nobody's anger is read as asked but hers."""
+    read = np.tile(np.eye(8), (4, 1, 1))
+    fear, anger = EMOTIONS.index("fear"), EMOTIONS.index("anger")
+    read[1:, fear] = np.nan
+    read[1:, anger] = np.eye(8)[0]
+    scores = words.scores(read, OUT[:4])
+    assert scores.classes["fear"].read_as_asked == Interval(1.0, None, None)
+    assert scores.classes["fear"].auc.low is None
+    assert scores.classes["anger"].read_as_asked == Interval(0.25, 0.0, 0.75)
+    found = scores.mean.read_as_asked
+    # Whoever's fear is known, one in four at least is the person whose anger is read.
+    assert (found.value, found.low) == pytest.approx(((7 + 1 / 4) / 8, (7 + 1 / 4) / 8))
+    assert found.high == pytest.approx((7 + 3 / 4) / 8)
+    assert None not in (scores.mean.auc.low, scores.mean.auc.high)
+
+
 @pytest.fixture
 def record() -> WordsResult:
     read = np.tile(np.eye(8), (4, 1, 1))

@@ -2,6 +2,10 @@
 
 Images of one person are alike, so people are resampled, each with all of their images; resampling images would
 give intervals that are too narrow. Rows without a value (no face found) are left out by the caller, who counts them.
+
+A draw may miss everybody whom a part of a number is of, say all who have a face in one of the classes of a mean over
+classes. It has no value, NaN, and is left out: the interval is that of the draws that have one. Where more than half
+of the draws have none there is no interval.
 """
 
 from __future__ import annotations
@@ -52,7 +56,8 @@ def statistic(
 ) -> Interval:
     """Any number, by a function of the rows ``(Q,)`` that it is to be worked out on, some of them repeated.
 
-    The function is called once for all rows and once a draw; see :func:`mean`.
+    The function is called once for all rows and once a draw, and returns NaN for rows that have no value; see
+    :func:`mean`.
     """
     groups = _groups(people)
     rows = np.argsort(groups, kind="stable")
@@ -88,7 +93,8 @@ def _copies(groups: NDArray[np.int64], draws: int, seed: int) -> NDArray[np.int6
 
 
 def _interval(value: float | Array, drawn: Array) -> Interval:
-    if len(drawn) == 0:
+    drawn, draws = drawn[~np.isnan(drawn)], len(drawn)
+    if np.isnan(value) or len(drawn) == 0 or 2 * len(drawn) < draws:
         return Interval(float(value), None, None)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(value), float(low), float(high))

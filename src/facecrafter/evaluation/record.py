@@ -59,7 +59,7 @@ class Interval:
 
     Attributes:
         value: over all rows; None where there are none.
-        low, high: None where there are fewer than two people.
+        low, high: None where there are fewer than two people, or too few resamplings that have a value.
     """
 
     value: Number = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,8 @@ class WaysRead(Record):
 
     Attributes:
         network: its name, with the first digits of its digest.
-        shares: read as asked, with 95 % bootstrap intervals over people.
+        shares: read as asked, with 95 % bootstrap intervals over people, over the resamplings with a face by that way;
+            a way that only one person has a face by has no interval.
         more: that share less the module's alone, over the same people.
         by_class: the share of each emotion that the network knows.
     """
@@ -57,9 +59,17 @@ def read(
     right, whose = (read_as == asked)[counted], [people[row] for row in np.flatnonzero(counted).tolist()]
     asked, acting = asked[counted], acting[counted]
 
-    def share(rows: NDArray[np.int64], way: str) -> float:
+    def share(way: str, rows: NDArray[np.int64]) -> float:
         chosen = rows[acting[rows] == way]
         return float(right[chosen].mean()) if len(chosen) else float("nan")
+
+    def more(way: str, rows: NDArray[np.int64]) -> float:
+        return share(way, rows) - share(WAYS[0], rows)
+
+    def interval(function: Callable[[NDArray[np.int64]], float], *of: str) -> Interval:
+        found = bootstrap.statistic(function, whose)
+        people = ({one for one, way in zip(whose, acting, strict=True) if way == wanted} for wanted in of)
+        return found if all(len(some) > 1 for some in people) else Interval(found.value)
 
     def by(way: str) -> dict[str, Number]:
         own = {word: right[(acting == way) & (asked == word)] for word in classes if word in WORDS}
@@ -67,11 +77,8 @@ def read(
 
     return WaysRead(
         network=network,
-        shares={way: bootstrap.statistic(lambda rows, way=way: share(rows, way), whose) for way in WAYS},  # type: ignore[misc]
-        more={
-            way: bootstrap.statistic(lambda rows, way=way: share(rows, way) - share(rows, WAYS[0]), whose)  # type: ignore[misc]
-            for way in WAYS[1:]
-        },
+        shares={way: interval(partial(share, way), way) for way in WAYS},
+        more={way: interval(partial(more, way), way, WAYS[0]) for way in WAYS[1:]},
         by_class={way: by(way) for way in WAYS},
     )
 

@@ -90,7 +90,9 @@ def scores(probabilities: Array, people: Sequence[str], classes: Sequence[str] =
 
     Returns:
         An AUC is of the class's probability in images asked for it against all others. Shares and AUCs are over
-        images with a face and have 95 % bootstrap intervals over people; None where no image has a face.
+        images with a face and have 95 % bootstrap intervals over people; None where no image has a face. A class that
+        only one person has a face in has no interval. That of a mean is over the resamplings with a face in every
+        class.
     """
     count = len(classes)
     asked = np.tile(np.arange(count), len(people))
@@ -113,7 +115,9 @@ def scores(probabilities: Array, people: Sequence[str], classes: Sequence[str] =
         def over(chosen: NDArray[np.int64]) -> float:
             return float(np.mean([function(label, chosen) for label in labels]))
 
-        return bootstrap.statistic(over, whose.tolist())
+        found = bootstrap.statistic(over, whose.tolist())
+        alone = len(labels) == 1 and len(set(whose[asked == labels[0]])) < 2
+        return Interval(found.value) if alone else found
 
     by_class = {
         name: WordClass(
