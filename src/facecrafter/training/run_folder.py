@@ -223,13 +223,12 @@ class Log:
             self._folder = run / "samples"
 
     def scalars(self, step: int, **values: float) -> None:
-        """Record numbers of a step by name."""
+        """Record numbers of a step by name, to seven significant digits in the lines of JSON."""
         if self._writer:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
-            self._lines.write(
-                json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n"
-            )
+            rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
+            self._lines.write(json.dumps({"step": step, **rounded}) + "\n")
 
     def images(self, step: int, images: torch.Tensor, columns: int) -> None:
         """Record images ``(N, 3, S, S)`` in [-1, 1] as a grid of so many columns."""
