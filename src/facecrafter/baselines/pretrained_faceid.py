@@ -55,8 +55,8 @@ class PublishedFaceID:
         prompt, negative: the words beside the face; they are for every image the same.
         guidance_scale: of both the words and the face.
         adapter_scale: the coefficient of the face's attention.
-        steps, scheduler, batch_size: see :class:`BaselineGenerator`; Arc2Face has the noise schedule of Stable
-            Diffusion 1.5.
+        steps, scheduler, batch_size: see :class:`facecrafter.baselines.base.BaselineGenerator`; Arc2Face has the noise
+            schedule of Stable Diffusion 1.5.
         device: where to compute, as torch calls it.
 
     Raises:

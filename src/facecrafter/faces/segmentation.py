@@ -25,12 +25,14 @@ def face_mask(face: Face, size: int | None = None, person: NDArray[np.float32] |
     Args:
         face: an aligned face.
         size: places a side; the image's own size if None.
-        person: the person's share of every pixel of ``face.image``, from :class:`PersonSegmenter`; it takes away what
-            the oval covers beside a turned head. None leaves the oval whole.
+        person: the person's share of every pixel of ``face.image``, from
+            :class:`facecrafter.estimators.person.PersonSegmenter`; it takes away what the oval covers beside a turned
+            head. None leaves the oval whole.
 
     Returns:
         ``(size, size)`` float32 in [0, 1], rows from the top. An attention grid of ``size`` squared places takes it
-        flattened; :func:`binary` turns the shares into the paper's binary mask.
+        flattened; for the paper's binary mask :func:`facecrafter.training.losses.attention_disentanglement` counts
+        means of at least one half as face.
 
     Raises:
         ValueError: ``person`` is of another size than ``face.image``.

@@ -109,5 +109,6 @@ def votes_of(responses: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def orders_of_magnitude(agreement: float, comparisons: int) -> float:
-    """The score: minus the decimal logarithm of the probability's bound; see :func:`detect`."""
+    """The score: minus the decimal logarithm of the probability's bound; see
+    :func:`facecrafter.pipelines.watermark.detect`."""
     return max(float(agreement**2 / 2 - np.log(2 * comparisons)) / float(np.log(10)), 0.0) if agreement > 0 else 0.0

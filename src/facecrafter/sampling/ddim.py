@@ -19,7 +19,7 @@ class DDIM(diffusers.DDIMScheduler):
 
         Args:
             model_output: the prediction, noise or v as the schedule says, ``(B, C, h, w)``.
-            timestep: one of :attr:`timesteps`.
+            timestep: one of its ``timesteps``.
             sample: noisy latents of that timestep, ``(B, C, h, w)``.
 
         Returns:

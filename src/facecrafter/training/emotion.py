@@ -144,7 +144,8 @@ def heard_classes(
 def fit_shapes(blendshapes: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     """A multinomial logistic regression on blendshapes ``(N, 52)``: weight ``(8, 52)`` and bias ``(8,)``.
 
-    Its scores leave out how common the classes are among the samples, like :class:`EmotionNet`'s.
+    Its scores leave out how common the classes are among the samples, like those of
+    :class:`facecrafter.estimators.emotion.EmotionNet`.
     """
     inputs, wanted = torch.from_numpy(features(blendshapes)), torch.from_numpy(labels)
     log_prior = prior(labels).double().log()

@@ -25,7 +25,7 @@ def renew_emotions(folder: Path, emonet: Path | None = None, progress: bool = Tr
     as unfinished.
 
     Args:
-        folder: what :func:`prepare` finished.
+        folder: what :func:`facecrafter.data.prepare.run.prepare` finished.
         emonet: EmoNet's file, in place of the project's own estimator.
         progress: show a bar on the terminal.
 
