@@ -53,7 +53,7 @@ def test_parts_add_up(planned: Callable[..., Plan], here: None) -> None:
 def test_jobs_are_the_first_images(planned: Callable[..., Plan]) -> None:
     plan = planned(sampling={"batch_size": 3})
     jobs = list(speeds._jobs(plan, 14))
-    assert [len(job.rows) for job in jobs] == [6, 6, 2]
+    assert [len(job.rows) for job in jobs] == [3, 3, 3, 3, 2]
     assert [row.id for job in jobs for row in job.rows] == [row.id for shard in (0, 1) for row in plan.rows(shard)]
 
 

@@ -80,13 +80,13 @@ def measure(
 
 
 def _jobs(plan: Plan, images: int) -> Iterator[Job]:
-    """The first images, as small shards of two batches."""
+    """The first images, as small shards of a batch each, so that workers share them evenly."""
     rows: list[Row] = []
     shard = 0
     while len(rows) < images:
         rows += plan.rows(shard)
         shard += 1
-    size = 2 * plan.config.sampling.batch_size
+    size = plan.config.sampling.batch_size
     for number, first in enumerate(range(0, images, size)):
         own = rows[first : min(first + size, images)]
         yield Job(number, tuple(own), plan.persons([row.person for row in own]))
