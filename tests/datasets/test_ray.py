@@ -1,5 +1,7 @@
 """Nodes of a Ray cluster that are killed while a data set is made: the same content, none missing and none twice.
 
+Ray Data makes the same as actors do, and both are measured.
+
 The cluster's nodes are processes of this machine, so that it is skipped unless FACECRAFTER_RAY is set.
 """
 
@@ -16,10 +18,11 @@ import fake_maker
 import pytest
 from test_make import HERE, content
 
-from facecrafter.datasets import engines
-from facecrafter.datasets.make import run
+from facecrafter.datasets import engines, rates, ray_data
+from facecrafter.datasets.make import _jobs, run
 from facecrafter.datasets.output import settings_of
 from facecrafter.datasets.plan import Plan
+from facecrafter.errors import DataError
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("FACECRAFTER_RAY"), reason="starts a Ray cluster; set FACECRAFTER_RAY=1"
@@ -74,3 +77,30 @@ def test_killed_nodes_change_nothing(planned: Callable[..., Plan], cluster: Any,
         assert done.new == plan.images
         assert content(out) == content(tmp_path / "whole")
     assert killed == moments
+
+
+def test_ray_data_makes_the_same_as_actors(planned: Callable[..., Plan], cluster: Any) -> None:
+    plan = planned(a_person=2)
+    maker = fake_maker.Making(tuple(plan.cells))
+    jobs = list(_jobs(plan, list(range(plan.shards))))
+    found = dict(ray_data.made(jobs, maker, WORKERS, cluster.address))
+    with engines.engine(maker, WORKERS, cluster.address) as submit:
+        by_actors = {job.number: results for job, results in engines.made(iter(jobs), submit, WORKERS)}
+    assert [found[job.number] for job in jobs] == [by_actors[job.number] for job in jobs]
+    assert found == {job.number: maker().read(job) for job in jobs}
+
+
+def test_what_ray_data_misses_is_reported(planned: Callable[..., Plan], cluster: Any) -> None:
+    plan = planned(a_person=2)
+    maker = fake_maker.Making(tuple(plan.cells), refuses="there are no weights")
+    with pytest.raises(DataError, match="there are no weights"):
+        list(ray_data.made(list(_jobs(plan, [0, 1])), maker, WORKERS, cluster.address))
+
+
+@pytest.mark.parametrize("kind", [rates.ACTOR, rates.RAY_DATA])
+def test_jobs_alone_are_measured(planned: Callable[..., Plan], cluster: Any, kind: str) -> None:
+    plan = planned(a_person=2)
+    maker = fake_maker.Making(tuple(plan.cells))
+    jobs = list(_jobs(plan, list(range(plan.shards))))
+    stamps = rates._stamps(kind, jobs, maker, WORKERS, cluster.address)
+    assert sorted(stamp.images for stamp in stamps) == sorted(len(job.rows) for job in jobs)

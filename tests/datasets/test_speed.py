@@ -58,13 +58,12 @@ def test_jobs_are_the_first_images(planned: Callable[..., Plan]) -> None:
 
 
 def test_the_result_in_words() -> None:
-    found = lines(Speed(8, {"sampling": 0.3, "emotion": 0.1}, 0.75, 40.0, {1: 2.5, 2: 4.8}, {2: 4.7}))
+    found = lines(Speed(8, {"sampling": 0.3, "emotion": 0.1}, 0.75, 40.0, {"process": {1: [2.5], 2: [4.8]}}))
     assert found[0] == "8 images, 40.0 kB each; ms of one core an image: sampling 300.0, emotion 100.0"
     assert found[1] == "75% of the sampler's own speed (2.50 images a second of one core)"
     assert found[2:] == [
         "1 process: 2.50 images a second of wall-clock time",
         "2 processes: 4.80 images a second of wall-clock time",
-        "2 Ray actors: 4.70 images a second of wall-clock time",
     ]
 
 

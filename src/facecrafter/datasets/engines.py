@@ -74,7 +74,7 @@ def processes(make: Make, workers: int) -> Iterator[Submit]:
                 os.environ[name] = value
 
 
-class _Actor:
+class Actor:
     """A maker in a process of Ray."""
 
     def __init__(self, make: Make) -> None:
@@ -105,10 +105,10 @@ def actors(make: Make, workers: int, address: str) -> Iterator[Submit]:
     Raises:
         ConfigError: Ray is not installed, or there is no cluster at the address.
     """
-    ray = _connected(address)
+    ray = connected(address)
     try:
         options = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": -1}
-        actor = ray.remote(**options)(_Actor)
+        actor = ray.remote(**options)(Actor)
         environment = {"env_vars": THREADS}
         crew = [actor.options(runtime_env=environment).remote(make) for _ in range(workers)]
         busy = [0] * workers
@@ -144,10 +144,10 @@ def processors(address: str) -> int:
     Raises:
         ConfigError: see :func:`actors`.
     """
-    return max(1, int(_connected(address).cluster_resources().get("CPU", 1)))
+    return max(1, int(connected(address).cluster_resources().get("CPU", 1)))
 
 
-def _connected(address: str) -> Any:
+def connected(address: str) -> Any:
     """Ray, connected to a cluster.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from typing import Any, cast
 
 from facecrafter.data import shards
 from facecrafter.data.prepare.reader import Accepted
-from facecrafter.datasets import engines
+from facecrafter.datasets import engines, rates
 from facecrafter.datasets.basis import Basis
 from facecrafter.datasets.make import check_plan
 from facecrafter.datasets.maker import Job, Maker, Recipe, open_crafter
-from facecrafter.datasets.output import write
 from facecrafter.datasets.plan import Plan, Row
+from facecrafter.datasets.rates import Rates
 from facecrafter.errors import ConfigError
 
 SAMPLING = "sampling"
@@ -32,16 +31,14 @@ class Speed:
         parts: processor seconds an image, by what they were spent on; ``sampling`` is the sampler's own.
         share: of the processor time that is the sampler's: the speed as a share of the sampler's own.
         kilobytes: an image in its shard.
-        rates: images a second of wall-clock time by the number of processes, without their start.
-        ray: the same by the number of Ray's actors.
+        rates: images a second of wall-clock time by kinds and numbers of workers, without their start.
     """
 
     images: int
     parts: dict[str, float]
     share: float
     kilobytes: float
-    rates: dict[int, float]
-    ray: dict[int, float]
+    rates: Rates
 
 
 def measure(
@@ -52,8 +49,8 @@ def measure(
     Args:
         path: the plan.
         images: how many.
-        workers: numbers of processes.
-        ray: the address of a Ray cluster, to measure that too.
+        workers: how many, each of which is measured.
+        ray: the address of a Ray cluster, to compare its actors and Ray Data with processes.
         device: of the model.
 
     Raises:
@@ -68,14 +65,12 @@ def measure(
     del crafter  # the workers have their own
     jobs = list(_jobs(plan, images))
     parts, made, size = _alone(recipe, jobs)
-    maker = partial(Maker, recipe)
     return Speed(
         images=made,
         parts=parts,
         share=parts[SAMPLING] / sum(parts.values()),
         kilobytes=size / 1000,
-        rates={count: _rate(jobs, maker, count, None) for count in workers},
-        ray={count: _rate(jobs, maker, count, ray) for count in workers} if ray else {},
+        rates=rates.compare(jobs, partial(Maker, recipe), workers, ray),
     )
 
 
@@ -157,29 +152,12 @@ def _timed(maker: Maker) -> dict[str, float]:
     return seconds
 
 
-def _rate(jobs: Sequence[Job], maker: Callable[[], Maker], workers: int, ray: str | None) -> float:
-    """Images a second, attempts at the same one counted once."""
-    first = [Job(number, jobs[0].rows[:1], jobs[0].people) for number in range(engines.AHEAD * workers)]
-    with tempfile.TemporaryDirectory() as folder, engines.engine(maker, workers, ray) as submit:
-        for _ in engines.made(iter(first), submit, workers):  # every worker loads its model
-            pass
-        start, images = time.monotonic(), 0
-        for job, results in engines.made(iter(jobs), submit, workers):
-            write(Path(folder), job.number, results)
-            images += len(results)
-        return images / (time.monotonic() - start)
-
-
 def lines(speed: Speed) -> list[str]:
     """The result in words."""
     parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in speed.parts.items())
     rate = 1 / sum(speed.parts.values())
-    found = [
+    return [
         f"{speed.images} images, {speed.kilobytes:.1f} kB each; ms of one core an image: {parts}",
         f"{speed.share:.0%} of the sampler's own speed ({rate:.2f} images a second of one core)",
+        *rates.lines(speed.rates),
     ]
-    for kind, rates in (("process", speed.rates), ("Ray actor", speed.ray)):
-        for count, images in rates.items():
-            plural = "" if count == 1 else "es" if kind == "process" else "s"
-            found.append(f"{count} {kind}{plural}: {images:.2f} images a second of wall-clock time")
-    return found
