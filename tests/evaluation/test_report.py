@@ -26,6 +26,7 @@ from facecrafter.evaluation.report.cases import CASES, cases
 from facecrafter.evaluation.report.sheet import read
 from facecrafter.evaluation.report.tables import places
 from facecrafter.evaluation.report.text import escaped
+from facecrafter.evaluation.result import HeldoutResult
 
 EVIL = '<script>alert("1")</script> & | *x*'
 NAMES = ("FaceCrafter", "Control|Net <b>", EVIL)
@@ -961,3 +962,13 @@ def test_paper_tables_are_whole():
 def test_errors_are_the_projects_own(tmp_path):
     with pytest.raises(FaceCrafterError):
         report.write(tmp_path)
+
+
+def test_a_result_without_a_table_says_what_has_one(tmp_path):
+    HeldoutResult(environment={}, config={}, model="m", estimators={}, settings={}).write(tmp_path / "model")
+    document = tmp_path / "results.md"
+    document.write_text("<!-- table model -->\n<!-- end of table -->\n")
+    with pytest.raises(DataError, match="model has no emotions in words; measure it again with --words 60"):
+        report.publish([tmp_path / "model"], document)
+    with pytest.raises(DataError, match="no table of methods; name a folder that `evaluate control` or"):
+        read([tmp_path / "model"])

@@ -199,6 +199,20 @@ def test_a_stage_that_fails_leaves_its_time_to_the_others(
     assert (tmp_path / "run" / "joint" / "model" / "controls.safetensors").is_file()
 
 
+def test_stages_that_start_from_one_that_failed_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(settings: Any, *given: Any, **named: Any) -> Path:
+        raise DataError("the images are of 128 px")
+
+    monkeypatch.setattr(recipe, "train", train)
+    with pytest.raises(TrainingError) as failed:
+        recipe.run(recipe.load(written(tmp_path)), 1e-3, progress=False)
+    text = str(failed.value)
+    assert text.startswith(
+        "5 of 5 stages failed: 'autoencoder' (the images are of 128 px); 'base' (not run, for no stage"
+    )
+    assert text.count("(not run, ") == 4 and "is a model that no stage has trained yet" in text
+
+
 def test_real_photos_are_half_of_every_batch_and_validation_is_on_them_alone(tmp_path: Path) -> None:
     config = recipe.load(written(tmp_path))
     stage: Any = recipe.stage_config(config, config.stages[0], None, False).build(torch.device("cpu"))

@@ -235,10 +235,12 @@ def evaluate_compare(
 @evaluate_app.command("publish")
 def evaluate_publish(
     document: Annotated[Path, typer.Argument(help="Markdown file with a place for each table.")],
-    runs: Annotated[list[Path], typer.Argument(help="Folders that `evaluate control` or `evaluate diversity` wrote.")],
+    runs: Annotated[list[Path], typer.Argument(help="Of `evaluate control`, `diversity`, `model` or `numbers`.")],
     paper: Annotated[bool, typer.Option(help="Show the paper's own table below the first of each kind.")] = True,
 ) -> None:
     """Put tables into a document, each between its lines <!-- table NAME --> and <!-- end of table -->.
+
+    NAME is the last part of the run's folder.
 
     \b
     facecrafter evaluate publish docs/tables.md out/evaluation/control out/evaluation/diversity

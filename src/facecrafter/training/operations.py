@@ -6,9 +6,11 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from facecrafter.data.dataset import images_at_once
 
 if TYPE_CHECKING:
     from facecrafter.training.timebox import TimeBox
@@ -53,6 +55,25 @@ def counting() -> Iterator[list[float]]:
     with FlopCounterMode(display=False) as counter:
         yield counted
     counted[0] = float(counter.get_total_flops())
+
+
+def encoding_rate(autoencoder: Any, size: int, device: torch.device) -> float:
+    """Images a second that an autoencoder encodes.
+
+    Args:
+        autoencoder: on the device.
+        size: side of the images in pixels.
+        device: where.
+    """
+    images = torch.zeros(images_at_once(size, device), 3, size, size, device=device)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            autoencoder.encode(images)
+        wait(device)
+        seconds.append(time.perf_counter() - start)
+    return len(images) / min(seconds)
 
 
 class Pace:

@@ -24,15 +24,15 @@ from facecrafter import config as config_file
 from facecrafter import weights
 from facecrafter.config import Strict
 from facecrafter.data import shards
-from facecrafter.data.dataset import images_at_once
 from facecrafter.errors import ConfigError, FaceCrafterError, TrainingError, reason_of
 from facecrafter.interruption import deferred, stating
 from facecrafter.io import alone
 from facecrafter.models import checkpoint, scales
 from facecrafter.training import run_folder, stages
 from facecrafter.training.config import ASIDE, PLACE, RunConfig, start_folder
-from facecrafter.training.operations import matmul_limit, wait
+from facecrafter.training.operations import encoding_rate, matmul_limit
 from facecrafter.training.recipe_state import Had, State
+from facecrafter.training.stages.base import BaseConfig
 from facecrafter.training.stages.diffusion import DiffusionConfig
 from facecrafter.training.stages.prepared import Source, reading_once
 from facecrafter.training.timebox import TimeBox, check_one_process
@@ -249,14 +249,20 @@ class _Recipe:
             start = made if (made / "autoencoder.safetensors").is_file() else start
         if self.failed:
             reasons = "; ".join(f"'{name}' ({reason})" for name, reason in self.failed.items())
+            trained = self._trained() or self.config.start is not None
+            left = "what the others made" if trained else "a model that no stage has trained yet"
             raise TrainingError(
-                f"{len(self.failed)} of {len(self.entries)} stages failed: {reasons}. {self.model} is what the others "
-                "made, and the same command goes on"
+                f"{len(self.failed)} of {len(self.entries)} stages failed: {reasons}. {self.model} is {left}, and the "
+                "same command goes on"
             )
         return self.model
 
     def _tried(self, entry: StageEntry, start: Path | None, until: float, limit: float) -> None:
         """One stage; where it fails, the next ones have its time, and start from what it wrote last."""
+        if self.failed and self._lacks_a_start(entry, start):
+            self.failed[entry.name] = "not run, for no stage before it has made what it starts from"
+            log.error("the stage '%s' was %s", entry.name, self.failed[entry.name])
+            return
         try:
             self._stage(entry, start, until, limit)
         except Exception as error:  # whatever it is, the time of the others is not to be lost
@@ -265,6 +271,18 @@ class _Recipe:
         gc.collect()  # a failed stage's networks, which its error held
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _lacks_a_start(self, entry: StageEntry, start: Path | None) -> bool:
+        """Whether a stage cannot begin from what there is."""
+        kind = stages.stages()[str(entry.settings["stage"])]
+        if "start" not in kind.model_fields or not kind.model_fields["start"].is_required():
+            return False
+        return start is None or not (issubclass(kind, BaseConfig) or (start / "unet.safetensors").is_file())
+
+    def _trained(self) -> bool:
+        """Whether any stage has trained the model and not its autoencoder alone."""
+        folders = [self.config.run / entry.name / "model" for entry in self.config.stages]
+        return any((folder / "unet.safetensors").is_file() for folder in folders)
 
     def _begin(self, start: Path | None) -> None:
         """Put a whole model there, trained or not, if there is none."""
@@ -334,9 +352,9 @@ class _Recipe:
     def _publish(self, made: Path) -> None:
         """Bring the model's parts into the recipe's model, in half precision. An autoencoder by itself only as long as
         nothing was trained on another one's latents."""
-        folders = [self.config.run / entry.name / "model" for entry in self.config.stages]
-        trained = any((folder / "unet.safetensors").is_file() for folder in folders)
-        if not (made / "autoencoder.safetensors").is_file() or (trained and not (made / "unet.safetensors").is_file()):
+        if not (made / "autoencoder.safetensors").is_file() or (
+            self._trained() and not (made / "unet.safetensors").is_file()
+        ):
             return
         with deferred():
             checkpoint.copy_parts(made, self.model, torch.float16)
@@ -350,25 +368,6 @@ class _Recipe:
         record = {"stage": name, "seconds": round(seconds, 1), "matmul_limit": limit, **last}
         with open(self.config.run / run_folder.LOG, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-
-
-def encoding_rate(autoencoder: Any, size: int, device: torch.device) -> float:
-    """Images a second that an autoencoder encodes.
-
-    Args:
-        autoencoder: on the device.
-        size: side of the images in pixels.
-        device: where.
-    """
-    images = torch.zeros(images_at_once(size, device), 3, size, size, device=device)
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            autoencoder.encode(images)
-        wait(device)
-        seconds.append(time.perf_counter() - start)
-    return len(images) / min(seconds)
 
 
 def _present(beside: tuple[Source, ...]) -> tuple[Source, ...]:

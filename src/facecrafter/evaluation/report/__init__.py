@@ -86,9 +86,9 @@ def _section(run: Path, shown: set[str]) -> str:
         return words.as_markdown(found.words, found.independent)
     if isinstance(found, numbers.NumbersResult):
         return numbers.as_markdown(found)
-    raise DataError(
-        f"{run} holds no table: neither `evaluate control`, `diversity` or `numbers` wrote it, nor emotions in words"
-    )
+    if isinstance(found, result.HeldoutResult):
+        raise DataError(f"{run} has no emotions in words; measure it again with --words 60, or leave it out")
+    raise DataError(f"{run} holds no table; name a folder of `evaluate control`, `diversity`, `numbers` or `model`")
 
 
 def _write(runs: Sequence[Path], out: Path, overwrite: bool) -> list[Path]:

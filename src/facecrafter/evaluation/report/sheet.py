@@ -122,7 +122,7 @@ def _read_table(folder: Path) -> TableResult:
     found = result.read(folder)
     if not isinstance(found, TableResult):
         raise DataError(
-            f"{folder} holds a result of `evaluate {found.kind}`, which has no report; name a table's folder"
+            f"{folder} holds no table of methods; name a folder that `evaluate control` or `evaluate diversity` wrote"
         )
     return found
 

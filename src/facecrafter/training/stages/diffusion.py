@@ -320,10 +320,15 @@ def load_start(config: DiffusionConfig) -> checkpoint.FaceModel:
     """The model that `start` names.
 
     Raises:
-        ConfigError: it is of another scale.
+        ConfigError: it is not there, or of another scale.
         CheckpointError: it cannot be read.
     """
     scale, start = scales.SCALES[config.scale], start_folder(config.start)
+    if not start.is_dir():
+        raise ConfigError(
+            f"start: there is no folder {config.start}; train the stage that it is of, or name another model, as in "
+            "start: mini"
+        )
     published = config.scale == "arc2face" and is_published(start)
     model = load_published(start) if published else checkpoint.load_model(start)
     if model.scale.name != scale.name:
