@@ -220,6 +220,18 @@ def test_two_photos_of_one_name_are_told_apart_in_the_command(
     assert str(places[1].relative_to(tmp_path)) in job["notes"][-1]
 
 
+def test_each_jobs_command_and_python_write_to_a_folder_of_its_own(client: TestClient, jpeg: bytes) -> None:
+    wish = {"identity": [send(client, jpeg).json()["photo"]], "preview": True, **FEW}
+    folders = set()
+    for _ in range(2):
+        job = client.post("/v1/images", json=wish).json()
+        folder = job["command"].partition(" --out ")[2]
+        assert folder == f"out/studio/{job['id'][:8]}"
+        assert f'"{folder}/{{seed:05d}}.png"' in job["python"]
+        folders.add(folder)
+    assert len(folders) == 2
+
+
 def test_a_sweep_is_that_of_the_command_line_to_the_byte(
     client: TestClient, jpeg: bytes, on_disk: Path, crafter: FaceCrafter, tmp_path: Path
 ) -> None:

@@ -45,8 +45,8 @@ REQUESTS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("values", "options"), REQUESTS)
 def test_a_command_has_the_options_of_the_command_line(values: dict[str, Any], options: str) -> None:
     request = ImageRequest(identity=["a" * 64], **values)
-    text = reproduce.command(request, NAMES, [])
-    assert text == f"facecrafter generate --identity 'my photo.jpg' {options} --out out/studio"
+    text = reproduce.command(request, NAMES, [], "out/a b")
+    assert text == f"facecrafter generate --identity 'my photo.jpg' {options} --out 'out/a b'"
     # The command line takes all of them; what is missing is the photo.
     outcome = CliRunner().invoke(app, shlex.split(text)[1:])
     assert "there is no file" in outcome.output, outcome.output
@@ -54,7 +54,8 @@ def test_a_command_has_the_options_of_the_command_line(values: dict[str, Any], o
 
 @pytest.mark.parametrize(("values", "options"), REQUESTS)
 def test_python_can_be_run(values: dict[str, Any], options: str) -> None:
-    text = reproduce.python(ImageRequest(identity=["a" * 64], **values), NAMES, {"model": "mini", "bfloat16": True})
+    request = ImageRequest(identity=["a" * 64], **values)
+    text = reproduce.python(request, NAMES, {"model": "mini", "bfloat16": True}, "out/a")
     if "sweep" in values:
         assert text == ""
         return
@@ -76,6 +77,7 @@ def test_python_can_be_run(values: dict[str, Any], options: str) -> None:
 
     names = {"FaceCrafter": Crafter, "Pose": facecrafter.Pose, "save": facecrafter.save}
     exec("\n".join(text.splitlines()[1:]), names)
+    assert 'save(image, f"out/a/{seed:05d}.png")' in text
     assert given["model"] == ("mini", True)
     assert given["photo"] == "my photo.jpg"
     assert (given["n"], given["seed"]) == (values.get("n", 1), values.get("seed", 0))
@@ -90,8 +92,8 @@ def test_photos_of_one_name_have_places_of_their_own() -> None:
     assert list(reproduce.places(names).values()) == ["me.jpg", "2/Me.jpg", "other.jpg", "3/me.jpg"]
     request = ImageRequest(identity=["a" * 64, "c" * 64], target="b" * 64, emotion_from="d" * 64)
     expected = "--identity me.jpg --identity other.jpg --target 2/Me.jpg --emotion-from 3/me.jpg"
-    assert expected in reproduce.command(request, names, [])
-    text = reproduce.python(request, names, {"model": "mini"})
+    assert expected in reproduce.command(request, names, [], "out")
+    text = reproduce.python(request, names, {"model": "mini"}, "out")
     assert all(word in text for word in ("['me.jpg', 'other.jpg']", "target='2/Me.jpg'", "emotion_from='3/me.jpg'"))
     found = reproduce.notes(names)
     assert [note.rpartition(" as ")[2] for note in found] == ["2/Me.jpg", "3/me.jpg"]
@@ -100,5 +102,5 @@ def test_photos_of_one_name_have_places_of_their_own() -> None:
 
 def test_another_model_is_chosen_by_its_options() -> None:
     request = ImageRequest(identity=["a" * 64])
-    text = reproduce.command(request, {"a" * 64: "--out"}, ["--model", "runs/my model"])
+    text = reproduce.command(request, {"a" * 64: "--out"}, ["--model", "runs/my model"], "out")
     assert "--model 'runs/my model'" in text

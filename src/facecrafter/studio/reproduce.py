@@ -10,6 +10,7 @@ from facecrafter.studio.schema import ImageRequest
 
 SCALES = ("identity_scale", "landmark_scale", "emotion_scale")
 PHOTOS = ("target", "landmarks_from", "emotion_from")
+DIGITS = 8  # of a job's id, which its folder is called by
 
 
 def places(names: Mapping[str, str]) -> dict[str, str]:
@@ -40,13 +41,23 @@ def notes(names: Mapping[str, str]) -> list[str]:
     ]
 
 
-def command(request: ImageRequest, names: Mapping[str, str], model: list[str]) -> str:
+def folder(job: str) -> str:
+    """Where the copied command and Python of a job write: a folder of its own, as each job's files have the same names.
+
+    Args:
+        job: its id.
+    """
+    return f"out/studio/{job[:DIGITS]}"
+
+
+def command(request: ImageRequest, names: Mapping[str, str], model: list[str], out: str) -> str:
     """The command line that makes the files of a request.
 
     Args:
         request: its photos are ids.
         names: what the photos are called, by id; see :func:`places`.
         model: the options that choose the model.
+        out: the folder of the files; see :func:`folder`.
     """
     words, where = ["facecrafter", "generate"], places(names)
     for photo in request.identity:
@@ -65,10 +76,10 @@ def command(request: ImageRequest, names: Mapping[str, str], model: list[str]) -
         words += [word for sweep in request.sweep for word in ("--sweep", sweep)] + ["--gif"] * request.loop
     else:
         words += ["-n", str(request.n)]
-    return shlex.join([*words, "--seed", str(request.seed), "--out", "out/studio"])
+    return shlex.join([*words, "--seed", str(request.seed), "--out", out])
 
 
-def python(request: ImageRequest, names: Mapping[str, str], model: Mapping[str, Any]) -> str:
+def python(request: ImageRequest, names: Mapping[str, str], model: Mapping[str, Any], out: str) -> str:
     """The same in Python; empty for sweeps, which the command line makes."""
     if request.sweep:
         return ""
@@ -103,7 +114,7 @@ def python(request: ImageRequest, names: Mapping[str, str], model: Mapping[str, 
         *(f"    {name}={value}," for name, value in given.items()),
         ")",
         f"for seed, image in enumerate(images, {request.seed}):",
-        '    save(image, f"out/studio/{seed:05d}.png")',
+        f'    save(image, f"{out}/{{seed:05d}}.png")',
     ]
     return "\n".join(lines) + "\n"
 

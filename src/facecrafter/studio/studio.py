@@ -169,16 +169,17 @@ class Studio:
 
     def _row(self, wish: Wish, session: str) -> JobRow:
         names = {photo: held.path.name for photo, held in wish.held.items()}
-        model = dict(self.options.model)
+        model, job = dict(self.options.model), secrets.token_urlsafe(16)
+        out = reproduce.folder(job)
         return JobRow(
-            id=secrets.token_urlsafe(16),
+            id=job,
             session=session,
             created=now(),
             preview=wish.request.preview,
             request=wish.request.model_dump_json(exclude_defaults=True),
             photos=json.dumps(names),
-            command=reproduce.command(wish.request, names, _as_options(model)),
-            python=reproduce.python(wish.request, names, model),
+            command=reproduce.command(wish.request, names, _as_options(model), out),
+            python=reproduce.python(wish.request, names, model, out),
         )
 
     def _keep(self, job: str, task: Task) -> None:
