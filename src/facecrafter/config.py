@@ -159,13 +159,13 @@ def _nearest(model: type[BaseModel], place: Sequence[int | str]) -> str:
     *parents, name = place
     for part in parents:
         if isinstance(part, str):
-            model = next(_models(model.model_fields[part].annotation))
+            model = next(models_in(model.model_fields[part].annotation))
     return did_you_mean(str(name), model.model_fields, ".".join(map(str, [*parents, ""])))
 
 
-def _models(kind: Any) -> Iterator[type[BaseModel]]:
+def models_in(kind: Any) -> Iterator[type[BaseModel]]:
     """The models in an annotation."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         yield kind
     for part in get_args(kind):
-        yield from _models(part)
+        yield from models_in(part)

@@ -28,6 +28,7 @@ from facecrafter.studio.photos import MOST_PHOTO_BYTES, UnknownPhotoError, photo
 from facecrafter.studio.schema import (
     MOST_PHOTOS,
     PHOTO_ID,
+    WANTED,
     Controls,
     Error,
     Health,
@@ -38,6 +39,7 @@ from facecrafter.studio.schema import (
 )
 from facecrafter.studio.studio import Studio
 from facecrafter.studio.worker import Busy
+from facecrafter.web.invalid import in_words
 from facecrafter.web.server import Files, application, refusal
 
 STATIC = Path(__file__).parent / "static"
@@ -366,7 +368,8 @@ def _parsed(text: bytes, photos: dict[str, Any] | None = None) -> ImageRequest:
     try:
         return ImageRequest.model_validate({**content, **(photos or {})})
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+        words = in_words(error.errors(include_url=False, include_input=False), ImageRequest, WANTED)
+        raise RequestValidationError([{"type": "in_words", "loc": (), "msg": words}]) from None
 
 
 @asynccontextmanager

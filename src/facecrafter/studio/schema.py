@@ -107,6 +107,18 @@ class ImageRequest(BaseModel):
     preview: bool = Field(default=False, description="Goes before others, is not read back, and is not kept for long.")
 
 
+# What the fields want that take several kinds of values, for errors.
+WANTED = {
+    "identity": 'ids from POST /v1/photos, or photos as {"base64": ..., "name": ...}, in a list',
+    **dict.fromkeys(
+        ("target", "landmarks_from", "emotion_from"),
+        'an id from POST /v1/photos, or a photo as {"base64": ..., "name": ...}',
+    ),
+    **dict.fromkeys(("face", "target_face"), "the number of a face, from 1 to 50, or a point in it as [x, y]"),
+    "emotion": 'words as "happy:0.8,surprise:0.2", or the same as an object',
+}
+
+
 class Error(BaseModel):
     """Why a request is refused, or what became of a job."""
 

@@ -23,6 +23,7 @@ from facecrafter.errors import FaceCrafterError
 from facecrafter.web.binding import Binding
 from facecrafter.web.bodies import MOST_TOGETHER, Bodies
 from facecrafter.web.guard import FAILED, USUAL_RATE, Guard
+from facecrafter.web.invalid import in_words
 from facecrafter.web.rates import Rate
 
 STATIC = Path(__file__).parent / "static"
@@ -173,9 +174,7 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    return refusal(422, "invalid", f"{place}: {first['msg']}" if place else str(first["msg"]))
+    return refusal(422, "invalid", in_words(error.errors()))
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
