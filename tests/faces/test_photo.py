@@ -234,6 +234,10 @@ def test_a_jpeg_beyond_the_limit_is_read_at_half_its_size(
         image = decode_photo(content, "large.jpg")
     assert image.shape == (64, 80, 3) and corners(image) == COLOURS
     assert caplog.messages == ["large.jpg has 160x128 pixels; it is read, and measured, at half its size"]
+    caplog.clear()
+    with pytest.raises(PhotoError, match=r"large\.jpg has 160x128 pixels, which is more than"):  # and not 80x64
+        decode_photo(content, "large.jpg", most=64 * 80 - 1)
+    assert not caplog.messages
     monkeypatch.setattr(module, "MOST_PIXELS", 128 * 160)
     assert decode_photo(content, "large.jpg").shape == (128, 160, 3)
 

@@ -124,9 +124,7 @@ def decode_photo(content: bytes, name: object, most: int = MOST_PIXELS) -> NDArr
     Raises:
         PhotoError: as :func:`load_photo`.
     """
-    with _guarded(name), _decoder(io.BytesIO(content), name) as image:
-        if image.width * image.height > most:
-            raise _too_large(name, most, image.size)
+    with _guarded(name), _decoder(io.BytesIO(content), name, most) as image:
         return _rgb(image)
 
 
@@ -193,12 +191,12 @@ def _too_large(name: object, most: int, size: tuple[int, int] | None = None) -> 
     return PhotoError(f"{name} {has} than the {most // 1_000_000} million that are read; make it smaller")
 
 
-def _decoder(file: BinaryIO, name: object) -> Image.Image:
-    """Pillow's image of an open file, by the file's first bytes and not by its name."""
+def _decoder(file: BinaryIO, name: object, most: int | None = None) -> Image.Image:
+    """Pillow's image of an open file, by the file's first bytes and not by its name; see :func:`decode_photo`."""
     head = file.read(_HEAD)
     file.seek(0)
     if head.startswith(b"\xff\xd8\xff"):
-        return _jpeg(file, name)
+        return _jpeg(file, name, most)
     if _is_heif(head):
         # Not registered with Pillow, which would change what the whole process opens.
         from pillow_heif import HeifImageFile
@@ -206,12 +204,13 @@ def _decoder(file: BinaryIO, name: object) -> Image.Image:
         image: Image.Image = HeifImageFile(file)
     else:
         image = Image.open(file, formats=[kind for kind in FORMATS if kind not in ("HEIF", "JPEG")])
-    if image.width * image.height > MOST_PIXELS:
-        raise _too_large(name, MOST_PIXELS, image.size)
+    limit = MOST_PIXELS if most is None else min(most, MOST_PIXELS)
+    if image.width * image.height > limit:
+        raise _too_large(name, limit, image.size)
     return image
 
 
-def _jpeg(file: BinaryIO, name: object) -> Image.Image:
+def _jpeg(file: BinaryIO, name: object, most: int | None) -> Image.Image:
     """A JPEG, reduced where it is large. Image.open would refuse that by its size before it can be reduced."""
     image = JpegImageFile(file)
     size = image.size
@@ -219,8 +218,12 @@ def _jpeg(file: BinaryIO, name: object) -> Image.Image:
         raise _too_large(name, MOST_JPEG_PIXELS, size)
     if image.info.get("progressive") and _count_scans(file) > MOST_SCANS:
         raise PhotoError(f"{name} is a JPEG of more than {MOST_SCANS} scans, which no camera writes; save it again")
-    if size[0] * size[1] > MOST_PIXELS:
+    halved = size[0] * size[1] > MOST_PIXELS
+    if halved:
         image.draft(None, (size[0] // 2, size[1] // 2))
+    if most is not None and image.width * image.height > most:
+        raise _too_large(name, most, size)
+    if halved:
         log.warning("%s has %dx%d pixels; it is read, and measured, at half its size", name, *size)
     return image
 
