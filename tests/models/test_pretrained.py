@@ -273,7 +273,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no UNet": (lambda f: shutil.rmtree(f / "arc2face"), "arc2face/config.json", "is missing; get it from"),
     "no UNet tensors": (lambda f: (f / UNET).unlink(), UNET, "is missing"),
     "no encoder": (lambda f: shutil.rmtree(f / "encoder"), "encoder/config.json", "is missing"),
-    "no encoder tensors": (lambda f: (f / ENCODER).unlink(), "encoder/model.safetensors", "is missing"),
+    "no encoder tensors": (lambda f: (f / ENCODER).unlink(), "encoder/pytorch_model.bin", "is missing; get it from"),
     "no autoencoder": (
         lambda f: shutil.rmtree(f / "vae"),
         "vae/config.json",

@@ -84,6 +84,7 @@ class Part:
     Attributes:
         places: folders that it may lie in, the usual one first.
         files: names that its weights may have, the preferred one first.
+        published: the name that they are published by.
         kind: the class that reads it.
         build: makes an empty one, as a scale wants it.
         settings: which of its config must be the scale's; none for all.
@@ -93,6 +94,7 @@ class Part:
 
     places: tuple[str, ...]
     files: tuple[str, ...]
+    published: str
     kind: Any
     build: Callable[[scales.Scale], Any]
     settings: tuple[str, ...]
@@ -104,9 +106,9 @@ class Part:
         return next((folder / name for name in self.places if (folder / name).is_dir()), folder / self.places[0])
 
     def weights(self, folder: Path) -> Path:
-        """The file of its tensors; the preferred one where there is none."""
+        """The file of its tensors; the published one where there is none."""
         place = self.place(folder)
-        return next((place / name for name in self.files if (place / name).is_file()), place / self.files[0])
+        return next((place / name for name in self.files if (place / name).is_file()), place / self.published)
 
     def check(self, folder: Path) -> Iterator[Finding]:
         """What is there, of its config and its tensors."""
@@ -148,11 +150,18 @@ class Part:
 
 
 UNET = Part(
-    ("arc2face",), _DIFFUSERS_FILES, UNet2DConditionModel, lambda scale: scales.build_unet(scale), (), ARC2FACE
-)  # fmt: skip
+    places=("arc2face",),
+    files=_DIFFUSERS_FILES,
+    published=_DIFFUSERS_FILES[0],
+    kind=UNet2DConditionModel,
+    build=lambda scale: scales.build_unet(scale),
+    settings=(),
+    source=ARC2FACE,
+)
 ENCODER = Part(
     places=("encoder",),
     files=_CLIP_FILES,
+    published="pytorch_model.bin",
     kind=CLIPTextModel,
     build=lambda scale: scales.build_encoder(scale).text_model,
     settings=(
@@ -170,6 +179,7 @@ ENCODER = Part(
 AUTOENCODER = Part(
     places=("vae", *(f"{name}/vae" for name in _STABLE_DIFFUSION_FOLDERS), "sd-vae-ft-mse"),
     files=_DIFFUSERS_FILES,
+    published=_DIFFUSERS_FILES[0],
     kind=AutoencoderKL,
     build=lambda scale: scales.build_autoencoder(scale),
     # Not sample_size, which says what images it was trained on and changes nothing.
