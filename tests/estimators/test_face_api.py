@@ -222,7 +222,7 @@ def test_another_shape_is_one_error(files: tuple[tuple[Path, Path], dict[str, Ar
 
 
 def test_weights_that_are_not_installed_are_one_error() -> None:
-    with pytest.raises(WeightsError, match="facecrafter weights fetch face_expression"):
+    with pytest.raises(WeightsError, match=r"facecrafter weights fetch face_expression$"):
         load()
 
 

@@ -93,7 +93,7 @@ def test_shards_of_people_who_are_not_asked_for_are_not_opened(folder: Path) -> 
 
 
 def test_photos_are_refused_and_so_are_missing_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(WeightsError, match="facecrafter weights fetch face_expression"):
+    with pytest.raises(WeightsError, match=r"facecrafter weights fetch face_expression$"):
         people.read(folder, 3, progress=False)
     monkeypatch.setattr(shards, "read_meta", lambda _: {"format": 1})
     with pytest.raises(DataError, match="is prepared from photos; name a folder that `facecrafter data synthesise`"):

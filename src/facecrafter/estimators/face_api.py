@@ -200,8 +200,8 @@ def load(manifest: Path | None = None, binary: Path | None = None) -> FaceApi:
     Raises:
         WeightsError: a file is missing, damaged or another one.
     """
+    binary = binary or weights.locate("face_expression")  # first, for its name is the one that documents fetch both by
     manifest = manifest or weights.locate("face_expression_manifest")
-    binary = binary or weights.locate("face_expression")
     state = as_state(read_stored(manifest, binary))
     with torch.device("meta"):
         network = FaceApi()
