@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -342,8 +343,25 @@ def test_the_projects_own_weights_are_listed(tmp_path: Path, monkeypatch: pytest
     assert (broken.name, broken.state) == ("broken", "damaged")
 
 
-def test_what_is_shipped_can_be_read() -> None:
-    assert all(row.state == "-" and len(row.sha256) == 64 for row in weights.listing()[len(WEIGHTS) :])
+def test_what_is_shipped_is_registered_and_for_research() -> None:
+    own = weights.listing()[len(WEIGHTS) :]
+    assert {row.name: row.state for row in own} == dict.fromkeys((row.name for row in own), "ok")
+    assert all("research" in row.licence and "project" in row.source for row in own)
+
+
+def test_a_shipped_file_of_another_digest_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.numpy import save_file
+
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / "unet.safetensors", {"licence": "another"})
+    known = {"role": "denoiser", "sha256": "0" * 64, "licence": "research", "source": "trained on stars"}
+    (tmp_path / "weights.json").write_text(json.dumps({"unet": known}))
+    (unet,) = weights.listing()[len(WEIGHTS) :]
+    assert (unet.state, unet.licence, unet.source) == ("differs", "another", "trained by this project")
+    known["sha256"] = unet.sha256
+    (tmp_path / "weights.json").write_text(json.dumps({"unet": known}))
+    (unet,) = weights.listing()[len(WEIGHTS) :]
+    assert (unet.state, unet.role, unet.licence, unet.source) == ("ok", "denoiser", "research", "trained on stars")
 
 
 def test_the_document_names_every_file_and_its_digest() -> None:
@@ -351,3 +369,6 @@ def test_the_document_names_every_file_and_its_digest() -> None:
     for entry in WEIGHTS.values():
         for fact in (f"`{entry.name}`", entry.sha256, entry.package, entry.licence):
             assert fact in document, (entry.name, fact)
+    for row in weights.listing()[len(WEIGHTS) :]:
+        line = next(line for line in document.splitlines() if line.startswith(f"| `{row.name}.safetensors` |"))
+        assert row.sha256 in line, row.name

@@ -8,6 +8,7 @@ name.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -328,8 +329,8 @@ class Listed:
         version: of that package as installed; "cache" for a fetched file; empty where neither is there.
         path: where the file is; None where it is missing.
         sha256: the registered digest; of the project's own files the one they have.
-        state: whether the file has the registered digest; "-" where it is missing, or has none to compare with;
-            "damaged" where one of the project's own cannot be read.
+        state: whether the file has the registered digest; "-" where it is missing, or is one of the project's own that
+            is not registered; "damaged" where one of those cannot be read.
     """
 
     name: str
@@ -370,7 +371,7 @@ def _version(file: WeightFile, path: Path) -> str:
 
 
 def _own(path: Path) -> Listed:
-    """The row of a file that the project ships, from the metadata that rides in it."""
+    """The row of a file that the project ships: as it is registered, else from the metadata that rides in it."""
     from safetensors import SafetensorError, safe_open
 
     state: State = "-"
@@ -379,6 +380,16 @@ def _own(path: Path) -> Listed:
             metadata = file.metadata() or {}
     except SafetensorError:
         state, metadata = "damaged", {}
-    name = path.relative_to(ASSETS).with_suffix("").as_posix()
-    licence, source = metadata.get("licence", "of the project"), metadata.get("source", "trained by this project")
-    return Listed(name, metadata.get("role", "the project's own"), "", "", path, sha256(path), state, licence, source)
+    name, digest = path.relative_to(ASSETS).with_suffix("").as_posix(), sha256(path)
+    known = _registered().get(name, {})
+    if known and state == "-":
+        state = "ok" if digest == known["sha256"] else "differs"
+    told = {"role": "the project's own", "licence": "of the project", "source": "trained by this project"}
+    told |= metadata if state == "differs" else {**metadata, **known}  # the registered terms are of the registered file
+    return Listed(name, told["role"], "", "", path, digest, state, told["licence"], told["source"])
+
+
+def _registered() -> dict[str, dict[str, str]]:
+    """What is known of the files that the project ships, by name: role, digest, licence, source."""
+    file = ASSETS / "weights.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
