@@ -23,7 +23,10 @@ def bench_training(
     bfloat16: Annotated[bool, typer.Option(help="Compute in bfloat16.")] = True,
     out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
 ) -> None:
-    """A training step of ours beside a ControlNet's on the same base, in turn and as ratios; random weights."""
+    """Time a training step beside a ControlNet's.
+
+    Both are on the same base with random weights, in turn; the result is ratios.
+    """
     from facecrafter.bench.training import ratios, training
 
     with _bench_file(out) as record:
@@ -51,7 +54,10 @@ def bench_sampling(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
 ) -> None:
-    """An image of ours, at every speed, beside diffusers' loops on the same base; random weights."""
+    """Time an image at every speed beside diffusers' loops.
+
+    All are on the same base with random weights.
+    """
     from facecrafter.bench.sampling import lines, sampling
     from facecrafter.pipelines.devices import usable_device
 
@@ -67,13 +73,18 @@ def bench_sampling(
 
 @bench_app.command("prepare")
 def bench_prepare(
-    source: Annotated[Path, typer.Argument(help="Folder of photos, as for `data prepare`.", file_okay=False)],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of photos, as for `data prepare`.", file_okay=False)
+    ],
     photos: Annotated[int, typer.Option(min=1, help="How many of them.")] = 400,
     workers: Annotated[list[int], typer.Option(min=1, help="Processes; may be repeated.")] = [1, 2],  # noqa: B006
     recogniser: Annotated[str, typer.Option(help="Whose embeddings to store.")] = "dlib",
     out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
 ) -> None:
-    """Photos a second of `data prepare`, beside what its estimators take by themselves."""
+    """Measure the photos a second of `data prepare`.
+
+    Beside it stands what its estimators take by themselves.
+    """
     from facecrafter.bench.prepare import lines, preparing
 
     with _bench_file(out) as record:
@@ -95,7 +106,7 @@ def bench_watermark(
         Path | None, typer.Option(metavar="FILE", help="Markdown file with a place for the table.", dir_okay=False)
     ] = None,
 ) -> None:
-    """What the watermark costs, what it survives, and how often it is found where it is not.
+    """Measure the watermark: cost, survival, false finds.
 
     The table goes into a document between its lines <!-- table watermark --> and <!-- end of table -->.
 
@@ -121,7 +132,7 @@ def bench_studio(
     previews: Annotated[int, typer.Option(min=1, help="How many are timed.")] = 100,
     out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
 ) -> None:
-    """Seconds that a user of the studio waits for a preview, and whether the server's memory grows."""
+    """Time previews of the studio, and watch its memory."""
     from facecrafter.web import check_installed
 
     check_installed("studio")
@@ -142,7 +153,7 @@ def bench_start(
     repeats: Annotated[int, typer.Option(min=1, help="How often each is started.")] = 3,
     out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
 ) -> None:
-    """Seconds until the package is imported, the help is printed, and the first image is there."""
+    """Time the import, the help, and the first image."""
     from facecrafter.bench.start import lines, starting
 
     with _bench_file(out) as record:

@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 
 @controls_app.command("fit")
 def controls_fit(
-    data: Annotated[Path, typer.Argument(help="Prepared folder.", file_okay=False)],
-    out: Annotated[Path, typer.Argument(help="The rig to write, an .npz.", dir_okay=False)],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Prepared folder.", file_okay=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The rig to write, an .npz.", dir_okay=False)],
     beside: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Another prepared folder, of expressions that are rare in DATA. Repeatable.", file_okay=False
+            metavar="DIR",
+            help="Another prepared folder, of expressions that are rare in DATA. Repeatable.",
+            file_okay=False,
         ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit the rig that moves a person's landmarks by numbers, on the photos of prepared folders."""
+    """Fit the rig that moves a person's landmarks by numbers.
+
+    It is fitted on the photos of prepared folders.
+    """
     from facecrafter.data.rig import fit_rig
 
     check_free([out], overwrite)
@@ -43,8 +48,10 @@ def controls_fit(
 
 @controls_app.command("gain")
 def controls_gain(
-    data: Annotated[Path, typer.Argument(help="Prepared folder that the model was trained on.", file_okay=False)],
-    out: Annotated[Path, typer.Argument(help="gain.json of the model's folder.", dir_okay=False)],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Prepared folder that the model was trained on.", file_okay=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="gain.json of the model's folder.", dir_okay=False)],
     model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
     weights: Weights = None,
     people: Annotated[int, typer.Option(min=2, help="People of the training, 18 images each.")] = 24,
@@ -52,7 +59,10 @@ def controls_gain(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure how far a model turns heads, so that it is asked to turn them that much further."""
+    """Measure how far a model turns heads, to make up for it.
+
+    It is then asked to turn them that much further.
+    """
     from facecrafter.data import shards
     from facecrafter.evaluation import gain
     from facecrafter.models.pretrained import folder_of, load_folder
@@ -72,7 +82,10 @@ def controls_gain(
 
 @controls_app.command("list")
 def controls_list(presets: Presets = None) -> None:
-    """Every number that can be asked for: its range, what it does, and how reliably it is followed."""
+    """List the numbers that can be asked for, and how well they work.
+
+    Each with its range, what it does, and how reliably it is followed.
+    """
     from facecrafter.faces import followed, gain
     from facecrafter.faces.asked import ANGLES, in_words, read_presets, sides_of
     from facecrafter.faces.control_words import DOES

@@ -15,12 +15,16 @@ from facecrafter.cli.printing import refuse_given
 @data_app.command("prepare")
 def data_prepare(
     ctx: typer.Context,
-    source: Annotated[Path, typer.Argument(help="Folder of people (Name/photo.jpg or .mp4) or of photos, or its tar.")],
-    out: Annotated[Path | None, typer.Argument(help="Folder for the shards.")] = None,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="Folder of people (Name/photo.jpg or .mp4) or of photos, or its tar."),
+    ],
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="Folder for the shards.")] = None,
     size: Annotated[int, typer.Option(help="Side of the stored images in pixels.")] = 128,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
     recogniser: Annotated[
-        list[str], typer.Option(help="Whose embeddings to store: dlib, sface, arcface; may be repeated.")
+        list[str],
+        typer.Option(metavar="NAME", help="Whose embeddings to store: dlib, sface, arcface; may be repeated."),
     ] = ["dlib"],  # noqa: B006
     arcface: Annotated[Path | None, typer.Option(help="arcface.onnx, for that recogniser.")] = None,
     choose: Annotated[Choose, typer.Option(help="Which of several faces in a photo.")] = Choose.centre,
@@ -31,7 +35,9 @@ def data_prepare(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again instead of going on.")] = False,
 ) -> None:
-    """Find, align and describe every face of a folder. A stopped run goes on where it was.
+    """Find, align and describe every face of a folder.
+
+    A stopped run goes on where it was.
 
     \b
     facecrafter data prepare lfw.tar.gz data/lfw
@@ -68,7 +74,7 @@ def data_prepare(
 
 @data_app.command("synthesise")
 def data_synthesise(
-    out: Annotated[Path, typer.Argument(help="Folder for the shards.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards.")],
     people: Annotated[int, typer.Option(help="How many people to try; about a quarter are left out.")] = 1000,
     seed: Annotated[int, typer.Option(help="Another seed makes other people.")] = 0,
     size: Annotated[int, typer.Option(help="Side of the stored images in pixels, at most 512.")] = 256,
@@ -76,7 +82,9 @@ def data_synthesise(
     directions: Annotated[Path | None, typer.Option(help="File of directions, in place of the shipped one.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again instead of going on.")] = False,
 ) -> None:
-    """Make people who do not exist, each in up to twelve images, to train on. A stopped run goes on where it was.
+    """Make people who do not exist, to train on.
+
+    Each has up to twelve images. A stopped run goes on where it was.
 
     \b
     facecrafter weights fetch face_generator_synthesis
@@ -96,7 +104,9 @@ def data_synthesise(
 
 @data_app.command("directions")
 def data_directions(
-    file: Annotated[Path | None, typer.Argument(help="File of directions; the shipped one if none is named.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="File of directions; the shipped one if none is named.")
+    ] = None,
     fit: Annotated[bool, typer.Option("--fit", help="Fit directions and write FILE first, about 40 minutes.")] = False,
     learn: Annotated[
         bool,
@@ -110,7 +120,9 @@ def data_directions(
     ] = None,
     people: Annotated[int, typer.Option(help="On how many people to measure the reach.")] = 12,
 ) -> None:
-    """Measure how far each direction of `data synthesise` goes before the person is lost, as CSV.
+    """Measure how far faces are moved before the person is lost.
+
+    Prints CSV, a row for each direction of `data synthesise`.
 
     \b
     facecrafter data directions > reach.csv

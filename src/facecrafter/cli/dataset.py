@@ -24,7 +24,9 @@ def dataset_plan(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Decide who is shown how, give every image an id, and estimate the cost. Nothing is made yet.
+    """Plan a data set: who is shown how, and what it will cost.
+
+    Every image gets an id. Nothing is made yet.
 
     \b
     identities:
@@ -76,10 +78,10 @@ def dataset_make(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again instead of going on.")] = False,
 ) -> None:
-    """Make what a plan asks for, and label it. A stopped run goes on where it was.
+    """Make what a plan asks for, and label it.
 
-    Shards are WebDataset tars, index.parquet has a row an image, and rejected.csv lists the images that missed their
-    cell at every attempt. The folder can be trained on as one of `data prepare`.
+    A stopped run goes on where it was. Shards are WebDataset tars, index.parquet has a row an image, and rejected.csv
+    lists the images that missed their cell at every attempt. The folder can be trained on as one of `data prepare`.
 
     \b
     facecrafter dataset make plan.parquet data/set --workers 4
@@ -112,9 +114,10 @@ def dataset_audit(
     seed: Annotated[int, typer.Option(min=0, help="Of the pairs that are drawn.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Count and measure what a data set holds: audit.html and audit.json in its folder.
+    """Count and measure what a data set holds.
 
-    Cells, asked against measured, how far people are apart (FAR 1e-4), who resembles a training person, duplicates, and
+    It writes audit.html and audit.json into the folder: cells, asked against measured, how far people are apart (by the
+    likeness that 1 in 10,000 pairs of different people reaches), who resembles a training person, duplicates, and
     apparent age, sex and skin tone.
 
     \b
@@ -143,7 +146,9 @@ def dataset_card(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the card of an audited data set, README.md in its folder: recipe, weights, licences, known faults.
+    """Write the card of an audited data set.
+
+    It is README.md in the folder: recipe, weights, licences, known faults.
 
     \b
     facecrafter dataset card data/set --plan plan.parquet
@@ -173,7 +178,9 @@ def dataset_bench(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
 ) -> None:
-    """What `dataset make` costs beside the sampler alone, and how it grows with processes, Ray's actors and Ray Data.
+    """Measure what `dataset make` costs, and how it grows.
+
+    Beside the sampler alone, and with more processes, Ray's actors and Ray Data.
 
     Parts are in processor time, so that other work on the machine does not count; rates with workers are in wall-clock
     time and want a quiet machine. With --ray the three kinds make the same images in turn, three times.
@@ -199,7 +206,9 @@ def dataset_bench(
 
 @dataset_app.command("experiment")
 def dataset_experiment(
-    photos: Annotated[Path, typer.Argument(help="Prepared folder of photos, such as LFW's.", file_okay=False)],
+    photos: Annotated[
+        Path, typer.Argument(metavar="PHOTOS", help="Prepared folder of photos, such as LFW's.", file_okay=False)
+    ],
     made: Annotated[Path, typer.Argument(metavar="SET", help="Folder of a data set.", file_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder for experiment.json.", file_okay=False)],
     images: Annotated[int | None, typer.Option(min=2, help="Of each kind. [default: as many as both have]")] = None,
@@ -212,7 +221,9 @@ def dataset_experiment(
     votes: Annotated[Path | None, typer.Option(help="CSV of FER+'s votes.", dir_okay=False)] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Does a set help? A small recogniser trained on photos, on as many made images, and on both.
+    """Test whether a data set helps to train recognisers.
+
+    A small one is trained on photos, on as many made images, and on both.
 
     It is tested on pairs of photos of held-out people; intervals are over people. With labels, readers of expressions
     are trained in the same way and tested on FER+'s validation part. A stopped run goes on.

@@ -27,7 +27,7 @@ from facecrafter.io import written
 
 @evaluate_app.command("model")
 def evaluate_model(
-    data: Annotated[Path, typer.Argument(help="Folder that `data prepare` wrote.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder that `data prepare` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for result.json and grids.", file_okay=False)],
     model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
     weights: Weights = None,
@@ -49,7 +49,10 @@ def evaluate_model(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure a model on held-out people: identity, pose, expression, emotion, and emotion asked in words alone."""
+    """Measure a model on held-out people.
+
+    Identity, pose, expression, emotion, and emotion asked in words alone.
+    """
     from facecrafter.evaluation import words as by_words
     from facecrafter.evaluation.heldout import Protocol
     from facecrafter.evaluation.heldout import evaluate as measure
@@ -80,7 +83,7 @@ def evaluate_model(
 
 @evaluate_app.command("emotion")
 def evaluate_emotion(
-    data: Annotated[Path, typer.Argument(help="Folder of labelled photos that `data prepare` wrote.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of labelled photos that `data prepare` wrote.")],
     labels: Annotated[Path, typer.Option(metavar="CSV", help="Labels of these photos: image,emotion.")],
     fer2013: Annotated[Path, typer.Option(help="FER2013's images, a tar or a folder.")],
     votes: Annotated[Path, typer.Option(metavar="CSV", help="FER+'s votes for them.")],
@@ -93,7 +96,9 @@ def evaluate_emotion(
     ] = 200,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure the emotion estimator on FER2013's validation images and on photos of held-out people.
+    """Measure the emotion estimator on images of known labels.
+
+    They are FER2013's validation images, and photos of held-out people.
 
     For every set and reader: accuracy, calibration, recall of each class, and the confusion matrix (rows are what
     people say). Then how far the answer moves, as the mean total variation distance, when the same face is given in
@@ -110,10 +115,12 @@ def evaluate_emotion(
 
 @evaluate_app.command("people")
 def evaluate_people(
-    data: Annotated[Path, typer.Argument(help="Folder that `data synthesise` wrote.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder that `data synthesise` wrote.")],
     people: Annotated[int, typer.Option(min=1, help="People, at most.")] = 400,
 ) -> None:
-    """Whether people who do not exist show what was asked of them, by a network that guided none of them.
+    """Check whether people who do not exist show what was asked.
+
+    A network that guided none of them reads them.
 
     For each emotion the share of images that are read as asked: by the project's estimator, which the directions of
     `data synthesise` were fitted to, and by face-api's network, which had no part in them.
@@ -132,15 +139,20 @@ def evaluate_people(
 @evaluate_app.command("autoencoder")
 def evaluate_autoencoder(
     data: Annotated[
-        Path, typer.Argument(help="Folder that `data prepare` wrote, as large as the autoencoders' images.")
+        Path,
+        typer.Argument(metavar="DATA", help="Folder that `data prepare` wrote, as large as the autoencoders' images."),
     ],
-    models: Annotated[list[str], typer.Argument(help="mini, or folders with an autoencoder.safetensors.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL", help="mini, or folders with an autoencoder.safetensors.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for result.json and reconstructions.png.", file_okay=False)],
     images: Annotated[int, typer.Option(min=8, help="Photos of held-out people, at most.")] = 600,
     seed: Annotated[int, typer.Option(min=0, help="Divides the people in halves.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """How well autoencoders of the mini scale give photos of held-out people back, side by side.
+    """Compare how well autoencoders give held-out photos back.
+
+    The autoencoders are of the mini scale.
 
     PSNR, LPIPS, and how far reconstructions are from other people's photos as a ratio to how far photos are (Frechet;
     1 cannot be distinguished from photos). Nothing that a denoiser makes can be better.
@@ -161,7 +173,7 @@ def evaluate_autoencoder(
 
 @evaluate_app.command("numbers")
 def evaluate_numbers(
-    data: Annotated[Path, typer.Argument(help="Folder that `data prepare` wrote.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder that `data prepare` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for result.json.", file_okay=False)],
     model: Annotated[str, typer.Option(help="mini, arc2face, or a model folder.")] = "mini",
     weights: Weights = None,
@@ -176,7 +188,9 @@ def evaluate_numbers(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """How images follow a pose and an expression by numbers, and an emotion in words: about 120 images a person.
+    """Measure how images follow numbers, and emotions in words.
+
+    The numbers are a pose and an expression; about 120 images a person are made.
 
     Images, and what was read in them, are kept: a stopped run goes on.
     """
@@ -205,7 +219,9 @@ def evaluate_numbers(
 
 @evaluate_app.command("control")
 def evaluate_control(config: TableConfig, overwrite: Overwrite = False) -> None:
-    """Table 1: people by targets. Control errors, identity and leakage of every method in the config.
+    """Make table 1: control, identity and leakage by method.
+
+    Each of the people takes the pose and expression of each target, by every method in the config.
 
     Images, and what was measured on them, are kept: a stopped run goes on, and another metric generates nothing
     again.
@@ -215,17 +231,25 @@ def evaluate_control(config: TableConfig, overwrite: Overwrite = False) -> None:
 
 @evaluate_app.command("diversity")
 def evaluate_diversity(config: TableConfig, overwrite: Overwrite = False) -> None:
-    """Table 2: several images a person by identity alone. How much they differ, and how close to photos they are."""
+    """Make table 2: how much images of one person differ.
+
+    Several images a person are made by identity alone; it measures how close to photos they are too.
+    """
     _make_table(config, "diversity", overwrite)
 
 
 @evaluate_app.command("compare")
 def evaluate_compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that `evaluate control` or `evaluate diversity` wrote.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Folders that `evaluate control` or `evaluate diversity` wrote.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the comparison.", file_okay=False)],
     overwrite: Overwrite = False,
 ) -> None:
-    """Set the methods of several runs beside each other, with differences over the pairs that they share."""
+    """Compare the methods of several runs.
+
+    Differences are over the pairs that the runs share.
+    """
     from facecrafter.evaluation.report import compare
 
     for path in compare(runs, out, overwrite):
@@ -234,13 +258,16 @@ def evaluate_compare(
 
 @evaluate_app.command("publish")
 def evaluate_publish(
-    document: Annotated[Path, typer.Argument(help="Markdown file with a place for each table.")],
-    runs: Annotated[list[Path], typer.Argument(help="Of `evaluate control`, `diversity`, `model` or `numbers`.")],
+    document: Annotated[Path, typer.Argument(metavar="DOCUMENT", help="Markdown file with a place for each table.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Of `evaluate control`, `diversity`, `model` or `numbers`.")
+    ],
     paper: Annotated[bool, typer.Option(help="Show the paper's own table below the first of each kind.")] = True,
 ) -> None:
-    """Put tables into a document, each between its lines <!-- table NAME --> and <!-- end of table -->.
+    """Put measured tables into a document.
 
-    NAME is the last part of the run's folder.
+    Each goes between its lines <!-- table NAME --> and <!-- end of table -->, NAME being the last part of the run's
+    folder.
 
     \b
     facecrafter evaluate publish docs/tables.md out/evaluation/control out/evaluation/diversity

@@ -9,6 +9,7 @@ import typer
 
 from facecrafter.cli.application import app
 from facecrafter.cli.options import (
+    DEFAULTS,
     Choose,
     EmoNet,
     EmotionScale,
@@ -112,7 +113,7 @@ def generate(
     emonet: EmoNet = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace images that are there.")] = False,
 ) -> None:
-    """Make images of a person: N of one, or one for each row of a table.
+    """Make images of a person, or one for each row of a table.
 
     The same command again keeps what is there and makes what is missing. An image whose photos, settings or model have
     changed since is not there: with --identity its name is taken, which is refused without --overwrite; with --pairs it
@@ -233,8 +234,8 @@ def generate(
 
 
 @app.command()
-def inspect(files: Annotated[list[Path], typer.Argument(help="Pictures.")]) -> None:
-    """Show how images were made: the words in the file, and the watermark in the pixels."""
+def inspect(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Pictures.")]) -> None:
+    """Show how images were made, by the text and watermark in them."""
     from facecrafter.pipelines.images import inspect as inspect_file
 
     failed = False
@@ -256,10 +257,16 @@ def inspect(files: Annotated[list[Path], typer.Argument(help="Pictures.")]) -> N
 def demo(
     out: Annotated[Path, typer.Option(help="The image to write.", dir_okay=False)] = Path("out/demo.png"),
     model: Annotated[str, typer.Option(help="mini, or a model folder.")] = "mini",
-    steps: Steps = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Denoising steps. [default: the model's own; mini {DEFAULTS['steps'][0]}]"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the image if it is there.")] = False,
 ) -> None:
-    """A real photo beside faces generated from it, each labelled with what was asked."""
+    """Show a photo beside faces generated from it, in one image.
+
+    Each is labelled with what was asked.
+    """
     from facecrafter.pipelines.demo import IMAGES, make_demo
 
     check_free([out], overwrite)

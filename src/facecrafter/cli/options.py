@@ -77,7 +77,9 @@ DEFAULTS = {
     "scheduler": ("ddim", "dpm"),
     "speed": ("refresh", "exact"),
 }
-IdentityScale = Annotated[float | None, typer.Option(help=_own("Guidance by the identity (Eq. 6).", "identity_scale"))]
+IdentityScale = Annotated[
+    float | None, typer.Option(help=_own("Guidance by the identity: how much the photo counts.", "identity_scale"))
+]
 LandmarkScale = Annotated[
     float | None, typer.Option(help=_own("Guidance by the landmarks; 0 is off.", "landmark_scale"))
 ]
@@ -88,7 +90,9 @@ Steps = Annotated[int | None, typer.Option(min=1, help=_own("Denoising steps.", 
 Scheduler = Annotated[str | None, typer.Option(help=_own("dpm, ddim, ddpm, euler or unipc.", "scheduler"))]
 SpeedOption = Annotated[
     Speed | None,
-    typer.Option(help=_own("exact is Eq. 6 as it is; the others are faster and a little different.", "speed")),
+    typer.Option(
+        help=_own("exact is the paper's guidance (Eq. 6); the others are faster and a little different.", "speed")
+    ),
 ]
 Yaw = Annotated[float | None, typer.Option(help="The head turned to the image's right, -45 to 45 degrees.")]
 Pitch = Annotated[float | None, typer.Option(help="The head turned up, -30 to 30 degrees.")]

@@ -32,7 +32,7 @@ def perceive(
     emonet: EmoNet = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace PNGs that are there.")] = False,
 ) -> None:
-    """Read what faces express: emotion, valence, arousal, and where the head is turned.
+    """Read the pose, emotion, valence and arousal of faces in photos.
 
     Valence goes from unpleasant -1 to pleasant 1, arousal from calm -1 to excited 1. Without --emonet both are derived
     from the probabilities of eight emotions, which come from the pixels and the movements of the face. Angles are in

@@ -28,7 +28,7 @@ Token = Annotated[
 ]
 Names = Annotated[
     list[str] | None,
-    typer.Option("--name", help="A further name the server is reached by, say a proxy's: faces.example."),
+    typer.Option("--name", metavar="NAME", help="Another name that it is reached by, say a proxy's: faces.example."),
 ]
 Keep = Annotated[Path | None, typer.Option(metavar="FILE", help="Database of results. [default: in the user's data]")]
 KeptMegabytes = Annotated[int, typer.Option("--keep-mb", min=1, help="Size of the results; the oldest go first.")]
@@ -138,7 +138,10 @@ def studio(
     emonet: EmoNet = None,
     choose: ChooseFace = Choose.largest,
 ) -> None:
-    """Open a local page to drag, see and download faces; photos stay on this machine. docs/studio.md shows it."""
+    """Open a local page to drag, see and download faces.
+
+    Photos stay on this machine. docs/studio.md shows it.
+    """
     how = {"keep": keep, "keep_mb": keep_mb, "private": private, "waiting": waiting, "model": model, "device": device}
     files = {"bfloat16": bfloat16, "controls": controls, "weights": weights, "emonet": emonet, "choose": choose}
     _run(True, open_page, host, port, token, name, **how, **files)
@@ -162,7 +165,10 @@ def serve(
     emonet: EmoNet = None,
     choose: ChooseFace = Choose.largest,
 ) -> None:
-    """The same without the page: an API, whose description is at /openapi.json."""
+    """Serve the API of the studio without its page.
+
+    It is described at /openapi.json, and in docs/studio.md.
+    """
     how = {"keep": keep, "keep_mb": keep_mb, "private": private, "waiting": waiting, "model": model, "device": device}
     files = {"bfloat16": bfloat16, "controls": controls, "weights": weights, "emonet": emonet, "choose": choose}
     _run(False, False, host, port, token, name, **how, **files)

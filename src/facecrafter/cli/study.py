@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from facecrafter.study.store import Store
 
 DATABASE_URL = "FACECRAFTER_STUDY_DATABASE"
-Folder = Annotated[Path, typer.Argument(help="Folder that `study new` wrote.", file_okay=False)]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that `study new` wrote.", file_okay=False)]
 Database = Annotated[
     str | None,
     typer.Option(
@@ -41,22 +41,24 @@ class DesignName(StrEnum):
 @study_app.command("new")
 def study_new(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of a study, as configs/mini/study.yaml.")],
-    more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="Further folders of --methods.")
-    ] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER", help="Further folders of --methods.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the study.", file_okay=False)] = Path("study"),
     methods: Annotated[
-        list[Path] | None, typer.Option(help="Folders of images, a method each, called by the folder's name.")
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Folders of images, a method each, called by the folder's name."),
     ] = None,
     references: Annotated[Path | None, typer.Option(help="With --methods: folder of source and target photos.")] = None,
     run: Annotated[
-        list[Path] | None, typer.Option(help="Or a folder that `evaluate control` or `evaluate diversity` wrote.")
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Or a folder that `evaluate control` or `evaluate diversity` wrote."),
     ] = None,
     ranking: Annotated[bool, typer.Option("--ranking", help="Ask for an order of all methods.")] = False,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Ask for the better of two methods (2AFC).")] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Ask for the better of two methods at a time.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Build a study: check every image, strip its metadata, and give it a name that tells nothing.
+    """Build a study from images of several methods.
+
+    Every image is checked, loses its metadata, and gets a name that tells nothing.
 
     \b
     facecrafter study new configs/mini/study.yaml --out studies/mini
@@ -100,10 +102,14 @@ def study_serve(
     folder: Folder,
     host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 for any that is free.")] = 8020,
-    name: Annotated[list[str] | None, typer.Option(help="A name under which a proxy reaches it.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A name under which a proxy reaches it.")
+    ] = None,
     database: Database = None,
 ) -> None:
-    """Serve a study until Ctrl-C. Answers are on the disk once they are acknowledged.
+    """Serve a study until Ctrl-C.
+
+    Answers are on the disk once they are acknowledged.
 
     Beyond this machine put a proxy with HTTPS before it, and give its name with --name.
     """
@@ -135,7 +141,10 @@ def study_links(
     address: Annotated[str, typer.Option(help="Where participants reach the server.")] = "http://127.0.0.1:8020",
     database: Database = None,
 ) -> None:
-    """Print new personal links, each for one participant of a study with `access: links`."""
+    """Print new personal links to a study.
+
+    Each is for one participant of a study with `access: links`.
+    """
     store = _store(folder, database)
     if store.study.config.access != "links":
         raise ConfigError(f"{folder} has `access: {store.study.config.access}`; personal links need `access: links`")
@@ -146,7 +155,7 @@ def study_links(
 
 @study_app.command("status")
 def study_status(folder: Folder, database: Database = None) -> None:
-    """How many took part, and how evenly sets are answered."""
+    """Show how many took part, and how evenly sets are answered."""
     from facecrafter.study.status import status_of
 
     store = _store(folder, database)
@@ -169,11 +178,14 @@ def study_status(folder: Folder, database: Database = None) -> None:
 @study_app.command("export")
 def study_export(
     folder: Folder,
-    out: Annotated[Path, typer.Argument(help="CSV to write.", dir_okay=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="CSV to write.", dir_okay=False)],
     database: Database = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write every answer as a row of CSV, attention checks and practice included. It names the methods."""
+    """Write every answer of a study as a row of CSV.
+
+    Attention checks and practice are included, and the methods are named.
+    """
     from facecrafter.study.export import as_csv
 
     check_free([out], overwrite)
@@ -191,7 +203,10 @@ def study_report(
     database: Database = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Selection rates and worths with intervals, tests of differences, bias by position, agreement."""
+    """Write the report of a study's answers.
+
+    Selection rates and worths with intervals, tests of differences, bias by position, agreement.
+    """
     from facecrafter.study import report
 
     store = _store(folder, database)
@@ -208,7 +223,7 @@ def study_rehearse(
     seed: Annotated[int, typer.Option(min=0, help="Of their choices.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Let simulated people go through the study, and write the report that it would give.
+    """Let simulated people go through a study, and report.
 
     They come over HTTP, reload, send twice, undo, and some leave for good. Their answers go into a database that is
     thrown away, and every one that was acknowledged is looked for in it.
@@ -236,7 +251,10 @@ def study_simulate(
     methods: Annotated[int, typer.Option(min=2, max=20, help="Methods that are compared.")] = 5,
     design: Annotated[DesignName, typer.Option(help="What one trial asks for.")] = DesignName.choose,
     spread: Annotated[
-        float, typer.Option(min=0, max=3, help="How far participants, and sets, differ: in log-worths.")
+        float,
+        typer.Option(
+            min=0, max=3, help="How far participants, and sets, differ: the deviation of the logarithms of worths."
+        ),
     ] = 0.5,
     studies: Annotated[int, typer.Option(min=10, help="Simulated for each line.")] = 200,
     check: Annotated[
@@ -244,7 +262,9 @@ def study_simulate(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="One seed gives the same numbers.")] = 0,
 ) -> None:
-    """Plan one question of a study: with so many people and sets, which difference would be found?
+    """Estimate which difference a study of some size would find.
+
+    It plans one question, with so many people and sets.
 
     The first method is preferred to all others, who are alike. Answers are simulated; nobody's are read or written.
 

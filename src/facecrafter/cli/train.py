@@ -12,7 +12,7 @@ from facecrafter.cli.application import app
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML of the run.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of the run.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     run: Annotated[Path | None, typer.Option(help="Run folder in place of the config's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in place of the config's.")] = None,
@@ -20,8 +20,10 @@ def train(
         str | None, typer.Option(metavar="TIME", help="How long at most, as in 90s, 9m, 12h or 2d; recipes need it.")
     ] = None,
 ) -> None:
-    """Train one stage: autoencoder, base, landmark, emotion, joint, distill, a baseline, or a network that reads
-    emotions or expressions. Or, by a recipe, all stages in order within a budget of time.
+    """Train one stage of a model, or all by a recipe.
+
+    A stage is autoencoder, base, landmark, emotion, joint, distill, a baseline, or a network that reads emotions or
+    expressions. A recipe is all stages in order within a budget of time.
 
     A recipe ends with a whole model whenever it ends. Given again it goes on, and each stage gets the time that it
     lacks of its share of all the time. One stage within a budget writes its model on the way, and when it is stopped.

