@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from facecrafter.cli import app
 from facecrafter.data import shards
 from facecrafter.datasets import audit as audits
-from facecrafter.datasets import output
+from facecrafter.datasets import identities, output
 from facecrafter.datasets.audit import Audit, audit
 from facecrafter.datasets.audit_page import as_html, faults
 from facecrafter.datasets.card import card, read_audit
@@ -145,6 +145,44 @@ def test_who_resembles_a_training_person_is_nearer_than_the_plan_allows(
     assert (said in faults(found)) == bool(near)
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (identities.REAL, "Identities: 5 people, 5 of them real people from photos."),
+        (identities.NOBODY, "Identities: 5 people, 0 of them real people from photos, 5 who do not exist."),
+        (identities.EMBEDDINGS, "0 of them real people from photos, 5 from embeddings, which may be of real people."),
+        (None, "Identities: it is unknown whether they are of real people; the set does not say."),
+    ],
+)
+def test_nobody_is_said_not_to_exist_who_does(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, said: str
+) -> None:
+    monkeypatch.setattr(identities, "EMBEDDINGS", source or identities.EMBEDDINGS)  # what an array's people come from
+    plan, out = planned("from"), tmp_path / "from"
+    fake_maker.made(plan, out)
+    if source is None:  # a set of an earlier version
+        meta = json.loads((out / "meta.json").read_text())
+        del meta["dataset"]["sources"]
+        (out / "meta.json").write_text(json.dumps(meta))
+    found = audit(out)
+    text, page = card(out, shards.read_meta(out), found, plan), as_html(found, out).decode()
+    invented = source == identities.NOBODY
+    assert said in text and said in page
+    assert any(said in one for one in faults(found)) != invented
+    assert ("nobody here is one" in page) == ("nobody here is one" in text) == invented
+    assert ("The people of synthetic sources do not exist" in text) == invented
+
+
+def test_people_of_a_data_set_come_from_where_its_own_do() -> None:
+    def source(**meta: Any) -> str:
+        return identities._source(meta)
+
+    assert source(photos={}) == "photos" and source(synthesis={}) == "people who do not exist"
+    assert source(dataset={"sources": {"photos": 3}}) == "photos"
+    assert source(dataset={"sources": {"photos": 3, "embeddings": 2}}) == "another data set"
+    assert source(dataset={}) == "another data set"
+
+
 def without(*names: str, **changes: Any) -> Callable[[dict[str, Any]], None]:
     """Settings without one of theirs, or with others in the data set's part."""
 
@@ -164,7 +202,8 @@ def without(*names: str, **changes: Any) -> Callable[[dict[str, Any]], None]:
         without("shard_size"), without("landmarks"), without("landmarks", "sha256"), without("emotion", "sha256"),
         without("recognisers", "dlib", "sha256"), without("dataset", "plan"), without("dataset", "apart"),
         without("dataset", "gain"), without("dataset", "images"), without(images="x"), without(images=0),
-        without(apart=3), without(apart="near"), without(model=3), lambda meta: meta.update(shard_size=0),
+        without(apart=3), without(apart="near"), without(model=3),
+        without(sources={"photos": "x"}), without(sources=3), lambda meta: meta.update(shard_size=0),
         lambda meta: meta.update(dataset={}), lambda meta: meta.update(dataset=[]), lambda meta: meta.update(format=7),
     ],
 )  # fmt: skip

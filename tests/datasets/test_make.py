@@ -279,6 +279,17 @@ def test_another_plan_and_another_basis_are_refused(plan: Plan, planned: Planned
     assert run(other, out, engine, 1, renewed, overwrite=True, progress=False).new == 40
 
 
+def test_a_set_that_does_not_say_whose_its_people_are_goes_on(plan: Plan, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    fake_maker.made(plan, out)
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["dataset"].pop("sources") == {"embeddings": 5}
+    (out / "meta.json").write_text(json.dumps(meta))
+    (out / "shard-00001.tar").unlink()
+    assert fake_maker.made(plan, out).new == 7
+    assert json.loads((out / "meta.json").read_text()) == meta
+
+
 def test_places_that_are_taken_are_refused(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="is a file"):

@@ -76,6 +76,7 @@ class Audit(Record):
     Attributes:
         digest: of the set that was audited.
         images, people: how many.
+        sources: how many of the plan's people come from where; None where the set does not say.
         rejected: images that missed their cell at every attempt.
         cells: by name, how many images are there and how many are missing.
         followed: by what is asked for.
@@ -98,6 +99,7 @@ class Audit(Record):
     digest: str
     images: int
     people: int
+    sources: dict[str, int] | None = None
     rejected: int
     cells: dict[str, list[int]]
     followed: dict[str, Followed]
@@ -166,6 +168,7 @@ def audit(out: Path, training: Path | None = None, seed: int = 0) -> Audit:
         digest=digest_of(out, meta),
         images=len(held.persons),
         people=len(people),
+        sources=meta["dataset"].get("sources"),
         rejected=rejected,
         cells=_cells(held, missing),
         followed=_followed(held),

@@ -12,6 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from facecrafter.datasets.audit import FAR, Audit, open_set
+from facecrafter.datasets.cost import counted
+from facecrafter.datasets.identities import EMBEDDINGS, MADE, NOBODY, REAL
 from facecrafter.datasets.output import read_list, samples
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.report.page import template_environment
@@ -23,9 +25,14 @@ ACROSS = 6
 SIDE = 112
 APPARENT = (
     "Apparent age and sex are what a regression on embeddings, fitted to photos of another set, makes of a face; the "
-    "skin tone is that of the image, whose light moves it. None of them is a property of a person, and nobody here is "
-    "one. They show whether the set is lopsided, and are no labels."
+    "skin tone is that of the image, whose light moves it. None of them is a property of a person{}. They show whether "
+    "the set is lopsided, and are no labels."
 )
+OTHERS = {
+    NOBODY: "who do not exist",
+    EMBEDDINGS: "from embeddings, which may be of real people",
+    MADE: "from another data set, which may be of real people",
+}
 KEPT_ONLY = "Over the images that are in the set: those that missed their cell at every attempt are not among them."
 
 
@@ -56,8 +63,25 @@ def as_html(audit: Audit, out: Path) -> bytes:
     return page.encode()
 
 
+def invented(audit: Audit) -> bool:
+    """Whether it is known that nobody in a set exists."""
+    return audit.sources is not None and audit.sources.keys() == {NOBODY}
+
+
+def identities(audit: Audit) -> str:
+    """Whose likenesses the images are."""
+    if audit.sources is None:
+        return "Identities: it is unknown whether they are of real people; the set does not say."
+    total = counted(sum(audit.sources.values()), "person", "people")
+    parts = [f"{total}, {audit.sources.get(REAL, 0):,} of them real people from photos"]
+    parts += [f"{audit.sources[name]:,} {words}" for name, words in OTHERS.items() if name in audit.sources]
+    return f"Identities: {', '.join(parts)}."
+
+
 def faults(audit: Audit) -> Iterator[str]:
-    """What is wrong with a set, a sentence each."""
+    """What is wrong with a set, or has to be known of it, a sentence each."""
+    if not invented(audit):
+        yield identities(audit)
     if empty := [name for name, (there, _) in audit.cells.items() if not there]:
         yield f"{len(empty)} cells are empty: {'; '.join(empty[:5])}{'; ...' if len(empty) > 5 else ''}."
     if audit.resembling:
@@ -75,12 +99,13 @@ def sections(audit: Audit) -> list[Section]:
     """The numbers of an audit."""
     share = audit.rejected / max(1, audit.images + audit.rejected)
     missed = f"{audit.rejected} ({share:.1%})"
+    apparent = APPARENT.format(", and nobody here is one" if invented(audit) else "")
     counts = {"Images": str(audit.images), "People": str(audit.people), "Missed their cell": missed}
     return [
         Section("Cells", terms=counts, grids=[_cells(audit)]),
         Section("Asked and measured", [KEPT_ONLY], grids=[_followed(audit), *_emotions(audit)]),
-        Section("People", [*_far(audit)], _people(audit)),
-        Section("Apparent age, sex and skin tone", [APPARENT], grids=_apparent(audit)),
+        Section("People", [identities(audit), *_far(audit)], _people(audit)),
+        Section("Apparent age, sex and skin tone", [apparent], grids=_apparent(audit)),
     ]
 
 
@@ -131,7 +156,7 @@ def _people(audit: Audit) -> dict[str, str]:
         found["Training people compared"] = str(audit.training)
         found["Cosine to the nearest, median"] = _number(audit.nearest[0])
         found["Cosine to the nearest, highest"] = _number(audit.nearest[1])
-        found["People who resemble one"] = ", ".join(audit.resembling) or "none"
+        found[f"People nearer to one than {audit.apart:g}"] = ", ".join(audit.resembling) or "none"
     return found
 
 

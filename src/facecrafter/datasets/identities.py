@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from facecrafter.faces.rig import load
 PHOTOS = 4  # of a person, whose neutral faces are averaged
 BLOCK = 1024  # people that are compared at once
 LANDMARKS = (478, 3)
+# Where a person comes from.
+REAL, NOBODY, EMBEDDINGS, MADE = "photos", "people who do not exist", "embeddings", "another data set"
 
 Vectors = list[NDArray[np.float32]]
 
@@ -41,7 +44,7 @@ class Person:
     Attributes:
         embedding: ``(D,)`` float32 of unit length.
         neutral: ``(478, 3)`` float32, straightened as :class:`facecrafter.faces.rig.Rig` has faces.
-        source: where it comes from.
+        source: where it comes from: :data:`REAL`, :data:`NOBODY`, :data:`EMBEDDINGS` or :data:`MADE`.
     """
 
     embedding: NDArray[np.float32]
@@ -166,7 +169,7 @@ def _of_array(path: Path, recogniser: str) -> Iterator[Person]:
         embedding = np.asarray(embeddings[row], np.float32)
         if not 0 < np.linalg.norm(embedding) < np.inf:
             raise DataError(f"row {row} of {path} has no direction: it is zero or not finite; leave it out")
-        yield Person(unit(embedding), neutral, "embeddings")
+        yield Person(unit(embedding), neutral, EMBEDDINGS)
 
 
 def _of_prepared(folder: Path, recogniser: str) -> Iterator[Person]:
@@ -176,12 +179,22 @@ def _of_prepared(folder: Path, recogniser: str) -> Iterator[Person]:
         DataError: it is none, or has no embeddings by the recogniser.
     """
     meta = shards.read_meta(folder)
-    source = "people who do not exist" if "synthesis" in meta else "photos"
+    source = _source(meta)
     rig, read = load(), network().scores
     for _, embeddings, points in _gathered(folder, recogniser):
         straight = rig.straightened(points)
         neutral = rig.neutral_face(straight.points, read(straight.points))
         yield Person(unit(np.mean(embeddings, 0)), neutral.astype(np.float32), source)
+
+
+def _source(meta: Mapping[str, Any]) -> str:
+    """Where the people of a prepared folder come from; those of a data set from where its own do."""
+    if "synthesis" in meta:
+        return NOBODY
+    if "dataset" not in meta:
+        return REAL
+    own = [name for name in (REAL, NOBODY, EMBEDDINGS) if name in meta["dataset"].get("sources", {})]
+    return own[0] if len(own) == 1 else MADE
 
 
 def means(folder: Path, recogniser: str) -> NDArray[np.float32]:

@@ -75,6 +75,7 @@ def settings_of(plan: Plan, size: int, basis: Basis) -> dict[str, Any]:
             "model": config.model,
             "images": plan.images,
             "apart": config.least,
+            "sources": plan.sources,
             **basis.content(),
         },
     }
@@ -112,7 +113,10 @@ def open_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """
     if (out / META).is_file():
         if not overwrite:
-            _check_same(out, read_settings(out)["dataset"], settings["dataset"])
+            before, now = read_settings(out)["dataset"], settings["dataset"]
+            _check_same(out, before, now)
+            if "sources" not in before:  # begun when sets did not say
+                settings = {**settings, "dataset": {name: now[name] for name in now if name != "sources"}}
         elif not _is_data_set(out):
             raise DataError(f"{out} is no data set of 'dataset make', and --overwrite is for these; name a new folder")
     if overwrite:
@@ -175,8 +179,9 @@ def _fits(meta: Mapping[str, Any]) -> bool:
     about = meta["dataset"]
     weighed = [meta["landmarks"], meta["emotion"], *meta["recognisers"].values()]
     texts = [about["plan"], about["model"], *(about.get(one.name, one.default) for one in fields(Basis))]
+    numbers = [meta["shard_size"], about["images"], *about.get("sources", {}).values()]
     return (
-        all(isinstance(number, int) and number > 0 for number in (meta["shard_size"], about["images"]))
+        all(isinstance(number, int) and number > 0 for number in numbers)
         and all(isinstance(text, str) for text in (*texts, *(one["sha256"] for one in weighed)))
         and isinstance(about["apart"], int | float)
         and 0 <= about["apart"] <= 2

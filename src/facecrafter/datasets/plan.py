@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -277,6 +278,21 @@ class Plan:
         """The sha256 of the file, which holds that of the identities."""
         return weights.sha256(self.path)
 
+    @cached_property
+    def sources(self) -> dict[str, int]:
+        """How many of the people come from where.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        try:
+            return dict(Counter(self._people.read(columns=["source"])["source"].to_pylist()))
+        except DAMAGE:
+            raise self._damaged() from None
+
+    def _damaged(self) -> DataError:
+        return DataError(f"{people_path(self.path)} is damaged; write the plan again")
+
     @property
     def shards(self) -> int:
         """How many shards it makes."""
@@ -324,5 +340,5 @@ class Plan:
                     )
                     found[number] = Person(embedding, neutral.reshape(-1, 3), row["source"][0].as_py())
         except DAMAGE:
-            raise DataError(f"{people_path(self.path)} is damaged; write the plan again") from None
+            raise self._damaged() from None
         return found
