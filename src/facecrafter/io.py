@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,6 +56,11 @@ def written(folder: Path | None = None) -> list[Path]:
         folder: only those somewhere below it.
     """
     return [path for path in _written if folder is None or path.is_relative_to(folder)]
+
+
+def command(*words: str | Path) -> str:
+    """A command of this program, quoted for a shell so that it can be copied."""
+    return shlex.join(["facecrafter", *map(str, words)])
 
 
 def name_as_text(name: str | Path) -> str:

@@ -221,8 +221,9 @@ def test_damaged_settings_are_named(made: Path, command: str, change: Callable[[
 
 @pytest.mark.parametrize("command", ["audit", "card"])
 def test_a_folder_that_is_no_data_set_is_told_how_to_make_one(tmp_path: Path, command: str) -> None:
-    done = CliRunner().invoke(app, ["dataset", command, str(tmp_path)])
-    assert done.exit_code == 1 and "facecrafter dataset make PLAN" in done.output.replace("\n", " ")
+    out = tmp_path / "a set"
+    done = CliRunner().invoke(app, ["dataset", command, str(out)])
+    assert done.exit_code == 1 and f"facecrafter dataset make PLAN '{out}'" in done.output.replace("\n", " ")
 
 
 def test_a_set_without_an_image_is_not_audited(planned: Planned, tmp_path: Path, monkeypatch: Any) -> None:
@@ -289,6 +290,14 @@ def test_the_page_and_the_card_by_command(made: Path, plan: Plan, planned: Plann
     other = planned("other", seed=3)
     refused = CliRunner().invoke(app, ["dataset", "card", str(made), "--plan", str(other.path), "--overwrite"])
     assert refused.exit_code == 1 and "is not the plan" in refused.output
+
+
+def test_commands_to_copy_are_quoted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"facecrafter dataset audit '{tmp_path / 'a set'}'$"):
+        read_audit(tmp_path / "a set" / "audit.json")
+    (tmp_path / "audit.json").write_text("{")
+    with pytest.raises(DataError, match=f"facecrafter dataset audit {tmp_path} --overwrite$"):
+        read_audit(tmp_path / "audit.json")
 
 
 def test_the_card_of_another_set_is_refused(made: Path, plan: Plan) -> None:

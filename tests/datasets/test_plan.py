@@ -410,10 +410,11 @@ def test_sizes(count: float, words: str) -> None:
 
 
 def test_a_plan_by_command(embeddings: Path, tmp_path: Path) -> None:
-    config = tmp_path / "set.yaml"
+    config = tmp_path / "a set.yaml"
     config.write_text(f"identities: [{{embeddings: {embeddings}}}]\nimages: 3\n")
     done = CliRunner().invoke(app, ["dataset", "plan", str(config)])
     assert done.exit_code == 0 and "3 images of 5 people in 1 cell, 1 shard" in done.output
+    assert f"make it with: facecrafter dataset make '{tmp_path / 'a set.parquet'}' OUT\n" in done.output
     again = CliRunner().invoke(app, ["dataset", "plan", str(config)])
     assert again.exit_code == 1 and "exists already" in again.output
     assert check(config, {"identities": [{"embeddings": str(embeddings)}], "images": 3}, PlanConfig).images == 3

@@ -238,11 +238,12 @@ def test_links_are_for_studies_by_invitation(images: Path, config: Path, tmp_pat
     content["references"] = str(images / "references")
     for access, contact in (("open", ""), ("links", "lab@example.org")):
         config.write_text(yaml.safe_dump({**content, "access": access, "contact": contact}))
-        new = run("new", config, "--out", tmp_path / access)
+        new = run("new", config, "--out", tmp_path / "ä ö" / access)
+        assert f"start it with: facecrafter study serve '{tmp_path / 'ä ö' / access}'\n" in new.output
         assert new.exit_code == 0 and ("`contact` is empty" in new.output) == (not contact)
-    found = run("links", tmp_path / "links", "-n", 3, "--address", "https://study.example/")
+    found = run("links", tmp_path / "ä ö" / "links", "-n", 3, "--address", "https://study.example/")
     assert re.fullmatch(r"(https://study\.example/i/[\w-]{22}\n){3}", found.output)
-    refused = run("links", tmp_path / "open")
+    refused = run("links", tmp_path / "ä ö" / "open")
     assert refused.exit_code == 1 and "access: links" in refused.output
 
 

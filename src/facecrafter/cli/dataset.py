@@ -47,7 +47,7 @@ def dataset_plan(
     from facecrafter.datasets.checks import check_inputs
     from facecrafter.datasets.config import PlanConfig
     from facecrafter.datasets.plan import people_path, write_plan
-    from facecrafter.io import check_free
+    from facecrafter.io import check_free, command
 
     cost.check_rate(rate)
     settings = check(config, read(config), PlanConfig)
@@ -64,7 +64,7 @@ def dataset_plan(
             f"left out: {near} too near to another one, {chosen.resembling} to a training person "
             f"(nearer than {settings.least:g})"
         )
-    typer.echo(f"the plan is {plan.path}; make it with: facecrafter dataset make {plan.path} OUT")
+    typer.echo(f"the plan is {plan.path}; make it with: {command('dataset', 'make', plan.path, 'OUT')}")
 
 
 @dataset_app.command("make")

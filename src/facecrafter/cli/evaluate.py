@@ -22,7 +22,7 @@ from facecrafter.cli.options import (
 )
 from facecrafter.errors import ConfigError
 from facecrafter.interruption import stating
-from facecrafter.io import written
+from facecrafter.io import command, written
 
 
 @evaluate_app.command("model")
@@ -286,7 +286,7 @@ def _make_table(config: Path, table: str, overwrite: bool) -> None:
 
     settings = tables.load(config)
     if settings.table != table:
-        raise ConfigError(f"{config} is of the other table; run: facecrafter evaluate {settings.table} {config}")
+        raise ConfigError(f"{config} is of the other table; run: {command('evaluate', settings.table, config)}")
     with stating(lambda: _cached(settings.cache_folder)):
         tables.run(settings, overwrite=overwrite)
     for path in report.write(settings.out, overwrite):

@@ -14,7 +14,7 @@ from facecrafter.cli.options import Overwrite
 from facecrafter.cli.printing import bar
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.interruption import stating
-from facecrafter.io import check_free, write_whole
+from facecrafter.io import check_free, command, write_whole
 
 if TYPE_CHECKING:
     from facecrafter.study.simulate import Plan
@@ -94,7 +94,7 @@ def study_new(
         typer.echo(f"{kind}: {len(group.sets)} sets of {', '.join(group.methods)}")
     if not made.config.contact:
         typer.echo("`contact` is empty: participants have nobody whom they can ask", err=True)
-    typer.echo(f"{out}: start it with: facecrafter study serve {out}")
+    typer.echo(f"{out}: start it with: {command('study', 'serve', out)}")
 
 
 @study_app.command("serve")
@@ -125,7 +125,7 @@ def study_serve(
     access = store.study.config.access
     typer.echo(f"admin token: {folder / 'admin-token'}", err=True)
     if access == "links":
-        typer.echo(f"by invitation: make links with: facecrafter study links {folder} -n 21", err=True)
+        typer.echo(f"by invitation: make links with: {command('study', 'links', folder, '-n', '21')}", err=True)
     try:
         app = make_app(folder, store, binding)
         with stating(lambda: "every acknowledged answer is saved"):

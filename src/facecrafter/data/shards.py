@@ -40,7 +40,7 @@ from PIL import Image
 
 from facecrafter.errors import DataError
 from facecrafter.faces.face import Face
-from facecrafter.io import whole
+from facecrafter.io import command, whole
 
 FORMAT = 1
 META = "meta.json"
@@ -220,9 +220,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
         if version == FORMAT:
             _check_meta(meta)
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            f"{folder} is not a prepared folder; make one with: facecrafter data prepare SRC {folder}"
-        ) from None
+        again = command("data", "prepare", "SRC", folder)
+        raise DataError(f"{folder} is not a prepared folder; make one with: {again}") from None
     except DAMAGE:
         raise DataError(f"{folder / META} is damaged; make the folder again") from None
     if version != FORMAT:

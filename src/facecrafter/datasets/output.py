@@ -24,7 +24,7 @@ from facecrafter.datasets.plan import Plan
 from facecrafter.errors import DataError
 from facecrafter.estimators import emotion_estimator
 from facecrafter.estimators.identity import DIMENSIONS
-from facecrafter.io import LOCK, whole
+from facecrafter.io import LOCK, command, whole
 
 AGAIN = "delete it and run 'dataset make' again, which makes it again"
 # What the index has beside the columns of every prepared folder.
@@ -139,7 +139,7 @@ def read_settings(out: Path) -> dict[str, Any]:
     Raises:
         DataError: it is no data set, or its settings are damaged or of another version.
     """
-    again = f"facecrafter dataset make PLAN {out}"
+    again = command("dataset", "make", "PLAN", out)
     try:
         if not (out / META).is_file():
             raise DataError(f"{out} is no data set; make one with: {again}")

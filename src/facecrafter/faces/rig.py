@@ -22,7 +22,7 @@ from facecrafter.errors import CheckpointError
 from facecrafter.faces.canonical import Straightened, straightened, turned
 from facecrafter.faces.face import ALIGNED_SIZE, BLENDSHAPES
 from facecrafter.faces.landmarks import turn
-from facecrafter.io import write_whole
+from facecrafter.io import command, write_whole
 from facecrafter.weights import ASSETS
 
 SHIPPED = ASSETS / "rig.npz"
@@ -219,9 +219,11 @@ def load(path: Path = SHIPPED) -> Rig:
         ):
             raise ValueError("an array cannot be used")
     except FileNotFoundError:
-        raise CheckpointError(f"there is no rig {path}; fit one with: facecrafter controls fit DATA {path}") from None
+        raise CheckpointError(
+            f"there is no rig {path}; fit one with: {command('controls', 'fit', 'DATA', path)}"
+        ) from None
     except Exception:  # damaged files raise whatever their reader meets
         raise CheckpointError(
-            f"the rig {path} is damaged; fit it again with: facecrafter controls fit DATA {path}"
+            f"the rig {path} is damaged; fit it again with: {command('controls', 'fit', 'DATA', path)}"
         ) from None
     return Rig(**arrays, about=about)
