@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from facecrafter.errors import ConfigError, OutputError
-from facecrafter.io import LOCK, alone, check_free, whole, write_whole
+from facecrafter.io import LOCK, alone, check_free, place_for, unwritten, whole, write_whole
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -115,5 +115,59 @@ def test_a_place_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"could not be written \(.*file is a file\); free some space or choose"):
+    with pytest.raises(OutputError, match=r"could not be written \(.*file is a file\); choose another folder, and run"):
         write_whole(tmp_path / "file" / "more.txt", b"")
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space or choose another folder, and run it again"),
+        (errno.EDQUOT, "free some space or choose another folder, and run it again"),
+        (errno.ENOENT, "choose another folder, and run it again"),
+    ],
+)
+def test_space_is_freed_where_it_is_what_lacks(number: int, advice: str) -> None:
+    said = str(unwritten(Path("a.png"), OSError(number, os.strerror(number))))
+    assert said == f"a.png could not be written ({os.strerror(number).lower()}); {advice}"
+
+
+def test_a_place_is_there_and_goes_again_where_nothing_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    with pytest.raises(ValueError, match="refused"), place_for(out):
+        assert out.is_dir()
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []
+    with place_for(out):
+        (out / "a.png").touch()
+    with place_for(out):
+        pass
+    assert (out / "a.png").exists()
+    (tmp_path / "empty").mkdir()
+    with place_for(tmp_path / "empty"):
+        pass
+    assert (tmp_path / "empty").is_dir()  # which was there before
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"), [("file/new/out", "is a file|not a directory"), ("x" * 400, "file name too long")]
+)
+def test_a_place_that_cannot_be_had_is_named(tmp_path: Path, folder: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(
+            OutputError, match=rf"the folder .* cannot be written to \(.*({reason})\); choose another folder$"
+        ),
+        place_for(tmp_path / folder),
+    ):
+        pass
+
+
+def test_a_place_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with (
+        pytest.raises(OutputError, match=r"\(permission denied\); choose another folder$"),
+        place_for(tmp_path / "out"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []

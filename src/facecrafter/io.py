@@ -14,6 +14,7 @@ from facecrafter.errors import ConfigError, OutputError
 from facecrafter.interruption import deferred
 
 LOCK = "lock"
+NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quotas
 _written: dict[Path, None] = {}  # see `written`; a dictionary keeps the order
 
 
@@ -96,8 +97,39 @@ def in_folder(path: Path) -> Path:
 
 def unwritten(path: Path, error: OSError) -> OutputError:
     """The error for a file that the system refuses to write."""
-    advice = "free some space or choose another folder, and run it again"
-    return OutputError(f"{path} could not be written ({(error.strerror or str(error)).lower()}); {advice}")
+    return OutputError(f"{path} could not be written ({_why(error)}); {_advice(error)}, and run it again")
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _advice(error: OSError) -> str:
+    return "free some space or choose another folder" if error.errno in NO_SPACE else "choose another folder"
+
+
+@contextmanager
+def place_for(folder: Path) -> Iterator[None]:
+    """Have a folder to write to inside, so that one that cannot be had is known before the work. What was made of it
+    is taken away again where nothing was written.
+
+    Raises:
+        OutputError: it cannot be made, or not be written to.
+    """
+    new: list[Path] = []
+    try:
+        try:
+            new += [one for one in (folder, *folder.parents) if not one.exists()]
+            in_folder(folder / "file")
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise OutputError(f"the folder {folder} cannot be written to ({_why(error)}); {_advice(error)}") from None
+        yield
+    finally:
+        for one in new:
+            with suppress(OSError):  # it is not empty
+                one.rmdir()
 
 
 def check_free(paths: Iterable[Path], overwrite: bool = False) -> None:
@@ -122,8 +154,7 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise OutputError(f"{path} cannot be used ({why}); choose another place for the output") from None
+        raise OutputError(f"{path} cannot be used ({_why(error)}); choose another place for the output") from None
 
 
 @contextmanager

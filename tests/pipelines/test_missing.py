@@ -67,6 +67,27 @@ def full_after(files: int) -> Callable[[Path, bytes], int]:
     return writes
 
 
+def test_a_folder_that_cannot_be_had_is_refused_before_the_work(
+    crafter: FaceCrafter, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facecrafter.pipelines.missing.rendered", lambda *_: pytest.fail("images were made"))
+    with pytest.raises(OutputError, match=r"the folder .*a\.png/out cannot be written to \(.*; choose another folder$"):
+        generate_many(crafter, asked(crafter, photo), 2, photo / "out")
+
+
+def test_a_refused_request_leaves_no_folder(crafter: FaceCrafter, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Request) -> Request:
+        raise NoFaceError("no face found")
+
+    request = asked(crafter, photo)
+    with monkeypatch.context() as patch:
+        patch.setattr(crafter, "read", refuse)
+        with pytest.raises(NoFaceError):
+            generate_many(crafter, request, 2, photo.parent / "new" / "out")
+    assert not (photo.parent / "new").exists()
+    assert generate_many(crafter, request, 1, photo.parent / "new" / "out").made == 1
+
+
 def test_a_full_disk_keeps_what_was_made_and_a_repeated_run_makes_the_rest(
     crafter: FaceCrafter, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from facecrafter.config import Strict
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import ConfigError, DataError, OutputError
 from facecrafter.faces.emotion import EMOTIONS
-from facecrafter.io import whole
+from facecrafter.io import write_whole
 
 Kind = Literal["landmark", "emotion"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -190,14 +190,7 @@ class PairSampler:
         """
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists already; choose another place for the report, or overwrite it")
-        content = self._drawing()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole(path) as partial:
-                partial.write_bytes(content)
-        except OSError as error:
-            why, advice = (error.strerror or str(error)).lower(), "free some space or choose another folder"
-            raise OutputError(f"{path} could not be written ({why}); {advice}") from None
+        write_whole(path, self._drawing())
 
     def _probabilities(self, prepared: Prepared, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         """How likely each of the ``chosen`` images ``(count,)`` is an input, ``(count,)``.

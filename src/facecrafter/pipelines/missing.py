@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from facecrafter.errors import FaceCrafterError
+from facecrafter.io import place_for
 from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import check_sheets, is_there, save, write_sheets
 from facecrafter.pipelines.moving import seeded
@@ -52,7 +54,8 @@ class Summary:
 def make_missing(
     crafter: FaceCrafter, jobs: Sequence[Job], progress: Progress | None = None, best_of: int = 1
 ) -> Iterator[list[Job]]:
-    """Make the images that are not there, in batches, each saved as soon as it is made.
+    """Make the images that are not there, in batches, each saved as soon as it is made. Nothing is made where their
+    folder cannot be written to.
 
     Args:
         crafter: the model.
@@ -66,8 +69,17 @@ def make_missing(
 
     Raises:
         ConfigError: a setting cannot be used.
-        OutputError: an image cannot be written.
+        OutputError: an image, or to its folder, cannot be written.
     """
+    missing = [job for job in jobs if not job.done]
+    with ExitStack() as stack:
+        for folder in {job.path.parent: None for job in missing}:
+            stack.enter_context(place_for(folder))
+        yield from _made(crafter, missing, progress, best_of)
+
+
+def _made(crafter: FaceCrafter, missing: list[Job], progress: Progress | None, best_of: int) -> Iterator[list[Job]]:
+    """The images of jobs; see :func:`make_missing`."""
 
     @lru_cache(maxsize=KEPT_FACES)
     def read(request: Request) -> Request | FaceCrafterError:
@@ -76,7 +88,6 @@ def make_missing(
         except FaceCrafterError as error:
             return error
 
-    missing = [job for job in jobs if not job.done]
     settings = missing[0].request.settings if missing else None
     batch_size = (settings or crafter.generator.settings).batch_size
     for first in range(0, len(missing), batch_size):
