@@ -667,9 +667,10 @@ BAD_PLACES = {
     "a file": (lambda f: (f / "full" / "a.txt", f / "out"), "a.txt is neither a folder nor a tar or zip"),
     "empty archive": (lambda f: (_archive_of_nothing(f), f / "out"), "there are no photos in .*nothing.tar.gz"),
     "cut archive": (lambda f: (_cut_archive(f), f / "out"), "cut.tar.gz is a damaged archive"),
+    "no table either": (lambda f: (f / "empty.csv", f / "out"), "empty.csv is neither a folder nor a tar or zip"),
     "out is a file": (lambda f: (f / "full", f / "full" / "a.txt"), "a.txt lies inside|a.txt is a file"),
-    "out under a file": (lambda f: (f / "empty", f / "full" / "a.txt" / "out"), "out cannot be written"),
-    "out is something else": (lambda f: (f / "empty", f / "full"), "full is not empty and not a prepared folder"),
+    "out under a file": (lambda f: (f / "some", f / "full" / "a.txt" / "out"), "out cannot be written"),
+    "out is something else": (lambda f: (f / "some", f / "full"), "full is not empty and not a prepared folder"),
     "out inside the source": (lambda f: (f / "full", f / "full" / "out"), "out lies inside .*full"),
     "out is the source": (lambda f: (f / "full", f / "full"), "full lies inside .*full"),
 }
@@ -680,6 +681,8 @@ def test_bad_places_are_refused_in_one_sentence(tmp_path: Path, case: str) -> No
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.txt").write_bytes(os.urandom(10_000))
+    shutil.copytree(tmp_path / "full", tmp_path / "some")
+    (tmp_path / "empty.csv").touch()
     places, message = BAD_PLACES[case]
     source, out = places(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
@@ -687,6 +690,8 @@ def test_bad_places_are_refused_in_one_sentence(tmp_path: Path, case: str) -> No
     assert "\n" not in str(caught.value)
     assert not (out / "meta.json").exists()
     assert not (out / "unpacked.partial").exists()
+    if case in ("empty source", "a file", "no table either"):
+        assert not out.exists()
 
 
 BAD_OPTIONS: list[tuple[dict[str, Any], type[FaceCrafterError], str]] = [

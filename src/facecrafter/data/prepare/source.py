@@ -43,11 +43,15 @@ def count_images(photos: Iterable[Photo]) -> int:
 
 
 def check_folders(source: Path, out: Path) -> None:
-    """Refuse a source that is not there or empty, and an ``out`` that is something else than a prepared folder."""
+    """Refuse a source that is not there, empty or no archive, and an ``out`` that is no folder to prepare into."""
     if not source.exists():
         raise DataError(f"there is no folder or archive {source}")
     if not source.is_dir() and not source.is_file():
         raise DataError(f"{source} is a pipe or a device; name a folder or an archive")
+    if source.is_file():
+        _check_archive(source)
+    elif next(_visible(source), None) is None:
+        raise DataError(f"there are no photos in {source}")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, whose photos it is made from; name a folder outside it")
     if out.exists() and not out.is_dir():
@@ -59,8 +63,23 @@ def check_folders(source: Path, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise shards.unwritable(out, error) from None
-    if source.is_dir() and next(_visible(source), None) is None:
-        raise DataError(f"there are no photos in {source}")
+
+
+def _check_archive(source: Path) -> None:
+    try:
+        known = zipfile.is_zipfile(source) or tarfile.is_tarfile(source)
+    except shards.DAMAGE as error:
+        raise _damaged(source, error) from None
+    if not known:
+        raise DataError(f"{source} is neither a folder nor a tar or zip archive of photos; name one of these")
+
+
+def _damaged(source: Path, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return DataError(f"{source} cannot be read ({error.strerror}); change its permissions, or name another one")
+    return DataError(
+        f"{source} is a damaged archive ({reason_of(error)}); fetch it again, or unpack it and name the folder"
+    )
 
 
 @contextmanager
@@ -86,19 +105,13 @@ def _unpack(source: Path, folder: Path) -> Path:
         if zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as zipped:
                 zipped.extractall(folder)
-        elif tarfile.is_tarfile(source):
+        else:
             with tarfile.open(source) as tarred:
                 _extract(tarred, folder)
-        else:
-            raise DataError(f"{source} is neither a folder nor a tar or zip archive of photos")
-    except DataError:
-        raise
     except shards.DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise shards.unwritable(folder, error) from None
-        raise DataError(
-            f"{source} is a damaged archive ({reason_of(error)}); fetch it again, or unpack it and name the folder"
-        ) from None
+        raise _damaged(source, error) from None
     inside = [path for path in folder.iterdir() if not _hidden(path.name)] if folder.is_dir() else []
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 
