@@ -25,6 +25,7 @@ from facecrafter.estimators.emotion_estimator import estimator
 from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.faces.face import Face
+from facecrafter.faces.photo import KINDS
 from facecrafter.pipelines import perceive as perceiving
 from facecrafter.pipelines.perceive import COLUMNS, find_sources
 
@@ -296,10 +297,10 @@ def test_a_bar_shows_for_many_images_only(folder: Path) -> None:
 # The input, and words of the sentence about it.
 BAD = {
     "constant image": ("blank.png", "no face found in blank.png (320x240); try"),
-    "words": ("words.jpg", "words.jpg is not an image"),
+    "words": ("words.jpg", f"words.jpg is not an image that can be read; give a {KINDS} file"),
     "truncated": ("truncated.jpg", "truncated.jpg is damaged"),
     "missing": ("none.jpg", "there is no file none.jpg"),
-    "empty folder": ("empty", "empty has no images in it; name a folder with"),
+    "empty folder": ("empty", f"empty has no images in it; name a folder with {KINDS} files"),
     "folder of papers": ("papers", "papers has no images in it"),
 }
 

@@ -112,7 +112,7 @@ def data_directions(
         bool,
         typer.Option(
             "--learn",
-            help="Learn what they lack for emotions again and write FILE, about 30 minutes; --fit does it too.",
+            help="Learn what they lack for emotions again and write FILE, 11 minutes on one core; --fit does it too.",
         ),
     ] = False,
     ages: Annotated[

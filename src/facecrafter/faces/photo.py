@@ -37,6 +37,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
+KINDS = "JPEG, PNG, HEIC, TIFF, WebP, AVIF, GIF or BMP"  # for messages: those that people have
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 # Names of photos that are not read. A camera's own files hold a small preview, which would be taken for the photo.
@@ -172,8 +173,7 @@ def _guarded(name: object) -> Iterator[None]:
         except FileNotFoundError:
             raise PhotoError(f"there is no file {name}") from None
         except UnidentifiedImageError:
-            kinds = "JPEG, PNG, HEIC, TIFF, WebP, AVIF, GIF or BMP"
-            raise PhotoError(f"{name} is not an image that can be read; give a {kinds} file") from None
+            raise PhotoError(f"{name} is not an image that can be read; give a {KINDS} file") from None
         except PermissionError:
             raise PhotoError(f"{name} cannot be read (permission denied); change its permissions") from None
         except MemoryError:

@@ -22,7 +22,7 @@ from facecrafter.estimators.emotion_estimator import EmotionEstimator
 from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.faces.emotion import EMOTIONS, Emotion
 from facecrafter.faces.face import ALIGNED_SIZE, MOST_FACES, Face, align, load_photo
-from facecrafter.faces.photo import find_photos
+from facecrafter.faces.photo import KINDS, find_photos
 from facecrafter.interruption import deferred
 from facecrafter.io import check_free, name_as_text, write_whole
 from facecrafter.pipelines.perception_chart import ANGLES, chart
@@ -91,7 +91,7 @@ def find_sources(paths: Iterable[Path]) -> tuple[list[Source], list[tuple[Path, 
         files, passed = find_photos(path) if os.path.isdir(path) else ([path], [])
         lacking.extend(passed)
         if not files:
-            lacking.append((path, f"{path} has no images in it; name a folder with JPEG, PNG, TIFF or WebP files"))
+            lacking.append((path, f"{path} has no images in it; name a folder with {KINDS} files"))
         for file in files:
             if file not in sources:
                 wanted = file.relative_to(path) if os.path.isdir(path) else PurePath(file.name)
