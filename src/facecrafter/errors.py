@@ -14,6 +14,11 @@ def printable(value: object) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
 
 
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """A number and its noun."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
 def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
     """The end of a message on an unknown name, with the nearest known one; empty where none is near.
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from facecrafter.cli import app
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import DataError
 from facecrafter.evaluation import report, words
@@ -197,11 +199,20 @@ def test_nothing_known_is_none_in_the_table(record: WordsResult) -> None:
     )
 
 
+def test_brackets_are_explained_where_there_are_some(record: WordsResult) -> None:
+    alone = {words.WORDS_ONLY: words.scores(np.eye(8)[None], OUT[:1])}
+    about = words.as_markdown(record.model_copy(update={"people": 1, "settings": alone})).splitlines()[-1]
+    assert about.startswith("1 held-out person, 8 images each") and "brackets" not in about
+    about = words.as_markdown(record).splitlines()[-1]
+    assert about.startswith("4 held-out people, 8") and "In brackets the 95 % bootstrap interval over people. " in about
+
+
 def test_publish_puts_the_table_into_a_document(record: WordsResult, tmp_path: Path) -> None:
     run, document = tmp_path / "model", tmp_path / "README.md"
     HeldoutResult(environment={}, model="mini", estimators={}, settings={}, words=record).write(run)
     document.write_text("before\n<!-- table model -->\nold\n<!-- end of table -->\nafter\n")
-    report.publish([run], document)
+    done = CliRunner().invoke(app, ["evaluate", "publish", str(document), str(run)])
+    assert done.output == f"{document} has 1 table\n"
     table = words.as_markdown(record)
     assert document.read_text() == f"before\n<!-- table model -->\n\n{table}\n\n<!-- end of table -->\nafter\n"
 

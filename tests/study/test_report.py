@@ -202,6 +202,8 @@ def test_new_status_export_and_report(images: Path, config: Path, tmp_path: Path
     study = Manifest(**yaml.safe_load((out / MANIFEST).read_text()))
     assert study.config.design == "pairs"
     database = open_database(out, study.digest)
+    answered(Store(study, database), 1)
+    assert "1 participant, 1 finished" in run("status", out).output
     answered(Store(study, database), 2)
     database.close()
     status = run("status", out)

@@ -10,6 +10,7 @@ import typer
 from facecrafter.cli.application import data_app
 from facecrafter.cli.options import Choose, EmoNet, Only
 from facecrafter.cli.printing import refuse_given
+from facecrafter.errors import counted
 
 
 @data_app.command("prepare")
@@ -97,7 +98,8 @@ def data_synthesise(
     done = synthesise(
         out, file=directions or ASSET, people=people, seed=seed, size=size, workers=workers, overwrite=overwrite
     )
-    typer.echo(f"{done.images} images are in {done.folder} ({done.people} people tried, {done.seconds:.0f} s)")
+    tried = counted(done.people, "person", "people")
+    typer.echo(f"{done.images} images are in {done.folder} ({tried} tried, {done.seconds:.0f} s)")
     typer.echo(f"{done.rejected} people or edits were left out; {done.folder / 'rejected.csv'} says why")
     typer.echo(f"{done.folder / 'report.html'} shows what came of it")
 

@@ -9,6 +9,7 @@ import typer
 
 from facecrafter.cli.application import dataset_app
 from facecrafter.cli.options import Overwrite
+from facecrafter.errors import counted
 
 OUT = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a data set.", file_okay=False)]
 
@@ -59,7 +60,7 @@ def dataset_plan(
     for line in cost.lines(settings, plan.images, plan.cells, len(chosen.people), rate):
         typer.echo(line)
     if chosen.near or chosen.resembling:
-        near = cost.counted(chosen.near, "person", "people")
+        near = counted(chosen.near, "person", "people")
         typer.echo(
             f"left out: {near} too near to another one, {chosen.resembling} to a training person "
             f"(nearer than {settings.least:g})"
@@ -87,14 +88,13 @@ def dataset_make(
     facecrafter dataset make plan.parquet data/set --workers 4
     facecrafter dataset make plan.parquet data/set --ray 10.0.0.1:6379
     """
-    from facecrafter.datasets import cost
     from facecrafter.datasets.make import make
 
     done = make(plan, out, workers=workers, ray=ray, device=device, overwrite=overwrite)
     counts = done.counts
     if done.damaged:
         some = ", ".join(done.damaged[:5]) + (", ..." if len(done.damaged) > 5 else "")
-        shards = cost.counted(len(done.damaged), "shard")
+        shards = counted(len(done.damaged), "shard")
         typer.echo(f"{shards} of an earlier run had been damaged, and were made again: {some}")
     typer.echo(f"{counts.images} of {done.planned} images are in {done.folder} ({done.seconds:.0f} s)")
     if counts.images:

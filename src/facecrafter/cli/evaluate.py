@@ -20,7 +20,7 @@ from facecrafter.cli.options import (
     TableConfig,
     Weights,
 )
-from facecrafter.errors import ConfigError
+from facecrafter.errors import ConfigError, counted
 from facecrafter.interruption import stating
 from facecrafter.io import command, written
 
@@ -133,7 +133,9 @@ def evaluate_people(
 
     found = asked.read(data, people)
     typer.echo(asked.as_markdown(found))
-    typer.echo(f"\n{len({one.person for one in found})} people; in brackets the 95 % bootstrap interval over people")
+    count = len({one.person for one in found})
+    about = "; in brackets the 95 % bootstrap interval over people" if count > 1 else ""
+    typer.echo(f"\n{counted(count, 'person', 'people')}{about}")
 
 
 @evaluate_app.command("autoencoder")
@@ -277,7 +279,7 @@ def evaluate_publish(
     from facecrafter.evaluation.report import publish
 
     publish(runs, document, paper)
-    typer.echo(f"{document} has {len(runs)} tables")
+    typer.echo(f"{document} has {counted(len(runs), 'table')}")
 
 
 def _make_table(config: Path, table: str, overwrite: bool) -> None:

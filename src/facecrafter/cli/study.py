@@ -12,7 +12,7 @@ import typer
 from facecrafter.cli.application import study_app
 from facecrafter.cli.options import Overwrite
 from facecrafter.cli.printing import bar
-from facecrafter.errors import ConfigError, DataError
+from facecrafter.errors import ConfigError, DataError, counted
 from facecrafter.interruption import stating
 from facecrafter.io import check_free, command, write_whole
 
@@ -162,15 +162,15 @@ def study_status(folder: Folder, database: Database = None) -> None:
     found = status_of(store)
     store.database.close()
     typer.echo(
-        f"{found.participants} participants, {found.finished} finished, {found.withdrawn} withdrew; "
-        f"{found.answers} answers"
+        f"{counted(found.participants, 'participant')}, {found.finished} finished, {found.withdrawn} withdrew; "
+        f"{counted(found.answers, 'answer')}"
     )
     for one in found.questions:
         if not one.answers:
             typer.echo(f"{one.question}: no answers yet")
             continue
         typer.echo(
-            f"{one.question}: {one.answers} answers, {one.fewest} to {one.most} a set; "
+            f"{one.question}: {counted(one.answers, 'answer')}, {one.fewest} to {one.most} a set; "
             f"methods over positions: p {one.positions_p:.2f}"
         )
 
@@ -193,7 +193,7 @@ def study_export(
     text = as_csv(store)
     store.database.close()
     write_whole(out, text.encode())
-    typer.echo(f"{text.count(chr(10)) - 1} answers: {out}")
+    typer.echo(f"{counted(text.count(chr(10)) - 1, 'answer')}: {out}")
 
 
 @study_app.command("report")

@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL import Image
 
 from facecrafter.datasets.audit import FAR, Audit, open_set
-from facecrafter.datasets.cost import counted
 from facecrafter.datasets.identities import EMBEDDINGS, MADE, NOBODY, REAL
 from facecrafter.datasets.output import read_list, samples
+from facecrafter.errors import counted
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.report.page import template_environment
 from facecrafter.evaluation.report.tables import Cell, Grid

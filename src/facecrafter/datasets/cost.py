@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from facecrafter.datasets.config import PlanConfig
-from facecrafter.errors import ConfigError
+from facecrafter.errors import ConfigError, counted
 
 # Of the shipped mini model by `facecrafter dataset bench`, in processor time of one core of an AMD EPYC: images a
 # second with all labels, three poses to an expression, and bytes an image in its shard.
@@ -66,11 +66,6 @@ def _range(config: PlanConfig, seconds: float) -> str:
     """How long it takes where every image is in its cell at once, and where none is."""
     once, most = duration(seconds), duration(seconds * config.attempts)
     return once if once == most else f"{once}, {most} where all are made {config.attempts} times"
-
-
-def counted(count: int, one: str, several: str | None = None) -> str:
-    """A number and its noun."""
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.data import shards
-from facecrafter.errors import DataError
+from facecrafter.errors import DataError, counted
 from facecrafter.evaluation import bootstrap
 from facecrafter.evaluation.emotion_records import IndependentResult, WordClass, WordMean, WordScores, WordsResult
 from facecrafter.evaluation.metrics import auc
@@ -153,15 +153,17 @@ def as_markdown(result: WordsResult, independent: IndependentResult | None = Non
             mean.append(f"{share_cell(others[name].mean.read_as_asked)} of the {len(others[name].classes)}")
     rule = ["---", *["---:"] * (len(headings) - 1)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in [headings, rule, *lines, mean])
-    return "\n\n".join([table, _about(result, independent)])
+    return "\n\n".join([table, _about(result, independent, "[" in table)])
 
 
-def _about(result: WordsResult, independent: IndependentResult | None) -> str:
-    """What the table is of."""
+def _about(result: WordsResult, independent: IndependentResult | None, intervals: bool) -> str:
+    """What the table is of; ``intervals`` says whether it has any, which one person has not."""
     found = ", ".join(f"{100 * one.face_found:.4g} % ({name})" for name, one in result.settings.items())
+    people = counted(result.people, "held-out person", "held-out people")
+    brackets = "In brackets the 95 % bootstrap interval over people. " if intervals else ""
     about = (
-        f"{result.people} held-out people, {len(EMOTIONS)} images each, read by {result.estimator}; a guess is "
-        f"right in {100 * CHANCE:.4g} % and has an AUC of 0.5. In brackets the 95 % bootstrap interval over people. "
+        f"{people}, {len(EMOTIONS)} images each, read by {result.estimator}; a guess is "
+        f"right in {100 * CHANCE:.4g} % and has an AUC of 0.5. {brackets}"
         f"A face was found in {found}; shares and AUCs are over these."
     )
     if independent is None or not independent.words:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facecrafter.errors import counted
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.report import charts
 from facecrafter.evaluation.report.page import sorting, template_environment
@@ -182,14 +183,10 @@ def summary(report: Report) -> list[str]:
 
 
 def _people(status: Status) -> str:
-    taken = f"{status.participants} {_plural(status.participants)} took part, and {status.finished} finished."
+    taken = f"{counted(status.participants, 'participant')} took part, and {status.finished} finished."
     if not status.withdrawn:
         return taken
     return f"{taken} {status.withdrawn} more withdrew, which deleted their answers."
-
-
-def _plural(count: int) -> str:
-    return "participant" if count == 1 else "participants"
 
 
 def _p(value: float) -> str:
