@@ -258,7 +258,8 @@ def test_links_are_for_studies_by_invitation(images: Path, config: Path, tmp_pat
         (["new", "{config}"], "has no images"),
         (["new", "{config}", "--methods", "a", "b", "--ranking", "--pairs"], "one of --ranking and --pairs"),
         (["new", "{config}", "--methods", "x/a", "y/a"], "same name"),
-        (["new", "{config}", "--run", "nowhere"], "nowhere has no result.json"),
+        (["new", "{config}", "--run", "nowhere"], "nowhere has no result.json; make it with: facecrafter evaluate"),
+        (["new", "{config}", "--run", "out/control"], "make it with: facecrafter evaluate control CONFIG, as"),
         (["simulate", "--sets", "3", "--sets-a-participant", "4"], "cannot see 4 of 3"),
     ],
 )

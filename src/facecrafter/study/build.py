@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -186,6 +187,13 @@ def _of_run(config: StudyConfig, kind: Kind) -> Candidates:
         ConfigError: none of the runs, or several, are of this kind.
         DataError: a run cannot be read, or lacks a method's scores.
     """
+    for folder in config.runs:
+        if not (folder / result.RESULT).is_file():
+            which = folder.name if folder.name in get_args(Kind) else "control|diversity"
+            raise DataError(
+                f"{folder} has no {result.RESULT}; make it with: facecrafter evaluate {which} CONFIG, as docs/study.md "
+                "shows, or give images with --methods and --references"
+            )
     tables = {folder: result.read(folder) for folder in config.runs}
     fitting = [(folder, one) for folder, one in tables.items() if one.kind == kind]
     if len(fitting) != 1 or not isinstance(fitting[0][1], result.TableResult):
