@@ -759,7 +759,7 @@ def test_people_kept_out_are_never_seen(small: Scale, prepared: Prepared, tmp_pa
 def test_a_used_folder_is_refused_and_a_resume_must_be_of_the_same_run(small: Scale, tmp_path: Path) -> None:
     start_folder(tmp_path / "start", small)
     config = config_of("landmark", tmp_path, steps=1)
-    with pytest.raises(ConfigError, match="no checkpoint to resume"):
+    with pytest.raises(ConfigError, match=r"no checkpoint to resume; .* was moved, name it with --run FOLDER, and if"):
         trainer.train(config, resume=True, progress=False)
     trainer.train(config, progress=False)
     before = (config.run / run_folder.CHECKPOINT).read_bytes()

@@ -49,7 +49,10 @@ def check(config: RunConfig, resume: bool, grows: bool = False) -> RunConfig | N
             raise ConfigError(f"{config.run} already holds a run; go on with --resume, or choose another run folder")
         return None
     if not checkpoint.is_file():
-        raise ConfigError(f"{config.run} has no checkpoint to resume; start it without --resume")
+        raise ConfigError(
+            f"{config.run} has no checkpoint to resume; if the run's folder was moved, name it with --run FOLDER, and "
+            "if there was no run yet, start it without --resume"
+        )
     before = load(saved)  # what it does not name yet has its default
     changed = config_file.differences(before, config) if before.stage == config.stage else ["stage"]
     if grows:
