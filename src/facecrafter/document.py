@@ -15,8 +15,11 @@ def read_document(document: Path) -> str:
     """
     try:
         return document.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"there is no file {document}; name a Markdown file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the document {document} cannot be read ({error}); name a Markdown file") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"the document {document} cannot be read ({reason}); name a Markdown file") from None
 
 
 def with_table(document: Path, text: str, name: str, table: str) -> str:

@@ -587,8 +587,10 @@ def test_publish_needs_a_place(run, text, tmp_path):
     with pytest.raises(DataError, match=f"no place for {run.name}"):
         report.publish([run], document)
     assert document.read_text() == text.replace("table run", f"table {run.name}")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"^there is no file .*none\.md; name a Markdown file$"):
         report.publish([run], tmp_path / "none.md")
+    with pytest.raises(DataError, match=r"cannot be read \(Is a directory\); name a Markdown file$"):
+        report.publish([run], tmp_path)
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
