@@ -23,6 +23,15 @@ def table(stubbed, *methods, judges=None, **changes):
     return tables.ControlConfig(**{**stubbed(*methods, judges=judges), **CONTROL, **changes})
 
 
+def test_too_few_people_name_the_folder_and_the_setting(stubbed, stub_method, tmp_path):
+    config = table(stubbed, stub_method("a"), identities=41)
+    told = (
+        f"^{tmp_path / 'data'}: 41 identities are asked for, and 40 people are held out; lower `identities`, or prepare"
+    )
+    with pytest.raises(DataError, match=told):
+        tables.run(config)
+
+
 def test_scores_are_the_metrics_of_the_right_columns():
     random = np.random.default_rng(0)
 

@@ -42,7 +42,11 @@ def test_unusable_images_are_not_chosen(world: Prepared) -> None:
 
 @pytest.mark.parametrize(
     ("identities", "count", "pool", "told"),
-    [(41, 2, 5, "40 people are held out"), (5, 2, 121, "120 photos are held out"), (5, 6, 6, "6 targets")],
+    [
+        (41, 2, 5, "40 people are held out; lower `identities`, or"),
+        (5, 2, 121, "120 photos are held out; lower `pool`, or"),
+        (5, 6, 6, "6 targets"),
+    ],
 )
 def test_fewer_than_asked_is_told(world: Prepared, identities: int, count: int, pool: int, told: str) -> None:
     with pytest.raises(DataError, match=told):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.controls import CONTROLS
+from facecrafter.errors import DataError
 from facecrafter.evaluation import frechet, leakage, metrics, subgroups
 from facecrafter.evaluation.config import FOLDER, ControlConfig, Distance, MethodConfig
 from facecrafter.evaluation.measurements import Measurements
@@ -200,7 +201,10 @@ def choose_pairs(session: Session, config: ControlConfig) -> tuple[Pairs, list[s
     """
     usable = np.ones(len(session.prepared), bool)
     while True:
-        pairs = choose(session.prepared, config.identities, config.targets, config.pool, config.seed, usable)
+        try:
+            pairs = choose(session.prepared, config.identities, config.targets, config.pool, config.seed, usable)
+        except DataError as error:
+            raise DataError(f"{config.data}: {error}") from None
         rows = np.unique(np.concatenate([pairs.identity, pairs.target]))
         found = session.measure(session.prepared.images[rows]).found
         if found.all():

@@ -106,7 +106,7 @@ def _drawn(
     names = sorted(by_person)
     count = len(names) if people is None else people
     if count > len(names):
-        raise DataError(f"{count} people are asked for, and {place} has {len(names)}; ask for fewer, or add some")
+        raise DataError(f"{count} people are asked for, and {place} has {len(names)}; lower `identities`, or add some")
     random = np.random.default_rng(seed)
     chosen = sorted(names[index] for index in random.permutation(len(names))[:count])
 

@@ -94,7 +94,10 @@ def choose_pairs(prepared: shards.Prepared, protocol: Protocol) -> Pairs:
     rows = np.flatnonzero(shards.held_out(prepared.persons))
     people = by_person(prepared, rows)
     if len(people) < max(2, protocol.identities):
-        raise DataError(f"{protocol.identities} held-out people are asked for, and the folder has {len(people)}")
+        raise DataError(
+            f"{protocol.identities} held-out people are asked for, two at least, and the folder has {len(people)}; "
+            "lower --identities, or prepare photos of more people"
+        )
     chosen = random.permutation(sorted(people))[: protocol.identities]
     by_yaw = rows[np.argsort(prepared.angles[rows, 0], kind="stable")]
     strata = np.array_split(by_yaw, protocol.targets)

@@ -262,7 +262,9 @@ def _chosen(prepared: shards.Prepared, people: int, seed: int) -> NDArray[np.int
     random, held = np.random.default_rng(seed), np.flatnonzero(shards.held_out(prepared.persons))
     photos = by_person(prepared, held)
     if len(photos) < 2:
-        raise DataError(f"controls are measured on 2 held-out people or more, and there are {len(photos)}")
+        raise DataError(
+            f"controls are measured on 2 held-out people or more, and there are {len(photos)}; prepare photos of more"
+        )
     return np.array([random.choice(photos[name]) for name in random.permutation(sorted(photos))[:people]])
 
 

@@ -63,9 +63,15 @@ def choose(
     rows = np.flatnonzero(candidates)
     people = by_person(prepared, rows)
     if len(people) < identities:
-        raise DataError(f"{identities} identities are asked for, and {len(people)} people are held out; ask for fewer")
+        raise DataError(
+            f"{identities} identities are asked for, and {len(people)} people are held out; lower `identities`, or "
+            "prepare photos of more people"
+        )
     if len(rows) < pool:
-        raise DataError(f"a pool of {pool} targets is asked for, and {len(rows)} photos are held out; ask for fewer")
+        raise DataError(
+            f"a pool of {pool} targets is asked for, and {len(rows)} photos are held out; lower `pool`, or prepare "
+            "more photos"
+        )
     chosen = random.permutation(sorted(people))[:identities].tolist()
     sources = [int(random.choice(people[person])) for person in chosen]
     features = standardised(prepared.angles[rows, :2], prepared.blendshapes[rows])
@@ -150,7 +156,7 @@ def share(owners: Sequence[str], people: Sequence[str], count: int, random: np.r
         if len(others) < count:
             raise DataError(
                 f"{person} should get {count} targets, and the pool has {len(others)} of other people; "
-                "ask for fewer targets or a larger pool"
+                "lower `targets`, or set a larger `pool`"
             )
         order = np.lexsort((random.permutation(len(others)), used[others]))
         given[number] = np.sort(others[order[:count]])
