@@ -132,8 +132,29 @@ def test_a_study_without_answers_has_a_report_that_says_so(
     html, markdown, table = (
         path.read_text() for path in report.write(Store(study, open_database(tmp_path, study.digest)), tmp_path / "out")
     )
-    assert "no answers yet" in html and "0 participants" in markdown and table.count("\n") == 1
-    assert "withdrew" not in markdown
+    assert (
+        "no answers yet" in html
+        and "no answers yet" in markdown
+        and "0 participants" in markdown
+        and table.count("\n") == 1
+    )
+    assert "withdrew" not in markdown and "0.0 answers" not in markdown
+
+
+def test_a_report_of_no_answers_is_told_and_replaced(images: Path, config: Path, tmp_path: Path) -> None:
+    out, folders = tmp_path / "study", [images / name for name in METHODS]
+    run("new", config, "--methods", *folders, "--references", images / "references", "--out", out)
+    for _ in range(2):
+        empty = run("report", out, "--out", tmp_path / "report")
+        assert empty.exit_code == 0 and f"{out} has no answers yet" in empty.output
+    study = Manifest(**yaml.safe_load((out / MANIFEST).read_text()))
+    database = open_database(out, study.digest)
+    answered(Store(study, database), 2)
+    database.close()
+    full = run("report", out, "--out", tmp_path / "report")
+    assert full.exit_code == 0 and "no answers yet" not in full.output
+    again = run("report", out, "--out", tmp_path / "report")
+    assert again.exit_code == 1 and "exists already" in again.output
 
 
 def test_who_took_part_is_counted_in_words(

@@ -212,6 +212,10 @@ def study_report(
     store = _store(folder, database)
     for path in report.write(store, out, overwrite):
         typer.echo(path)
+    if not report.gather(store).results:
+        typer.echo(
+            f"{folder} has no answers yet, and the report says no more; make it again once there are some", err=True
+        )
     store.database.close()
 
 

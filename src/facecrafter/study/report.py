@@ -134,7 +134,7 @@ def _seconds(answers: Sequence[Given]) -> float | None:
 
 
 def write(store: Store, out: Path, overwrite: bool = False, simulated: bool = False) -> list[Path]:
-    """Write :data:`FILES`.
+    """Write :data:`FILES`. A report of no answers is replaced by the next one.
 
     Args:
         store: the study and its answers.
@@ -146,11 +146,19 @@ def write(store: Store, out: Path, overwrite: bool = False, simulated: bool = Fa
         OutputError: a file exists, or cannot be written.
     """
     paths = [out / name for name in FILES]
-    check_free(paths, overwrite)
     report = replace(gather(store), simulated=simulated)
+    check_free(paths, overwrite or _says_nothing(paths[-1], report))
     for path, text in zip(paths, (as_html(report), as_markdown(report), as_csv(report)), strict=True):
         write_whole(path, text.encode("utf-8", "replace"))
     return paths
+
+
+def _says_nothing(table: Path, report: Report) -> bool:
+    """Whether the report that is there is of this program and of no answers."""
+    try:
+        return table.read_bytes() == as_csv(replace(report, results=[])).encode()
+    except OSError:
+        return False
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -166,12 +174,13 @@ def summary(report: Report) -> list[str]:
         "pairs": "the better of two methods' images",
     }
     planned = config.sets_a_participant * status.participants / config.sets
-    lines = [
-        *simulated,
-        _people(status),
+    lines = [*simulated, _people(status)]
+    if not report.results:
+        return lines
+    lines.append(
         f"Each was dealt {config.sets_a_participant} of {config.sets} sets a question and chose "
-        f"{trial[config.design]}, in balanced positions: {planned:.1f} answers a set and question if all had finished.",
-    ]
+        f"{trial[config.design]}, in balanced positions: {planned:.1f} answers a set and question if all had finished."
+    )
     if report.seconds is not None:
         lines.append(f"The median answer took {report.seconds:.1f} seconds.")
     if config.attention_checks:
@@ -308,6 +317,8 @@ def as_markdown(report: Report) -> str:
         parts += [f"## {escaped(result.text)}", grid_as_markdown(table(result)), grid_as_markdown(differences(result))]
     if report.results:
         parts += ["## Tests", grid_as_markdown(tests(report)), "## Quality", grid_as_markdown(quality(report)), HOW]
+    else:
+        parts.append("There are no answers yet.")
     return "\n\n".join(parts) + "\n"
 
 
