@@ -384,9 +384,9 @@ def _own(path: Path) -> Listed:
     known = _registered().get(name, {})
     if known and state == "-":
         state = "ok" if digest == known["sha256"] else "differs"
-    told = {"role": "the project's own", "licence": "of the project", "source": "trained by this project"}
-    told |= metadata if state == "differs" else {**metadata, **known}  # the registered terms are of the registered file
-    return Listed(name, told["role"], "", "", path, digest, state, told["licence"], told["source"])
+    terms = {"role": "the project's own", "licence": "of the project", "source": "trained by this project"}
+    terms |= metadata if state == "differs" else {**metadata, **known}  # the registered terms are of the registered file
+    return Listed(name, terms["role"], "", "", path, digest, state, terms["licence"], terms["source"])
 
 
 def _registered() -> dict[str, dict[str, str]]:
