@@ -811,7 +811,7 @@ def test_batches_divide_among_the_processes(parts: int, words: str, tmp_path: Pa
 
 
 def test_a_start_that_does_not_fit_is_refused(small: Scale, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="start"):
+    with pytest.raises(ConfigError, match=r"start: there is no folder .*start; train the stage .* start: mini"):
         trainer.train(config_of("landmark", tmp_path), progress=False)
     start_folder(tmp_path / "start", small, base=False)
     with pytest.raises(CheckpointError, match=r"unet\.safetensors"):

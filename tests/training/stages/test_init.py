@@ -222,7 +222,7 @@ def test_every_path_says_what_it_means_for_a_run_that_goes_on() -> None:
         for name, field in model.model_fields.items():
             if "Path" in str(field.annotation):
                 yield name, any(isinstance(one, Bearing) for one in field.metadata)
-            for inner in config_file._models(field.annotation):
+            for inner in config_file.models_in(field.annotation):
                 yield from paths(inner)
 
     found = {name: kept for stage in stages().values() for name, kept in paths(stage)}
