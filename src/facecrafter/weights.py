@@ -385,7 +385,9 @@ def _own(path: Path) -> Listed:
     if known and state == "-":
         state = "ok" if digest == known["sha256"] else "differs"
     terms = {"role": "the project's own", "licence": "of the project", "source": "trained by this project"}
-    terms |= metadata if state == "differs" else {**metadata, **known}  # the registered terms are of the registered file
+    terms |= (
+        metadata if state == "differs" else {**metadata, **known}
+    )  # the registered terms are of the registered file
     return Listed(name, terms["role"], "", "", path, digest, state, terms["licence"], terms["source"])
 
 
