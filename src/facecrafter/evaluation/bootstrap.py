@@ -52,14 +52,26 @@ def of_means(
 
 
 def statistic(
-    function: Callable[[NDArray[np.int64]], float], people: Sequence[str], draws: int = DRAWS, seed: int = 0
+    function: Callable[[NDArray[np.int64]], float],
+    people: Sequence[str],
+    draws: int = DRAWS,
+    seed: int = 0,
+    parts: Sequence[NDArray[np.bool_]] = (),
 ) -> Interval:
     """Any number, by a function of the rows ``(Q,)`` that it is to be worked out on, some of them repeated.
 
     The function is called once for all rows and once a draw, and returns NaN for rows that have no value; see
     :func:`mean`.
+
+    Args:
+        function: of rows, to the number.
+        people, draws, seed: see :func:`mean`.
+        parts: rows ``(Q,)`` that the number cannot do without: where some are of fewer than two people it has no
+            interval, since draws that have a value would all have the same.
     """
     groups = _groups(people)
+    if any(len(np.unique(groups[part])) < 2 for part in parts):
+        return Interval(float(function(np.arange(len(groups)))))
     rows = np.argsort(groups, kind="stable")
     copies = _copies(groups, draws, seed)
     drawn = [function(np.repeat(rows, line[groups[rows]])) for line in copies]

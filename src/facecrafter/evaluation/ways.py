@@ -67,9 +67,7 @@ def read(
         return share(way, rows) - share(WAYS[0], rows)
 
     def interval(function: Callable[[NDArray[np.int64]], float], *of: str) -> Interval:
-        found = bootstrap.statistic(function, whose)
-        people = ({one for one, way in zip(whose, acting, strict=True) if way == wanted} for wanted in of)
-        return found if all(len(some) > 1 for some in people) else Interval(found.value)
+        return bootstrap.statistic(function, whose, parts=[acting == way for way in of])
 
     def by(way: str) -> dict[str, Number]:
         own = {word: right[(acting == way) & (asked == word)] for word in classes if word in WORDS}

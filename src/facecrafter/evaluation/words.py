@@ -115,9 +115,8 @@ def scores(probabilities: Array, people: Sequence[str], classes: Sequence[str] =
         def over(chosen: NDArray[np.int64]) -> float:
             return float(np.mean([function(label, chosen) for label in labels]))
 
-        found = bootstrap.statistic(over, whose.tolist())
-        alone = len(labels) == 1 and len(set(whose[asked == labels[0]])) < 2
-        return Interval(found.value) if alone else found
+        own = [asked == labels[0]] if len(labels) == 1 else []
+        return bootstrap.statistic(over, whose.tolist(), parts=own)
 
     by_class = {
         name: WordClass(
