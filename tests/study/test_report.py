@@ -56,7 +56,7 @@ def full(
 
 
 def test_a_report_has_every_question_and_method(full: Store, tmp_path: Path) -> None:
-    paths = report.write(full, tmp_path / "out")
+    paths = report.write(report.gather(full), tmp_path / "out")
     assert [path.name for path in paths] == list(report.FILES)
     html, markdown = (path.read_text() for path in paths[:2])
     for question in full.study.config.questions:
@@ -67,7 +67,7 @@ def test_a_report_has_every_question_and_method(full: Store, tmp_path: Path) -> 
     assert "2.0 answers a set" in markdown and "failed an attention check: 1" in markdown
     assert "default-src 'none'" in html and not re.search(r'(?:src|href)="(?!data:|#)', html)
     with pytest.raises(OutputError):
-        report.write(full, tmp_path / "out")
+        report.write(report.gather(full), tmp_path / "out")
 
 
 def test_times_are_in_utc_whatever_zone_a_database_gives_them_in(made: Callable[..., tuple[Path, Manifest]]) -> None:
@@ -130,7 +130,8 @@ def test_a_study_without_answers_has_a_report_that_says_so(
 ) -> None:
     study = made()[1]
     html, markdown, table = (
-        path.read_text() for path in report.write(Store(study, open_database(tmp_path, study.digest)), tmp_path / "out")
+        path.read_text()
+        for path in report.write(report.gather(Store(study, open_database(tmp_path, study.digest))), tmp_path / "out")
     )
     assert (
         "no answers yet" in html

@@ -210,9 +210,10 @@ def study_report(
     from facecrafter.study import report
 
     store = _store(folder, database)
-    for path in report.write(store, out, overwrite):
+    found = report.gather(store)
+    for path in report.write(found, out, overwrite):
         typer.echo(path)
-    if not report.gather(store).results:
+    if not found.results:
         typer.echo(
             f"{folder} has no answers yet, and the report says no more; make it again once there are some", err=True
         )
@@ -240,8 +241,9 @@ def study_rehearse(
 
     check_free([out / name for name in report.FILES], overwrite)
     with rehearsed(folder, participants, seed) as store:
-        paths = report.write(store, out, overwrite, simulated=True)
-        typer.echo(report.summary(report.gather(store))[0])
+        found = report.gather(store, simulated=True)
+        paths = report.write(found, out, overwrite)
+        typer.echo(report.summary(found)[1])  # who took part, after that nobody did in person
     typer.echo("no acknowledged answer is lost or doubled; all of them are simulated")
     for path in paths:
         typer.echo(path)

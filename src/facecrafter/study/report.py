@@ -107,8 +107,13 @@ class Report:
     simulated: bool = False
 
 
-def gather(store: Store) -> Report:
-    """Read all answers of a study."""
+def gather(store: Store, simulated: bool = False) -> Report:
+    """Read all answers of a study.
+
+    Args:
+        store: the study and its answers.
+        simulated: whether no person gave them.
+    """
     config = store.study.config
     with store.database.reading() as session:
         answers = given(session)
@@ -117,11 +122,11 @@ def gather(store: Store) -> Report:
         group = store.study.group(question.key)
         width = 2 if config.design == "pairs" else len(group.methods)
         found = choices(answers, question.key, len(group.methods), width, width if config.design == "ranking" else 1)
-        counted = [one for one in answers if one.trial.question == question.key and one.trial.kind == "answer"]
-        flagged = np.array([one.failed_checks > 0 for one in counted], bool)
+        own = [one for one in answers if one.trial.question == question.key and one.trial.kind == "answer"]
+        flagged = np.array([one.failed_checks > 0 for one in own], bool)
         if len(found):
             results.append(Result(question.key, question.text, group.methods, found, flagged))
-    return Report(store.study, status_of(store), results, _failed(answers), _seconds(answers))
+    return Report(store.study, status_of(store), results, _failed(answers), _seconds(answers), simulated)
 
 
 def _failed(answers: Sequence[Given]) -> int:
@@ -133,20 +138,18 @@ def _seconds(answers: Sequence[Given]) -> float | None:
     return float(np.median(times)) / 1000 if times else None
 
 
-def write(store: Store, out: Path, overwrite: bool = False, simulated: bool = False) -> list[Path]:
+def write(report: Report, out: Path, overwrite: bool = False) -> list[Path]:
     """Write :data:`FILES`. A report of no answers is replaced by the next one.
 
     Args:
-        store: the study and its answers.
+        report: of :func:`gather`.
         out: the folder.
         overwrite: replace files of these names.
-        simulated: say that no person gave these answers.
 
     Raises:
         OutputError: a file exists, or cannot be written.
     """
     paths = [out / name for name in FILES]
-    report = replace(gather(store), simulated=simulated)
     check_free(paths, overwrite or _says_nothing(paths[-1], report))
     for path, text in zip(paths, (as_html(report), as_markdown(report), as_csv(report)), strict=True):
         write_whole(path, text.encode("utf-8", "replace"))
