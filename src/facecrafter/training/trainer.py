@@ -359,6 +359,8 @@ def _settle(stage: Stage, step: int, parameters: list[nn.Parameter], ema: Any) -
     """Give parameters that learn no more their averages: otherwise these would go on to move, towards the last
     values."""
     done = {id(parameter) for parameter in stage.settled(step)}
+    if not done:  # as in all steps but one at most
+        return
     for parameter, average in zip(parameters, ema.shadow_params, strict=True):
         if id(parameter) in done:
             parameter.copy_(average)
