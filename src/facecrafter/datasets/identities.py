@@ -237,7 +237,7 @@ def _gathered(folder: Path, recogniser: str) -> Iterator[tuple[str, Vectors, Vec
             if not left[person]:
                 yield person, *open_people.pop(person)
     if open_people:
-        raise DataError(f"{folder} lacks images that its index lists; prepare it again")
+        raise DataError(f"{folder} lacks images that its index lists; {shards.AGAIN}")
 
 
 def _samples(path: Path, recogniser: str) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
@@ -250,4 +250,4 @@ def _samples(path: Path, recogniser: str) -> Iterator[tuple[str, NDArray[np.floa
                 raise ValueError("a sample has another shape")
             yield key, embedding, points
     except shards.DAMAGE:
-        raise DataError(f"{path} is damaged or missing; delete it and prepare the folder again") from None
+        raise DataError(f"{path} is damaged or missing; delete it and {shards.AGAIN}") from None
