@@ -25,10 +25,10 @@ def table(stubbed, *methods, judges=None, **changes):
 
 def test_too_few_people_name_the_folder_and_the_setting(stubbed, stub_method, tmp_path):
     config = table(stubbed, stub_method("a"), identities=41)
-    told = (
+    message = (
         f"^{tmp_path / 'data'}: 41 identities are asked for, and 40 people are held out; lower `identities`, or prepare"
     )
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         tables.run(config)
 
 

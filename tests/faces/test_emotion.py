@@ -49,10 +49,10 @@ def test_blends_that_sum_to_1_are_taken_however_their_sum_is_rounded() -> None:
     read = emotion_of("happy:0.05,sad:0.55,surprise:0.3,fear:0.1")
     assert read is not None and read.probabilities[0] == 0
     assert read.probabilities == pytest.approx(shares(happy=0.05, sad=0.55, surprise=0.3, fear=0.1), abs=1e-12)
-    tenths = [told for told in itertools.product(range(11), repeat=4) if sum(told) == 10]
+    tenths = [parts for parts in itertools.product(range(11), repeat=4) if sum(parts) == 10]
     twentieths = [(one, two, 20 - one - two) for one in range(1, 19) for two in range(1, 20 - one)]
-    for told, whole in [*((told, 10) for told in tenths), *((told, 20) for told in twentieths)]:
-        named = {name: share / whole for name, share in zip(EMOTIONS[1:], told, strict=False) if share}
+    for parts, whole in [*((parts, 10) for parts in tenths), *((parts, 20) for parts in twentieths)]:
+        named = {name: share / whole for name, share in zip(EMOTIONS[1:], parts, strict=False) if share}
         found = Emotion.from_words(named).probabilities
         assert min(found) >= 0 and abs(sum(found) - 1) < 1e-12
     over = Emotion.from_words({"happy": 0.5, "sad": 0.5 + 5e-7})  # as rounded shares may be
