@@ -43,7 +43,7 @@ def test_good_settings_come_through(tmp_path: Path) -> None:
         ("[1, 2]", "holds no settings"),
         ("", "holds no settings"),
         ("name: [", "is not YAML"),
-        ("part: {}", "name: Field required"),
+        ("part: {}", "name is missing; give it"),
         ("name: a\nnome: b", "there is no setting 'nome'; did you mean 'name'"),
         ("name: a\nzzz: b", "there is no setting 'zzz'$"),
         ("name: a\npart: {wieght: 1}", r"there is no setting 'part\.wieght'; did you mean 'part\.weight'"),

@@ -151,6 +151,8 @@ def check(path: Path, content: Mapping[str, Any], model: type[Settings]) -> Sett
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{path}: there is no setting '{place}'{_nearest(model, first['loc'])}") from None
+        if first["type"] == "missing":
+            raise ConfigError(f"{path}: {place} is missing; give it") from None
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}") from None
 

@@ -86,7 +86,7 @@ def _owners(name: str) -> list[str]:
 def _stage(path: Path, content: Mapping[str, Any]) -> str:
     """What `stage:` says, under its name of today."""
     if "stage" not in content:
-        raise ConfigError(f"{path}: stage: Field required; one of {', '.join(stages())}")
+        raise ConfigError(f"{path}: stage is missing; give one of {', '.join(stages())}")
     stage = str(content["stage"])
     if stage in RENAMED:
         config.note_renamed("stage", stage, RENAMED[stage])
