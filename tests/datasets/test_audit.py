@@ -141,7 +141,7 @@ def test_who_resembles_a_training_person_is_nearer_than_the_plan_allows(
     monkeypatch.setattr(audits, "named_means", lambda folder, name: (["Ann"], like.embedding[None]))
     found = audit(tmp_path / "own", Path("training"))
     assert found.resembling == [like.digest][:near] and found.apart == apart
-    said = f"1 of 5 people resemble a training person, nearer than the plan's {apart:g}."
+    said = f"1 of 5 people resembles a training person, nearer than the plan's {apart:g}."
     assert (said in faults(found)) == bool(near)
 
 

@@ -28,10 +28,11 @@ APPARENT = (
     "skin tone is that of the image, whose light moves it. None of them is a property of a person{}. They show whether "
     "the set is lopsided, and are no labels."
 )
+REALS = ("of them a real person", "of them real people")
 OTHERS = {
-    NOBODY: "who do not exist",
-    EMBEDDINGS: "from embeddings, which may be of real people",
-    MADE: "from another data set, which may be of real people",
+    NOBODY: ("who does not exist", "who do not exist"),
+    EMBEDDINGS: ("from an embedding, which may be of a real person", "from embeddings, which may be of real people"),
+    MADE: ("from another data set, who may be real", "from another data set, who may be real"),
 }
 KEPT_ONLY = "Over the images that are in the set: those that missed their cell at every attempt are not among them."
 
@@ -73,8 +74,8 @@ def identities(audit: Audit) -> str:
     if audit.sources is None:
         return "Identities: it is unknown whether they are of real people; the set does not say."
     total = counted(sum(audit.sources.values()), "person", "people")
-    parts = [f"{total}, {audit.sources.get(REAL, 0):,} of them real people from photos"]
-    parts += [f"{audit.sources[name]:,} {words}" for name, words in OTHERS.items() if name in audit.sources]
+    parts = [f"{total}, {counted(audit.sources.get(REAL, 0), *REALS)} from photos"]
+    parts += [counted(audit.sources[name], *words) for name, words in OTHERS.items() if name in audit.sources]
     return f"Identities: {', '.join(parts)}."
 
 
@@ -83,14 +84,16 @@ def faults(audit: Audit) -> Iterator[str]:
     if not invented(audit):
         yield identities(audit)
     if empty := [name for name, (there, _) in audit.cells.items() if not there]:
-        yield f"{len(empty)} cells are empty: {'; '.join(empty[:5])}{'; ...' if len(empty) > 5 else ''}."
+        names = f"{'; '.join(empty[:5])}{'; ...' if len(empty) > 5 else ''}"
+        yield f"{counted(len(empty), 'cell is', 'cells are')} empty: {names}."
     if audit.resembling:
-        near = f"{len(audit.resembling)} of {audit.people} people"
-        yield f"{near} resemble a training person, nearer than the plan's {audit.apart:g}."
+        of = f"of {audit.people:,} people"
+        near = counted(len(audit.resembling), f"{of} resembles", f"{of} resemble")
+        yield f"{near} a training person, nearer than the plan's {audit.apart:g}."
     if audit.identical:
-        yield f"{audit.identical} images have the same pixels as another one."
+        yield f"{counted(audit.identical, 'image has', 'images have')} the same pixels as another one."
     if audit.alike:
-        yield f"{audit.alike} images are like another one of the same person in the same cell."
+        yield f"{counted(audit.alike, 'image is', 'images are')} like another one of the same person in the same cell."
     if not audit.training:
         yield "Nobody was compared with the training people; give --training to do that."
 
