@@ -336,6 +336,7 @@ def test_a_full_disk_stops_the_run(crafter: FaceCrafter, folder: Path, monkeypat
 
 
 def test_each_photo_is_read_once(crafter: FaceCrafter, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crafter = FaceCrafter(crafter.model)  # another test's may know the photo
     read = []
     find = crafter._finder.find_ordered
     noted = lambda *arguments: read.append(arguments[-1]) or find(*arguments)  # noqa: E731
@@ -416,3 +417,7 @@ def test_an_images_name_is_short_and_safe(tmp_path: Path) -> None:
     values |= {"identity": f"deep/{'李' * 80}.jpg", "target": "../-a b:c.jpg", "emotion": "happy:0.8, sad:0.1"}
     name = batch.file_name(batch.Pair(values, tmp_path), "0123456789abcdef")
     assert name == f"{'李' * 16}_a-b-c_happy-0.8-sad-0.1_0123456789.png"
+    longest = dict.fromkeys(batch.REQUIRED + batch.OPTIONAL, "李" * 80)
+    name = batch.file_name(batch.Pair(longest, tmp_path), "0123456789abcdef")
+    assert len(f"{name}.partial".encode()) < 255 and name.endswith("_0123456789.png")
+    assert not (tmp_path / name).exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from facecrafter.errors import CheckpointError, ConfigError, NoFaceError, PhotoE
 from facecrafter.faces.emotion import EMOTIONS, Emotion, describe, emotion_of
 from facecrafter.faces.face import Face
 from facecrafter.faces.landmarks import turn
-from facecrafter.faces.photo_file import PhotoFile
+from facecrafter.faces.photo_file import HeldPhoto, PhotoFile
 from facecrafter.models import scales
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.pipelines import watermark
@@ -174,6 +175,48 @@ def test_a_photo_read_before_is_not_read_again_until_it_changes(
     assert crafter.face(str(path)) is first
     Image.fromarray(np.ascontiguousarray(astronaut[:, ::-1])).save(path)
     assert crafter.face(path) is not first
+
+
+def test_photos_are_told_apart_by_their_content(
+    small_model: FaceModel, astronaut: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """Not by where and when: an unpacked archive's photos are all of one time, and copies keep it."""
+    crafter, place = FaceCrafter(small_model), tmp_path / "a.png"
+    found = []
+    for photo in (astronaut, np.ascontiguousarray(astronaut[:, ::-1])):
+        Image.fromarray(photo).save(place)
+        os.utime(place, ns=(10**18, 10**18))
+        found.append(crafter.conditions(place, place))
+    assert not np.array_equal(found[0].identity.embedding, found[1].identity.embedding)
+    assert not np.array_equal(found[0].conditions["landmark"].points, found[1].conditions["landmark"].points)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_photo_that_changed_for_a_while_is_read_again(
+    small_model: FaceModel, astronaut: NDArray[np.uint8], tmp_path: Path, others: int
+) -> None:
+    crafter, place = FaceCrafter(small_model), tmp_path / "a.png"
+    Image.fromarray(astronaut).save(place)
+    before = place.read_bytes()
+    for number in range(others):
+        Image.fromarray(np.ascontiguousarray(astronaut[8 * number + 8 :])).save(tmp_path / f"b{number}.png")
+    photos = sorted(tmp_path.glob("*.png"), reverse=True)
+    request = crafter.request(photos)
+    for wrong in (np.ascontiguousarray(astronaut[:, ::-1]), np.zeros_like(astronaut)):
+        Image.fromarray(wrong).save(place)
+        with pytest.raises(PhotoError, match=r"a\.png has changed since"):
+            crafter.read(request)
+    place.write_bytes(before)
+    wanted = FaceCrafter(small_model).person(*photos)
+    np.testing.assert_array_equal(crafter.read(request).identity.embedding, wanted)
+
+
+def test_two_photos_of_one_name_are_two(crafter: FaceCrafter, portrait: Path) -> None:
+    content = portrait.read_bytes()
+    photos = [HeldPhoto.of(content + bytes(extra), "image.png") for extra in range(2)]
+    with pytest.raises(ConfigError, match="not for a target of 2 photos"):
+        crafter.request(portrait, landmarks_from=photos[0], emotion_from=photos[1], target_face=1)
+    crafter.request(portrait, landmarks_from=photos[0], emotion_from=photos[0], target_face=1)
 
 
 @pytest.fixture(scope="module")
@@ -410,6 +453,8 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "scheduler": ({"scheduler": "magic"}, ConfigError, "magic"),
     "no steps": ({"steps": 0}, ConfigError, "steps"),
     "speed": ({"speed": "light"}, ConfigError, "unknown speed 'light'; there are exact, interval"),
+    "steps and a half": ({"steps": 2.5}, ConfigError, "the steps must be a whole number, not 2.5"),
+    "a batch of text": ({"batch_size": "8"}, ConfigError, "the batch size must be a whole number, not '8'"),
     "no batch": ({"batch_size": 0}, ConfigError, "batch size"),
     "nothing of two": ({"emotion": "happy:0,sad:0"}, ConfigError, "no share above 0; give one, or ask for neutral"),
     "no words": ({"emotion": {}}, ConfigError, "no share above 0"),
@@ -493,6 +538,8 @@ def test_controls_are_asked_for_only_of_a_model_that_has_them(small_model: FaceM
     assert len(crafter.generate(portrait, n=1, steps=1)) == 1
     with pytest.raises(ConfigError, match="no controls"):
         crafter.generate(portrait, portrait, n=1, steps=1)
+    with pytest.raises(ConfigError, match="no controls"):  # before anything is made: a row of a table is wrong alone
+        crafter.request(portrait, emotion="sad")
 
 
 def test_from_pretrained_reads_a_folder(model_folder: Path, crafter: FaceCrafter, portrait: Path) -> None:

@@ -60,6 +60,14 @@ class PhotoFile:
         if PhotoFile.read(self.path) != self:
             raise PhotoError(f"{self.path} has changed since the run began; run it again")
 
+    def pixels(self) -> NDArray[np.uint8]:
+        """``(H, W, 3)`` uint8 RGB, of the file as it is now.
+
+        Raises:
+            PhotoError: it is gone, no image, or damaged.
+        """
+        return load_photo(self.path)
+
 
 @dataclass(frozen=True)
 class HeldPhoto(PhotoFile):

@@ -27,6 +27,7 @@ ANGLES = ("yaw", "pitch", "roll")
 OPTIONAL = ("emotion", "valence", "arousal", "seed", *ANGLES, "expression", "preset")
 DELIMITERS = (",", ";", "\t")
 RESULTS = "results.csv"
+MOST_BYTES = 180  # of an image's name before its key; file systems take names of 255, and ".partial" comes after it
 RESULT_COLUMNS = (*REQUIRED, *OPTIONAL, "output", "error")
 # What results.csv had for columns when an image was known by its row's number and not by what it depends on.
 FORMER_COLUMNS = ("identity", "target", "output", "seed", "error")
@@ -346,12 +347,17 @@ def file_name(pair: Pair, key: str) -> str:
     words = [Path(values[column]).stem for column in REQUIRED]
     words += [values["emotion"], *(name[0] + values[name] for name in ("valence", "arousal") if values[name])]
     words += [values["preset"], *(name + values[name] for name in ANGLES if values[name]), values["expression"]]
-    return "_".join([*(_short(word) for word in words if word), key[:KEY_IN_NAME]]) + ".png"
+    described = _cut("_".join(_short(word) for word in words if word), MOST_BYTES)
+    return f"{described}_{key[:KEY_IN_NAME]}.png"
 
 
 def _short(word: str) -> str:
     """A word as part of a file's name, at most 48 bytes of it."""
-    return re.sub(r"[^\w.+-]+", "-", word).strip("-.").encode()[:48].decode(errors="ignore")
+    return _cut(re.sub(r"[^\w.+-]+", "-", word).strip("-."), 48)
+
+
+def _cut(word: str, most: int) -> str:
+    return word.encode()[:most].decode(errors="ignore")
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:

@@ -163,8 +163,10 @@ class FaceCrafter(PhotoReader):
 
         Raises:
             PhotoError: a photo that is no file that can be read.
-            ConfigError: a value out of its range, or a condition given twice.
+            ConfigError: a value out of its range, a condition given twice, or one that the model has no control for.
         """
+        from facecrafter.sampling.sampler import check_conditions
+
         feeling = emotion_of(emotion, valence, arousal)
         if feeling is not None and emotion_from is not None:
             raise ConfigError("an emotion is given as a photo and also in words or numbers; give it one way")
@@ -189,11 +191,12 @@ class FaceCrafter(PhotoReader):
         elif emotion_from is not None:
             mood = Portrait(photos=(taken(emotion_from),), face=target_face)
         targets = [one.photos[0] for one in (shape, mood) if one and one.photos]
-        check_faces(None, 0, target_face, len({getattr(one, "path", id(one)) for one in targets}))
+        check_faces(None, 0, target_face, len({getattr(one, "sha256", id(one)) for one in targets}))
         described: dict[str, str] = {}
         if asked is not None:
             shape, described = self._by_numbers_of(shape or person, asked, strict, feeling)
         conditions = {name: one for name, one in (("landmark", shape), ("emotion", mood)) if one is not None}
+        check_conditions(self.model, conditions)
         alone = not conditions
         if alone:
             described["pose and expression"] = "left to the model"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +26,9 @@ from facecrafter.faces.face import (
     Pick,
     align,
     check_pick,
-    load_photo,
     picked,
 )
-from facecrafter.faces.photo_file import HeldPhoto, Photo, PhotoFile, TakenPhoto, check_faces, photos_of, taken
+from facecrafter.faces.photo_file import Photo, PhotoFile, TakenPhoto, check_faces, photos_of, taken
 from facecrafter.faces.rig import load
 from facecrafter.pipelines.moving import moved
 from facecrafter.request import Portrait, Request, portrait_of
@@ -77,7 +75,7 @@ class PhotoReader:
         self.recogniser_name, self._estimator_name = recogniser, estimator
         if emonet is not None:
             self._estimator  # noqa: B018 - a wrong file is named before anything is made
-        self._faces: dict[tuple[Path, int, Pick], Face] = {}
+        self._faces: dict[tuple[str, Pick], Face] = {}
         self._people: dict[str, list[tuple[TakenPhoto, Face]]] = {}
         self._embeddings: dict[str, NDArray[np.float32]] = {}
         self._noted: set[str] = set()
@@ -114,24 +112,20 @@ class PhotoReader:
             ConfigError: ``pick`` is none of these.
         """
         pick = self.choose if pick is None else pick
-        if isinstance(photo, HeldPhoto):
-            return self._kept_face((Path(photo.sha256), 0, pick), photo.pixels, photo.path)
-        if isinstance(photo, PhotoFile):
-            photo = photo.path
-        if isinstance(photo, str | os.PathLike):
-            path = Path(photo)
-            changed = path.stat().st_mtime_ns if os.path.isfile(path) else 0
-            return self._kept_face((path, changed, pick), lambda: load_photo(path), path)
         pixels = taken(photo)
-        assert isinstance(pixels, np.ndarray)
+        if isinstance(pixels, PhotoFile):
+            return self._kept_face(pixels, pick)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise PhotoError(f"a photo must be (H, W, 3) uint8 RGB, not {pixels.shape} {pixels.dtype}")
         return self._find(pixels, "the image", pick)
 
-    def _kept_face(self, key: tuple[Path, int, Pick], pixels: Callable[[], NDArray[np.uint8]], name: Path) -> Face:
-        """A table of pairs names the same files over and over, so the last ones are kept."""
+    def _kept_face(self, photo: PhotoFile, pick: Pick) -> Face:
+        """A table of pairs names the same files over and over, so the last ones are kept, by their content."""
+        key = photo.sha256, pick
         if key not in self._faces:
-            face = self._find(pixels(), name, key[2])
+            pixels = photo.pixels()
+            photo.check_unchanged()
+            face = self._find(pixels, photo.path, pick)
             while len(self._faces) >= KEPT_FACES:
                 self._faces.pop(next(iter(self._faces)))
             self._faces[key] = face
@@ -286,6 +280,9 @@ class PhotoReader:
                 if not faces and number == len(photos):
                     raise
                 log.warning("%s; it is left out", error)
+        for photo in photos:
+            if isinstance(photo, PhotoFile):
+                photo.check_unchanged()  # what was left out is known by the content that it had
         _keep(self._people, key, faces)
         return faces
 

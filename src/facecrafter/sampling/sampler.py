@@ -27,6 +27,20 @@ from facecrafter.sampling.solvers import SCHEDULERS, check_steps
 PIXELS_AT_ONCE = 512 * 512
 
 
+def check_conditions(model: FaceModel, wanted: Collection[str]) -> None:
+    """Refuse conditions that a model has no control for.
+
+    Raises:
+        ConfigError: it has none, or not one of these.
+    """
+    controls = model.controls
+    if controls is None and wanted:
+        titles = " and ".join(control.title.rpartition(" ")[0] for control in CONTROLS.values())
+        raise ConfigError(f"this model has no controls; leave {titles} out, or load a controls file")
+    if controls is not None and (lacking := set(wanted) - set(controls.names)):
+        raise ConfigError(f"this model has no control '{min(lacking)}'; it has {', '.join(controls.names)}")
+
+
 class Sampler:
     """Makes images with one model.
 
@@ -162,12 +176,7 @@ class Sampler:
             raise ConfigError(
                 f"the {self.model.scale.name} scale reads embeddings of {wanted} numbers, not {identity.shape[1]}"
             )
-        controls = self.model.controls
-        if controls is None and conditions:
-            titles = " and ".join(control.title.rpartition(" ")[0] for control in CONTROLS.values())
-            raise ConfigError(f"this model has no controls; leave {titles} out, or load a controls file")
-        if controls is not None and (lacking := conditions.keys() - set(controls.names)):
-            raise ConfigError(f"this model has no control '{min(lacking)}'; it has {', '.join(controls.names)}")
+        check_conditions(self.model, conditions)
 
 
 class _Conditions:
