@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import warnings
@@ -22,6 +23,7 @@ from facecrafter.faces.face import (
     LEFT_EYE,
     MOUTH_CORNERS,
     RIGHT_EYE,
+    Detection,
     Face,
     align,
     ffhq_frame,
@@ -312,6 +314,24 @@ def test_alignment_at_any_size_is_the_same_crop(finder: FaceFinder, astronaut: P
     np.testing.assert_allclose(other.points / size, face.points / 256, atol=1e-4)
     small = (resized(one.image, (32, 32)).astype(float) for one in (other, face))
     assert np.abs(next(small) - next(small)).mean() < 2.5
+
+
+def test_a_panorama_is_aligned_like_its_part(finder: FaceFinder, astronaut: Photo) -> None:
+    """OpenCV takes nothing out of an image of more than 32,766 pixels a side."""
+    (found,) = finder.find_all(astronaut)
+    wide = np.zeros((512, 40_000, 3), np.uint8)
+    wide[:, 30_000:30_512] = astronaut
+    moved = dataclasses.replace(found, points=found.points + np.array([30_000, 0, 0], np.float32))
+    near = dataclasses.replace(found, points=found.points + np.array([600, 0, 0], np.float32))
+    whole, part = align(wide, moved, 128), align(wide[:, 29_400:31_000], near, 128)
+    assert np.abs(whole.image.astype(int) - part.image).max() <= 1
+    np.testing.assert_allclose(whole.points, part.points, atol=0.05)
+    tall = align(np.ascontiguousarray(wide.transpose(1, 0, 2)), moved_down(found), 128)
+    assert tall.image.any()
+
+
+def moved_down(found: Detection) -> Detection:
+    return dataclasses.replace(found, points=found.points[:, [1, 0, 2]] + np.array([0, 30_000, 0], np.float32))
 
 
 def test_alignment_follows_the_ffhq_template(face: Face) -> None:

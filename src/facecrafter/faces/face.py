@@ -23,6 +23,7 @@ MOST_FACES = 100
 
 # Recognisers and the emotion estimator see the face at this size, in training, in use and in evaluation.
 ALIGNED_SIZE = 256
+CV2_SIDE = 2**15 - 2  # pixels of a side that OpenCV can take an image out of
 
 # Landmark numbers of MediaPipe's 478-point mesh. "Right" and "left" are the person's own.
 RIGHT_EYE_CORNERS = (33, 133)  # outer, inner
@@ -149,6 +150,9 @@ def align(photo: NDArray[np.uint8], detection: Detection, size: int, others: int
     to_photo = frame @ np.diag([1 / working, 1 / working, 1.0])
     # cv2 addresses pixel centres by whole numbers, this frame by halves.
     to_photo[:, 2] += (to_photo[:, 0] + to_photo[:, 1]) / 2 - 0.5
+    if max(photo.shape[:2]) > CV2_SIDE:
+        photo, corner = _around(photo, frame)
+        to_photo[:, 2] -= corner
     way = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     cut = cv2.warpAffine(photo, to_photo, (working, working), flags=way, borderMode=cv2.BORDER_REPLICATE)
     image = np.asarray(Image.fromarray(cut).resize((size, size), Image.Resampling.LANCZOS))
@@ -157,6 +161,15 @@ def align(photo: NDArray[np.uint8], detection: Detection, size: int, others: int
     points[:, :2] = (detection.points[:, :2] - frame[:, 2]) @ inverse.T * size
     points[:, 2] = detection.points[:, 2] * (size / side)
     return Face(image, points.astype(np.float32), detection.blendshapes, detection.pose, detection.box, others)
+
+
+def _around(photo: NDArray[np.uint8], frame: NDArray[np.float64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The part of a photo that a frame lies in, with what interpolation needs around it, and x and y of its corner."""
+    ends = (frame @ np.array([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]])).T
+    most = np.array(photo.shape[1::-1]) - 1
+    low = np.clip(np.floor(ends.min(0)) - 8, 0, most).astype(np.int64)
+    high = np.clip(np.ceil(ends.max(0)) + 8, low, most).astype(np.int64) + 1
+    return photo[low[1] : high[1], low[0] : high[0]], low
 
 
 def square_crop(image: NDArray[np.uint8], middle: NDArray[np.float64], side: float, size: int) -> NDArray[np.uint8]:
