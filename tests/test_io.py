@@ -75,6 +75,13 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == [LOCK]
 
 
+def test_a_file_of_the_locks_name_keeps_its_content(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("mine")
+    with alone(tmp_path, "run"):
+        pass
+    assert (tmp_path / LOCK).read_text() == "mine"
+
+
 def test_what_is_raised_inside_passes_through_and_ends_it(tmp_path: Path) -> None:
     for error in (OSError("disk full"), KeyboardInterrupt()):
         with pytest.raises(type(error)), alone(tmp_path, "run"):

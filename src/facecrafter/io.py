@@ -138,14 +138,14 @@ def check_free(paths: Iterable[Path], overwrite: bool = False) -> None:
     Raises:
         OutputError: one of the files exists and ``overwrite`` is off, or nothing can be said of its place.
     """
-    taken = [path for path in paths if _exists(path)]
+    taken = [path for path in paths if exists(path)]
     if overwrite:
         return
     if taken:
         raise OutputError(f"{taken[0]} exists already; choose another place for the output, or give --overwrite")
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Whether a file exists.
 
     Raises:
@@ -171,7 +171,7 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "w")  # noqa: SIM115 - open as long as the folder is ours
+        file = open(folder / LOCK, "a")  # noqa: SIM115 - open as long as the folder is ours
     except OSError as error:
         raise ConfigError(f"the {what} folder {folder} cannot be used ({error.strerror}); choose another one") from None
     with file:

@@ -187,6 +187,15 @@ def test_sheets_show_saved_images_in_order_and_are_written_once(
     assert shown(tmp_path / "sheet-2.png") == "bd"
 
 
+def test_sheets_of_a_longer_run_before_are_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "SHEET_IMAGES", 1)
+    paths = saved(tmp_path, "abcd")
+    write_sheets(tmp_path, paths)
+    save(image(7, key="x"), tmp_path / "sheet-4.png", overwrite=True)  # no sheet
+    write_sheets(tmp_path, paths[:1])
+    assert [name for name in files(tmp_path) if name.startswith("sheet")] == ["sheet-4.png", "sheet.png"]
+
+
 @pytest.mark.parametrize(
     ("before", "wanted", "others", "free"),
     [

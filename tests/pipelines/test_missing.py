@@ -183,6 +183,11 @@ def test_a_folder_of_another_request_is_refused_before_anything_is_made(
     assert inspect(out / "00000.png").made["key"] == other.key(request)
 
 
+def test_a_folder_that_cannot_be_looked_into_is_one_sentence(crafter: FaceCrafter, photo: Path) -> None:
+    with pytest.raises(OutputError, match=r"0\.png cannot be used \(file name too long\); choose another place"):
+        generate_many(crafter, asked(crafter, photo), 1, photo.parent / ("x" * 300))
+
+
 def test_other_seeds_go_to_another_folder(crafter: FaceCrafter, photo: Path) -> None:
     out = photo.parent / "out"
     generate_many(crafter, asked(crafter, photo), 2, out)

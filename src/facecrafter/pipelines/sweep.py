@@ -14,7 +14,7 @@ from PIL import Image
 
 from facecrafter.errors import ConfigError, OutputError, reason_of
 from facecrafter.faces.asked import ANGLES, Asked, Pose, check_lids, expression_of, sides_of
-from facecrafter.io import write_whole
+from facecrafter.io import exists, write_whole
 from facecrafter.pipelines.generate import FaceCrafter
 from facecrafter.pipelines.images import (
     KEY_IN_NAME,
@@ -191,7 +191,7 @@ def _check_loop(path: Path, keys: Sequence[str]) -> None:
     Raises:
         OutputError: see :func:`_check_strip`.
     """
-    if not path.exists():
+    if not exists(path):
         return
     try:
         content = path.read_bytes()
