@@ -142,6 +142,7 @@ class Request:
 
     def __post_init__(self) -> None:
         check_seeds(self.seed)
+        object.__setattr__(self, "seed", int(self.seed))  # of NumPy it would not be JSON
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Request) and self.digest == other.digest

@@ -234,6 +234,8 @@ def test_baselines_compute_where_ours_do(kind, tmp_path, asked, monkeypatch):
         ("published_ip_adapter_faceid", {"prompt": None}, "the setting prompt cannot be None"),
         ("caphuman", {"stride": 2}, "the baseline caphuman has no setting 'stride'"),
         ("facecrafter", {"steps": True}, "the setting steps cannot be True"),
+        ("facecrafter", {"scales": 2}, "the setting scales cannot be 2"),
+        ("facecrafter", {"scales": {"landmark": 2}}, "the landmark scale is given as `landmark_scale`, not in"),
     ],
 )
 def test_settings_are_refused_before_anything_is_read(tmp_path, kind, settings, outcome):

@@ -221,3 +221,11 @@ def test_numbers_of_numpy_are_numbers(crafter: FaceCrafter, portrait: Path) -> N
     pose = Pose(yaw=np.float32(20), pitch=np.int64(0))  # type: ignore[arg-type]
     (image,) = crafter.generate(portrait, pose=pose, expression={"jawOpen": np.float64(0.5)}, n=1, steps=3)
     assert image.info["facecrafter"]["pose asked"] == "yaw 20, pitch 0, roll 0"
+    numpy = {"landmark_scale": np.float32(1.5), "steps": np.int64(3), "seed": np.int64(3), "n": np.int64(1)}
+    plain = {"landmark_scale": 1.5, "steps": 3, "seed": 3, "n": 1}
+    moods = ({"happy": np.float32(0.5)}, {"happy": 0.5})
+    (one,), (other,) = (
+        crafter.generate(portrait, emotion=mood, **given)
+        for mood, given in zip(moods, (numpy, plain), strict=True)  # type: ignore[arg-type]
+    )
+    assert one.info["facecrafter"] == other.info["facecrafter"]

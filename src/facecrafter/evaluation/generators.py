@@ -171,6 +171,7 @@ def check_settings(config: MethodConfig) -> None:
                 raise ConfigError(f"{name} is no setting of a method; all methods of a table have the same")
         if config.kind == OURS:
             baselines.check_kinds(Settings, config.settings)
+            Settings(**config.settings)
         elif config.kind != FOLDER:
             baselines.check_settings(config.kind, config.settings)
     except ConfigError as error:

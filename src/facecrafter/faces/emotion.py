@@ -73,6 +73,9 @@ class Emotion:
             raise ConfigError(f"an emotion needs {len(EMOTIONS)} probabilities, not {len(self.probabilities)}")
         if not (min(self.probabilities) >= 0 and abs(sum(self.probabilities) - 1) < 1e-3):
             raise ConfigError("the eight probabilities of an emotion must be at least 0 and sum to 1")
+        object.__setattr__(self, "valence", float(self.valence))  # of NumPy they would not be JSON
+        object.__setattr__(self, "arousal", float(self.arousal))
+        object.__setattr__(self, "probabilities", tuple(map(float, self.probabilities)))
 
     @classmethod
     def from_probabilities(cls, probabilities: Sequence[float]) -> Emotion:

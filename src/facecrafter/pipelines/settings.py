@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,7 +43,8 @@ class Settings:
     Whatever is None is the model scale's own, see :class:`facecrafter.models.scales.Scale`.
 
     Raises:
-        ConfigError: a batch size below 1, or a scale that is out of its range.
+        ConfigError: a batch size below 1, a number of steps or a batch size that is not whole, or a scale that is out
+            of its range.
     """
 
     identity_scale: float | None = None
@@ -55,15 +57,26 @@ class Settings:
     scales: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            count = getattr(self, name)
+            if count is not None and (isinstance(count, bool) or not isinstance(count, Integral)):
+                raise ConfigError(f"the {name.replace('_', ' ')} must be a whole number, not {count!r}")
+            object.__setattr__(self, name, count and int(count))  # of NumPy it would not be JSON
         if self.batch_size < 1:
             raise ConfigError(f"the batch size must be at least 1, not {self.batch_size}")
         if unknown := self.scales.keys() - CONTROLS.keys():
             raise ConfigError(f"there is no control '{min(unknown)}'; there are {', '.join(CONTROLS)}")
+        for name in self.scales:
+            if hasattr(self, f"{name}_scale"):
+                raise ConfigError(f"the {name} scale is given as `{name}_scale`, not in `scales`")
         for name in ("identity", *CONTROLS):
             scale = self.scale_of(name)
             number = isinstance(scale, int | float | np.number)
             if scale is not None and not (number and abs(scale) <= MOST_SCALE):  # NaN fails this too
                 raise ConfigError(f"the {name} scale must be from {-MOST_SCALE:g} to {MOST_SCALE:g}, not {scale}")
+            if hasattr(self, f"{name}_scale"):
+                object.__setattr__(self, f"{name}_scale", _plain(scale))
+        object.__setattr__(self, "scales", {name: _plain(scale) for name, scale in self.scales.items()})
 
     @property
     def guidance(self) -> Guidance:
@@ -87,6 +100,11 @@ class Settings:
         usual = scale.sampling
         scales = {name: float(usual.pop(f"{name}_scale")) for name in CONTROLS if not hasattr(self, f"{name}_scale")}
         return FilledSettings(**{**usual, **own, "scales": {**scales, **self.scales}})  # type: ignore[arg-type]
+
+
+def _plain(number: Any) -> Any:
+    """A number as JSON has it."""
+    return number.item() if isinstance(number, np.number) else number
 
 
 @dataclass(frozen=True)
