@@ -217,6 +217,19 @@ def test_a_config_that_asks_for_too_much_is_refused_before_it_is_built(tmp_path:
         checkpoint.load_part(tmp_path / "a.safetensors", "controls", "mini")
 
 
+@pytest.mark.parametrize("config", ["[" * 100_000, json.dumps({"controls": [1, "a"]})])
+def test_a_config_that_is_none_is_one_sentence(tmp_path: Path, config: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "autoencoder.safetensors"
+    metadata = {"format": checkpoint.FORMAT, "kind": "controls", "scale": "mini", "config": config}
+    save_file({"a": torch.zeros(1)}, path, metadata)
+    with pytest.raises(FaceCrafterError, match=r"carries no config|has the control '1', which this version does not"):
+        checkpoint.load_part(path, "controls", "mini")
+    assert checkpoint.image_size(tmp_path) is None
+
+
 def test_a_name_in_a_file_does_not_break_the_line_of_an_error(tmp_path: Path) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file

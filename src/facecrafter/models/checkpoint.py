@@ -188,7 +188,7 @@ def blended(one: FaceModel, other: FaceModel, share: float) -> FaceModel:
         share: of the other, in [0, 1].
 
     Returns:
-        ``one``, changed in place.
+        ``one``, changed in place. ``other`` loses its student.
 
     Raises:
         CheckpointError: the two differ in scale, in parts or in the shape of one.
@@ -261,10 +261,12 @@ def load_part(
     try:
         config = json.loads(metadata["config"])
         unknown = set(config.get("controls", ())) - registry.known().keys()
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{path} carries no config that a {kind} can be built from") from None
     if unknown:
-        raise CheckpointError(f"{path} has the control '{min(unknown)}', which this version does not know; update it")
+        raise CheckpointError(
+            f"{path} has the control '{min(unknown, key=str)}', which this version does not know; update it"
+        )
     try:
         # Without memory first: a damaged config may ask for any amount.
         with torch.device("meta"):
@@ -297,7 +299,7 @@ def image_size(folder: Path) -> int | None:
     try:
         metadata, _ = _read(folder / "autoencoder.safetensors", tensors=False)
         size = json.loads(metadata["config"]).get("size")
-    except (CheckpointError, KeyError, ValueError, AttributeError):  # who loads it says what is wrong
+    except (CheckpointError, KeyError, ValueError, AttributeError, RecursionError):  # who loads it says what is wrong
         return None
     return size if isinstance(size, int) else None
 
