@@ -38,6 +38,30 @@ def test_the_commit_is_that_of_the_checkout_which_holds_the_package(place: str, 
     assert commit(tmp_path / place) == (f"{short}-dirty" if known else "unknown")
 
 
+def test_code_is_another_where_it_does_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PACKAGE", tmp_path)
+    (tmp_path / "one").mkdir()
+    path = tmp_path / "one" / "a.py"
+
+    def digest(text: str, *parts: str) -> str:
+        path.write_text(text)
+        module.code.cache_clear()
+        return module.code(*parts or ("one",))
+
+    first = digest('"""Words."""\ndef f(x):\n    """More."""\n    return x + 1  # why\n')
+    assert digest('"""Others."""\n\n\ndef f(x):\n    return (x + 1)\n') == first == digest(path.read_text(), "one")
+    assert digest('"""Words."""\ndef f(x):\n    """More."""\n    return x + 2  # why\n') != first
+    assert digest("def f(x):\n    return x + 1\n", "one/a.py") == first
+    (tmp_path / "one" / "b.py").write_text("")
+    assert digest("def f(x):\n    return x + 1\n") != first
+    module.code.cache_clear()
+
+
+@pytest.mark.parametrize("parts", [module.IMAGES, module.READINGS])
+def test_the_code_that_counts_is_there(parts: tuple[str, ...]) -> None:
+    assert all((PACKAGE / part).exists() for part in parts) and len(module.code(*parts)) == 64
+
+
 def test_without_a_repository_there_is_no_commit(tmp_path: Path) -> None:
     assert commit(tmp_path) == "unknown"
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import os
 import platform
 import subprocess
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +50,38 @@ def commit(package: Path) -> str:
     if not top or Path(top, "src", "facecrafter").resolve() != package.resolve():
         return "unknown"
     return _git(package, "describe", "--always", "--dirty") or "unknown"
+
+
+# What an image of a request depends on beside weights and settings, and what is measured in it beside the estimators'
+# weights.
+IMAGES = (
+    "baselines", "controls", "estimators", "faces", "models", "sampling", "pipelines/generator.py",
+    "pipelines/settings.py", "request.py",
+)  # fmt: skip
+READINGS = ("estimators", "faces", "evaluation/judges.py")
+
+
+@cache
+def code(*parts: str) -> str:
+    """A digest of the code in files and folders of the package: another one where anything but a comment, a docstring
+    or the layout is changed."""
+    key = hashlib.sha256()
+    for part in parts:
+        place = PACKAGE / part
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            key.update(f"{path.relative_to(PACKAGE).as_posix()} {_meaning(path.read_bytes())}\n".encode())
+    return key.hexdigest()
+
+
+def _meaning(source: bytes) -> str:
+    """A module's syntax tree without its docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                del node.body[0]
+    return ast.dump(tree)
 
 
 def _git(folder: Path, *arguments: str) -> str:

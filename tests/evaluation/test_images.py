@@ -95,6 +95,14 @@ def test_other_keys_and_other_precision_are_other_images(tmp_path, requests_of, 
     assert len(places) == 4
 
 
+def test_images_of_other_code_are_made_again(tmp_path, requests_of, stub_method, monkeypatch):
+    requests, method = requests_of(2), stub_method()
+    images.make(method, requests, tmp_path, progress=False)
+    monkeypatch.setattr(images, "code", lambda *parts: "changed")
+    images.make(method, requests, tmp_path, progress=False)
+    assert method.made == 4
+
+
 def test_a_request_is_all_that_a_method_could_read(requests_of, altered):
     request = requests_of(1)[0]
     name, target = request.digest, request.conditions["landmark"]

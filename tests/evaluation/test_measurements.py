@@ -43,6 +43,15 @@ def test_other_judges_look_again(tmp_path, shown, stub_judges):
     assert other.shown == 5
 
 
+def test_judges_of_other_code_look_again(tmp_path, shown, stub_judges, monkeypatch):
+    judges = stub_judges()
+    for version in ("one", "one", "other"):
+        monkeypatch.setattr(measurements, "code", lambda *parts, version=version: version)
+        measurements.measure(judges, shown, tmp_path, progress=False)
+        measurements.features(judges, shown, tmp_path, progress=False)
+    assert judges.shown == 4 * 5
+
+
 def test_features_are_apart_and_kept(tmp_path, shown, stub_judges):
     judges = stub_judges()
     rows = measurements.features(judges, shown, tmp_path, progress=False)

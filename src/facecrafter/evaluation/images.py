@@ -1,8 +1,8 @@
 """Images made once: a file is named by what it was made from, so nothing that is there is made again.
 
-A file lies in ``CACHE/pictures/METHOD/REQUEST.png``. METHOD is a digest of the method's key and of whether it computed
-in bfloat16, REQUEST one of all that a method could read of the request. A run that was killed therefore goes on, and a
-table of other metrics, or with more people, makes only what is new.
+A file lies in ``CACHE/pictures/METHOD/REQUEST.png``. METHOD is a digest of the method's key, of whether it computed in
+bfloat16 and of the code that makes images, REQUEST one of all that a method could read of the request. A run that was
+killed therefore goes on, and a table of other metrics, or with more people, makes only what is new.
 
 The images say in their metadata that they were generated. They carry no watermark: the metrics are of what a method
 makes, not of what is written into it afterwards, and baselines have none.
@@ -27,6 +27,7 @@ from facecrafter.errors import OutputError, PhotoError
 from facecrafter.faces.photo import read_text
 from facecrafter.io import whole
 from facecrafter.pipelines.images import STATEMENT
+from facecrafter.provenance import IMAGES, code
 from facecrafter.request import Generator, Portrait, Request, images_of
 
 SECONDS = "Seconds"  # the time that an image took, in its metadata
@@ -72,7 +73,8 @@ def make(
     import torch
     from tqdm import tqdm
 
-    folder = cache / "pictures" / _digest(f"{method.key} {'bfloat16' if bfloat16 else ''}".encode())
+    made_by = f"{method.key} {'bfloat16' if bfloat16 else ''} {code(*IMAGES)}"
+    folder = cache / "pictures" / _digest(made_by.encode())
     paths = [folder / f"{request.digest[:32]}.png" for request in requests]
     took = {path: seconds for path in dict.fromkeys(paths) if (seconds := _seconds(path)) is not None}
     missing = {path: request for path, request in zip(paths, requests, strict=True) if path not in took}

@@ -1,4 +1,4 @@
-"""What the judges measured on images, measured once: kept by the images' content and the judges' names."""
+"""What the judges measured on images, measured once: kept by the images' content, the judges' names and their code."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.evaluation.images import write
 from facecrafter.evaluation.judges import DetectedFace, Judge, Judges, detect
 from facecrafter.faces.face import load_photo
+from facecrafter.provenance import READINGS, code
 
 Array = NDArray[np.float64]
 Images = Sequence[Path | NDArray[np.uint8]] | NDArray[np.uint8]
@@ -70,7 +71,7 @@ def measure(judges: Judges, images: Images, cache: Path, progress: bool = True) 
         measured = judges.measure(shown)
         return [{name: np.asarray(getattr(measured, name)[index]) for name in names} for index in range(len(shown))]
 
-    rows = _each(images, cache / "measurements" / _digest({role: judges.names[role] for role in ROLES}), read, progress)
+    rows = _each(images, cache / "measurements" / _named({role: judges.names[role] for role in ROLES}), read, progress)
     return Measurements(*(np.stack([row[name] for row in rows]) for name in names))  # type: ignore[arg-type]
 
 
@@ -84,7 +85,7 @@ def by_judge(judge: Judge[DetectedFace], images: Images, cache: Path, progress: 
         rows[[one is not None for one in detected]] = judge.read([one for one in detected if one])
         return [{"read": row} for row in rows]
 
-    rows = _each(images, cache / "independent" / _digest(judge.name), read, progress)
+    rows = _each(images, cache / "independent" / _named(judge.name), read, progress)
     return np.stack([row["read"] for row in rows]).astype(np.float64)
 
 
@@ -94,7 +95,7 @@ def features(judges: Judges, images: Images, cache: Path, progress: bool = True)
     def read(shown: Sequence[NDArray[np.uint8]]) -> list[Row]:
         return [{"features": row} for row in judges.features(shown)]
 
-    rows = _each(images, cache / "features" / _digest(judges.names["frechet"]), read, progress)
+    rows = _each(images, cache / "features" / _named(judges.names["frechet"]), read, progress)
     return np.stack([row["features"] for row in rows]).astype(np.float64)
 
 
@@ -136,6 +137,11 @@ def _packed(row: Row) -> bytes:
     content = io.BytesIO()
     np.savez(content, **row)  # type: ignore[arg-type]
     return content.getvalue()
+
+
+def _named(judges: object) -> str:
+    """The folder of what judges of these names measure, as they are today."""
+    return _digest([judges, code(*READINGS)])
 
 
 def _digest(of: object, image: NDArray[np.uint8] | None = None) -> str:
