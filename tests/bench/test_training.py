@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -20,11 +21,28 @@ def costs(small_scale: Scale, monkeypatch: pytest.MonkeyPatch) -> list[bench.Cos
     return bench.training("mini", batch=2, steps=1)
 
 
+def test_candidates_are_timed_in_turn_one_in_memory(small_scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(scales.SCALES, "mini", small_scale)
+    order: list[str] = []
+    ours, theirs = bench._ours, bench._controlnet
+    name = {("landmark", False): "L", ("joint", False): "J", ("joint", True): "C"}
+    monkeypatch.setattr(bench, "_ours", lambda *given: order.append(name[given[2:4]]) or ours(*given))
+    monkeypatch.setattr(bench, "_controlnet", lambda *given: order.append("N") or theirs(*given))
+    seconds = iter(range(1, 13))
+    one = bench._Round(1.0, 2.0, 8.0, 5.0, [])
+    monkeypatch.setattr(
+        bench, "_measure", lambda make, *_: (make(), dataclasses.replace(one, seconds=[next(seconds)]))[1]
+    )
+    found = bench.training("mini", steps=1, rounds=3)
+    assert "".join(order) == "LJCNNCJLLJCN"
+    assert [cost.seconds for cost in found] == [8, 7, 6, 5] and [cost.spread for cost in found] == [8, 8, 8, 8]
+
+
 def test_every_candidate_is_a_step_that_learns(costs: list[bench.Cost]) -> None:
     assert [cost.name for cost in costs] == ["landmark pre-training", "joint", "joint, checkpointed", "ControlNet"]
-    landmark, joint, checkpointed, controlnet = costs
+    landmark, joint, checkpointed, _ = costs
     assert 0 < landmark.trainable < joint.trainable == checkpointed.trainable
-    assert joint.total > controlnet.trainable
+    assert all(cost.total > cost.trainable for cost in costs)
     for cost in costs:
         assert cost.seconds > 0 and cost.peak_mib > 0
         # AdamW keeps two numbers a parameter, of four bytes.

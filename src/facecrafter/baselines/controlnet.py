@@ -24,6 +24,11 @@ from facecrafter.request import Portrait
 CONDITION_CHANNELS = {8: (16, 32, 96, 256), 16: (16, 32, 64, 96, 256), 32: (16, 32, 64, 96, 128, 256)}
 
 
+def condition_channels(size: int, unet: Any) -> tuple[int, ...]:
+    """The channels for a condition of ``size`` pixels a side, as large as the images of a UNet."""
+    return CONDITION_CHANNELS[size // int(unet.config.sample_size)]
+
+
 class EncoderCopy(Baseline, ControlNetModel):
     """A copy of the base's encoder that adds to the base's features, through convolutions that start at zero."""
 
@@ -34,7 +39,7 @@ class EncoderCopy(Baseline, ControlNetModel):
         """A fresh one, sized for a base."""
         copy: Self = cls.from_unet(
             base.unet,
-            conditioning_embedding_out_channels=CONDITION_CHANNELS[base.scale.size // base.unet.config.sample_size],
+            conditioning_embedding_out_channels=condition_channels(base.scale.size, base.unet),
             conditioning_channels=cls.channels,
         )
         return copy.train(base.unet.training)

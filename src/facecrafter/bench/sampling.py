@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
+from facecrafter.baselines.controlnet import condition_channels
 from facecrafter.bench.measure import MIB, Spread, held, peak
 from facecrafter.controls import CONTROLS
 from facecrafter.errors import ConfigError
@@ -28,8 +29,6 @@ from facecrafter.sampling.sampler import Sampler, build_scheduler
 from facecrafter.training.operations import matmul_limit, wait
 
 BASE = "Arc2Face + ControlNet"
-# Side of the image that a ControlNet reads, per side of the latents.
-PER_LATENT = 8
 # Tokens that an IP-Adapter adds.
 ADAPTER_TOKENS = 4
 # Operations by what they are for; the first group whose word is in an operation's name counts it.
@@ -100,7 +99,11 @@ class Networks:
             autoencoder = checkpoint.usual_autoencoder(scale)
             self.scale = scale = scales.fitting(scale, autoencoder)
             self.unet = scales.build_unet(scale)
-            self.controlnet = ControlNetModel.from_unet(self.unet, load_weights_from_unet=device.type != "meta")
+            self.controlnet = ControlNetModel.from_unet(
+                self.unet,
+                conditioning_embedding_out_channels=condition_channels(scale.size, self.unet),
+                load_weights_from_unet=device.type != "meta",
+            )
             controls = scales.build_controls(scale, self.unet)
             student = student_of(self.unet, 16, scale.name)
             encoder = scales.build_encoder(scale)
@@ -119,7 +122,7 @@ class Networks:
             nn.Module.to(module, device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in (*self.model.modules.values(), *others):
             module.requires_grad_(False).eval()
-        side, width = int(self.unet.config.sample_size), int(self.unet.config.cross_attention_dim)
+        width = int(self.unet.config.cross_attention_dim)
         source = torch.Generator().manual_seed(0)
         self.identity = torch.randn(batch, scale.embedding, generator=source).to(device)
         size = controls.config.landmark_size
@@ -127,8 +130,7 @@ class Networks:
             "landmark": torch.rand(batch, 3, size, size, generator=source).to(device),
             "emotion": torch.rand(batch, 10, generator=source).to(device),
         }
-        pixels = PER_LATENT * side
-        self.drawn = torch.rand(2 * batch, 3, pixels, pixels, generator=source).to(device, dtype)
+        self.drawn = torch.rand(2 * batch, 3, scale.size, scale.size, generator=source).to(device, dtype)
         self.tokens = [torch.randn(2 * batch, ADAPTER_TOKENS, width, generator=source).to(device, dtype)] * 2
 
     def candidates(self) -> list[Candidate]:

@@ -1,8 +1,8 @@
-"""A training step of ours beside a ControlNet's, in one process and in turn. Weights are random: cost alone counts."""
+"""A training step of ours beside a ControlNet's, in one process, round after round. Weights are random: cost alone
+counts."""
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facecrafter.bench.measure import MIB, peak
+from facecrafter.baselines.controlnet import condition_channels
+from facecrafter.bench.measure import MIB, held, peak
 from facecrafter.models import attention, checkpoint, scales
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.models.scales import Scale
@@ -21,9 +22,6 @@ from facecrafter.training import losses
 from facecrafter.training.operations import wait
 from facecrafter.training.stages.joint import Joint, JointObjective
 from facecrafter.training.stages.objective import DiffusionObjective
-
-# Side of the image that a ControlNet reads, per side of the latents.
-PER_LATENT = 8
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Cost:
         name: the candidate.
         trainable, total: parameters, in millions; ``total`` counts everything the step runs.
         optimiser_mib: the state that AdamW keeps.
-        peak_mib: the most memory that the step held at once; of the process on a CPU, where it is an upper bound.
+        peak_mib: the most memory that candidate, optimiser and a step held at once, beside what was held before.
         seconds: the median over the steps.
         spread: the slowest step less the fastest, in seconds.
     """
@@ -67,8 +65,13 @@ class _ControlNetObjective(nn.Module):
         return F.mse_loss(predicted.float(), noise.float())
 
 
-def training(scale_name: str = "arc2face", batch: int = 1, steps: int = 3, precision: str = "bf16") -> list[Cost]:
+def training(
+    scale_name: str = "arc2face", batch: int = 1, steps: int = 3, precision: str = "bf16", rounds: int = 2
+) -> list[Cost]:
     """One training step of ours and of a ControlNet on the same base, in turn, at random weights.
+
+    Only one candidate is in memory. Each is built and timed once a round, in every other round the last one first, so
+    that a machine that becomes slower or faster on the way does so for all of them.
 
     The candidates are pre-training of the landmark module, the joint stage (Eq. 5) with and without gradient
     checkpointing, and a ControlNet. All read latents and landmark images of one shape; the ControlNet is given its
@@ -77,8 +80,9 @@ def training(scale_name: str = "arc2face", batch: int = 1, steps: int = 3, preci
     Args:
         scale_name: ``mini`` or ``arc2face``.
         batch: samples a step.
-        steps: measured steps, after one that is not.
+        steps: measured steps a round, after one that is not.
         precision: ``bf16`` for autocast, or ``no``.
+        rounds: how often each candidate is timed.
     """
     scale = scales.SCALES[scale_name]
     with torch.device("meta"):
@@ -90,7 +94,11 @@ def training(scale_name: str = "arc2face", batch: int = 1, steps: int = 3, preci
         "joint, checkpointed": lambda: _ours(scale, batch, "joint", True, device),
         "ControlNet": lambda: _controlnet(scale, batch, device),
     }
-    return [_measure(name, make, steps, precision, device) for name, make in candidates.items()]
+    found: dict[str, list[_Round]] = {name: [] for name in candidates}
+    for number in range(rounds):
+        for name, make in list(candidates.items())[:: -1 if number % 2 else 1]:
+            found[name].append(_measure(make, steps, precision, device))
+    return [_cost(name, of) for name, of in found.items()]
 
 
 def ratios(costs: list[Cost], to: str = "ControlNet") -> list[dict[str, Any]]:
@@ -148,7 +156,8 @@ def _controlnet(scale: Scale, batch: int, device: torch.device) -> tuple[nn.Modu
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**scale.unet)
     attention.install(unet, plain=device.type == "cpu")
-    controlnet = ControlNetModel.from_unet(unet)
+    channels = condition_channels(scale.size, unet)
+    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels)
     attention.install(controlnet, plain=device.type == "cpu")
     alpha_bars = build_scheduler("ddpm", scale.scheduler).alphas_cumprod
     objective = _ControlNetObjective(unet, controlnet, alpha_bars).to(device)
@@ -165,17 +174,41 @@ def _inputs(scale: Scale, batch: int, unet: nn.Module, device: torch.device) -> 
         "noise": torch.randn_like(latents),
         "timesteps": torch.full((batch,), 500, device=device),
         "tokens": torch.randn(batch, scale.length, config.cross_attention_dim, device=device),
-        "landmark": torch.rand(batch, 3, PER_LATENT * side, PER_LATENT * side, device=device),
+        "landmark": torch.rand(batch, 3, scale.size, scale.size, device=device),
     }
 
 
+@dataclass(frozen=True)
+class _Round:
+    """One round of a candidate: what :class:`Cost` has of it, and the seconds of its steps."""
+
+    trainable: float
+    total: float
+    optimiser_mib: float
+    peak_mib: float
+    seconds: list[float]
+
+
+def _cost(name: str, rounds: list[_Round]) -> Cost:
+    first, seconds = rounds[0], [one for each in rounds for one in each.seconds]
+    return Cost(
+        name,
+        first.trainable,
+        first.total,
+        first.optimiser_mib,
+        max(one.peak_mib for one in rounds),
+        statistics.median(seconds),
+        max(seconds) - min(seconds),
+    )
+
+
 def _measure(
-    name: str,
     make: Callable[[], tuple[nn.Module, list[nn.Module], dict[str, Tensor]]],
     steps: int,
     precision: str,
     device: torch.device,
-) -> Cost:
+) -> _Round:
+    before = held(device)
     objective, learning, inputs = make()
     objective.requires_grad_(False)
     for module in learning:
@@ -202,7 +235,4 @@ def _measure(
     )
     trainable = sum(one.numel() for one in parameters) / 1e6
     total = sum(one.numel() for one in objective.parameters()) / 1e6
-    measured = times[1:]
-    del objective, learning, inputs, parameters, optimiser, loss
-    gc.collect()
-    return Cost(name, trainable, total, kept / MIB, most[0], statistics.median(measured), max(measured) - min(measured))
+    return _Round(trainable, total, kept / MIB, most[0] - before, times[1:])
