@@ -112,6 +112,23 @@ def test_a_perfect_method_has_no_error(stubbed, stub_method):
     assert sum(group.count for group in row.groups["yaw"].values()) == 24
 
 
+def test_images_of_another_size_than_the_photos_are_named(stubbed, stub_method):
+    large = stub_method("Large")
+    large.size = 32
+    large._one = lambda request: stub_method()._one(request).repeat(2, 0).repeat(2, 1)
+    rows = tables.run(table(stubbed, stub_method("Own"), large), progress=False).methods
+    assert [row.note for row in rows] == ["", "Its images are of 32 px, the photos of 16."]
+
+
+def test_a_table_names_the_device_and_when_it_began(stubbed, stub_method, monkeypatch):
+    seen = []
+    monkeypatch.setattr(session, "environment", lambda device: {"device": device, "images": str(len(seen))})
+    monkeypatch.setattr(session.generators, "table_device", lambda: "cpu")
+    method = stub_method(paint=lambda image, request: seen.append(1))
+    made = tables.run(table(stubbed, method), progress=False).environment
+    assert seen and made == {"device": "cpu", "images": "0"}
+
+
 def test_a_known_error_is_measured_and_faces_not_found_are_counted(stubbed, stub_method):
     def bends(image, request):
         image[0] = np.clip(image[0].astype(int) - 10, 0, 255)  # a tenth of a radian

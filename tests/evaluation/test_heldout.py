@@ -175,8 +175,9 @@ class Judges:
 def measured(prepared, model_folder, monkeypatch, tmp_path):
     """Measures the small model; ``sees`` says which of the measured images show a face, photos coming first."""
 
-    def measure(sees=lambda number: True, size=128, pairs=(3, 1), asked=0, labels="pixels", **options):
-        about = {"format": 1, "size": size, "recognisers": {"dlib": {"dimension": 128}}, "emotion": {"name": labels}}
+    def measure(sees=lambda number: True, size=128, pairs=(3, 1), asked=0, labels="pixels", digest="", **options):
+        emotion = {"name": labels, "sha256": digest}
+        about = {"format": 1, "size": size, "recognisers": {"dlib": {"dimension": 128}}, "emotion": emotion}
         (tmp_path / "meta.json").write_text(json.dumps(about))
         data = dataclasses.replace(prepared, images=prepared.images[:, :size, :size], estimator=labels)
         monkeypatch.setattr(session.shards, "load", lambda *_, **__: data)
@@ -196,6 +197,13 @@ def test_emotions_are_judged_by_the_estimator_of_the_data(measured, tmp_path):
     assert not (tmp_path / "out" / "result.json").exists()
 
 
+def test_labels_of_another_version_of_the_judge_are_refused(measured, tmp_path, monkeypatch):
+    monkeypatch.setitem(Judges.names, "emotion", "facecrafter pixels (01234567)")
+    measured(digest="01234567" + "0" * 56)
+    with pytest.raises(DataError, match=r"another version \(89abcdef\) of .* pixels \(01234567\).*--only emotion"):
+        measured(digest="89abcdef" + "0" * 56, overwrite=True)
+
+
 def strict(path):
     def refuse(word):
         raise AssertionError(f"{word} is no JSON")
@@ -211,7 +219,7 @@ def test_a_model_is_measured_into_files(measured, tmp_path, pairs, lines, size):
     assert strict(tmp_path / "out" / "result.json") == result.model_dump()
     assert read(tmp_path / "out") == result
     assert result.environment["device"].startswith("CPU") and result.controls is None
-    assert result.config["sampling"]["speed"] == "exact"
+    assert result.config["sampling"]["speed"] == "exact" and len(result.key or "") == 16
     assert list(result.settings) == ["identity", "identity+landmark+emotion"]
     for scores in result.settings.values():
         assert scores.images == pairs[0] * pairs[1]
@@ -350,5 +358,5 @@ def test_a_device_that_is_not_there_is_told_first(measured, monkeypatch):
 
 def test_the_record_is_of_the_device_that_computed(measured, monkeypatch):
     monkeypatch.setattr(heldout, "usable_device", lambda name: {"auto": "cpu"}[name])
-    monkeypatch.setattr(heldout, "environment", lambda device: {"device": f"of {device}"})
+    monkeypatch.setattr(session, "environment", lambda device: {"device": f"of {device}"})
     assert measured().environment["device"] == "of cpu"

@@ -72,6 +72,14 @@ def test_a_pose_is_read_in_degrees_and_lost_faces_are_left_out() -> None:
     assert numbers._followed("yaw", trials, seen, np.ones(len(trials)), load()).correlation is None
 
 
+def test_a_person_whose_photo_shows_no_face_has_no_part_in_likeness() -> None:
+    trials = [Trial(person, name, 0.5, REQUEST) for person in range(3) for name in ("target", "jawOpen", *WAYS)]
+    alike = np.repeat([0.2, np.nan, 0.6], len(trials) // 3)
+    found = numbers._measured(trials, shown(len(trials)), alike, load())
+    assert found["identity_of_targets"] == pytest.approx(0.4) == found["identity"].value
+    assert all(one.value == pytest.approx(0.4) for one in found["words_identity"].values())
+
+
 def test_every_live_control_is_asked_of_every_person(prepared: Prepared) -> None:
     rig = load()
     names = live(rig)

@@ -90,7 +90,7 @@ def evaluate(
     from facecrafter.provenance import environment
 
     check_free([out / RESULT, out / SHEET], overwrite)
-    made_with = environment()
+    made_with = environment("cpu")
     images, persons = _held_out(prepared, most)
     judges = Judges(JudgesConfig())
     splits = list(_splits(persons, seed))

@@ -73,8 +73,8 @@ _AFTER = (
     Column(
         "shape_leak",
         "Shape leak",
-        "How much likeness to the person whose landmarks they are the landmarks add, by the judge's cosine.",
-        "lower",
+        "How much likeness to the person whose landmarks they are the landmarks add, by the judge's cosine; 0 is none.",
+        None,  # the best is 0, and not what is furthest below it
         None,
     ),
 )

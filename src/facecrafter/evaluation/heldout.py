@@ -23,22 +23,21 @@ from facecrafter.evaluation.config import ControlConfig, MethodConfig
 from facecrafter.evaluation.emotion_records import ClassAgreement, WordsResult
 from facecrafter.evaluation.generators import check_emotions
 from facecrafter.evaluation.images import Made
-from facecrafter.evaluation.judges import JudgesConfig
+from facecrafter.evaluation.judges import Judges, JudgesConfig
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.metrics import auc, class_agreement
 from facecrafter.evaluation.pairs import Pairs, by_person
 from facecrafter.evaluation.result import RESULT, HeldoutResult, Setting
 from facecrafter.evaluation.result_folder import png
 from facecrafter.evaluation.session import Session
-from facecrafter.faces.emotion import EMOTIONS
+from facecrafter.faces.emotion import EMOTIONS, OWN
 from facecrafter.faces.face import load_photo
-from facecrafter.io import check_free, write_whole
+from facecrafter.io import check_free, command, write_whole
 from facecrafter.models.checkpoint import FaceModel
 from facecrafter.pipelines.devices import usable_device
 from facecrafter.pipelines.generator import FaceCrafterGenerator
 from facecrafter.pipelines.settings import Settings
 from facecrafter.pipelines.watermark import mark
-from facecrafter.provenance import environment
 from facecrafter.request import Request
 
 GRID, WORDS_GRID = "grid.png", "words.png"
@@ -215,7 +214,7 @@ def evaluate(
         What ``result.json`` holds.
 
     Raises:
-        DataError: too few held-out people.
+        DataError: too few held-out people, or their emotions are labelled by another version of the judge.
         CheckpointError: the model cannot be loaded, or the controls do not fit it.
         ConfigError: there is no such device, the protocol's sampling cannot be used, or the data's emotions are from
             another estimator than the judge, or than the model learned from.
@@ -231,8 +230,8 @@ def evaluate(
     estimator_for(estimator, emonet, f"{data} has emotions from")
     check_emotions(str(model_folder), model, estimator)
     sampling = protocol.sampling.filled(model.scale)
-    made_with = environment(device)
     session = Session(_preset(model_folder, data, out, protocol, condition, emonet), progress, device, frechet=False)
+    _check_labels(data, session.judges)
     prepared, pairs = session.prepared, choose_pairs(session.prepared, protocol)
     asked = words.choose(prepared, protocol.words, protocol.seed) if protocol.words and model.controls else None
     another = independent.open_judge()
@@ -264,13 +263,14 @@ def evaluate(
     people = [] if asked is None else [prepared.persons[row] for row in asked.identity]
     names = session.judges.names
     result = HeldoutResult(
-        environment=made_with,
+        environment=session.made_with,
         config={
             "data": data,
             **vars(protocol),
             "sampling": {**sampling.described(), "batch_size": sampling.batch_size},
         },
         model=model_folder.name,
+        key=FaceCrafterGenerator(model, settings=protocol.sampling).key,
         controls=str(controls) if controls else None,
         estimators={
             "condition": condition,
@@ -313,6 +313,22 @@ def _preset(
         batch_size=protocol.sampling.batch_size,
         bfloat16=protocol.bfloat16,
     )
+
+
+def _check_labels(data: Path, judges: Judges) -> None:
+    """Refuse photos whose emotions another version of the judge has read: the two would be compared.
+
+    Raises:
+        DataError: they were.
+    """
+    labels = shards.read_meta(data)["emotion"]
+    digest = str(labels.get("sha256", ""))[:8]
+    if labels["name"] == OWN and digest and f"({digest})" not in judges.names["emotion"]:
+        renewed = command("data", "prepare", data, "--only", "emotion")
+        raise DataError(
+            f"the emotions of {data} are by another version ({digest}) of the estimator that judges, "
+            f"{judges.names['emotion']}; read them again with: {renewed}"
+        )
 
 
 def _made(session: Session, model: FaceModel, name: str, sampling: Settings, requests: Sequence[Request]) -> Made:

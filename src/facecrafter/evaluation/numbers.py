@@ -37,6 +37,7 @@ from facecrafter.faces.gain import Gain
 from facecrafter.faces.rig import Rig, load
 from facecrafter.io import check_free
 from facecrafter.pipelines.moving import moved
+from facecrafter.provenance import code, environment
 from facecrafter.request import Generator, Portrait, Request, portrait_of
 
 # What is asked for, from end to end of each control's useful range.
@@ -146,10 +147,8 @@ def evaluate(
     """
     from tqdm import tqdm
 
-    from facecrafter.provenance import environment
-
     check_free([out / RESULT], overwrite)
-    made_with, cache = environment(), out / CACHE  # before hours go by in which files may change
+    made_with, cache = environment(device), out / CACHE  # before hours go by in which files may change
     rig, rows = load(), _chosen(prepared, people, seed)
     judges = Judges(JudgesConfig(), frechet=False)
     own = judges.measure(prepared.images[rows]).identity
@@ -211,7 +210,7 @@ def _measured(trials: Sequence[Trial], shown: Measurements, alike: Array, rig: R
     whose = [str(trial.person) for trial in trials]
 
     def identity(chosen: Sequence[bool]) -> Interval:
-        places = np.flatnonzero(np.array(chosen) & shown.found)
+        places = np.flatnonzero(np.array(chosen) & np.isfinite(alike))  # in both, the image and the photo, is a face
         return bootstrap.statistic(lambda some: float(alike[places][some].mean()), [whose[one] for one in places])
 
     return {
@@ -245,7 +244,7 @@ class Shapes:
             OutputError: the cache cannot be written.
         """
         asked = replace(asked, gain=self.gain)
-        content = json.dumps([asked.content(), self.rig.digest], sort_keys=True).encode()
+        content = json.dumps([asked.content(), self.rig.digest, code("faces")], sort_keys=True).encode()
         name = hashlib.sha256(content + np.ascontiguousarray(points).tobytes()).hexdigest()[:32]
         path = self.cache / "landmarks" / f"{name}.npy"
         try:

@@ -255,6 +255,7 @@ class HeldoutResult(Result):
 
     kind: Literal["heldout"] = "heldout"
     model: Text
+    key: Text | None = None  # a digest of the weights and of how they are sampled; None in older files
     controls: Text | None = None
     estimators: dict[Text, Text]
     settings: dict[Text, Setting]

@@ -18,6 +18,7 @@ from facecrafter.evaluation.images import Made, make
 from facecrafter.evaluation.judges import Judges
 from facecrafter.evaluation.measurements import Images, Measurements, features, measure
 from facecrafter.evaluation.result import Column, MethodResult, RealImages, TableResult
+from facecrafter.provenance import environment
 from facecrafter.request import Generator, Portrait, Request
 
 
@@ -31,6 +32,7 @@ class Session:
         frechet: whether Frechet distances are wanted, which need a network of their own.
 
     Attributes:
+        made_with: the commit, the versions and the hardware, as they were at the start.
         prepared: the data set.
         judges: the estimators.
 
@@ -44,6 +46,7 @@ class Session:
         self, config: TableConfig, progress: bool = True, device: str | None = None, frechet: bool = True
     ) -> None:
         self.device = device or generators.table_device()
+        self.made_with = environment(self.device)  # before hours go by in which files may change
         self.config, self.progress, self._start = config, progress, time.monotonic()
         for entry in config.methods:
             generators.check_settings(entry)
@@ -121,6 +124,8 @@ class Session:
         out = self.config.out
         places = result_folder.write_images(out, entry.slug, made.paths)
         result_folder.write_scores(out, entry.slug, places, requests, measured.found, columns, scores)
+        side = self.prepared.images.shape[1]
+        sizes = f"Its images are of {method.size} px, the photos of {side}." if method.size != side else ""
         lost = [place for place, found in zip(places, measured.found, strict=True) if not found]
         return {
             "name": entry.name,
@@ -131,7 +136,7 @@ class Session:
             "failures": len(lost),
             "without_face": lost,
             "seconds_an_image": None if entry.kind == FOLDER else made.seconds,
-            "note": generators.note(entry, method),
+            "note": " ".join(filter(None, (generators.note(entry, method), sizes))),
         }
 
     def finish(
@@ -145,14 +150,12 @@ class Session:
             methods: its rows, whose scores are written.
             measured: what else it says.
         """
-        from facecrafter.provenance import environment
-
         config = self.config
         meta = shards.read_meta(config.data)
         scores = {one.name: result_folder.read_scores(config.out, one.slug, columns) for one in methods}
         result = TableResult(
             kind=config.table,
-            environment=environment(),
+            environment=self.made_with,
             config=config.model_dump(mode="json"),
             seed=config.seed,
             seconds=time.monotonic() - self._start,
