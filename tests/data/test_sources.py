@@ -37,7 +37,7 @@ def test_folders_joined_keep_their_rows_and_say_whose_they_are(prepared: Prepare
 
 
 def test_emotions_by_different_estimators_are_not_mixed(prepared: Prepared) -> None:
-    with pytest.raises(DataError, match=r"by different estimators .*emonet_8, none"):
+    with pytest.raises(DataError, match=r"by different estimators .*emonet_8, none.* 'dataset make' keeps its own"):
         joined([prepared, dataclasses.replace(prepared, estimator="emonet_8")], [0.5, 0.5])
 
 

@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 from facecrafter import io
 from facecrafter.cli import app
 from facecrafter.data import shards
+from facecrafter.data.prepare import renew_emotions
 from facecrafter.datasets import output
 from facecrafter.datasets.make import Made, check_plan, run
 from facecrafter.datasets.output import is_done, settings_of
@@ -71,6 +72,18 @@ def test_a_data_set_is_a_prepared_folder(plan: Plan, tmp_path: Path) -> None:
     listed = (tmp_path / "set" / "rejected.csv").read_text().splitlines()
     assert len(listed) == 1 + done.counts.rejected
     assert all("no face found" in line for line in listed[1:])
+
+
+def test_the_emotions_that_images_were_chosen_by_stay(plan: Plan, tmp_path: Path, whole: dict[str, str]) -> None:
+    folder = tmp_path / "whole"
+    with pytest.raises(DataError, match=r"whole is a data set of 'dataset make'.* make the set again in a new folder"):
+        renew_emotions(folder, progress=False)
+    assert content(folder) == whole
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["emotion"]["sha256"] = "0" * 64
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(DataError, match=r"was begun with another emotion estimator; name another folder, or give"):
+        fake_maker.made(plan, folder)
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(plan: Plan, tmp_path: Path, whole: dict[str, str]) -> None:

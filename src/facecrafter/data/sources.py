@@ -59,7 +59,7 @@ def joined(parts: Sequence[Prepared], shares: Sequence[float]) -> Prepared:
     if len(estimators) > 1:
         raise DataError(
             f"the folders' emotions are by different estimators ({', '.join(estimators)}); make them alike with: "
-            "facecrafter data prepare FOLDER --only emotion"
+            "facecrafter data prepare FOLDER --only emotion (a set of 'dataset make' keeps its own, or is made again)"
         )
 
     def one_after_another(name: str) -> Any:

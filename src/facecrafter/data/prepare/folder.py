@@ -68,7 +68,7 @@ def begin(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     before = shards.read_meta(out)
     for name, value in settings.items():
         if before.get(name) != value:
-            differs = _difference(name, before.get(name), value)
+            differs = _difference(name, before, settings)
             raise DataError(f"{out} was begun {differs}; name another folder, or give --overwrite")
 
 
@@ -77,13 +77,17 @@ def about_estimator(estimator: emotion_estimator.EmotionEstimator) -> dict[str, 
     return {"name": estimator.name, "sha256": weights.sha256(estimator.path)}
 
 
-def _difference(name: str, before: Any, now: Any) -> str:
+def _difference(name: str, begun: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """In what the setting of a name differs."""
+    before, now = begun.get(name), settings[name]
     if name == "photos":
         return "from other photos than there are now"
     if not isinstance(before, dict):
         return f"with {name} {before}, not {now}"
     if name == "recognisers" and list(before) != list(now):
         return f"with the recognisers {', '.join(before)}, not {', '.join(now)}"
+    if name == "emotion" and "dataset" in begun:  # whose images were chosen by it
+        return "with another emotion estimator"
     if name == "emotion":
         return "with another emotion estimator (`data prepare DIR --only emotion` renews its labels)"
     return f"with other weights for {name}"

@@ -30,12 +30,18 @@ def renew_emotions(folder: Path, emonet: Path | None = None, progress: bool = Tr
         progress: show a bar on the terminal.
 
     Raises:
-        DataError: not a prepared folder, an unfinished one, a damaged shard, or a folder that cannot be written.
+        DataError: not a prepared folder, an unfinished one, a data set of ``dataset make``, a damaged shard, or a
+            folder that cannot be written.
         ConfigError: another preparation is going on in it.
         WeightsError: EmoNet's file is missing, damaged or another one.
     """
     start, folder = time.monotonic(), Path(folder)
-    shards.read_meta(folder)  # what is no prepared folder gets no lock
+    meta = shards.read_meta(folder)  # what is no prepared folder gets no lock
+    if "dataset" in meta:
+        raise DataError(
+            f"{folder} is a data set of 'dataset make', whose images were chosen by their emotions; to have them "
+            "chosen by the project's estimator as it is now, make the set again in a new folder"
+        )
     with alone(folder, "preparation"):
         estimator = emotion_estimator.estimator(emonet)
         with stating(lambda: _renewed(folder, estimator)):
