@@ -963,6 +963,55 @@ def test_a_renewal_that_was_stopped_goes_on(prepared: Path, tmp_path: Path, monk
     assert content(folder) == content(whole)
 
 
+@pytest.mark.parametrize("name", ["shard-00003.json", "shard-00003.tar"])
+@pytest.mark.parametrize("harm", ["cut", "lost", "another's"])
+def test_a_damaged_shard_is_found_before_its_folder_is_touched(
+    people: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, harm: str
+) -> None:
+    folder = Path(shutil.copytree(prepared, tmp_path / "folder"))
+    path = folder / name
+    if harm == "lost":
+        path.unlink()
+    else:
+        path.write_bytes((folder / f"shard-00002{path.suffix}").read_bytes() if harm == "another's" else b"cut off")
+    harmed = content(folder)
+    (tmp_path / "weights").write_bytes(b"moody")
+    with monkeypatch.context() as patch:
+        patch.setattr(emotion_estimator, "estimator", lambda emonet=None: Moody(tmp_path / "weights"))
+        with pytest.raises(DataError, match=r"is damaged or missing; delete it and run .* with --overwrite if"):
+            renew_emotions(folder, progress=False)
+    assert content(folder) == harmed
+    path.unlink(missing_ok=True)  # as it says
+    run(people, folder)
+    assert content(folder) == content(prepared)
+
+
+def test_a_last_shard_that_is_lost_is_missed(prepared: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(prepared, tmp_path / "folder"))
+    for suffix in ("tar", "json"):
+        (folder / f"shard-00003.{suffix}").unlink()
+    with pytest.raises(DataError, match=r"shard-00003\.json is damaged or missing"):
+        renew_emotions(folder, progress=False)
+
+
+def test_a_shard_that_is_damaged_while_emotions_are_renewed_can_be_made_again(
+    people: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(prepared, tmp_path / "folder"))
+    (tmp_path / "weights").write_bytes(b"moody")
+    with monkeypatch.context() as patch:
+        patch.setattr(emotion_estimator, "estimator", lambda emonet=None: Moody(tmp_path / "weights", stop_after=1))
+        with pytest.raises(KeyboardInterrupt):
+            renew_emotions(folder, progress=False)
+        (folder / "shard-00003.tar").unlink()
+        with pytest.raises(DataError, match=r"shard-00003\.tar is damaged or missing; .* with --overwrite if that is"):
+            renew_emotions(folder, progress=False)
+    with pytest.raises(DataError, match=r"another emotion estimator .*, or give --overwrite"):
+        run(people, folder)
+    run(people, folder, overwrite=True)
+    assert content(folder) == content(prepared)
+
+
 def test_only_a_finished_folder_is_renewed(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a prepared folder"):
         renew_emotions(tmp_path)

@@ -124,7 +124,7 @@ def read_list(out: Path, number: int) -> dict[str, Any]:
         if not all(row.keys() == {"file", "reason"} for row in beside["rejected"]):
             raise ValueError("a rejected file has other columns")
     except shards.DAMAGE:
-        raise DataError(f"{path} is damaged; delete it and prepare the folder again") from None
+        raise DataError(f"{path} is damaged; delete it and {shards.AGAIN}") from None
     return dict(beside)
 
 

@@ -6,14 +6,16 @@ import json
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from facecrafter.data import shards
 from facecrafter.data.prepare.folder import GOES_ON, about_estimator, read_list, write_index
 from facecrafter.data.prepare.run import Report
 from facecrafter.data.shards import INDEX, META, shard_path, write_whole
-from facecrafter.errors import DataError, reason_of
+from facecrafter.errors import DataError
 from facecrafter.estimators import emotion_estimator
 from facecrafter.faces import emotion
+from facecrafter.faces.face import Face
 from facecrafter.interruption import stating
 from facecrafter.io import alone
 
@@ -55,13 +57,14 @@ def _renew_all(folder: Path, estimator: emotion_estimator.EmotionEstimator, prog
 
     meta, asked = shards.read_meta(folder), about_estimator(estimator)
     begun = {**asked, "unfinished": True}
+    indexed: list[int] = []
     if not meta["emotion"].get("unfinished"):
-        shards.read_index(folder)  # whoever has none was never finished
+        indexed = shards.read_index(folder)["shard"]  # whoever has none was never finished
+    parts = _check_shards(folder, asked, max(indexed, default=-1) + 1)
     if meta["emotion"] != begun:
         write_whole(folder / META, (json.dumps({**meta, "emotion": begun}, indent=2) + "\n").encode())
     # While there is no index, the folder is not finished.
     (folder / INDEX).unlink(missing_ok=True)
-    parts = len(list(folder.glob("shard-*.tar")))
     made = 0
     for number in tqdm(range(parts), desc="emotions", unit="shard", disable=not progress):
         beside = read_list(folder, number)
@@ -78,6 +81,37 @@ def _renew_all(folder: Path, estimator: emotion_estimator.EmotionEstimator, prog
     return prepared, rejected, made
 
 
+def _check_shards(folder: Path, asked: dict[str, Any], indexed: int) -> int:
+    """How many shards there are, all of which can be read. It comes before anything is written, for a folder whose
+    emotions are renewed in part is one that the command that made it does not go on with.
+
+    Args:
+        folder: the prepared folder.
+        asked: whose emotions are wanted; shards that have them are not read again.
+        indexed: how many shards the index knows of.
+
+    Raises:
+        DataError: one is damaged or missing.
+    """
+    names = {path.stem for suffix in ("tar", "json") for path in folder.glob(f"shard-*.{suffix}")}
+    parts = max(len(names), indexed)
+    for number in range(parts):
+        try:
+            beside = read_list(folder, number)
+        except DataError:
+            raise _damaged(shard_path(folder, number, "json")) from None
+        path = shard_path(folder, number)
+        if beside.get("emotion") == asked and path.is_file():
+            continue
+        if [key for key, _ in _read_shard(path)[0]] != [row["key"] for row in beside["rows"]]:
+            raise _damaged(path)
+    return parts
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(f"{path} is damaged or missing; delete it and {shards.AGAIN}, with --overwrite if that is refused")
+
+
 def _renewed(folder: Path, estimator: emotion_estimator.EmotionEstimator) -> str:
     """How many shards have the estimator's emotions, for a run that was stopped."""
     asked, lists, done = about_estimator(estimator), list(folder.glob("shard-*.json")), 0
@@ -92,11 +126,7 @@ def _renew_shard(
 ) -> dict[str, emotion.Emotion]:
     """Rewrite one shard's emotions; what they are now, by key."""
     path = shard_path(folder, number)
-    try:
-        samples = list(shards.read_shard(path))
-        faces = [shards.decode(parts) for _, parts in samples]
-    except shards.DAMAGE as error:
-        raise DataError(f"{path} is damaged ({reason_of(error)}); delete it and prepare the folder again") from None
+    samples, faces = _read_shard(path)
     emotions = estimator.estimate(faces)
     renewed = [
         (key, {**parts, "npz": shards.with_emotion(parts["npz"], one.vector)})
@@ -104,3 +134,16 @@ def _renew_shard(
     ]
     write_whole(path, shards.pack(renewed))
     return {key: one for (key, _), one in zip(samples, emotions, strict=True)}
+
+
+def _read_shard(path: Path) -> tuple[list[tuple[str, dict[str, bytes]]], list[Face]]:
+    """The samples of a shard, and their faces.
+
+    Raises:
+        DataError: it is damaged or missing.
+    """
+    try:
+        samples = list(shards.read_shard(path))
+        return samples, [shards.decode(parts) for _, parts in samples]
+    except shards.DAMAGE:
+        raise _damaged(path) from None
