@@ -105,6 +105,24 @@ def test_more_people_go_on_and_give_what_one_run_gives(tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_a_last_shard_that_could_not_be_written_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "one", 6)
+    made(tmp_path / "two", 4)
+
+    def full(samples: object) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "pack", full)
+        with pytest.raises(MemoryError):
+            made(tmp_path / "two", 6)
+    Stub.made.clear()
+    assert made(tmp_path / "two", 6).resumed == 3
+    assert Stub.made == [3, 4, 5]
+    for name in ("shard-00001.tar", "shard-00001.json", "index.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
 def test_a_finished_folder_makes_nobody(tmp_path: Path) -> None:
     made(tmp_path / "out")
     Stub.made.clear()

@@ -99,12 +99,16 @@ def is_finished(out: Path, number: int) -> bool:
 
 
 def write_shard(out: Path, number: int, results: list[Result], more: Mapping[str, Any] | None = None) -> None:
-    """Write a shard and the list beside it, which may say ``more``. The tar comes last: while it is missing, the shard
-    is not done."""
+    """Write a shard and the list beside it, which may say ``more``. The tar comes last, and one that is there goes
+    first: while it is missing, the shard is not done."""
     accepted = [result for result in results if isinstance(result, Accepted)]
     rejected = [result for result in results if isinstance(result, Rejected)]
     rows, reasons = [asdict(result.row) for result in accepted], [asdict(result) for result in rejected]
     beside = {"rows": rows, "rejected": reasons, **(more or {})}
+    try:
+        shard_path(out, number).unlink(missing_ok=True)
+    except OSError as error:
+        raise shards.unwritable(shard_path(out, number), error) from None
     write_whole(shard_path(out, number, "json"), (json.dumps(beside) + "\n").encode())
     write_whole(shard_path(out, number), shards.pack((result.row.key, result.parts) for result in accepted))
 
