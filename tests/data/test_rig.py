@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from facecrafter.data import rig as data_rig
+from facecrafter.data import sources
 from facecrafter.data.shards import Prepared, held_out
+from facecrafter.errors import DataError
 from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.faces.face import BLENDSHAPES
 from facecrafter.faces.rig import load
@@ -51,7 +53,8 @@ def made_up(prefix: str, size: int, opened: float, emotion: int, yaw: float) -> 
 def folders(monkeypatch: pytest.MonkeyPatch) -> dict[str, Prepared]:
     """Photos of happy people, and larger ones of people who are afraid and turn their heads."""
     known = {"photos": made_up("real", 16, 0.1, 1, 10.0), "made": made_up("generated", 32, 0.6, FEAR, 18.0)}
-    monkeypatch.setattr(data_rig, "load", lambda folder: known[folder.name])
+    monkeypatch.setattr(data_rig, "load", lambda folder, recogniser: known[folder.name])
+    monkeypatch.setattr(data_rig, "read_meta", lambda folder: {"recognisers": {"dlib": {}}})
     return known
 
 
@@ -80,3 +83,35 @@ def test_people_who_are_like_a_held_out_person_are_left_out(folders: dict[str, P
     photos, made = folders["photos"], folders["made"]
     made.identity[:PHOTOS] = photos.identity[-1]
     assert data_rig.fit_rig(Path("photos"), [Path("made")]).about["people"] == 23
+
+
+@pytest.mark.parametrize(
+    ("photos", "made", "read"),
+    [
+        (["sface", "dlib"], ["dlib"], "dlib"),
+        (["sface", "dlib"], ["dlib", "sface"], "sface"),
+        (["arcface"], ["dlib", "sface"], None),
+    ],
+)
+def test_people_are_compared_by_one_recogniser(
+    folders: dict[str, Prepared], monkeypatch: pytest.MonkeyPatch, photos: list[str], made: list[str], read: str | None
+) -> None:
+    names, asked = {"photos": photos, "made": made}, []
+    monkeypatch.setattr(data_rig, "read_meta", lambda one: {"recognisers": dict.fromkeys(names[one.name])})
+    monkeypatch.setattr(data_rig, "load", lambda folder, recogniser: asked.append(recogniser) or folders[folder.name])
+    if read is None:
+        with pytest.raises(DataError, match=r"no recogniser in common \(photos has arcface, made has dlib and sface\)"):
+            data_rig.fit_rig(Path("photos"), [Path("made")])
+    else:
+        data_rig.fit_rig(Path("photos"), [Path("made")])
+        assert asked == [read, read]
+
+
+def test_images_are_not_made_smaller_to_fit_a_rig(
+    folders: dict[str, Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shrunk(*_: object) -> None:
+        raise AssertionError("the landmarks are all that is fitted")
+
+    monkeypatch.setattr(sources, "shrunk", shrunk)
+    data_rig.fit_rig(Path("photos"), [Path("made")])

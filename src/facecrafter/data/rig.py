@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from facecrafter.data.shards import held_out, load
-from facecrafter.data.sources import joined, near_held_out, resized
+import numpy as np
+
+from facecrafter.data.shards import held_out, load, read_meta
+from facecrafter.data.sources import joined, near_held_out
+from facecrafter.errors import DataError
 from facecrafter.estimators.blendshapes import network
 from facecrafter.faces import rig_fit
 from facecrafter.faces.rig import Rig
@@ -23,11 +27,15 @@ def fit_rig(folder: Path, beside: Sequence[Path] = ()) -> Rig:
             person as two photos of one person are left out.
 
     Raises:
-        DataError: not a prepared folder, too few photos in it, or emotions by different estimators.
+        DataError: not a prepared folder, too few photos in it, emotions by different estimators, or no recogniser whose
+            embeddings all folders have.
     """
     folders = [folder, *beside]
-    parts = [load(one) for one in folders]
-    prepared = joined([resized(part, parts[0].images.shape[1]) for part in parts], [1 / len(parts)] * len(parts))
+    recogniser = _shared_recogniser(folders)
+    parts = [load(one, recogniser) for one in folders]
+    size = parts[0].images.shape[1]  # no image is looked at, so only the landmarks are scaled
+    scaled = [replace(part, points=part.points * np.float32(size / part.images.shape[1])) for part in parts]
+    prepared = joined(scaled, [1 / len(parts)] * len(parts))
     rows = ~held_out(prepared.persons) & ~near_held_out(prepared)
     described = " and ".join(
         f"{one.resolve().name}, a folder of {len(part)} prepared photos"
@@ -49,3 +57,19 @@ def fit_rig(folder: Path, beside: Sequence[Path] = ()) -> Rig:
         None if prepared.sources is None else prepared.sources[rows] == 0,
         network().scores,
     )
+
+
+def _shared_recogniser(folders: Sequence[Path]) -> str:
+    """The first recogniser of the first folder that all have: embeddings of two cannot be compared.
+
+    Raises:
+        DataError: there is none.
+    """
+    known = [read_meta(one)["recognisers"] for one in folders]
+    shared = next((name for name in known[0] if all(name in names for names in known)), None)
+    if shared is None:
+        named = ", ".join(f"{one} has {' and '.join(names)}" for one, names in zip(folders, known, strict=True))
+        raise DataError(
+            f"the folders have no recogniser in common ({named}); prepare one again with the --recogniser of the other"
+        )
+    return str(shared)
