@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import io
 import json
 import multiprocessing
@@ -223,6 +224,42 @@ def test_a_tar_that_leads_out_of_its_folder_is_refused(name: str, tmp_path: Path
     with pytest.raises(DataError, match=r"people.tar is a damaged archive \(.*evil.jpg would lie outside of it\)"):
         run(tmp_path / "people.tar", tmp_path / "out")
     assert not list(tmp_path.rglob("evil.jpg"))
+
+
+def _unpacked(archive: Path, folder: Path) -> list[str]:
+    place = sources._unpack(archive, folder)
+    return sorted(path.name for path in place.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+@pytest.mark.parametrize("program", ["tarfile", "tar"])
+def test_a_tar_is_read_to_its_end(tmp_path: Path, ending: str, program: str) -> None:
+    """A tar ends with blocks of zeros. Without them, or with anything else in their place, some of it is missing."""
+    names, archive = ["1.jpg", "2.jpg", "3.jpg"], tmp_path / f"photos.{ending}"
+    (tmp_path / "photos").mkdir()
+    for name in names:
+        (tmp_path / "photos" / name).write_bytes(os.urandom(700))
+    if program == "tar":
+        subprocess.run(["tar", "-caf", archive, "-C", tmp_path, "photos"], check=True)
+    else:
+        with tarfile.open(archive, "w:gz" if ending == "tar.gz" else "w", format=tarfile.GNU_FORMAT) as made:
+            made.add(tmp_path / "photos", "photos")
+    assert _unpacked(archive, tmp_path / "whole") == names
+    packed = archive.read_bytes()
+    content = gzip.decompress(packed) if ending == "tar.gz" else packed
+    end = len(content.rstrip(b"\0")) // 512 * 512 + 512  # of the last member
+    second = bytearray(content)
+    second[512 + 1536 + 148 : 512 + 1536 + 156] = b"damaged "  # its checksum, after the folder and the first photo
+    for harmed in (bytes(second), content[:end], content[: end - 1536], content[: end + 100], content + b"more"):
+        archive.write_bytes(gzip.compress(harmed) if ending == "tar.gz" else harmed)
+        with pytest.raises(DataError, match=r"is a damaged archive \(.*\); fetch it again"):
+            _unpacked(archive, tmp_path / "harmed")
+    archive.write_bytes(gzip.compress(content[: end + 512]) if ending == "tar.gz" else content[: end + 512])
+    assert _unpacked(archive, tmp_path / "short") == names
+    if ending == "tar.gz":
+        archive.write_bytes(packed[:-8] + bytes(4) + packed[-4:])
+        with pytest.raises(DataError, match=r"is a damaged archive \(CRC check failed"):
+            _unpacked(archive, tmp_path / "checked")
 
 
 def test_a_photo_can_be_given_both_recognisers(people: Path, tmp_path: Path) -> None:

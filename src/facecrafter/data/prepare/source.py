@@ -121,7 +121,7 @@ def _extract(archive: tarfile.TarFile, folder: Path) -> None:
     archive. The filter of ``extractall`` does the like, but Debian 12's Python, 3.11.2, is too old to have it.
 
     Raises:
-        TarError: a file's name leads out of the folder.
+        TarError: a file's name leads out of the folder, or the archive is damaged or ends early.
     """
     root = folder.resolve()
     for member in archive:
@@ -137,6 +137,25 @@ def _extract(archive: tarfile.TarFile, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with content, open(target, "wb") as file:
             shutil.copyfileobj(content, file)
+    _check_end(archive)
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Read what follows the last member, which for ``tarfile`` is the end also where a header is damaged. A compressed
+    archive's checksum is compared with it.
+
+    Raises:
+        TarError: it is something else than the blocks of zeros that end a tar.
+    """
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    length = 0
+    while left := archive.fileobj.read(2**20):
+        if left.strip(b"\0"):
+            raise tarfile.ReadError(f"there is no member of a tar at byte {archive.offset}")
+        length += len(left)
+    if length < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it ends early")
 
 
 def _hidden(name: str) -> bool:
