@@ -24,6 +24,7 @@ class Whole(Strict):
     name: str
     part: Part | None = None
     parts: tuple[Part, ...] = ()
+    named: dict[str, Part] = Field(default_factory=dict)
 
 
 def load(tmp_path: Path, text: str) -> Whole:
@@ -48,6 +49,8 @@ def test_good_settings_come_through(tmp_path: Path) -> None:
         ("name: a\nzzz: b", "there is no setting 'zzz'$"),
         ("name: a\npart: {wieght: 1}", r"there is no setting 'part\.wieght'; did you mean 'part\.weight'"),
         ("name: a\nparts: [{}, {wieght: 1}]", r"no setting 'parts\.1\.wieght'; did you mean 'parts\.1\.weight'"),
+        ("name: a\nnamed: {one: {wieght: 1}}", r"'named\.one\.wieght'; did you mean 'named\.one\.weight'"),
+        ("name: a\nnamed: {weight: {wieght: 1}}", r"no setting 'named\.weight\.wieght'; did you mean"),
         ("name: a\npart: {weight: -1}", r"part\.weight: Input should be greater than or equal to 0"),
     ],
 )

@@ -160,8 +160,8 @@ def check(path: Path, content: Mapping[str, Any], model: type[Settings]) -> Sett
 def _nearest(model: type[BaseModel], place: Sequence[int | str]) -> str:
     *parents, name = place
     for part in parents:
-        if isinstance(part, str):
-            model = next(models_in(model.model_fields[part].annotation))
+        if isinstance(part, str) and part in model.model_fields:  # and no key of a mapping
+            model = next(models_in(model.model_fields[part].annotation), model)
     return did_you_mean(str(name), model.model_fields, ".".join(map(str, [*parents, ""])))
 
 
