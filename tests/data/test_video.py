@@ -15,7 +15,9 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from facecrafter.data import video
 from facecrafter.data.video import VideoSource, expected_frames, frames, layout
 from facecrafter.errors import ConfigError, DataError, PhotoError
 from facecrafter.faces import emotion
@@ -49,13 +51,17 @@ def write(
     codec: str = "libx264",
     times: Sequence[float] | None = None,
     silence: float = 0.0,
+    pixel: Fraction | None = None,
     **options: str,
 ) -> Path:
-    """A video of these images, at these times or at a rate, and so many seconds of silence beside it."""
+    """A video of these images, at these times or at a rate, and so many seconds of silence beside it; pixels are shown
+    so much wider than they are high."""
     with av.open(str(path), "w", options=options) as container:
         stream: Any = container.add_stream(codec, rate=rate)
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
+        if pixel is not None:
+            stream.codec_context.sample_aspect_ratio = pixel
         if codec == "libx264":
             stream.options = {"crf": "10", "g": "25"}
         sound: Any = container.add_stream("aac", rate=16000) if silence else None
@@ -177,6 +183,38 @@ def test_frames_are_turned_as_the_file_says(head: NDArray[np.uint8], tmp_path: P
     ((_, image),) = frames(path)
     assert np.array_equal(image, turned(plain))
     assert image.flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+@pytest.mark.parametrize(("pixel", "size"), [(Fraction(4, 3), (48, 85)), (Fraction(1, 2), (48, 32))])
+def test_pixels_that_are_not_square_are_made_so(
+    head: NDArray[np.uint8], tmp_path: Path, name: str, pixel: Fraction, size: tuple[int, int]
+) -> None:
+    image = head[8:56]
+    path = write(tmp_path / name, [image], pixel=pixel)
+    ((_, shown),) = frames(path)
+    assert shown.shape == (*size, 3)
+    wanted = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR), int)
+    assert np.abs(shown - wanted).mean() < 8
+
+
+def test_a_turned_video_is_widened_before_it_is_turned(head: NDArray[np.uint8], tmp_path: Path) -> None:
+    path = write(tmp_path / "phone.mp4", [head[8:56]], pixel=Fraction(4, 3))
+    content, unit = path.read_bytes(), 1 << 16
+    place = content.index(struct.pack(">9i", unit, 0, 0, 0, unit, 0, 0, 0, 1 << 30), content.index(b"tkhd"))
+    quarter = struct.pack(">9i", 0, unit, 0, -unit, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:place] + quarter + content[place + 36 :])
+    ((_, image),) = frames(path)
+    assert image.shape == (85, 48, 3)
+
+
+def test_pixels_of_a_shape_that_cannot_be_are_damage(
+    head: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "wide.mp4", [head], pixel=Fraction(4, 1))
+    monkeypatch.setattr(video, "MOST_PIXELS", 3 * SIDE**2)
+    with pytest.raises(PhotoError, match=r"is not a video .* \(its pixels have a shape that cannot be\)"):
+        list(frames(path))
 
 
 # --- what is not whole ------------------------------------------------------------------------------------------------

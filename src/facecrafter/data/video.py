@@ -79,8 +79,8 @@ def frames(path: str | Path, interval: float = 1.0) -> Iterator[tuple[float, NDA
         interval: seconds, at least 0.01.
 
     Yields:
-        Seconds since the first frame, and the image ``(H, W, 3)`` uint8 RGB, turned (and mirrored) as the file says
-        it should be shown.
+        Seconds since the first frame, and the image ``(H, W, 3)`` uint8 RGB, in square pixels, turned (and mirrored)
+        as the file says it should be shown.
 
     Raises:
         ConfigError: an interval below 0.01, at once.
@@ -122,7 +122,7 @@ def _frames(path: Path, interval: float) -> Iterator[tuple[float, NDArray[np.uin
             stream = _video_stream(container)
             for seconds, frame in _timed(stream, _decoded(container, stream)):
                 if seconds >= due - 1e-6:
-                    yield seconds, _upright(frame)
+                    yield seconds, _upright(frame, _shown_width(frame, stream))
                     due = (math.floor(seconds / interval + 1e-6) + 1) * interval
             if not due:
                 raise _Damage("it has no frames")
@@ -220,9 +220,19 @@ def _promised(container: InputContainer, stream: VideoStream) -> float:
     return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
-def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """A frame's pixels as they are meant to be shown: ``(H, W, 3)`` uint8 RGB."""
-    image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+def _shown_width(frame: VideoFrame, stream: VideoStream) -> int:
+    """How wide a frame is in square pixels, of which its height has as many as before; old standards, and lenses for
+    wide screens, have pixels that are higher or wider than that."""
+    width = round(frame.width * (stream.sample_aspect_ratio or 1))
+    if width != frame.width and not 0 < width * frame.height <= MOST_PIXELS:
+        raise _Damage("its pixels have a shape that cannot be")
+    return width
+
+
+def _upright(frame: VideoFrame, width: int) -> NDArray[np.uint8]:
+    """A frame's pixels as they are meant to be shown: ``(H, W, 3)`` uint8 RGB, before it is turned of that width."""
+    size: dict[str, Any] = {} if width == frame.width else {"width": width, "height": frame.height}
+    image = np.asarray(frame.to_ndarray(format="rgb24", **size), np.uint8)
     matrix = cast(Mapping[str, Any], frame.side_data).get("DISPLAYMATRIX")
     if matrix is None:
         return image
