@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,20 @@ def test_photos_by_the_name_of_their_file(prepared: Prepared, tmp_path: Path, mo
     (tmp_path / "none.csv").write_text("image,emotion\nanother.jpg,fear\n")
     with pytest.raises(DataError, match="names none of the photos"):
         read_photos(tmp_path, tmp_path / "none.csv")
+
+
+def test_a_label_is_of_one_photo(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ["Ann/1.jpg", "Ann/2.jpg", "Bob/1.jpg", *prepared.files[3:]]
+    monkeypatch.setattr(shards, "load", lambda folder, recogniser: replace(prepared, files=files))
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,emotion\n2.jpg,happy\n2.jpg,happiness\n")
+    assert read_photos(tmp_path, labels).files == ["Ann/2.jpg"]
+    labels.write_text("image,emotion\n2.jpg,happy\n2.jpg,sad\n")
+    with pytest.raises(DataError, match=r"labels\.csv has two rows for 2\.jpg, with other labels; leave one"):
+        read_photos(tmp_path, labels)
+    labels.write_text("image,emotion\n1.jpg,happy\n")
+    with pytest.raises(DataError, match=r"whether it means Ann/1\.jpg or Bob/1\.jpg, which have one name"):
+        read_photos(tmp_path, labels)
 
 
 def test_whom_other_stages_keep_out_is_kept_out_here() -> None:

@@ -209,13 +209,15 @@ def _counts(texts: list[str | None], where: str) -> list[int]:
 
 
 def read_photos(folder: Path, labels: Path) -> EmotionFaces:
-    """Colour photos of a prepared folder with labels from a CSV of ``image,emotion``; ``image`` is a file's name.
+    """Colour photos of a prepared folder with labels from a CSV of ``image,emotion``; ``image`` is a file's name, which
+    no other photo of the folder has.
 
     One person in :data:`TEST_SHARE` is for the test, whole people, by name. What was read is kept in the folder's
     cache, as long as its index and the labels stay as they are; beside these two it is all that training needs.
 
     Raises:
-        DataError: the CSV cannot be read or has other columns, or names none of the photos.
+        DataError: the CSV cannot be read or has other columns, has two labels for one name, names none of the photos,
+            or a name that several of them have.
     """
     by_file = _labels(labels)
     try:
@@ -224,11 +226,13 @@ def read_photos(folder: Path, labels: Path) -> EmotionFaces:
         read = ""  # the loader below says what is wrong with the folder
     cache = folder / CACHE.format(read)
     if read and (kept := _unpacked(cache)) is not None:
+        _check_names(labels, kept.files)
         return kept
     prepared = shards.load(folder, recogniser=None)
     chosen = [index for index, file in enumerate(prepared.files) if PurePosixPath(file).name in by_file]
     if not chosen:
         raise DataError(f"{labels} names none of the photos in {folder}")
+    _check_names(labels, [prepared.files[index] for index in chosen])
     faces = EmotionFaces(
         np.stack([tight_crop(prepared.images[index], prepared.points[index]) for index in chosen]),
         np.array([by_file[PurePosixPath(prepared.files[index]).name] for index in chosen]),
@@ -242,6 +246,18 @@ def read_photos(folder: Path, labels: Path) -> EmotionFaces:
         with whole(cache) as partial, open(partial, "wb") as file:
             np.savez_compressed(file, **{**vars(faces), "files": np.array(faces.files)})
     return faces
+
+
+def _check_names(labels: Path, files: list[str]) -> None:
+    """Refuse photos of which two have one name, so that a label could be of either."""
+    named: dict[str, str] = {}
+    for file in files:
+        other = named.setdefault(PurePosixPath(file).name, file)
+        if other != file:
+            raise DataError(
+                f"{labels} cannot say whether it means {other} or {file}, which have one name; leave its label out, or "
+                "prepare photos with names of their own"
+            )
 
 
 def _unpacked(cache: Path) -> EmotionFaces | None:
@@ -261,7 +277,11 @@ def _labels(path: Path) -> dict[str, int]:
             rows = csv.DictReader(file)
             if rows.fieldnames is None or not {"image", "emotion"} <= set(rows.fieldnames):
                 raise DataError(f"{path} is not a list of labels: it needs the columns image and emotion")
-            found = {row["image"]: class_of(row["emotion"] or "") for row in rows}
+            found: dict[str, int | None] = {}
+            for row in rows:
+                label = class_of(row["emotion"] or "")
+                if found.setdefault(row["image"], label) != label:
+                    raise DataError(f"{path} has two rows for {row['image']}, with other labels; leave one")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"the labels {path} cannot be read: {reason_of(error)}") from None
     return {name: label for name, label in found.items() if label is not None}
