@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -240,3 +241,10 @@ def test_photos_are_cut_once(prepared: Prepared, tmp_path: Path, monkeypatch: py
         file.write_bytes(file.read_bytes()[:100])
     read_photos(tmp_path, labels)
     assert len(reads) == 4
+    for file in (tmp_path / "cache").iterdir():
+        content = bytearray(file.read_bytes())
+        start = 30 + sum(struct.unpack("<HH", content[26:30]))  # of what is compressed, after the first file's header
+        content[start : start + 40] = b"\xff" * 40
+        file.write_bytes(content)
+    read_photos(tmp_path, labels)
+    assert len(reads) == 5

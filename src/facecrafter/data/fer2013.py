@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import tarfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -265,7 +264,7 @@ def _unpacked(cache: Path) -> EmotionFaces | None:
     try:
         with np.load(cache) as arrays:
             values = {name: arrays[name] for name in EmotionFaces.__annotations__}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except shards.DAMAGE:
         return None
     return EmotionFaces(**{**values, "files": values["files"].tolist()})
 
