@@ -168,7 +168,7 @@ def test_another_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not empty"):
         made(tmp_path)
     made(tmp_path / "out")
-    with pytest.raises(DataError, match="was begun with"):
+    with pytest.raises(DataError, match="was begun with the seed 0, not 1; name another folder, or give --overwrite"):
         made(tmp_path / "out", seed=1)
     assert made(tmp_path / "out", seed=1, overwrite=True).images == 8
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
@@ -177,6 +177,23 @@ def test_another_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photos" / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(DataError, match="is prepared from photos"):
         made(tmp_path / "photos")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("directions", "with another file of directions"),
+        ("generator", "with other weights for synthesis"),
+        ("least", "by another version, which chose people otherwise"),
+    ],
+)
+def test_what_makes_other_people_is_named(tmp_path: Path, name: str, message: str) -> None:
+    made(tmp_path / "out", people=1)
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    meta["synthesis"][name] = "another"
+    (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(DataError, match=f"was begun {message}; name another folder"):
+        made(tmp_path / "out", people=1)
 
 
 def test_without_the_generator_there_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,12 @@ def _difference(name: str, begun: Mapping[str, Any], settings: Mapping[str, Any]
         return f"with {name} {before}, not {now}"
     if name == "recognisers" and list(before) != list(now):
         return f"with the recognisers {', '.join(before)}, not {', '.join(now)}"
+    if name == "synthesis" and before.get("seed") != now["seed"]:
+        return f"with the seed {before.get('seed')}, not {now['seed']}"
+    if name == "synthesis" and before.get("directions") != now["directions"]:
+        return "with another file of directions"
+    if name == "synthesis" and before.get("generator") == now["generator"]:
+        return "by another version, which chose people otherwise"
     if name == "emotion" and "dataset" in begun:  # whose images were chosen by it
         return "with another emotion estimator"
     if name == "emotion":
