@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import wave
 from collections.abc import Sequence
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.data import video
-from facecrafter.data.video import VideoSource, expected_frames, frames, layout
-from facecrafter.errors import ConfigError, DataError, PhotoError
+from facecrafter.data.prepare.source import _list_photos
+from facecrafter.data.video import VideoSource, expected_frames, frames
+from facecrafter.errors import ConfigError, PhotoError
 from facecrafter.faces import emotion
 from facecrafter.faces.emotion import EMOTIONS, NAMES
 
@@ -378,12 +378,17 @@ LAYOUTS: dict[str, tuple[str, tuple[str, str | None, int | None, str | None] | N
 }
 
 
+def videos_of(folder: Path) -> list[VideoSource]:
+    """The videos that a preparation of the folder finds, in its order."""
+    return [photo.video for photo in _list_photos(folder, 1.0) if photo.video is not None]
+
+
 @pytest.mark.parametrize("case", LAYOUTS)
 def test_folders_say_who_and_what(tmp_path: Path, case: str) -> None:
     name, expected = LAYOUTS[case]
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
-    found = layout(tmp_path)
+    found = videos_of(tmp_path)
     assert found == ([] if expected is None else [VideoSource(tmp_path / name, *expected)])
     assert all(source.emotion in (None, *EMOTIONS) for source in found)
 
@@ -393,9 +398,9 @@ def test_a_part_of_mead_keeps_its_person(tmp_path: Path, root: str, monkeypatch:
     path = tmp_path / "M003" / "video" / "front" / "angry" / "level_1" / "001.mp4"
     path.parent.mkdir(parents=True)
     path.touch()
-    assert layout(tmp_path / root) == [VideoSource(path, "M003", "anger", 1, "front")]
+    assert videos_of(tmp_path / root) == [VideoSource(path, "M003", "anger", 1, "front")]
     monkeypatch.chdir(tmp_path / root)
-    assert [source.person for source in layout(".")] == ["M003"]
+    assert [source.person for source in videos_of(Path())] == ["M003"]
 
 
 def test_videos_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
@@ -403,7 +408,7 @@ def test_videos_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert [source.path.relative_to(tmp_path).as_posix() for source in layout(tmp_path)] == sorted(names)
+    assert [source.path.relative_to(tmp_path).as_posix() for source in videos_of(tmp_path)] == sorted(names)
 
 
 def test_every_emotion_has_words_of_its_own() -> None:
@@ -411,11 +416,3 @@ def test_every_emotion_has_words_of_its_own() -> None:
     assert len(NAMES) == sum(len(words) for words in emotion._WORDS.values())
     published = ("angry", "contempt", "disgusted", "fear", "happy", "neutral", "sad", "surprised")
     assert sorted(NAMES[word] for word in published) == sorted(EMOTIONS)
-
-
-def test_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no folder .*missing"):
-        layout(tmp_path / "missing")
-    shutil.copy(__file__, tmp_path / "file")
-    with pytest.raises(DataError, match=r"there is no folder .*file"):
-        layout(tmp_path / "file")

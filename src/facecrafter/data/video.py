@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from facecrafter.errors import ConfigError, DataError, PhotoError
+from facecrafter.errors import ConfigError, PhotoError
 from facecrafter.faces.emotion import NAMES
 
 if TYPE_CHECKING:
@@ -244,20 +244,6 @@ def _upright(frame: VideoFrame, width: int) -> NDArray[np.uint8]:
 
 
 # --- whose video ------------------------------------------------------------------------------------------------------
-
-
-def layout(root: str | Path) -> list[VideoSource]:
-    """All videos below a folder in the order of their paths, with what the folders say; see :func:`source`.
-
-    Raises:
-        DataError: there is no such folder.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise DataError(f"there is no folder {root}; name the one that holds the videos")
-    inside = sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*") if path.is_file())
-    visible = (path for name, path in inside if not any(part.startswith((".", "__MACOSX")) for part in name.split("/")))
-    return [found for path in visible if (found := source(root, path)) is not None]
 
 
 def source(root: Path, path: Path) -> VideoSource | None:
