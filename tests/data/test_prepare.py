@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pillow_heif
 import pyarrow.parquet
 import pytest
+import torch
 from PIL import Image
 
 from facecrafter.data import shards, video
@@ -756,6 +758,29 @@ def test_bad_options_are_refused(
 
 def test_this_process_is_left_as_it_was(prepared: Path) -> None:
     assert "FACECRAFTER_WORKER" not in os.environ
+
+
+class Threads:
+    """Reads of every item how many threads torch and OpenCV have."""
+
+    def read(self, item: object) -> list[Any]:
+        return [torch.get_num_threads(), cv2.getNumThreads()]
+
+    def close(self) -> None:
+        pass
+
+
+def test_this_process_alone_has_one_thread_as_workers_have() -> None:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        torch.set_num_threads(3)
+        cv2.setNumThreads(2)
+        with workers.readers(Threads, 1) as read:
+            assert list(read([0])) == [[1, 1]]
+        assert Threads().read(0) == [3, 2]
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 @pytest.mark.skipif(not LFW.exists(), reason="needs ../shared/data/lfw-deepfunneled.tar.gz")

@@ -56,8 +56,10 @@ def _leave_with_parent() -> None:
 
 def _use_one_thread() -> None:
     import cv2
+    import torch
 
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     os.environ["FACECRAFTER_WORKER"] = "1"
 
 
@@ -138,12 +140,14 @@ def _pool(make: Callable[[], ReadsOne], workers: int) -> Iterator[ProcessPoolExe
 def single_thread() -> Iterator[None]:
     """The same arithmetic as in a worker, and this process as it was afterwards."""
     import cv2
+    import torch
 
-    threads, mark = cv2.getNumThreads(), os.environ.get("FACECRAFTER_WORKER")
+    threads, mark = (cv2.getNumThreads(), torch.get_num_threads()), os.environ.get("FACECRAFTER_WORKER")
     _use_one_thread()
     try:
         yield
     finally:
-        cv2.setNumThreads(threads)
+        cv2.setNumThreads(threads[0])
+        torch.set_num_threads(threads[1])
         if mark is None:
             del os.environ["FACECRAFTER_WORKER"]

@@ -116,11 +116,7 @@ def synthesise(
 
 
 def maker(recipe: Recipe, file: Path = directions.ASSET) -> Maker:
-    """A maker with a file's directions, in a process whose memory and threads are set for it."""
-    import torch
-
-    if os.environ.get("FACECRAFTER_WORKER"):
-        torch.set_num_threads(1)
+    """A maker with a file's directions, in a process whose memory is set for it."""
     _keep_memory()
     return Maker(recipe, directions.load(file))
 
