@@ -18,7 +18,9 @@ import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -502,6 +504,40 @@ def test_a_worker_that_dies_is_one_sentence() -> None:
         list(read([Deadly()]))  # type: ignore[list-item]
 
 
+class Crashing:
+    """A photo whose arrival crashes the process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.abort, ()
+
+
+def test_a_photo_that_crashes_its_reader_costs_itself_alone() -> None:
+    items, rejected = [*"abcdefg"], readers.Rejected("photo", "crashes")
+    items[1:1] = [Crashing()]  # type: ignore[list-item]
+    letters = partial(SimpleNamespace, read=list)
+    with workers.readers(letters, 2, chunk=2, crashed=lambda item: [rejected]) as read:
+        found = list(read(items))
+        assert found == [[rejected] if isinstance(item, Crashing) else [item] for item in items]
+        assert list(read(items[-2:])) == [["f"], ["g"]]  # the next shard
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_process_that_is_killed_is_no_photos_fault(first: bool) -> None:
+    items = [Deadly() if first else Crashing(), "a", Deadly()]
+    with (
+        pytest.raises(DataError, match="a worker process died"),
+        workers.readers(partial(SimpleNamespace, read=list), 2, 1, crashed=lambda item: []) as read,
+    ):
+        list(read(items))
+
+
+def test_a_photo_that_crashes_its_reader_is_listed() -> None:
+    photo = sources.Photo("0", Path("photos/Ann/1.avif"), "Ann/1.avif", "Ann")
+    assert readers.crashed(photo) == [
+        readers.Rejected("Ann/1.avif", "Ann/1.avif crashes what decodes it; save it in another format")
+    ]
+
+
 def test_an_error_nobody_thought_of_rejects_one_photo_only(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -924,6 +960,24 @@ def test_memory_that_runs_out_in_a_video_rejects_nothing(
     with pytest.raises(DataError, match=r"memory ran out at video/front/happy/level_2/001\.mp4"):
         run(films / "M003", tmp_path / "out")
     assert not list((tmp_path / "out").glob("shard-*"))
+
+
+def test_a_video_that_asks_for_memory_to_be_opened_is_damaged(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = av.open
+
+    def greedy(file: Any, *rest: Any, **options: Any) -> Any:
+        if Path(file.name).name == "002.mp4":
+            raise av.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+        return real(file, *rest, **options)
+
+    monkeypatch.setattr(av, "open", greedy)
+    report = run(films, tmp_path / "out", interval=2.0)
+    assert (report.prepared, report.rejected) == (3, 2)
+    assert (
+        f"{ANGRY} is not a video that can be read (its header asks for" in (tmp_path / "out/rejected.csv").read_text()
+    )
 
 
 def test_another_interval_is_refused_and_photos_alone_have_none(

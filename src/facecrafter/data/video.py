@@ -155,6 +155,8 @@ def _opened(path: Path) -> Iterator[InputContainer]:
             container = av.open(file, "r", metadata_errors="ignore", container_options={"format_whitelist": DEMUXERS})
         except av.ArgumentError:
             raise _Damage("it is of no kind of video that is read") from None
+        except av.MemoryError:  # opening a video takes little, unless its header says otherwise
+            raise _Damage("its header asks for more memory than there is") from None
         with container:
             yield container
 

@@ -123,6 +123,11 @@ class Reader:
         return accepted(photo.key, photo.person, photo.file, face, stored, embeddings, emotion, more)
 
 
+def crashed(photo: Photo) -> list[Result]:
+    """What comes of a photo or video at which the process that reads it crashes."""
+    return [Rejected(photo.file, f"{photo.file} crashes what decodes it; save it in another format")]
+
+
 def accepted(
     key: str,
     person: str,

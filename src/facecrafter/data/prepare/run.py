@@ -24,7 +24,7 @@ from facecrafter.data.prepare.folder import (
     write_index,
     write_shard,
 )
-from facecrafter.data.prepare.reader import LESS_MEMORY, Job, Reader, Rejected, Result
+from facecrafter.data.prepare.reader import LESS_MEMORY, Job, Reader, Rejected, Result, crashed
 from facecrafter.data.prepare.source import Photo, check_folders, count_images, photos_of
 from facecrafter.data.prepare.workers import readers
 from facecrafter.data.shards import REJECTED
@@ -131,7 +131,7 @@ def _prepare_all(job: Job, out: Path, parts: list[list[Photo]], workers: int, pr
     made = 0
     with (
         _bar(progress, images, images - open_images) as advance,
-        readers(partial(Reader, job), count if open_images else 1) as read,
+        readers(partial(Reader, job), count if open_images else 1, crashed=crashed) as read,
     ):
         for number in todo:
             found = begun.pop(number)

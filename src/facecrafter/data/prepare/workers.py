@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from facecrafter.data.prepare.reader import Result
@@ -29,6 +30,11 @@ class ReadsOne(Protocol):
         """Free what it holds."""
         ...
 
+
+# How a process ends where a library fails in it; one that the system ends for its memory is killed.
+_CRASHES = [
+    getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE") if hasattr(signal, name)
+]
 
 _reader: ReadsOne | FaceCrafterError | None = None  # a worker's own, or why it has none
 
@@ -73,7 +79,10 @@ def _read(item: Any) -> list[Result]:
 
 @contextmanager
 def readers(
-    make: Callable[[], ReadsOne], workers: int, chunk: int = 4
+    make: Callable[[], ReadsOne],
+    workers: int,
+    chunk: int = 4,
+    crashed: Callable[[Any], list[Result]] | None = None,
 ) -> Iterator[Callable[[Sequence[Any]], Iterable[list[Result]]]]:
     """A function that reads items in order, in this process or in several.
 
@@ -81,6 +90,8 @@ def readers(
         make: makes a reader, once in every process; it and the items travel there.
         workers: processes; 1 for this one alone.
         chunk: how many items a process is given at once.
+        crashed: the results of an item at which a process crashes, by itself too; without it that ends the work. In
+            this one alone it ends the program.
     """
     if workers == 1:
         with single_thread():
@@ -91,13 +102,59 @@ def readers(
                 reader.close()
         return
 
-    with _pool(make, workers) as pool:
+    with ExitStack() as pools:
+        pool = pools.enter_context(_pool(make, workers))
 
         def read(items: Sequence[Any]) -> Iterator[list[Result]]:
-            with uninterrupted_start():  # a worker that still imports would answer Ctrl-C with a traceback
-                return pool.map(_read, items, chunksize=chunk)
+            nonlocal pool
+            done = 0
+            while done < len(items):
+                with uninterrupted_start():  # a worker that still imports would answer Ctrl-C with a traceback
+                    found = pool.map(_read, items[done:], chunksize=chunk)
+                processes = multiprocessing.active_children()
+                try:
+                    for results in found:
+                        yield results
+                        done += 1
+                except BrokenProcessPool:
+                    if crashed is None or not _has_crashed(pool, processes):
+                        raise
+                    # It was at one of these, or at a later one, to which all this comes again.
+                    suspects = items[done : done + workers * chunk]
+                    for results in _one_by_one(make, suspects, crashed):
+                        yield results
+                        done += 1
+                    pool = pools.enter_context(_pool(make, workers))
 
         yield read
+
+
+def _one_by_one(
+    make: Callable[[], ReadsOne], items: Sequence[Any], crashed: Callable[[Any], list[Result]]
+) -> Iterator[list[Result]]:
+    """The results of items in order, in one process, and in a new one after each at which it crashes."""
+    left = list(items)
+    while left:
+        with _pool(make, 1) as pool:
+            alive = True
+            while left and alive:
+                with uninterrupted_start():
+                    future = pool.submit(_read, left[0])
+                processes = multiprocessing.active_children()
+                try:
+                    results = future.result()
+                except BrokenProcessPool:
+                    if not _has_crashed(pool, processes):
+                        raise
+                    results, alive = crashed(left[0]), False
+                del left[0]
+                yield results
+
+
+def _has_crashed(pool: ProcessPoolExecutor, processes: Sequence[BaseProcess]) -> bool:
+    """Whether one of the processes of a broken pool crashed, and was not ended from outside or by itself."""
+    pool.shutdown(cancel_futures=True)  # the pool asks how they ended too, and only one of two learns it
+    return any(process.exitcode is not None and -process.exitcode in _CRASHES for process in processes)
 
 
 @contextmanager
