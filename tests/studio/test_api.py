@@ -283,6 +283,8 @@ def test_a_photo_inside_json(client: TestClient, jpeg: bytes) -> None:
         ({"identity": ["PHOTO"], "best_of": 9}, 422, "best_of is 8 at most"),
         ({"identity": ["PHOTO"], "best_of": 2, "preview": True}, 422, "leave best_of out"),
         ({"identity": ["PHOTO"], "best_of": 2, "free": True}, 422, "nothing to be close to"),
+        ({"identity": ["PHOTO"], "free": True, "pose": {"yaw": 0}}, 422, "no effect but with identity alone"),
+        ({"identity": ["PHOTO"], "free": True, "emotion": "sad"}, 422, "no effect but with identity alone"),
         ({"identity": ["PHOTO"], "best_of": 8, "sweep": ["yaw=0:20:9"]}, 422, "9 images, each the best of 8, are more"),
         ({"identity": ["PHOTO"], "nonsense": 1}, 422, "there is no 'nonsense'; there are identity, "),
         ({"identity": [{"base64": "§"}]}, 422, "not in base64"),

@@ -82,6 +82,8 @@ def checked(request: ImageRequest, held: Mapping[str, HeldPhoto], speeds: Sequen
         raise ConfigError("a preview is of one image; leave best_of out")
     if request.best_of > 1 and request.free:
         raise ConfigError("best_of has no effect with free: there is nothing to be close to")
+    if request.free and _asks(request):
+        raise ConfigError("free has no effect but with identity alone")
     if request.speed is not None and request.speed not in speeds:
         raise ConfigError(f"unknown speed '{request.speed}'; there are {', '.join(speeds)}")
     settings_of(request)
@@ -97,6 +99,14 @@ def checked(request: ImageRequest, held: Mapping[str, HeldPhoto], speeds: Sequen
             f"{wish.images} images, each the best of {request.best_of}, are more than {MOST_MADE}; ask for fewer"
         )
     return wish
+
+
+def _asks(request: ImageRequest) -> bool:
+    """Whether it asks for more than the person."""
+    names = ("target", "landmarks_from", "emotion_from", "emotion", "valence", "arousal", "pose", "preset")
+    return bool(request.expression or request.sweep or request.start != "neutral") or any(
+        getattr(request, name) is not None for name in names
+    )
 
 
 def settings_of(request: ImageRequest) -> Settings:
