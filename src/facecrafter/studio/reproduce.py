@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from facecrafter.faces.asked import expression_of
+from facecrafter.pipelines.sweep import controls_of, sweep_of
 from facecrafter.studio.schema import ImageRequest
 
 SCALES = ("identity_scale", "landmark_scale", "emotion_scale")
@@ -50,13 +52,13 @@ def folder(job: str) -> str:
     return f"out/studio/{job[:DIGITS]}"
 
 
-def command(request: ImageRequest, names: Mapping[str, str], model: list[str], out: str) -> str:
+def command(request: ImageRequest, names: Mapping[str, str], model: Mapping[str, Any], out: str) -> str:
     """The command line that makes the files of a request.
 
     Args:
         request: its photos are ids.
         names: what the photos are called, by id; see :func:`places`.
-        model: the options that choose the model.
+        model: what chooses the model, see :class:`facecrafter.studio.studio.Options`.
         out: the folder of the files; see :func:`folder`.
     """
     words, where = ["facecrafter", "generate"], places(names)
@@ -71,7 +73,7 @@ def command(request: ImageRequest, names: Mapping[str, str], model: list[str], o
             words += [_option(name), str(pick)]
         elif pick is not None:
             words += [_option(name) + "-at", f"{pick[0]:g},{pick[1]:g}"]
-    words += _numbers(request) + _sampling(request) + model
+    words += _numbers(request) + _sampling(request) + _model(request, model)
     if request.sweep:
         words += [word for sweep in request.sweep for word in ("--sweep", sweep)] + ["--gif"] * request.loop
     else:
@@ -121,13 +123,16 @@ def python(request: ImageRequest, names: Mapping[str, str], model: Mapping[str, 
 
 def _numbers(request: ImageRequest) -> list[str]:
     words: list[str] = []
+    # The command line refuses a number of what is swept, which has no effect.
+    swept = {name for text in request.sweep for name in controls_of(sweep_of(text, request.start == "relative").name)}
     if request.pose is not None:
         for name, value in request.pose.model_dump().items():
             # One of them says that a pose is asked for, and a preset has angles of its own.
-            if value or name == "yaw" or request.preset is not None:
+            if name not in swept and (value or name == "yaw" or request.preset is not None):
                 words += [f"--{name}", f"{value!r}"]
-    if request.expression:
-        words += ["--expression", ",".join(f"{name}={value!r}" for name, value in request.expression.items())]
+    expression = _unswept(request.expression, swept)
+    if expression:
+        words += ["--expression", ",".join(f"{name}={value!r}" for name, value in expression.items())]
     if request.preset is not None:
         words += ["--preset", request.preset]
     words += {"neutral": [], "keep": ["--keep-expression"], "relative": ["--relative"]}[request.start]
@@ -144,12 +149,39 @@ def _numbers(request: ImageRequest) -> list[str]:
     return words + ["--strict"] * request.strict + ["--free"] * request.free
 
 
+def _unswept(expression: Mapping[str, float], swept: Collection[str]) -> dict[str, float]:
+    """An expression without the blendshapes that are swept; of a name for both sides the other one is left."""
+    left: dict[str, float] = {}
+    for name, value in expression.items():
+        sides = expression_of({name: value}, least=-1)
+        rest = {side: number for side, number in sides.items() if side not in swept}
+        left |= {name: value} if len(rest) == len(sides) else rest
+    return left
+
+
 def _sampling(request: ImageRequest) -> list[str]:
     words: list[str] = []
     for name in (*SCALES, "steps", "scheduler", "speed"):
         if (value := getattr(request, name)) is not None:
             words += [_option(name), str(value)]
     return words + ["--best-of", str(request.best_of)] * (request.best_of > 1)
+
+
+def _model(request: ImageRequest, model: Mapping[str, Any]) -> list[str]:
+    """What chooses the model, without what the command line refuses because it has no effect on the request."""
+    feeling = request.target or request.emotion_from
+    unused = set() if feeling else {"emonet"}
+    if request.face is not None and (request.target_face is not None or not (feeling or request.landmarks_from)):
+        unused.add("choose")
+    words: list[str] = []
+    for name, value in model.items():
+        if name in unused:
+            continue
+        if value is True:
+            words.append(_option(name))
+        elif (name, value) != ("model", "mini"):
+            words += [_option(name), str(value)]
+    return words
 
 
 def _option(name: str) -> str:

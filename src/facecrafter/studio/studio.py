@@ -178,7 +178,7 @@ class Studio:
             preview=wish.request.preview,
             request=wish.request.model_dump_json(exclude_defaults=True),
             photos=json.dumps(names),
-            command=reproduce.command(wish.request, names, _as_options(model), out),
+            command=reproduce.command(wish.request, names, model, out),
             python=reproduce.python(wish.request, names, model, out),
         )
 
@@ -233,14 +233,3 @@ class Studio:
             command=row.command,
             python=row.python,
         )
-
-
-def _as_options(model: Mapping[str, Any]) -> list[str]:
-    """What chooses a model, as options of the command line."""
-    words: list[str] = []
-    for name, value in model.items():
-        if value is True:
-            words.append(f"--{name}")
-        elif (name, value) != ("model", "mini"):
-            words += [f"--{name}", str(value)]
-    return words
