@@ -276,8 +276,15 @@ def test_strips_history_comparing_and_copying(opened: Callable[..., Page], portr
     expect(page.locator("#seed")).to_have_value("5")
     page.locator("#history .remove").first.click()
     expect(page.locator("#history li")).to_have_count(2)
+    page.locator("#compare").click()
+    page.set_viewport_size({"width": 390, "height": 500})
+    page.locator("#forget").scroll_into_view_if_needed()
+    expect(page.locator("#mini")).to_be_visible()
     page.locator("#forget").click()
     expect(page.locator("#history-empty")).to_be_visible()
+    expect(page.locator("#figures img")).to_have_count(0)
+    expect(page.locator("#compare")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#mini")).to_be_hidden()
 
 
 def test_pose_expression_and_emotion_are_taken_from_a_second_photo(

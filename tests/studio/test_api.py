@@ -390,13 +390,17 @@ def test_a_browser_sees_its_own_jobs_alone(open_client: Callable[..., TestClient
         assert one.get("/").status_code == 200
     photo = send(client, jpeg).json()["photo"]
     made = [client.post("/v1/images", json={"identity": [photo], **FEW}).json()["id"] for _ in range(2)]
-    for job in made:
+    preview = client.post("/v1/images", json={"identity": [photo], "preview": True, **FEW}).json()["id"]
+    for job in (*made, preview):
         finished(client, job)
+    assert client.get(f"/v1/jobs/{preview}/files/00000.png").status_code == 200
     assert [one["id"] for one in client.get("/v1/jobs").json()] == made[::-1]
     assert other.get("/v1/jobs").json() == []
     assert client.delete(f"/v1/jobs/{made[0]}").json()["id"] == made[0]
     assert client.get(f"/v1/jobs/{made[0]}").status_code == 404
     assert client.delete("/v1/jobs").status_code == 204
     assert client.get("/v1/jobs").json() == []
-    assert client.get(f"/v1/jobs/{made[1]}/files/00000.png").status_code == 404
+    for job in (made[1], preview):
+        assert client.get(f"/v1/jobs/{job}").status_code == 404
+        assert client.get(f"/v1/jobs/{job}/files/00000.png").status_code == 404
     assert client.delete("/v1/jobs/nothing").status_code == 404

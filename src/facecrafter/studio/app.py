@@ -229,7 +229,7 @@ def list_jobs(request: Request) -> list[JobView]:
 
 @api.delete("/v1/jobs", status_code=204)
 def forget_jobs(request: Request) -> None:
-    """Remove all jobs of this browser that are over, and their images."""
+    """Remove all jobs of this browser that are over, previews too, and their images."""
     _studio(request).forget(_session(request))
 
 

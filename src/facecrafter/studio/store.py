@@ -137,6 +137,11 @@ class Store:
         with Session(self._engine) as session:
             return list(session.exec(wanted.order_by(col(JobRow.created).desc()).limit(most)))
 
+    def ids(self, owner: str) -> list[str]:
+        """All of a visitor's jobs, with previews."""
+        with Session(self._engine) as session:
+            return list(session.exec(select(JobRow.id).where(JobRow.session == owner)))
+
     def files(self, job: str) -> list[tuple[str, str, dict[str, Any]]]:
         """The names and kinds of a job's files, and what is known of each."""
         parts = select(FileRow.name, FileRow.kind, FileRow.about)

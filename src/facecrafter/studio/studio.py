@@ -141,8 +141,8 @@ class Studio:
         return [self._view(row, self._tasks.get(row.id)) for row in self.store.listed(session)]
 
     def forget(self, session: str) -> None:
-        """Remove all of a visitor's jobs that are over."""
-        jobs = [row.id for row in self.store.listed(session, most=10_000)] if session else []
+        """Remove all of a visitor's jobs that are over, with previews."""
+        jobs = self.store.ids(session) if session else []
         self.store.remove([job for job in jobs if job not in self._tasks])
 
     def view(self, job: str, task: Task | None = None) -> JobView | None:

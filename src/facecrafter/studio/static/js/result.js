@@ -54,7 +54,10 @@ export function showJob(job) {
 
 export function clear() {
   shown = null;
-  $("figures").replaceChildren();
+  pinned = null;
+  showFigures();
+  $("mini").hidden = true;
+  $("mini-image").src = "data:,";
   $("variants").replaceChildren();
   $("notes").replaceChildren();
   for (const id of ["actions", "measured", "result-kind"]) $(id).hidden = true;
