@@ -31,7 +31,7 @@ from facecrafter.faces.face import (
 from facecrafter.faces.photo_file import Photo, PhotoFile, TakenPhoto, check_faces, photos_of, taken
 from facecrafter.faces.rig import load
 from facecrafter.pipelines.moving import moved
-from facecrafter.request import Portrait, Request, portrait_of
+from facecrafter.request import Portrait, Progress, Request, portrait_of
 
 log = logging.getLogger(__name__)
 Kept = TypeVar("Kept")
@@ -285,6 +285,24 @@ class PhotoReader:
                 photo.check_unchanged()  # what was left out is known by the content that it had
         _keep(self._people, key, faces)
         return faces
+
+    def faces_in(self, photo: NDArray[np.uint8], name: object, progress: Progress) -> tuple[list[Face], int]:
+        """Every face of a photo, the largest first, and the index of the one that is meant where none is picked.
+
+        Args:
+            photo: ``(H, W, 3)`` uint8 RGB.
+            name: what to call it in an error.
+            progress: called with 0 before each face, where it may raise an error to end this.
+
+        Raises:
+            NoFaceError: it shows no face.
+        """
+        found = self._finder.find_ordered(photo, name)
+        faces = []
+        for one in found:
+            progress(0)
+            faces.append(align(photo, one, ALIGNED_SIZE, len(found) - 1))
+        return faces, picked(found, self.choose, photo, name)
 
 
 def _key(photos: Sequence[TakenPhoto], pick: Pick | None) -> str:
