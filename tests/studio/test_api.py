@@ -26,6 +26,7 @@ from facecrafter.pipelines.settings import Settings
 from facecrafter.pipelines.sweep import cells, generate_sweep, sweep_of
 from facecrafter.request import Request
 from facecrafter.studio.photos import photo_id
+from facecrafter.studio.worker import Cancelled
 from tests.studio.conftest import finished, send
 
 FEW = {"steps": 2, "speed": "exact"}
@@ -36,11 +37,36 @@ def test_a_photo_is_read_and_held(client: TestClient, jpeg: bytes) -> None:
     found = answer.json()
     assert answer.status_code == 200
     assert (found["name"], found["width"], found["height"]) == ("me.jpg", 512, 512)
-    assert len(found["faces"]) == 1
+    assert (len(found["faces"]), found["chosen"]) == (1, 1)
     assert found["faces"][0]["emotion"]["label"] == "happy"
     assert len(found["faces"][0]["expression"]) == 51 and "jawOpen" in found["faces"][0]["expression"]
     face = client.get(f"/v1/photos/{found['photo']}/face.png")
     assert Image.open(io.BytesIO(face.content)).size == (256, 256)
+
+
+def test_each_face_of_a_group_is_read_once_and_the_chosen_one_is_named(
+    client: TestClient, astronaut: NDArray[np.uint8], crafter: FaceCrafter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    face = astronaut[40:240, 120:320]
+    group = np.full((320, 960, 3), 128, np.uint8)
+    for left, side in ((0, 320), (340, 280), (640, 300)):
+        group[:side, left : left + side] = np.asarray(Image.fromarray(face).resize((side, side)))
+    content = io.BytesIO()
+    Image.fromarray(group).save(content, "PNG")
+    searches, find = [], crafter._finder.find_ordered
+    monkeypatch.setattr(crafter._finder, "find_ordered", lambda *given: searches.append(given) or find(*given))
+    monkeypatch.setattr(crafter, "choose", "centre")
+    found = send(client, content.getvalue(), "group.png").json()
+    lefts = [one["box"][0] for one in found["faces"]]
+    assert len(lefts) == 3 and lefts[0] < 320 < lefts[2] < 640 < lefts[1]
+    assert found["chosen"] == 3
+    assert len(searches) == 2  # the chosen face, which is kept, and all of them
+
+    def cancelled(amount: float) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        crafter.faces_in(group, "group.png", cancelled)
 
 
 def test_a_large_photo_is_written_to_no_disk(client: TestClient, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ from facecrafter.studio.schema import (
     PhotoView,
 )
 from facecrafter.studio.studio import Studio
-from facecrafter.studio.worker import Busy
+from facecrafter.studio.worker import Busy, Task
 from facecrafter.web.invalid import in_words
 from facecrafter.web.server import Files, application, refusal
 
@@ -186,7 +186,7 @@ async def keep_photo(request: Request) -> PhotoView:
     """Send a photo, which is held in memory; the answer has its id and what its faces express."""
     studio, content, name = _studio(request), *await _sent_photo(request)
     photo = await run_in_threadpool(studio.photos.add, content, name)
-    return await _looked(studio, lambda: studio.maker.look(photo))
+    return await _looked(studio, lambda task: studio.maker.look(photo, task))
 
 
 @api.post("/v1/perceive", openapi_extra=PHOTO_BODY)
@@ -194,17 +194,17 @@ async def perceive(request: Request) -> PhotoView:
     """What the faces of a photo express, as networks read it: pose, blendshapes, emotion. The photo is not held."""
     studio, content, name = _studio(request), *await _sent_photo(request)
     photo = HeldPhoto.of(content, plain_name(name))
-    return await _looked(studio, lambda: studio.maker.look(photo))
+    return await _looked(studio, lambda task: studio.maker.look(photo, task))
 
 
 @api.get("/v1/photos/{photo}/face.png", response_class=Response, responses={200: {"content": {"image/png": {}}}})
 async def face(request: Request, photo: PhotoIdPath) -> Response:
-    """The largest face of a photo that is held, upright, 256 px a side."""
+    """The face of a photo that is held, the chosen one of several, upright, 256 px a side."""
     studio = _studio(request)
     held = studio.photos.get(photo)
     studio.photos.keep({photo: held})
     try:
-        pixels = await _looked(studio, lambda: studio.maker.aligned(held))
+        pixels = await _looked(studio, lambda task: studio.maker.aligned(held))
     finally:
         studio.photos.let_go([photo])
     content = io.BytesIO()
@@ -289,7 +289,7 @@ def _event(job: JobView) -> str:
     return f"event: job\ndata: {job.model_dump_json()}\n\n"
 
 
-async def _looked(studio: Studio, do: Callable[[], Result]) -> Result:
+async def _looked(studio: Studio, do: Callable[[Task], Result]) -> Result:
     """The result of something short that needs the model."""
     task, result = studio.look(do)
     try:

@@ -147,19 +147,26 @@ class Maker:
                 made.append(Made(f"{request.seed:05d}.png", "image", encoded(image), about))
         return made, notes
 
-    def look(self, photo: HeldPhoto) -> PhotoView:
+    def look(self, photo: HeldPhoto, task: Task) -> PhotoView:
         """What the faces of a photo express.
 
         Raises:
             PhotoError: it cannot be read.
             NoFaceError: it shows no face.
+            Cancelled: the task is no longer wanted.
         """
         from facecrafter.pipelines.reading import poor
 
         pixels = photo.pixels()
         with noted():
-            first = self.crafter.face(photo)
-            faces = [first, *(self.crafter.face(pixels, number) for number in range(2, first.others + 2))]
+            # It is kept for the images that are asked for next, and alone in most photos.
+            faces, chosen = [self.crafter.face(photo)], 0
+            if faces[0].others:
+                faces, chosen = self.crafter.faces_in(pixels, photo.path, task.step)
+        readings = []
+        for face in faces:
+            task.step(0)
+            readings.append(self._reading(face))
         notes = [f"face {number}: {text}" for number, face in enumerate(faces, 1) for text in poor(face)]
         height, width = pixels.shape[:2]
         return PhotoView(
@@ -167,7 +174,8 @@ class Maker:
             name=photo.path.name,
             width=width,
             height=height,
-            faces=[self._reading(face) for face in faces],
+            faces=readings,
+            chosen=chosen + 1,
             notes=notes,
         )
 

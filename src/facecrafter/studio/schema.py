@@ -158,6 +158,7 @@ class PhotoView(BaseModel):
     width: int
     height: int
     faces: list[Reading] = Field(description="The largest first.")
+    chosen: int = Field(description="The number of the face that is used where none is picked; 1 is the largest.")
     notes: list[str] = Field(description="What makes it a poor photo of a person.")
 
 

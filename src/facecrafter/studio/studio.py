@@ -101,13 +101,13 @@ class Studio:
             raise
         return self._view(row, task)
 
-    def look(self, do: Callable[[], Result]) -> tuple[Task, Callable[[], Result]]:
+    def look(self, do: Callable[[Task], Result]) -> tuple[Task, Callable[[], Result]]:
         """Queue something short that needs the model: its task, and what gives its result once that is over.
 
         Raises:
             Busy: the queue is full.
         """
-        task = Task(lambda task: do(), urgent=True)
+        task = Task(do, urgent=True)
         self.worker.submit(task)
 
         def result() -> Result:

@@ -79,7 +79,8 @@ export async function addPeople(chosen, example = false) {
         state.people.push({ photo: found.photo, name: found.name, example });
       }
       notes.push(...found.notes.map((note) => `${found.name}: ${note}`));
-      if (found.faces.length > 1) notes.push(`${found.name} shows ${found.faces.length} faces; the largest is used.`);
+      const used = found.chosen === 1 ? "the largest" : "the nearest to the centre";
+      if (found.faces.length > 1) notes.push(`${found.name} shows ${found.faces.length} faces; ${used} is used.`);
     } catch (error) {
       problems.push(error.message);
     }
@@ -95,7 +96,7 @@ async function addOther(file) {
   say("other-problem", "");
   try {
     const found = await send(file);
-    state.other = { photo: found.photo, name: found.name, reading: found.faces[0] };
+    state.other = { photo: found.photo, name: found.name, reading: found.faces[found.chosen - 1] };
   } catch (error) {
     say("other-problem", error.message);
   }
