@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -111,6 +112,9 @@ def test_the_address_to_open() -> None:
     assert Binding().url(80) == "http://127.0.0.1:80/"
     assert Binding("::1").url(80, "/a") == "http://[::1]:80/a"
     assert Binding("0.0.0.0", token=TOKEN).url(80) == f"http://127.0.0.1:80/?token={TOKEN}"
+    odd = "a+token&that#is?in=part%41"
+    query = urlsplit(Binding("0.0.0.0", token=odd).url(80)).query
+    assert parse_qs(query) == {"token": [odd]}
     assert TOKEN not in repr(Binding(token=TOKEN))
 
 

@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from facecrafter.errors import ConfigError
 from facecrafter.web.tokens import LEAST_TOKEN
@@ -77,7 +77,7 @@ class Binding:
         address = _address(self.host)
         host = DEFAULT_HOST if address is not None and address.is_unspecified else self.host
         host = f"[{host}]" if ":" in host else host
-        return f"http://{host}:{port}{path}" + (f"?token={self.token}" if self.token else "")
+        return f"http://{host}:{port}{path}" + (f"?token={quote(self.token, safe='')}" if self.token else "")
 
     def listen(self) -> socket.socket:
         """A socket that listens there.
