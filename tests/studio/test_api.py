@@ -413,7 +413,9 @@ def test_a_browser_sees_its_own_jobs_alone(open_client: Callable[..., TestClient
     client = open_client()
     other = TestClient(client.app, "http://127.0.0.1:8000", headers=dict(client.headers))
     for one in (client, other):
-        assert one.get("/").status_code == 200
+        page = one.get("/")
+        assert page.status_code == 200
+        assert "SameSite=lax" in page.headers["set-cookie"]  # so that a link from another site comes with it
     photo = send(client, jpeg).json()["photo"]
     made = [client.post("/v1/images", json={"identity": [photo], **FEW}).json()["id"] for _ in range(2)]
     preview = client.post("/v1/images", json={"identity": [photo], "preview": True, **FEW}).json()["id"]

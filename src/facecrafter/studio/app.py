@@ -153,7 +153,8 @@ def _session(request: Request) -> str:
 async def _page(request: Request) -> Response:
     response = FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
     if not _session(request):
-        response.set_cookie(COOKIE, secrets.token_urlsafe(24), COOKIE_SECONDS, httponly=True, samesite="strict")
+        # A strict one would not come with a link that is followed from another site, and would be replaced here.
+        response.set_cookie(COOKIE, secrets.token_urlsafe(24), COOKIE_SECONDS, httponly=True, samesite="lax")
     return response
 
 
