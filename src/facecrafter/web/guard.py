@@ -129,7 +129,8 @@ class Guard:
         if scope["method"] != "GET" or not matches(given, self.binding.token or ""):
             return None
         rest = urlencode([(name, value) for name, value in query if name != "token"])
-        cookie = f"{self._cookie}={fingerprint(self.binding.token or '', 'cookie')}; Path=/; HttpOnly; SameSite=Strict"
+        # Lax: with Strict a link that is followed from another site would be refused. Changes are :func:`is_foreign`'s.
+        cookie = f"{self._cookie}={fingerprint(self.binding.token or '', 'cookie')}; Path=/; HttpOnly; SameSite=Lax"
         # Two slashes at its beginning would name another host.
         place = "/" + scope["path"].lstrip("/\\")
         return {"Location": place + (f"?{rest}" if rest else ""), "Set-Cookie": cookie}
