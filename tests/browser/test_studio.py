@@ -81,6 +81,15 @@ def test_a_new_user_gets_a_sad_turned_image_of_a_photo(
         check_accessibility(page)
 
 
+def test_the_page_says_on_whose_computer_photos_are(opened: Callable[..., Page]) -> None:
+    page = opened()
+    expect(page.locator("#where")).to_have_text("Photos stay on this computer.")
+    assert "on the computer that runs this server." in page.request.get(page.url).text()  # everywhere else
+    own = "async (host) => (await import('/static/studio/js/dom.js')).isOwnComputer(host)"
+    assert page.evaluate(own, "localhost") and page.evaluate(own, "[::1]")
+    assert not page.evaluate(own, "faces.example") and not page.evaluate(own, "192.168.1.5")
+
+
 def test_every_control_is_moved_once_and_asked_for(opened: Callable[..., Page], portrait: Path) -> None:
     page = opened()
     add_photo(page, portrait)

@@ -88,6 +88,9 @@ export function draggable(canvas, move, end) {
   }
 }
 
+/** Whether an address is of the visitor's own computer. */
+export const isOwnComputer = (hostname) => ["localhost", "127.0.0.1", "[::1]"].includes(hostname);
+
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 export const clamp = (value, least, most) => Math.min(most, Math.max(least, value));

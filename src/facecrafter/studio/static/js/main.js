@@ -1,7 +1,7 @@
 // The page: what was changed becomes a preview, then the full images; every failure becomes a sentence.
 
 import * as api from "./api.js";
-import { $, element, say } from "./dom.js";
+import { $, element, isOwnComputer, say } from "./dom.js";
 import { setUpNumbers, show, take } from "./numbers.js";
 import { sendAgain, setUpPhotos, showExamples, showOther, showPeople } from "./people.js";
 import { clear, setUpResult, showHistory, showJob } from "./result.js";
@@ -20,8 +20,10 @@ let turn = 0; // counts what was asked for; what comes back for an earlier one i
 let running = null; // the id of the job in work
 
 async function start() {
+  const own = isOwnComputer(location.hostname);
+  if (own) say("where", "Photos stay on this computer.");
   [{ models: [model] }, controls] = await Promise.all([api.get("/v1/models"), api.get("/v1/controls")]);
-  const kept = model.private ? "nothing is kept" : "results are kept on this computer";
+  const kept = model.private ? "nothing is kept" : `results are kept on ${own ? "this computer" : "the server"}`;
   say("model", `${model.name}, ${model.size} px, on ${model.device}; ${kept}`);
   setUpPhotos(() => changed(), (what, reading) => (what === "landmarks" ? changed() : take(what, reading)));
   setUpNumbers(controls, changed);
