@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,39 @@ def test_an_example_needs_no_photo_and_no_agreement(opened: Callable[..., Page])
     expect(page.locator("#variants img")).to_have_count(2)
     page.locator("#variants button").last.click()
     expect(page.locator("#variants button").last).to_have_attribute("aria-pressed", "true")
+
+
+def test_an_earlier_result_knows_who_is_generated_and_agreeing_is_for_one_person(
+    opened: Callable[..., Page], portrait: Path, tmp_path: Path
+) -> None:
+    page = opened()
+    page.locator("#auto").uncheck()
+    page.locator("#variants-count").select_option("1")
+    page.get_by_role("button", name="Use the generated person ada.png").click()
+    expect(page.locator("#people li")).to_have_count(1)
+    page.locator("#make").click()
+    expect(page.locator("#status")).to_have_text(MADE)
+    page.locator("#person-file").set_input_files(portrait)
+    expect(page.locator("#people .name")).to_have_text("astronaut.png")
+    page.locator("#consent").check()
+    page.locator("#make").click()
+    expect(page.locator("#history li")).to_have_count(2)
+    page.locator("#history .open").last.click()
+    expect(page.locator("#people .name")).to_have_text("ada.png")
+    page.locator("#consent").uncheck()
+    expect(page.locator("#make")).to_be_enabled()
+    page.locator("#history .open").first.click()
+    expect(page.locator("#people .name")).to_have_text("astronaut.png")
+    page.locator("#consent").check()
+    shutil.copy(portrait, tmp_path / "second.png")
+    page.locator("#person-file").set_input_files(tmp_path / "second.png")
+    expect(page.locator("#people .name")).to_have_text(["astronaut.png", "second.png"])
+    expect(page.locator("#consent")).to_be_checked()
+    page.locator("#people .remove").first.click()
+    page.locator("#people .remove").first.click()
+    page.locator("#person-file").set_input_files(portrait)
+    expect(page.locator("#people li")).to_have_count(1)
+    expect(page.locator("#consent")).not_to_be_checked()
 
 
 DROP = """([place, content]) => {

@@ -68,6 +68,9 @@ export async function sendAgain(photos) {
 export async function addPeople(chosen, example = false) {
   say("person-problem", "");
   say("person-note", "Reading the photo …");
+  if (!example && state.people.every((one) => one.example)) {
+    state.consent = $("consent").checked = false; // it was given for photos that are gone
+  }
   const problems = [];
   const notes = [];
   for (const file of chosen) {
@@ -78,6 +81,7 @@ export async function addPeople(chosen, example = false) {
         if (example) state.people = [];
         state.people.push({ photo: found.photo, name: found.name, example });
       }
+      if (example && !state.examples.includes(found.photo)) state.examples.push(found.photo);
       notes.push(...found.notes.map((note) => `${found.name}: ${note}`));
       const used = found.chosen === 1 ? "the largest" : "the nearest to the centre";
       if (found.faces.length > 1) notes.push(`${found.name} shows ${found.faces.length} faces; ${used} is used.`);

@@ -5,6 +5,7 @@ export const MOST_SEED = 2 ** 32 - 1;
 
 const fresh = () => ({
   people: [], // {photo, name, example}
+  examples: [], // the ids of photos that are generated people
   other: null, // {photo, name, reading}
   exact: false,
   pose: { yaw: 0, pitch: 0, roll: 0 },
@@ -86,7 +87,11 @@ export function wish(controls) {
 /** Put what an earlier request asked for back into the controls. */
 export function restore(request, photos, controls) {
   const sides = new Map(controls.flatMap((one) => [[one.name, one.sides], ...one.sides.map((side) => [side, [side]])]));
-  state.people = (request.identity ?? []).map((photo) => ({ photo, name: photos[photo] ?? "photo" }));
+  state.people = (request.identity ?? []).map((photo) => ({
+    photo,
+    name: photos[photo] ?? "photo",
+    example: state.examples.includes(photo),
+  }));
   state.exact = Boolean(request.landmarks_from);
   if (request.landmarks_from) state.other = { photo: request.landmarks_from, name: photos[request.landmarks_from] };
   state.pose = { yaw: 0, pitch: 0, roll: 0, ...request.pose };
