@@ -230,6 +230,36 @@ def test_what_is_in_work_is_cancelled(opened: Callable[..., Page], portrait: Pat
     expect(page.locator("#status")).to_have_text(MADE)
 
 
+def test_an_earlier_result_is_looked_at_while_a_job_goes_on(
+    opened: Callable[..., Page], portrait: Path, gate: Gate
+) -> None:
+    page = opened()
+    add_photo(page, portrait)
+    page.locator("#seed").fill("5")
+    page.locator("#make").click()
+    expect(page.locator("#status")).to_have_text(MADE)
+    page.locator("#seed").fill("6")
+    gate.open.clear()
+    try:
+        page.locator("#make").click()
+        expect(page.locator("#working")).to_be_visible()
+        page.locator("#history .open").click()
+        expect(page.locator("#seed")).to_have_value("5")
+        expect(page.locator("#working")).to_be_visible()
+        other = page.context.new_page()
+        other.goto(page.url)
+        other.locator("#history .open").first.click()  # the job in work
+        expect(other.locator("#seed")).to_have_value("6")
+        expect(other.locator("#working")).to_be_visible()
+    finally:
+        gate.open.set()
+    expect(page.locator("#status")).to_contain_text("it is in the history")
+    expect(page.locator("#figures figcaption")).to_have_text("seed 5")
+    expect(page.locator("#history li")).to_have_count(2)
+    expect(other.locator("#figures figcaption")).to_have_text("seed 6")
+    assert [job["status"] for job in jobs(page)] == ["done", "done"]
+
+
 def test_a_server_that_ended_and_came_back(
     new_page: Callable[..., Page],
     serving: Callable[[Guard], Any],

@@ -18,6 +18,7 @@ let controls;
 let model;
 let turn = 0; // counts what was asked for; what comes back for an earlier one is not shown
 let running = null; // the id of the job in work
+let aside = false; // an earlier result was opened since, and stays in view
 
 async function start() {
   const own = isOwnComputer(location.hostname);
@@ -108,7 +109,7 @@ async function changed() {
   showReady();
   if (!state.auto || lacking()) return;
   const own = await ask({ ...wish(controls), ...model.preview, seed: state.seed, n: 1, preview: true });
-  if (own) await full();
+  if (own) await full(); // not where an earlier result was opened meanwhile, whose settings are shown
 }
 
 function full() {
@@ -183,9 +184,12 @@ async function watched(job, own) {
 }
 
 async function finished(job, preview) {
+  const away = aside;
+  aside = false;
   if (job.status === "done") {
-    showJob(job);
-    say("status", preview ? "Preview." : `Made in ${job.seconds.toFixed(1)} s.`);
+    if (!away) showJob(job);
+    const seconds = `Made in ${job.seconds.toFixed(1)} s`;
+    say("status", preview ? (away ? "" : "Preview.") : `${seconds}${away ? "; it is in the history" : ""}.`);
   } else if (job.status === "cancelled") {
     say("status", "Cancelled.");
   } else {
@@ -193,7 +197,7 @@ async function finished(job, preview) {
     say("problem", sentence(job.message));
   }
   if (!preview) await showHistory(open);
-  return job.status === "done";
+  return job.status === "done" && !away;
 }
 
 function working(job) {
@@ -208,6 +212,7 @@ function working(job) {
 async function stop(text) {
   const id = running;
   running = null;
+  aside = false;
   $("working").hidden = true;
   if (text) {
     turn += 1;
@@ -246,11 +251,17 @@ async function resume(id) {
   }
 }
 
-/** Go back to an earlier result. */
-async function open(job) {
-  turn += 1;
-  await stop();
+/** Go back to an earlier result, or to a job that is not over. What is in work goes on. */
+async function open({ id }) {
+  let job;
+  try {
+    job = await api.get(`/v1/jobs/${id}`);
+  } catch (error) {
+    say("problem", sentence(error.message));
+    return;
+  }
   say("problem", "");
+  aside = running !== id;
   restore(job.request, job.photos, controls.expression);
   state.job = job.id;
   keep();
@@ -259,13 +270,16 @@ async function open(job) {
   show();
   showMaking();
   showReady();
-  if (job.status === "done") {
+  $("result-title").scrollIntoView({ block: "nearest" });
+  if (!api.isOver(job)) {
+    aside = false;
+    if (running !== id) await follow(job, ++turn).catch(failed);
+  } else if (job.status === "done") {
     showJob(job);
     say("status", "An earlier result; its settings are in the controls.");
   } else {
     say("problem", sentence(job.message ?? job.status));
   }
-  $("result-title").scrollIntoView({ block: "nearest" });
 }
 
 function setUpSweep() {
