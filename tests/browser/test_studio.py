@@ -155,6 +155,25 @@ def test_left_and_right_search_and_presets(opened: Callable[..., Page], portrait
     assert jobs(page)[0]["request"]["expression"]["eyeBlinkLeft"] == 0.7
 
 
+def test_a_number_below_zero_is_for_changes_alone(opened: Callable[..., Page], portrait: Path) -> None:
+    page = opened()
+    add_photo(page, portrait)
+    slider = page.locator("#expression-jawOpen")
+    page.locator("#start").select_option("relative")
+    set_range(slider, "Home")
+    page.locator("#make").click()
+    expect(page.locator("#status")).to_have_text(MADE)
+    assert jobs(page)[0]["request"]["expression"] == {"jawOpen": -1.0}
+    page.locator("#start").select_option("neutral")
+    expect(slider).to_have_value("0")
+    page.locator("#make").click()
+    expect(page.locator("#history li")).to_have_count(2)
+    assert "expression" not in jobs(page)[0]["request"]
+    page.locator("#history .open").last.click()
+    expect(page.locator("#start")).to_have_value("relative")
+    expect(slider).to_have_value("-1")
+
+
 def test_by_keyboard_alone(opened: Callable[..., Page], portrait: Path) -> None:
     page = opened()
     add_photo(page, portrait)

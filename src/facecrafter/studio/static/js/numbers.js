@@ -11,6 +11,7 @@ const HINTS = [[0.7, "followed"], [0.4, "followed in part"], [-1, "hardly follow
 const sliders = { pose: {}, emotion: {}, expression: [] };
 let all = { pose: [], expression: [], presets: {}, emotions: [] };
 let done = () => {};
+let built = null; // what the numbers started from when the sliders were made
 
 export function setUpNumbers(controls, letGo) {
   all = controls;
@@ -30,7 +31,8 @@ export function show() {
   for (const [name, slider] of Object.entries(sliders.pose)) slider.set(state.pose[name]);
   drawBall(state.pose, state.expression);
   showEmotion();
-  showExpression();
+  if (state.start === built) showExpression();
+  else buildGroups();
 }
 
 function setUpPose() {
@@ -141,7 +143,11 @@ function setUpExpression() {
   $("start").value = state.start;
   $("start").onchange = (event) => {
     state.start = event.target.value;
-    buildGroups();
+    if (state.start !== "relative") {
+      // Only a change can be negative; no slider could bring such a number back.
+      state.expression = Object.fromEntries(Object.entries(state.expression).filter(([, value]) => value > 0));
+    }
+    show();
     done();
   };
   $("expression-reset").onclick = () => {
@@ -185,6 +191,7 @@ export function take(what, reading) {
 
 /** The sliders, one for both sides where they are linked. */
 function buildGroups() {
+  built = state.start;
   sliders.expression = [];
   const open = new Set([...$("groups").querySelectorAll("details[open]")].map((one) => one.dataset.group));
   const groups = new Map();
