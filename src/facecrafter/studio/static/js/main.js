@@ -113,9 +113,14 @@ async function changed() {
 }
 
 function full() {
+  return ask({ ...wish(controls), ...making(), n: state.n });
+}
+
+/** How full images are made. */
+function making() {
   const speed = state.speed && state.speed !== model.defaults.speed ? { speed: state.speed } : {};
   const best = state.bestOf > 1 ? { best_of: state.bestOf } : {};
-  return ask({ ...wish(controls), ...speed, ...best, seed: state.seed, n: state.n });
+  return { ...speed, ...best, seed: state.seed };
 }
 
 /** Make what a request asks for and show it. True where nothing else was asked for meanwhile, and it was made. */
@@ -269,6 +274,7 @@ async function open({ id }) {
   showOther();
   show();
   showMaking();
+  showSweep(job.request);
   showReady();
   $("result-title").scrollIntoView({ block: "nearest" });
   if (!api.isOver(job)) {
@@ -299,8 +305,20 @@ function setUpSweep() {
       const ends = second.group === "Pose" ? [-20, 20] : [0, 0.8];
       sweep.unshift(`${second.name}=${ends[0]}:${ends[1]}:3`);
     }
-    ask({ ...wish(controls), seed: state.seed, sweep, loop: $("loop").checked && sweep.length === 1 });
+    ask({ ...wish(controls), ...making(), sweep, loop: $("loop").checked && sweep.length === 1 });
   };
+}
+
+/** Put an earlier strip back into its fields; of a second control they have the name alone. */
+function showSweep({ sweep = [], loop = false }) {
+  if (!sweep.length) return;
+  const [name, numbers] = sweep.at(-1).split("=");
+  $("sweep-name").value = name.trim();
+  for (const [index, number] of numbers.split(":").entries()) {
+    $(["sweep-from", "sweep-to", "sweep-count"][index]).value = number.trim();
+  }
+  $("sweep-second").value = sweep.length > 1 ? sweep[0].split("=")[0].trim() : "";
+  if (sweep.length === 1) $("loop").checked = loop; // a grid has none
 }
 
 // What fails where nothing waits for it, say a click on Remove, is a sentence too.

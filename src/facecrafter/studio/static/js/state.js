@@ -109,7 +109,7 @@ export function restore(request, photos, controls) {
   }
   state.emotion = emotion;
   state.seed = request.seed ?? 0;
-  state.n = request.n ?? 1;
+  if (!request.sweep?.length) state.n = request.n ?? 1; // a strip itself is how many images there are
   state.bestOf = request.best_of ?? 1;
   state.speed = request.speed ?? "";
   keep();
