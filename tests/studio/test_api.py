@@ -308,6 +308,8 @@ def test_a_photo_inside_json(client: TestClient, jpeg: bytes) -> None:
         ({"identity": ["PHOTO"], "best_of": 0}, 422, "best_of is 1 at least"),
         ({"identity": ["PHOTO"], "best_of": 9}, 422, "best_of is 8 at most"),
         ({"identity": ["PHOTO"], "best_of": 2, "preview": True}, 422, "leave best_of out"),
+        ({"identity": ["PHOTO"], "n": 2, "preview": True, "steps": 2}, 422, "leave n out"),
+        ({"identity": ["PHOTO"], "preview": True, "steps": 9}, 422, "a preview has at most 8 steps, not 9"),
         ({"identity": ["PHOTO"], "best_of": 2, "free": True}, 422, "nothing to be close to"),
         ({"identity": ["PHOTO"], "free": True, "pose": {"yaw": 0}}, 422, "no effect but with identity alone"),
         ({"identity": ["PHOTO"], "free": True, "emotion": "sad"}, 422, "no effect but with identity alone"),

@@ -23,7 +23,7 @@ from facecrafter.pipelines.report import best_key, rendered
 from facecrafter.pipelines.settings import Settings
 from facecrafter.pipelines.sweep import LOOP, STRIP, cells, loop_of, sweep_of
 from facecrafter.studio.photos import photo_id
-from facecrafter.studio.schema import Emotions, ImageRequest, PhotoView, Reading
+from facecrafter.studio.schema import MOST_PREVIEW_STEPS, Emotions, ImageRequest, ModelView, PhotoView, Reading
 from facecrafter.studio.store import Made
 from facecrafter.studio.worker import Task
 
@@ -64,8 +64,13 @@ class Wish:
         return self.images * (1.0 if self.request.preview or self.cells else 1 + READ_SHARE)
 
 
-def checked(request: ImageRequest, held: Mapping[str, HeldPhoto], speeds: Sequence[str]) -> Wish:
+def checked(request: ImageRequest, held: Mapping[str, HeldPhoto], model: ModelView) -> Wish:
     """Refuse what cannot be made, as far as no model is needed to know it.
+
+    Args:
+        request: its photos are ids.
+        held: the photos, by id.
+        model: what the API says of the model.
 
     Raises:
         ConfigError: a number out of its range, an unknown name, or conditions that contradict each other.
@@ -78,14 +83,17 @@ def checked(request: ImageRequest, held: Mapping[str, HeldPhoto], speeds: Sequen
         raise ConfigError("a sweep itself is how many images there are; leave n out")
     if request.preview and request.sweep:
         raise ConfigError("a sweep has no preview; make the sweep itself")
-    if request.best_of > 1 and request.preview:
-        raise ConfigError("a preview is of one image; leave best_of out")
+    if request.preview and (request.n > 1 or request.best_of > 1):
+        raise ConfigError(f"a preview is of one image; leave {'n' if request.n > 1 else 'best_of'} out")
+    steps = request.steps or int(model.defaults["steps"])
+    if request.preview and steps > MOST_PREVIEW_STEPS:
+        raise ConfigError(f"a preview has at most {MOST_PREVIEW_STEPS} steps, not {steps}; give fewer")
     if request.best_of > 1 and request.free:
         raise ConfigError("best_of has no effect with free: there is nothing to be close to")
     if request.free and _asks(request):
         raise ConfigError("free has no effect but with identity alone")
-    if request.speed is not None and request.speed not in speeds:
-        raise ConfigError(f"unknown speed '{request.speed}'; there are {', '.join(speeds)}")
+    if request.speed is not None and request.speed not in model.speeds:
+        raise ConfigError(f"unknown speed '{request.speed}'; there are {', '.join(model.speeds)}")
     settings_of(request)
     emotion_of(request.emotion, request.valence, request.arousal)
     check_faces(request.face, len(request.identity), None, 0)

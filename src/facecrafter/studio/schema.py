@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 MOST_IMAGES, MOST_PHOTOS = 8, 12
 MOST_BEST_OF = 8
 MOST_STEPS = 100
+MOST_PREVIEW_STEPS = 8  # it goes before everybody's images
 MOST_SEED = 2**53 - 1 - MOST_IMAGES  # the largest whole number that JavaScript keeps
 PHOTO_ID = r"^[0-9a-f]{64}$"
 
@@ -104,7 +105,10 @@ class ImageRequest(BaseModel):
         default_factory=list, max_length=2, description="NAME=FIRST:LAST:COUNT; one is a strip, two are a grid."
     )
     loop: bool = Field(default=False, description="With one sweep, an animated loop too.")
-    preview: bool = Field(default=False, description="Goes before others, is not read back, and is not kept for long.")
+    preview: bool = Field(
+        default=False,
+        description="One image of few steps, which goes before others, is not read back, and is not kept for long.",
+    )
 
 
 # What the fields want that take several kinds of values, for errors.

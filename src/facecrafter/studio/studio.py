@@ -165,7 +165,7 @@ class Studio:
         for name in reproduce.PHOTOS:
             photo = getattr(request, name)
             named[name] = None if photo is None else kept(photo)  # type: ignore[assignment]
-        return checked(request.model_copy(update=named), held, self.model.speeds)
+        return checked(request.model_copy(update=named), held, self.model)
 
     def _row(self, wish: Wish, session: str) -> JobRow:
         names = {photo: held.path.name for photo, held in wish.held.items()}
