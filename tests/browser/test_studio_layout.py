@@ -78,6 +78,21 @@ def test_a_strip_and_its_loop_are_shown_whole(
     check_accessibility(page)
 
 
+@pytest.mark.parametrize("less", [False, True])
+def test_a_loop_moves_only_while_its_button_is_pressed(opened: Callable[..., Page], less: bool) -> None:
+    page = opened(reduced_motion="reduce" if less else "no-preference")
+    one = {"name": "0.png", "kind": "image", "url": "/static/studio/examples/ada.png", "seed": 0}
+    loop = {"name": "sweep.gif", "kind": "loop", "url": "/static/studio/examples/ben.png"}
+    page.evaluate(SHOW, {"request": {}, "notes": [], "files": [one, loop]})
+    image, button = page.locator("#figures img"), page.get_by_role("button", name="Play the loop")
+    expect(page.get_by_role("link", name="Download GIF")).to_have_attribute("download", "facecrafter-sweep.gif")
+    for _ in range(2):
+        expect(button).to_have_attribute("aria-pressed", str(not less).lower())
+        expect(image).to_have_attribute("src", one["url"] if less else loop["url"])
+        button.click()
+        less = not less
+
+
 SHOW = "async (job) => (await import('/static/studio/js/result.js')).showJob(job)"
 
 

@@ -7,6 +7,7 @@ import { labelOf } from "./state.js";
 let shown = null; // the job
 let index = 0;
 let pinned = null; // {url, label}
+let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
 let controls = { pose: [], expression: [] };
 
 export function setUpResult(known) {
@@ -75,12 +76,30 @@ function figure(url, words, strip = false) {
   );
 }
 
+/** A loop that moves only while its button is pressed; otherwise its first image stands for it. */
+function loopFigure(file) {
+  const made = figure("data:,", "loop");
+  const button = element("button", { type: "button" }, "Play the loop");
+  const show = () => {
+    made.querySelector("img").src = playing ? file.url : images()[0].url;
+    button.setAttribute("aria-pressed", String(playing));
+  };
+  button.onclick = () => {
+    playing = !playing;
+    show();
+  };
+  show();
+  const download = element("a", { class: "button", href: file.url, download: `facecrafter-${file.name}` }, "Download GIF");
+  made.append(element("div", { class: "row" }, button, download));
+  return made;
+}
+
 function showFigures() {
   const [file] = images().slice(index);
   const figures = [];
   if (pinned) figures.push(figure(pinned.url, `kept to compare: ${pinned.label}`));
   const whole = sheets();
-  for (const one of whole) figures.push(figure(one.url, one.kind === "loop" ? "loop" : "strip", one.kind === "strip"));
+  for (const one of whole) figures.push(one.kind === "loop" ? loopFigure(one) : figure(one.url, "strip", true));
   if (file && !whole.length) figures.push(figure(file.url, label(file)));
   $("figures").replaceChildren(...figures);
   $("compare").setAttribute("aria-pressed", String(Boolean(pinned)));
