@@ -385,6 +385,19 @@ def test_pose_expression_and_emotion_are_taken_from_a_second_photo(
     assert page.evaluate("() => document.documentElement.scrollWidth") == 390  # nothing sticks out
 
 
+def test_of_a_group_the_chosen_face_is_taken(opened: Callable[..., Page], portrait: Path) -> None:
+    page = opened()
+    faces = [{"pose": {"yaw": yaw, "pitch": 0, "roll": 0}} for yaw in (3, 12)]
+    found = {"photo": "0" * 64, "name": "group.png", "faces": faces, "chosen": 2, "notes": []}
+    page.route("**/v1/photos", lambda route: route.fulfill(json=found))
+    page.locator("#auto").uncheck()
+    page.locator("#person-file").set_input_files(portrait)
+    expect(page.locator("#person-note")).to_contain_text("shows 2 faces; the nearest to the centre is used")
+    page.locator("#other-file").set_input_files(portrait)
+    page.locator("#take-pose").click()
+    expect(page.locator("#pose-yaw")).to_have_value("12")
+
+
 def test_an_example_needs_no_photo_and_no_agreement(opened: Callable[..., Page]) -> None:
     page = opened()
     page.locator("#auto").uncheck()
