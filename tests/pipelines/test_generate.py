@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from facecrafter import FaceCrafter, __version__
+from facecrafter import FaceCrafter, __version__, studio
 from facecrafter.errors import CheckpointError, ConfigError, NoFaceError, PhotoError, WeightsError
 from facecrafter.faces.emotion import EMOTIONS, Emotion, describe, emotion_of
 from facecrafter.faces.face import Face
@@ -361,6 +361,31 @@ def test_a_folder_is_one_person_and_its_bad_files_are_left_out(
     empty.mkdir()
     with pytest.raises(PhotoError, match="nobody is a folder without photos in it; give a photo, or a folder of one"):
         crafter.person(empty)
+
+
+def test_notes_on_what_was_read_before_are_given_to_the_next_user(
+    small_model: FaceModel,
+    crowd: NDArray[np.uint8],
+    tmp_path: Path,
+    notes: Callable[[], list[str]],
+) -> None:
+    Image.fromarray(crowd).save(tmp_path / "crowd.png")
+    (tmp_path / "words.jpg").write_text("hello")
+    shutil.copy(Path(studio.__file__).parent / "static" / "examples" / "ben.png", tmp_path)
+    crafter = FaceCrafter(small_model)
+    crafter.person(tmp_path)
+    first = notes()
+    for part in ("crowd.png shows 2 faces", "words.jpg is not", "look like 2 people"):
+        assert any(part in line for line in first)
+    crafter.person(tmp_path)
+    assert notes() == []
+    crafter.forget_notes()
+    crafter.person(tmp_path)
+    assert notes() == first
+    content = (tmp_path / "crowd.png").read_bytes()
+    for name in ("ann.png", "bob.png"):  # of each user's own name
+        crafter.face(HeldPhoto.of(content, name))
+        assert [line.partition(" shows")[0] for line in notes()] == [name]
 
 
 def test_two_people_are_not_averaged_silently(

@@ -60,6 +60,10 @@ def test_each_face_of_a_group_is_read_once_and_the_chosen_one_is_named(
     lefts = [one["box"][0] for one in found["faces"]]
     assert len(lefts) == 3 and lefts[0] < 320 < lefts[2] < 640 < lefts[1]
     assert found["chosen"] == 3
+    wish = {"identity": [found["photo"]], "preview": True, **FEW}
+    jobs = [finished(client, client.post("/v1/images", json=wish).json()["id"]) for _ in range(2)]
+    assert jobs[0]["notes"] == jobs[1]["notes"]
+    assert any("group.png shows 3 faces; number 3" in note for note in jobs[0]["notes"])
     assert len(searches) == 2  # the chosen face, which is kept, and all of them
 
     def cancelled(amount: float) -> None:

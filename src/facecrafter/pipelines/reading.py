@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +36,7 @@ from facecrafter.request import Portrait, Progress, Request, portrait_of
 
 log = logging.getLogger(__name__)
 Kept = TypeVar("Kept")
+Which = Callable[[object], str]  # says which of several faces is used, of a photo by the given name
 
 KEPT_FACES = 64
 KEPT_PEOPLE = 4  # whose photos are read once for all images of a request, which may have landmarks of their own
@@ -75,16 +77,30 @@ class PhotoReader:
         self.recogniser_name, self._estimator_name = recogniser, estimator
         if emonet is not None:
             self._estimator  # noqa: B018 - a wrong file is named before anything is made
-        self._faces: dict[tuple[str, Pick], Face] = {}
-        self._people: dict[str, list[tuple[TakenPhoto, Face]]] = {}
-        self._embeddings: dict[str, NDArray[np.float32]] = {}
+        # What is kept has its notes with it: who reads a photo again may be another user.
+        self._faces: dict[tuple[str, Pick], tuple[Face, Which | None]] = {}
+        self._people: dict[str, tuple[list[tuple[TakenPhoto, Face]], list[str]]] = {}
+        self._embeddings: dict[str, tuple[NDArray[np.float32], list[str]]] = {}
         self._noted: set[str] = set()
+        self._hearing: list[list[str]] = []
 
     def _note(self, text: str) -> None:
         """Log what the user should know, once: a table of pairs would repeat it in every row."""
+        for heard in self._hearing:
+            heard.append(text)
         if text not in self._noted:
             self._noted.add(text)
             log.warning(text)
+
+    @contextmanager
+    def _heard(self) -> Iterator[list[str]]:
+        """The notes that are given meanwhile, also those that were given before."""
+        heard: list[str] = []
+        self._hearing.append(heard)
+        try:
+            yield heard
+        finally:
+            self._hearing.pop()
 
     @cached_property
     def _finder(self) -> FaceFinder:
@@ -117,7 +133,10 @@ class PhotoReader:
             return self._kept_face(pixels, pick)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise PhotoError(f"a photo must be (H, W, 3) uint8 RGB, not {pixels.shape} {pixels.dtype}")
-        return self._find(pixels, "the image", pick)
+        face, which = self._find(pixels, "the image", pick)
+        if which is not None:
+            self._note(which("the image"))
+        return face
 
     def _kept_face(self, photo: PhotoFile, pick: Pick) -> Face:
         """A table of pairs names the same files over and over, so the last ones are kept, by their content."""
@@ -125,22 +144,25 @@ class PhotoReader:
         if key not in self._faces:
             pixels = photo.pixels()
             photo.check_unchanged()
-            face = self._find(pixels, photo.path, pick)
+            found = self._find(pixels, photo.path, pick)
             while len(self._faces) >= KEPT_FACES:
                 self._faces.pop(next(iter(self._faces)))
-            self._faces[key] = face
-        return self._faces[key]
+            self._faces[key] = found
+        face, which = self._faces[key]
+        if which is not None:
+            self._note(which(photo.path))
+        return face
 
     def forget_notes(self) -> None:
         """Let notes be given again that were: what comes now is another user's."""
         self._noted.clear()
 
-    def _find(self, photo: NDArray[np.uint8], name: object, pick: Pick) -> Face:
+    def _find(self, photo: NDArray[np.uint8], name: object, pick: Pick) -> tuple[Face, Which | None]:
+        """The face that is meant, and what says which one it is where there are several."""
         found = self._finder.find_ordered(photo, name)
         index = picked(found, pick, photo, name)
-        if len(found) > 1:
-            self._note(which_face(found, index, pick, name))
-        return align(photo, found[index], ALIGNED_SIZE, len(found) - 1)
+        which = partial(which_face, found, index, pick) if len(found) > 1 else None
+        return align(photo, found[index], ALIGNED_SIZE, len(found) - 1), which
 
     def person(self, *photos: Photo, face: Pick | None = None) -> NDArray[np.float32]:
         """The identity of one person: the embeddings of several photos, averaged and brought to unit length, ``(D,)``.
@@ -232,8 +254,14 @@ class PhotoReader:
         names = [_name(photo) for photo, _ in used]
         key = _key(photos, face)
         if key not in self._embeddings:
-            _keep(self._embeddings, key, self._embedding(used, names))
-        return self._embeddings[key], names
+            with self._heard() as notes:
+                embedding = self._embedding(used, names)
+            _keep(self._embeddings, key, (embedding, notes))
+            return embedding, names
+        embedding, notes = self._embeddings[key]
+        for text in notes:
+            self._note(text)
+        return embedding, names
 
     def _embedding(self, used: Sequence[tuple[TakenPhoto, Face]], names: Sequence[str]) -> NDArray[np.float32]:
         """The mean embedding of a person's photos, ``(D,)``; notes say what is wrong with them."""
@@ -271,19 +299,23 @@ class PhotoReader:
         """
         key = _key(photos, pick)
         if key in self._people:
-            return self._people[key]
-        faces: list[tuple[TakenPhoto, Face]] = []
-        for number, photo in enumerate(photos, 1):
-            try:
-                faces.append((photo, self.face(photo, pick)))
-            except (PhotoError, NoFaceError) as error:
-                if not faces and number == len(photos):
-                    raise
-                log.warning("%s; it is left out", error)
+            faces, notes = self._people[key]
+            for text in notes:
+                self._note(text)
+            return faces
+        faces = []
+        with self._heard() as notes:
+            for number, photo in enumerate(photos, 1):
+                try:
+                    faces.append((photo, self.face(photo, pick)))
+                except (PhotoError, NoFaceError) as error:
+                    if not faces and number == len(photos):
+                        raise
+                    self._note(f"{error}; it is left out")
         for photo in photos:
             if isinstance(photo, PhotoFile):
                 photo.check_unchanged()  # what was left out is known by the content that it had
-        _keep(self._people, key, faces)
+        _keep(self._people, key, (faces, notes))
         return faces
 
     def faces_in(self, photo: NDArray[np.uint8], name: object, progress: Progress) -> tuple[list[Face], int]:
