@@ -21,6 +21,12 @@ def test_95_percent_take_at_most_the_nearest_rank(count: int, rank: int) -> None
 
 def test_previews_of_the_shipped_model_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(studio, "WARM", 1)
+    asked: list[dict[str, object]] = []
+    preview = studio._preview
+    monkeypatch.setattr(
+        studio, "_preview", lambda where, wish, number: asked.append(wish) or preview(where, wish, number)
+    )
     done = CliRunner().invoke(app, ["bench", "studio", "--previews", "1"])
     assert done.exit_code == 0, done.output
+    assert [(wish["speed"], wish["steps"], wish["n"]) for wish in asked] == [("distilled", 4, 1)] * 2  # as on the page
     assert "1 previews: median" in done.stdout and "MiB after the last" in done.stdout

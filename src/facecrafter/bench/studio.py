@@ -59,14 +59,15 @@ def waiting(previews: int = 100, progress: Callable[[range], Any] = iter) -> Wai
     import psutil
 
     with _server() as (process, address):
-        photo = _sent(address)
+        (model,) = json.loads(_answer(address, "/v1/models"))["models"]
+        wish = {"identity": [_sent(address)], **model["preview"], "n": 1, "preview": True}
         for number in range(WARM):
-            _preview(address, photo, number)
+            _preview(address, wish, number)
         resident = psutil.Process(process.pid).memory_info
         before, seconds = resident().rss, []
         for number in progress(range(WARM, WARM + previews)):
             start = time.perf_counter()
-            _preview(address, photo, number)
+            _preview(address, wish, number)
             seconds.append(time.perf_counter() - start)
         return Waits(sorted(seconds), (before / MIB, resident().rss / MIB))
 
@@ -102,10 +103,10 @@ def _sent(address: str) -> str:
     return str(json.loads(_answer(address, "/v1/photos", body, kind))["photo"])
 
 
-def _preview(address: str, photo: str, number: int) -> bytes:
-    """One preview as the page asks for it, waited for by its events."""
+def _preview(address: str, wish: dict[str, Any], number: int) -> bytes:
+    """One preview as the page asks for it, with a pose and an emotion of its own, waited for by its events."""
     pose = {"yaw": -30 + 7 * number % 61, "pitch": -10 + 3 * number % 21}
-    wish = {"identity": [photo], "pose": pose, "emotion": EMOTIONS[number % len(EMOTIONS)], "preview": True, "seed": 3}
+    wish = {**wish, "pose": pose, "emotion": EMOTIONS[number % len(EMOTIONS)], "seed": 3}
     job = json.loads(_answer(address, "/v1/images", json.dumps(wish).encode(), "application/json"))
     events = _answer(address, f"/v1/jobs/{job['id']}/events").decode().splitlines()
     last = json.loads([line for line in events if line.startswith("data: ")][-1].removeprefix("data: "))
