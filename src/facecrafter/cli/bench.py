@@ -19,7 +19,8 @@ from facecrafter.io import check_free, write_whole
 def bench_training(
     scale: Annotated[Scale, typer.Option(help="mini or arc2face.")] = Scale.arc2face,
     batch: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Measured steps of each.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Measured steps of each, a round.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each candidate is timed, in turn.")] = 2,
     bfloat16: Annotated[bool, typer.Option(help="Compute in bfloat16.")] = True,
     out: Annotated[Path | None, typer.Option(help="JSON to write.", dir_okay=False)] = None,
 ) -> None:
@@ -30,8 +31,8 @@ def bench_training(
     from facecrafter.bench.training import ratios, training
 
     with _bench_file(out) as record:
-        record.update(scale=scale.value, batch=batch, steps=steps, bfloat16=bfloat16)
-        record["candidates"] = ratios(training(scale.value, batch, steps, "bf16" if bfloat16 else "no"))
+        record.update(scale=scale.value, batch=batch, steps=steps, rounds=rounds, bfloat16=bfloat16)
+        record["candidates"] = ratios(training(scale.value, batch, steps, "bf16" if bfloat16 else "no", rounds))
         for row in record["candidates"]:
             typer.echo(
                 f"{row['name']}: {row['seconds']:.2f} s a step ({row['time_ratio']:.2f} of ControlNet), "
