@@ -9,6 +9,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from facecrafter.errors import ConfigError
@@ -117,7 +118,7 @@ def check_kinds(make: Callable[..., object], settings: Mapping[str, Any]) -> Non
     parameters = inspect.signature(make, eval_str=True).parameters
     for name, value in settings.items():
         kind = parameters[name].annotation
-        kinds = (kind,) if get_origin(kind) is Mapping else get_args(kind) or (kind,)
+        kinds = get_args(kind) if isinstance(kind, UnionType) else (get_origin(kind) or kind,)
         if not any(_is(value, one) for one in kinds):
             raise ConfigError(f"the setting {name} cannot be {value!r}")
 
@@ -127,9 +128,7 @@ def _is(value: object, kind: Any) -> bool:
     if getattr(kind, "_is_protocol", False):
         return all(hasattr(value, name) for name in get_type_hints(kind))
     wider: dict[Any, tuple[type, ...]] = {float: (int, float), Path: (str, Path)}
-    return isinstance(value, wider.get(kind, get_origin(kind) or kind)) and (
-        kind is bool or not isinstance(value, bool)
-    )
+    return isinstance(value, wider.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
 
 
 def _maker(kind: str) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facecrafter.data import shards
+from facecrafter.data.prepare.folder import about_estimator
 from facecrafter.errors import DataError
 from facecrafter.estimators.emotion_estimator import estimator_for
 from facecrafter.evaluation import independent, words
@@ -23,14 +24,14 @@ from facecrafter.evaluation.config import ControlConfig, MethodConfig
 from facecrafter.evaluation.emotion_records import ClassAgreement, WordsResult
 from facecrafter.evaluation.generators import check_emotions
 from facecrafter.evaluation.images import Made
-from facecrafter.evaluation.judges import Judges, JudgesConfig
+from facecrafter.evaluation.judges import JudgesConfig
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.metrics import auc, class_agreement
 from facecrafter.evaluation.pairs import Pairs, by_person
 from facecrafter.evaluation.result import RESULT, HeldoutResult, Setting
 from facecrafter.evaluation.result_folder import png
 from facecrafter.evaluation.session import Session
-from facecrafter.faces.emotion import EMOTIONS, OWN
+from facecrafter.faces.emotion import EMOTIONS
 from facecrafter.faces.face import load_photo
 from facecrafter.io import check_free, command, write_whole
 from facecrafter.models.checkpoint import FaceModel
@@ -226,12 +227,17 @@ def evaluate(
     check_free([out / RESULT, out / GRID, out / WORDS_GRID], overwrite)
     device = usable_device(device)
     model = load_folder(model_folder, controls).to(device)
-    condition, estimator = model.scale.recogniser, shards.read_meta(data)["emotion"]["name"]
-    estimator_for(estimator, emonet, f"{data} has emotions from")
-    check_emotions(str(model_folder), model, estimator)
+    condition, labels = model.scale.recogniser, shards.read_meta(data)["emotion"]
+    judge = about_estimator(estimator_for(labels["name"], emonet, f"{data} has emotions from"))
+    if labels.get("sha256", judge["sha256"]) != judge["sha256"]:  # the two would be compared
+        renewed = command("data", "prepare", data, "--only", "emotion")
+        raise DataError(
+            f"the emotions of {data} are by another version ({labels['sha256'][:8]}) of the estimator that judges, "
+            f"{judge['name']} ({judge['sha256'][:8]}); read them again with: {renewed}"
+        )
+    check_emotions(str(model_folder), model, labels["name"])
     sampling = protocol.sampling.filled(model.scale)
     session = Session(_preset(model_folder, data, out, protocol, condition, emonet), progress, device, frechet=False)
-    _check_labels(data, session.judges)
     prepared, pairs = session.prepared, choose_pairs(session.prepared, protocol)
     asked = words.choose(prepared, protocol.words, protocol.seed) if protocol.words and model.controls else None
     another = independent.open_judge()
@@ -313,22 +319,6 @@ def _preset(
         batch_size=protocol.sampling.batch_size,
         bfloat16=protocol.bfloat16,
     )
-
-
-def _check_labels(data: Path, judges: Judges) -> None:
-    """Refuse photos whose emotions another version of the judge has read: the two would be compared.
-
-    Raises:
-        DataError: they were.
-    """
-    labels = shards.read_meta(data)["emotion"]
-    digest = str(labels.get("sha256", ""))[:8]
-    if labels["name"] == OWN and digest and f"({digest})" not in judges.names["emotion"]:
-        renewed = command("data", "prepare", data, "--only", "emotion")
-        raise DataError(
-            f"the emotions of {data} are by another version ({digest}) of the estimator that judges, "
-            f"{judges.names['emotion']}; read them again with: {renewed}"
-        )
 
 
 def _made(session: Session, model: FaceModel, name: str, sampling: Settings, requests: Sequence[Request]) -> Made:

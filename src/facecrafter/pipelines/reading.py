@@ -309,12 +309,11 @@ class PhotoReader:
                 try:
                     faces.append((photo, self.face(photo, pick)))
                 except (PhotoError, NoFaceError) as error:
+                    if isinstance(photo, PhotoFile):
+                        photo.check_unchanged()  # what is left out is known by the content that it had
                     if not faces and number == len(photos):
                         raise
                     self._note(f"{error}; it is left out")
-        for photo in photos:
-            if isinstance(photo, PhotoFile):
-                photo.check_unchanged()  # what was left out is known by the content that it had
         _keep(self._people, key, (faces, notes))
         return faces
 
