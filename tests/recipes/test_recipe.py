@@ -256,12 +256,15 @@ def test_all_stages_of_a_call_learn_from_one_set(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_every_stage_draws_learns_and_validates_on_a_gpu(tmp_path: Path) -> None:
-    on_device = {"landmark", "base", "joint"}
+    on_device: dict[str, dict[str, Any]] = {
+        **{name: {"draws": "device"} for name in ("landmark", "base", "joint")},
+        "finish": {"draws": "device", "captured": True},
+    }
     stages = [
         {
             "name": name, "share": 0.2, "again": name not in ON,
             "settings": {"stage": name, "validate_every": 1, **own},
-            "gpu": {"draws": "device"} if name in on_device else {},
+            "gpu": on_device.get(name, {}),
         }
         for name, own in STAGES.items()
     ]  # fmt: skip

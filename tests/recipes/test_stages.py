@@ -37,6 +37,7 @@ from facecrafter.models.scales import Scale
 from facecrafter.sampling.sampler import Sampler
 from facecrafter.training import run_folder, trainer
 from facecrafter.training.config import RunConfig
+from facecrafter.training.graphs import cloned, copied
 from facecrafter.training.image_loss import ImageLossConfig
 from facecrafter.training.stages import load, parse, stages
 from facecrafter.training.stages.autoencoder import AutoencoderStage
@@ -446,12 +447,49 @@ def test_images_whose_pose_is_free_are_cropped_where_faces_usually_are(small: Sc
     assert torch.equal((rollout.views == usual_view).all(-1).all(-1), free)
     assert torch.equal((rollout.frames == usual_frame).all(-1).all(-1), free)
     assert torch.equal(rollout.posed, ~free)
-    assert rollout.timesteps.shape == rollout.learns.shape == (8,)
-    assert int(rollout.learns.sum()) == 4
+    assert rollout.timesteps.shape == (8,)
+    assert len(rollout.learns) == 8 and sum(rollout.learns) == 4
     assert 0 < int((~rollout.own).sum()) < 10
     torch.testing.assert_close(rollout.identity.norm(dim=1), torch.ones(16))
     own = torch.nn.functional.normalize(batch["identity"][rollout.own], dim=1)
     torch.testing.assert_close(rollout.identity[rollout.own], own)
+
+
+def test_batches_drawn_for_a_device_are_alike_in_all_but_their_values(small: Scale, tmp_path: Path) -> None:
+    """What a CUDA graph of a step needs, on a device that does not wait to be asked."""
+    start_folder(tmp_path / "start", small)
+    torch.manual_seed(0)
+    emotion.save(EmotionNet((4, 8), 1), tmp_path / "emotion.safetensors")
+    losses = {
+        "identity": 1.0, "words": 1.0, "colours": 0.5, "emotion_net": tmp_path / "emotion.safetensors",
+        "batch": 10, "steps": 3, "learning": 2,
+    }  # fmt: skip
+    config = config_of(
+        "base", tmp_path, mixture={"emotion": 1.0}, batch_size=16, scaffold=True, draws="device", captured=True,
+        image_loss=losses,
+    )  # fmt: skip
+    stage = config.build(torch.device("cpu"))
+    assert isinstance(stage, BaseStage) and stage.captures
+    first, second = (stage.batch(step, 0, 1, torch.device("cpu")) for step in (0, 1))
+    rollout: Any = first["rollout"]
+    for name, rows in rollout.rows.items():
+        assert rows.tolist() == first["weights"][name][:10].nonzero()[:, 0].tolist()
+    assert rollout.learns.dtype == torch.bool and int(rollout.learns.sum()) == 2
+    loss = stage.objective(**first)
+    assert not torch.equal(rollout.noise, second["rollout"].noise)
+    kept = cloned(second)
+    assert copied(kept, first)
+    assert torch.equal(stage.objective(**kept), loss)
+    folder = trainer.train(config, progress=False)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"draws": "device", "precision": "fp16"}, {"draws": "device", "accumulate": 2}]
+)
+def test_only_steps_that_ask_the_device_nothing_are_captured(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`captured` is for runs with `draws: device`"):
+        config_of("base", tmp_path, captured=True, **settings)
 
 
 def test_some_images_are_asked_for_somebody_else_in_the_photos_pose(small: Scale, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ class TrainingSet:
             )
             for name, control in controls.items()
         }
-        self._grids: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._grids: dict[int, Tensor] = {}  # by the side of the crop, of all samples and their twins
         # On an accelerator with room for them: all images, so that a batch moves indices only.
         self._placed_images: Tensor | None = None
 
@@ -203,12 +203,16 @@ class TrainingSet:
     def crop_grids(self, crop: Crop, indices: Tensor) -> Tensor:
         """Where a recogniser's crop of each face lies, ``(B, 2, 3)``; see
         :meth:`facecrafter.estimators.differentiable.Crop.grid`."""
-        return torch.from_numpy(np.stack([self._crop_grid(crop, index) for index in indices.tolist()]))
+        if crop.size not in self._grids:
+            side, five = self.pixels.shape[1], crop.points(self.points)
+            known = crop.grid(np.concatenate([five, crop.mirrored(five, side)]), side)
+            self._grids[crop.size] = torch.from_numpy(known).to(self.identity.device)
+        return self._grids[crop.size][indices]
 
     def usual_crop_grid(self, crop: Crop) -> Tensor:
         """Where it lies on average, ``(2, 3)``: for images whose pose was left free."""
         side = self.pixels.shape[1]
-        five = np.mean([crop.points(points) for points in self.points], axis=0)
+        five = crop.points(self.points).mean(0)
         return torch.from_numpy(crop.grid((five + crop.mirrored(five, side)) / 2, side))
 
     @torch.no_grad()
@@ -249,14 +253,6 @@ class TrainingSet:
             save_file({"latents": latents}, partial)
         self.latents, self._latents_of = latents.to(device), path
 
-    def _crop_grid(self, crop: Crop, index: int) -> NDArray[np.float32]:
-        known = self._grids.get((crop.size, index))
-        if known is None:
-            side, five = self.pixels.shape[1], crop.points(self.points[index % self.count])
-            known = crop.grid(crop.mirrored(five, side) if index >= self.count else five, side)
-            self._grids[crop.size, index] = known
-        return known
-
     def place(self, device: torch.device, controls: Collection[str] = ()) -> None:
         """Keep images, face masks and what some controls read on an accelerator, each where it takes at most a quarter
         of its free memory; from then on batches are made there. On a CPU nothing happens.
@@ -277,9 +273,11 @@ class TrainingSet:
             self.encoded[name].place(device, room)
 
     def place_identities(self, device: torch.device) -> None:
-        """Look up who a sample shows, and who else does, on a device: that on which indices are drawn."""
+        """Look up who a sample shows, who else does, and where the face is, on a device: that on which indices are
+        drawn."""
         self.identity = self.identity.to(device)
         self._photos.to(device)
+        self._grids = {size: grids.to(device) for size, grids in self._grids.items()}
 
     def _shown(self, rows: Tensor) -> Tensor:
         """Images ``(B, S, S, 3)`` uint8 by number."""

@@ -43,7 +43,7 @@ class Crop:
     Attributes:
         size: its side in pixels.
         template: where it has the points, ``(5, 2)`` in pixels.
-        points: finds them among the 478 landmarks, ``(5, 2)``.
+        points: finds them among the 478 landmarks of each of any number of faces, ``(..., 5, 2)``.
         twin: for each of them the one that takes its place in a mirror.
     """
 
@@ -53,19 +53,22 @@ class Crop:
     twin: tuple[int, ...]
 
     def mirrored(self, five: NDArray[np.float64], side: int) -> NDArray[np.float64]:
-        """The five points in a mirror image of an image of that side, for landmarks in whole pixels."""
-        return np.stack([side - 1 - five[:, 0], five[:, 1]], axis=1)[list(self.twin)]
+        """The five points ``(..., 5, 2)`` in a mirror image of an image of that side, for landmarks in whole pixels."""
+        return np.stack([side - 1 - five[..., 0], five[..., 1]], axis=-1)[..., list(self.twin), :]
 
     def grid(self, five: NDArray[np.float64], side: int) -> NDArray[np.float32]:
-        """Where the crop reads an image: the ``(2, 3)`` matrix for :func:`torch.nn.functional.affine_grid`.
+        """Where the crop reads images: the ``(..., 2, 3)`` matrices for :func:`torch.nn.functional.affine_grid`.
 
         Args:
-            five: the points in the image, ``(5, 2)`` in pixels.
-            side: of the image.
+            five: the points in each image, ``(..., 5, 2)`` in pixels.
+            side: of the images.
         """
-        forward = np.vstack([similarity(five, self.template), [0, 0, 1]])
+        to_crop = similarity(five, self.template)
+        last = np.broadcast_to([0.0, 0.0, 1.0], (*to_crop.shape[:-2], 1, 3))
+        forward = np.concatenate([to_crop, last], axis=-2)
         to_pixels = _from_unit(self.size)  # [-1, 1] over the crop to its pixels
-        return np.asarray((np.linalg.inv(_from_unit(side)) @ np.linalg.inv(forward) @ to_pixels)[:2], np.float32)
+        back = np.linalg.inv(_from_unit(side)) @ np.linalg.inv(forward) @ to_pixels
+        return np.asarray(back[..., :2, :], np.float32)
 
     def cut(self, images: Tensor, grids: Tensor) -> Tensor:
         """Crops ``(B, 3, size, size)`` out of images ``(B, 3, S, S)`` by their grids ``(B, 2, 3)``. Outside an image

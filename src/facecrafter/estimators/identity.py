@@ -59,36 +59,33 @@ def arcface_crop(face: Face, side: int = ARCFACE_SIZE) -> NDArray[np.uint8]:
 
 
 def five_points(points: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The five points of ArcFace's template, ``(5, 2)``, among landmarks ``(478, 2 or 3)``."""
-    flat = points[:, :2].astype(np.float64)
-    return np.stack(
-        [
-            flat[list(RIGHT_EYE)].mean(0),
-            flat[list(LEFT_EYE)].mean(0),
-            flat[NOSE_TIP],
-            flat[MOUTH_CORNERS[0]],
-            flat[MOUTH_CORNERS[1]],
-        ]
+    """The five points of ArcFace's template, ``(..., 5, 2)``, among landmarks ``(..., 478, 2 or 3)``."""
+    right, left, others = (
+        points[..., list(places), :2].astype(np.float64)
+        for places in (RIGHT_EYE, LEFT_EYE, (NOSE_TIP, MOUTH_CORNERS[0], MOUTH_CORNERS[1]))
     )
+    return np.concatenate([right.mean(-2, keepdims=True), left.mean(-2, keepdims=True), others], axis=-2)
 
 
 def chip_points(points: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The five points of dlib's chip, ``(5, 2)``, among landmarks ``(478, 2 or 3)``: the eye on the image's right
-    first, outer corner before inner, then the base of the nose."""
-    return points[[*LEFT_EYE_CORNERS, *RIGHT_EYE_CORNERS, NOSE_BASE], :2].astype(np.float64)
+    """The five points of dlib's chip, ``(..., 5, 2)``, among landmarks ``(..., 478, 2 or 3)``: the eye on the image's
+    right first, outer corner before inner, then the base of the nose."""
+    return points[..., [*LEFT_EYE_CORNERS, *RIGHT_EYE_CORNERS, NOSE_BASE], :2].astype(np.float64)
 
 
 def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The ``(2, 3)`` similarity (turn, scale, shift; no mirror) that maps ``(N, 2)`` points onto others best.
+    """The ``(..., 2, 3)`` similarity (turn, scale, shift; no mirror) that maps ``(..., N, 2)`` points onto others best.
 
     Best in the least-squares sense (Umeyama, 1991).
     """
-    a, b = source - source.mean(0), target - target.mean(0)
+    centre, target_centre = source.mean(-2), target.mean(-2)
+    a, b = source - centre[..., None, :], target - target_centre[..., None, :]
     # In the plane a similarity is one complex number, and least squares gives it in closed form.
-    a_complex, b_complex = a[:, 0] + 1j * a[:, 1], b[:, 0] + 1j * b[:, 1]
-    turn = (np.conj(a_complex) * b_complex).sum() / max((np.abs(a_complex) ** 2).sum(), 1e-12)
-    matrix = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    return np.column_stack([matrix, target.mean(0) - matrix @ source.mean(0)])
+    a_complex, b_complex = a[..., 0] + 1j * a[..., 1], b[..., 0] + 1j * b[..., 1]
+    turn = (np.conj(a_complex) * b_complex).sum(-1) / np.maximum((np.abs(a_complex) ** 2).sum(-1), 1e-12)
+    matrix = np.stack([np.stack([turn.real, -turn.imag], -1), np.stack([turn.imag, turn.real], -1)], -2)
+    shift = target_centre - (matrix @ centre[..., None])[..., 0]
+    return np.concatenate([matrix, shift[..., None]], axis=-1)
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

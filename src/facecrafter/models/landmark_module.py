@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,11 @@ class LandmarkModule(nn.Module):
             x = conv(F.silu(x) if index else x)
         height, width = x.shape[-2:]
         tokens = F.layer_norm(x.flatten(2).transpose(1, 2), x.shape[1:2])
-        return tokens + places(height, width, x.shape[1]).to(tokens)
+        return tokens + places(height, width, x.shape[1], tokens.device).to(tokens)
 
 
-def places(height: int, width: int, dimension: int) -> Tensor:
+@lru_cache(maxsize=8)
+def places(height: int, width: int, dimension: int, device: torch.device = torch.device("cpu")) -> Tensor:
     """Sines and cosines of row and column of every place of a grid, ``(height * width, dimension)`` in [-1, 1]."""
     count = dimension // 4
     frequencies = math.pi * torch.logspace(0, math.log2(max(height, width)), count, base=2.0)
@@ -54,4 +56,4 @@ def places(height: int, width: int, dimension: int) -> Tensor:
         ],
         dim=-1,
     )
-    return F.pad(grid.reshape(height * width, 4 * count), (0, dimension - 4 * count))
+    return F.pad(grid.reshape(height * width, 4 * count), (0, dimension - 4 * count)).to(device)

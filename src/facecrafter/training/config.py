@@ -93,6 +93,12 @@ class Stage(ABC):
     def batch(self, step: int, index: int, parts: int, device: torch.device) -> dict[str, Any]:
         """The ``index``-th of ``parts`` even shares of a step's batch, a pure function of the seed and the step."""
 
+    @property
+    def captures(self) -> bool:
+        """Whether a GPU is to have a step's kernels as one graph: none of it waits for the device, and every batch is
+        alike in all but its values."""
+        return False
+
     def compile(self) -> None:  # noqa: B027 - most have nothing to do
         """Let the network be compiled from the next step on, where the config wants it."""
 

@@ -15,7 +15,8 @@ where the image's pose is given, the photo that it came from is known: LPIPS and
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,7 +109,9 @@ class Rollout:
     Attributes:
         noise: where they begin, ``(B, C, h, w)``.
         timesteps: of their steps, ``(N,)`` falling; the last prediction is the image.
-        learns: ``(N,)`` bool, which steps the gradient goes into.
+        learns: of each step, whether the gradient goes into it. As a tensor, ``(N,)`` bool, nothing has to wait for the
+            device to say which: all steps keep what a gradient needs, and that of the others is zero.
+        rows: of each control, which samples have it, ``(R,)``.
         identity: the embeddings asked for, ``(B, D)``.
         own: ``(B,)`` bool, whether that is the person on the photo.
         posed: ``(B,)`` bool, whether landmarks say how the face is turned.
@@ -124,7 +127,8 @@ class Rollout:
 
     noise: Tensor
     timesteps: Tensor
-    learns: Tensor
+    learns: tuple[bool, ...] | Tensor
+    rows: Mapping[str, Tensor]
     identity: Tensor
     own: Tensor
     posed: Tensor
@@ -139,7 +143,8 @@ class Rollout:
 
     def to(self, device: torch.device) -> Rollout:
         """The same on another device."""
-        return Rollout(**{name: value.to(device) for name, value in vars(self).items()})
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved, rows={name: rows.to(device) for name, rows in self.rows.items()})
 
 
 def rollout_timesteps(steps: int, jitter: Tensor) -> Tensor:
@@ -149,9 +154,9 @@ def rollout_timesteps(steps: int, jitter: Tensor) -> Tensor:
         steps: how many, at least 2.
         jitter: ``(steps - 1,)`` in [0, 1), where in its span each of the others is.
     """
-    spans = torch.arange(steps - 1, 0, -1) - jitter + 0.5
+    spans = torch.arange(steps - 1, 0, -1, device=jitter.device) - jitter + 0.5
     later = (spans * 1000 / steps).long().clamp(20, 998)
-    return torch.cat([torch.tensor([999]), later])
+    return torch.cat([later.new_full((1,), 999), later])
 
 
 def jittered(grids: Tensor, jitter: Tensor) -> Tensor:
@@ -169,7 +174,7 @@ def jittered(grids: Tensor, jitter: Tensor) -> Tensor:
         [
             torch.stack([mirror * cosine, -sine, 0.1 * jitter[:, 2]], dim=1),
             torch.stack([mirror * sine, cosine, 0.1 * jitter[:, 3]], dim=1),
-            torch.tensor([0.0, 0.0, 1.0]).to(jitter).expand(len(jitter), 3),
+            torch.eye(3, dtype=jitter.dtype, device=jitter.device)[2].expand(len(jitter), 3),
         ],
         dim=1,
     )
@@ -333,22 +338,25 @@ class ImageLoss(nn.Module):
 
     def images(self, rollout: Rollout, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
         """From noise to images ``(B, 3, S, S)``, about [-1, 1]."""
-        noisy, steps = rollout.noise, rollout.timesteps.tolist()
-        for timestep, following, learns in zip(steps, [*steps[1:], None], rollout.learns.tolist(), strict=True):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-                prediction = self._predict(noisy, timestep, tokens, conditions)
-            # Autocast keeps the first copy it makes of a weight. It was made with gradients, by Eq. 4's prediction.
-            # A step that does not learn passes the gradient straight on, its prediction taken as given.
-            clean, rest = clean_and_noise(self.kind, prediction, noisy, self.alpha_bars[timestep])
-            if following is not None:
-                alpha_bar = self.alpha_bars[following]
-                noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * rest
+        noisy, alpha_bars = rollout.noise, self.alpha_bars[rollout.timesteps]
+        for step, alpha_bar in enumerate(alpha_bars):
+            prediction = self._predict(noisy, step, rollout, tokens, conditions)
+            clean, rest = clean_and_noise(self.kind, prediction, noisy, alpha_bar)
+            if step + 1 < len(alpha_bars):
+                following = alpha_bars[step + 1]
+                noisy = following.sqrt() * clean + (1 - following).sqrt() * rest
         decoded: Tensor = self.autoencoder.decode(clean / self.autoencoder.config.scaling_factor).sample.float()
         return decoded
 
-    def _predict(self, noisy: Tensor, timestep: int, tokens: Tensor, conditions: AttentionInputs) -> Tensor:
-        timesteps = torch.full((len(noisy),), timestep, device=noisy.device)
-        prediction: Tensor = self.unet(
-            noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}
-        ).sample
-        return prediction.float()
+    def _predict(
+        self, noisy: Tensor, step: int, rollout: Rollout, tokens: Tensor, conditions: AttentionInputs
+    ) -> Tensor:
+        """A step's prediction. One that does not learn passes the gradient straight on, its prediction taken as
+        given."""
+        learns, timesteps = rollout.learns[step], rollout.timesteps[step].expand(len(noisy))
+        # Autocast keeps the first copy it makes of a weight. It was made with gradients, by Eq. 4's prediction.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns is not False):
+            prediction: Tensor = self.unet(
+                noisy, timesteps, tokens, cross_attention_kwargs={"conditions": conditions}
+            ).sample.float()
+        return torch.where(learns, prediction, prediction.detach()) if isinstance(learns, Tensor) else prediction

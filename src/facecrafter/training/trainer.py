@@ -6,12 +6,14 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from facecrafter.interruption import deferred, stating
 from facecrafter.io import alone
 from facecrafter.training import run_folder
 from facecrafter.training.config import RunConfig, Stage
+from facecrafter.training.graphs import Captured
 from facecrafter.training.operations import Pace
 from facecrafter.training.run_folder import Log, State
 from facecrafter.training.timebox import SHOWN_FROM, TimeBox, check_one_process
@@ -109,7 +112,11 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
     first = reached.step = state.restore(config) if before else 0
     if main and before:
         run_folder.go_on(config, before, first)
-    batches = _batches(config, stage, accelerator, first)
+    quiet = Lock()  # held by whatever uses the device beside a step
+    batches = _batches(config, stage, accelerator, first, quiet)
+    gradients: Callable[[dict[str, Any]], Tensor] = partial(_gradients, objective, accelerator, config.accumulate)
+    if stage.captures and accelerator.device.type == "cuda" and accelerator.num_processes == 1:
+        gradients = Captured(gradients, parameters, accelerator.device, quiet)
 
     # loop
     records = Log(config.run, main, first)
@@ -134,7 +141,9 @@ def _train(config: RunConfig, before: RunConfig | None, progress: bool, reached:
                 _settle(stage, step, parameters, ema)
                 logged = not box or step == first or (step + 1) % config.log_every == 0
                 with pace.step(step == first):
-                    loss = _step(config, batches, objective, optimizer, parameters, accelerator, pace, logged, finite)
+                    loss = _step(
+                        config, batches, gradients, objective, optimizer, parameters, accelerator, pace, logged, finite
+                    )
                 if loss is not None and not math.isfinite(loss):
                     raise FaceCrafterError(
                         f"the loss became {loss} at step {step} of {config.run}; the last checkpoint is kept; "
@@ -265,9 +274,10 @@ def _check_shares(config: RunConfig, parts: int) -> None:
             raise ConfigError(f"{name} {count} does not divide among {parts} processes and accumulated steps")
 
 
-def _batches(config: RunConfig, stage: Stage, accelerator: Any, first: int) -> Iterator[dict[str, Any]]:
+def _batches(config: RunConfig, stage: Stage, accelerator: Any, first: int, quiet: Lock) -> Iterator[dict[str, Any]]:
     """This process's shares of the batches from step ``first`` on. Where an accelerator computes, the next ones are
-    made meanwhile: a batch is a function of its step, so this changes nothing but time."""
+    made meanwhile: a batch is a function of its step, so this changes nothing but time. None is while ``quiet`` is
+    held."""
     parts, device = accelerator.num_processes * config.accumulate, accelerator.device
     places = (
         (step, turn * accelerator.num_processes + accelerator.process_index)
@@ -277,17 +287,31 @@ def _batches(config: RunConfig, stage: Stage, accelerator: Any, first: int) -> I
     if device.type == "cpu":  # it has no time to spare
         yield from (stage.batch(step, index, parts, device) for step, index in places)
         return
+
+    def made(step: int, index: int) -> dict[str, Any]:
+        with quiet:
+            return stage.batch(step, index, parts, device)
+
     with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(stage.batch, *place, parts, device) for place in islice(places, _AHEAD))
+        waiting = deque(pool.submit(made, *place) for place in islice(places, _AHEAD))
         while waiting:
             batch = waiting.popleft().result()
-            waiting.extend(pool.submit(stage.batch, *place, parts, device) for place in islice(places, 1))
+            waiting.extend(pool.submit(made, *place) for place in islice(places, 1))
             yield batch
+
+
+def _gradients(objective: nn.Module, accelerator: Any, accumulate: int, batch: dict[str, Any]) -> Tensor:
+    """A batch's share of the loss; its gradients are added to those that the parameters have."""
+    with accelerator.autocast():
+        loss: Tensor = objective(**batch) / accumulate
+    accelerator.backward(loss)
+    return loss.detach()
 
 
 def _step(
     config: RunConfig,
     batches: Iterator[dict[str, Any]],
+    gradients: Callable[[dict[str, Any]], Tensor],
     objective: nn.Module,
     optimizer: Any,
     parameters: list[nn.Parameter],
@@ -305,10 +329,7 @@ def _step(
         pace.samples += len(next(iter(batch.values()))) * accelerator.num_processes
         last = turn == config.accumulate - 1
         with accelerator.no_sync(objective) if not last else nullcontext():
-            with accelerator.autocast():
-                loss = objective(**batch) / config.accumulate
-            accelerator.backward(loss)
-        total += loss.detach()
+            total += gradients(batch)
     loss_value = float(accelerator.reduce(total, "mean")) if logged else None
     norm = accelerator.clip_grad_norm_(parameters, config.clip)
     # The fp16 scaler skips steps whose gradients overflow; everywhere else such a step would destroy the parameters.

@@ -52,7 +52,8 @@ class WordLoss(nn.Module):
             crops: by :data:`CROP`, ``(B, 3, 48, 48)`` RGB in 0-255.
             words: ``(B,)``, indices of :data:`EMOTIONS`, or -1.
         """
-        grey = (crops * crops.new_tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True) / 255
+        red, green, blue = (weight * crops[:, place : place + 1] for place, weight in enumerate(GREY))
+        grey = (red + green + blue) / 255
         logits = self.network.calibrated(self.network(grey).float())
         missed = nn.functional.cross_entropy(logits, words.clamp(min=0), reduction="none")
         return torch.where(words >= 0, missed, 0.0)

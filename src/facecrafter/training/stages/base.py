@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,8 +53,6 @@ class BaseConfig(Mixed, EncoderConfig, DiffusionLossConfig):
         images = self.image_loss
         if images.on and (images.batch > self.batch_size or images.batch % self.accumulate):
             raise ValueError("image_loss.batch is at most batch_size, and a multiple of accumulate")
-        if images.on and self.draws == "device":
-            raise ValueError("`draws: device` is for runs without losses on finished images")
         if images.on and images.learning > images.steps:
             raise ValueError(f"image_loss.learning is at most image_loss.steps, {images.steps}")
         return self
@@ -70,9 +69,12 @@ class BaseConfig(Mixed, EncoderConfig, DiffusionLossConfig):
 class BaseObjective(DiffusionObjective):
     """Eq. 4, and what is wrong with finished images."""
 
+    words: Tensor
+
     def __init__(self, model: checkpoint.FaceModel, config: BaseConfig) -> None:
         super().__init__(model, config.snr_gamma)
         self.image_loss = _image_loss(model, config, self.alpha_bars) if config.image_loss.on else None
+        self.register_buffer("words", vectors(), persistent=False)
 
     def forward(self, rollout: Rollout | None = None, **batch: Any) -> Tensor:  # type: ignore[override]
         """The loss of a batch.
@@ -86,13 +88,13 @@ class BaseObjective(DiffusionObjective):
             return loss
         first = len(rollout.identity)
         weights = {name: weight[:first] for name, weight in batch["weights"].items()}
-        values = {name: batch["values"][name][: int(weight.count_nonzero())] for name, weight in weights.items()}
+        values = {name: batch["values"][name][: len(rows)] for name, rows in rollout.rows.items()}
         if len(values.get("emotion", ())):
             # What a word asks for takes the place of the photo's emotion.
-            words = rollout.words[weights["emotion"] != 0]
-            asked = vectors().to(values["emotion"])[words.clamp(min=0)]
+            words = rollout.words[rollout.rows["emotion"]]
+            asked = self.words[words.clamp(min=0)].to(values["emotion"])
             values["emotion"] = torch.where(words[:, None] >= 0, asked, values["emotion"])
-        conditions = self.conditions(values, weights)
+        conditions = self.conditions(values, weights, rollout.rows)
         return loss + self.image_loss(rollout, self.encoder(rollout.identity), conditions)
 
 
@@ -118,7 +120,7 @@ class BaseStage(DiffusionStage[BaseConfig]):
         loss = self.objective.image_loss
         # The face, and what the recogniser and the emotion network read, each with where it is when the pose is free.
         crops = (ARCFACE_CROP, loss.crop, WORD_CROP) if loss else ()
-        self.crops = [(crop, self.data.usual_crop_grid(crop)) for crop in crops]
+        self.crops = [(crop, self.data.usual_crop_grid(crop).to(self.drawn_on)) for crop in crops]
 
     def _starting_model(self) -> checkpoint.FaceModel:
         config, start = self.config, start_folder(self.config.start)
@@ -179,28 +181,32 @@ class BaseStage(DiffusionStage[BaseConfig]):
     def _rollout(self, step: int, index: int, chosen: Draw, identity: Tensor, count: int) -> Rollout:
         """Rollouts for the first ``count`` samples of a batch: some keep their person, some get one between two people
         or another one altogether."""
-        config, data = self.config.image_loss, self.data
-        source = generator(self.config.seed, 3, step, index)
-        other = data.identity[torch.randint(0, data.count, (count,), generator=source)]
-        kind, between = torch.rand(2, count, 1, generator=source)
+        config, data, device = self.config.image_loss, self.data, self.drawn_on
+        source = generator(self.config.seed, 3, step, index, device=device)
+        rand, randint = (partial(one, generator=source, device=device) for one in (torch.rand, torch.randint))
+        other = data.identity[randint(0, data.count, (count,))]
+        kind, between = rand(2, count, 1)
         crossed, blended = kind < config.cross, kind < config.cross + config.blend
         share = torch.where(crossed, 1.0, between * blended)
-        indices, posed = chosen.indices[:count], chosen.weights["landmark"][:count] != 0
-        moved = (chosen.weights["emotion"][:count] != 0) & ~posed
+        # Which sample has which conditions is known on the CPU, and so is how many have each.
+        given = {name: weight[:count] != 0 for name, weight in chosen.weights.items() if name in data.encoded}
+        indices, posed = chosen.indices[:count], given["landmark"].to(device)
+        moved = given["emotion"].to(device) & ~posed
         grids, views, frames = (
             torch.where(posed.view(-1, 1, 1), data.crop_grids(crop, indices), usual) for crop, usual in self.crops
         )
-        learns = torch.zeros(config.steps, dtype=torch.bool)
-        learns[torch.randperm(config.steps, generator=source)[: config.learning]] = True
-        noise = torch.randn(count, *chosen.noise.shape[1:], generator=source)
-        timesteps = rollout_timesteps(config.steps, torch.rand(config.steps - 1, generator=source))
-        jitter = 2 * torch.rand(count, 8, generator=source) - 1
-        worded = moved & (torch.rand(count, generator=source) < config.word_share * (config.words > 0))
-        words = torch.where(worded, torch.randint(0, len(EMOTIONS), (count,), generator=source), -1)
+        learns = torch.zeros(config.steps, dtype=torch.bool, device=device)
+        learns[torch.randperm(config.steps, generator=source, device=device)[: config.learning]] = True
+        noise = torch.randn(count, *chosen.noise.shape[1:], generator=source, device=device)
+        timesteps = rollout_timesteps(config.steps, rand(config.steps - 1))
+        jitter = 2 * rand(count, 8) - 1
+        worded = moved & (rand(count) < config.word_share * (config.words > 0))
+        words = torch.where(worded, randint(0, len(EMOTIONS), (count,)), -1)
         return Rollout(
             noise=noise,
             timesteps=timesteps,
-            learns=learns,
+            learns=learns if self.config.draws == "device" else tuple(learns.tolist()),
+            rows={name: own.nonzero().squeeze(1) for name, own in given.items()},
             identity=nn.functional.normalize((1 - share) * identity[:count] + share * other, dim=-1),
             own=~blended.squeeze(1),
             posed=posed,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from facecrafter.controls import CONTROLS, Control
@@ -72,6 +72,11 @@ class DiffusionConfig(PreparedConfig):
         return False
 
     @property
+    def captures(self) -> bool:
+        """Whether a step is to be one CUDA graph."""
+        return False
+
+    @property
     def drawn_on_device(self) -> bool:
         """Whether batches are drawn where the model is, and not on the CPU."""
         return False
@@ -122,13 +127,27 @@ class DiffusionLossConfig(DiffusionConfig):
     draws: Literal["cpu", "device"] = "cpu"
     # Let torch.compile fuse the UNet's small operations, on a GPU; it takes a minute at the start.
     compiled: Annotated[bool, ASIDE] = False
+    # Capture the step as one CUDA graph, so that a GPU does not wait for Python to start its kernels. Wants
+    # `draws: device`, and memory for all that a step makes.
+    captured: Annotated[bool, ASIDE] = False
     # Recompute the UNet's blocks in the backward pass: less memory, more time.
     gradient_checkpointing: Annotated[bool, ASIDE] = False
+
+    @model_validator(mode="after")
+    def _can_be_captured(self) -> DiffusionLossConfig:
+        if self.captured and (self.draws != "device" or self.accumulate > 1 or self.precision == "fp16"):
+            raise ValueError("`captured` is for runs with `draws: device`, without `accumulate` and in bf16")
+        return self
 
     @property
     def recomputes(self) -> bool:
         """As `gradient_checkpointing` says."""
         return self.gradient_checkpointing
+
+    @property
+    def captures(self) -> bool:
+        """As `captured` says."""
+        return self.captured
 
     @property
     def compiles(self) -> bool:
@@ -286,6 +305,11 @@ class DiffusionStage(Stage, Generic[Own]):
             place: the step, which share it is, and of how many.
         """
         return {}
+
+    @property
+    def captures(self) -> bool:
+        """As the config says."""
+        return self.config.captures
 
     def compile(self) -> None:
         """Let the UNet be compiled, on a GPU; where that fails it goes on as it is."""
