@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from facecrafter.errors import DataError
-from facecrafter.evaluation.frechet import Gaussian, distance, statistics
+from facecrafter.evaluation.frechet import Gaussian, distance, halves, ratio, statistics
 
 
 def gaussian(mean: list[float], covariance: object) -> Gaussian:
@@ -103,3 +103,44 @@ def test_bad_features(case: str) -> None:
 def test_other_numbers_of_features() -> None:
     with pytest.raises(DataError, match="features of 2 and of 3 numbers"):
         distance(gaussian([0, 0], np.eye(2)), gaussian([0, 0, 0], np.eye(3)))
+
+
+def people_of(count: int, each: int) -> list[str]:
+    return [f"person {number}" for number in range(count) for _ in range(each)]
+
+
+def test_photos_cannot_be_distinguished_from_photos_and_what_is_moved_can() -> None:
+    random, persons = np.random.default_rng(0), people_of(20, 30)
+    photos = random.normal(size=(600, 3))
+    like, unlike = random.normal(size=(300, 3)), random.normal([1, 0, 0], size=(300, 3))
+    asked = people_of(10, 30)
+    near, far = (ratio(made, asked, photos, persons) for made in (like, unlike))
+    assert near.value == pytest.approx(1, abs=0.8)
+    assert far.low > near.high and far.value > 10 * near.value
+    assert near.low <= near.value <= near.high
+
+
+def test_the_ratio_is_its_formula_written_out() -> None:
+    """As many images as photos, so that none is left out."""
+    random, persons = np.random.default_rng(1), people_of(6, 8)
+    photos, made = random.normal(size=(48, 4)), random.normal(size=(48, 4)) * 2
+    found = []
+    for half in halves(persons, 3):
+        assert len(half) == 3
+        inside = np.array([name in half for name in persons])
+        others = statistics(photos[~inside])
+        found.append(distance(statistics(made[inside]), others) / distance(statistics(photos[inside]), others))
+    got = ratio(made, persons, photos, persons, 3)
+    assert (got.value, got.low, got.high) == pytest.approx((np.mean(found), min(found), max(found)))
+
+
+@pytest.mark.parametrize(("people", "asked"), [(3, 3), (12, 1)])
+def test_over_too_few_people_there_is_no_ratio(people: int, asked: int) -> None:
+    random = np.random.default_rng(0)
+    made, photos = random.normal(size=(asked, 4)), random.normal(size=(2 * people, 4))
+    assert ratio(made, people_of(asked, 1), photos, people_of(people, 2)).value is None
+
+
+def test_two_halves_need_four_people() -> None:
+    with pytest.raises(DataError, match="3 people are held out"):
+        next(halves(people_of(3, 2), 0))

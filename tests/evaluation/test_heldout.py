@@ -13,7 +13,7 @@ from PIL import Image
 
 from facecrafter.data.shards import Prepared, held_out
 from facecrafter.errors import ConfigError, DataError, OutputError
-from facecrafter.evaluation import heldout, independent, session, words
+from facecrafter.evaluation import appearance, heldout, independent, session, words
 from facecrafter.evaluation.judges import Judge
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.result import read
@@ -166,6 +166,9 @@ class Judges:
     def __init__(self, sees):
         self.sees, self.numbers, self.random = sees, count(), np.random.default_rng(0)
 
+    def features(self, images):
+        return self.random.normal(size=(len(images), 4))
+
     def measure(self, images):
         found = np.array([bool(self.sees(next(self.numbers))) for _ in images])
         return shown(self.random.uniform(-40, 40, (len(images), 3)), self.random.random((len(images), 52)), found)
@@ -175,13 +178,17 @@ class Judges:
 def measured(prepared, model_folder, monkeypatch, tmp_path):
     """Measures the small model; ``sees`` says which of the measured images show a face, photos coming first."""
 
-    def measure(sees=lambda number: True, size=128, pairs=(3, 1), asked=0, labels="pixels", digest="", **options):
+    def measure(
+        sees=lambda number: True, size=128, pairs=(3, 1), asked=0, labels="pixels", digest="", compares=True, **options
+    ):
         emotion = {"name": labels, **({"sha256": digest} if digest else {})}
         about = {"format": 1, "size": size, "recognisers": {"dlib": {"dimension": 128}}, "emotion": emotion}
         (tmp_path / "meta.json").write_text(json.dumps(about))
         data = dataclasses.replace(prepared, images=prepared.images[:, :size, :size], estimator=labels)
         monkeypatch.setattr(session.shards, "load", lambda *_, **__: data)
         monkeypatch.setattr(session, "Judges", lambda *_: Judges(sees))
+        monkeypatch.setattr(appearance, "features_known", lambda: compares)
+        monkeypatch.setattr(appearance, "by_judge", lambda judge, images, *_: np.full((len(images), 1), 20.0))
         sampling = Settings(steps=1, speed="exact", batch_size=16)
         protocol = heldout.Protocol(*pairs, sampling=sampling, settings=((), ("landmark", "emotion")), words=asked)
         return heldout.evaluate(model_folder, tmp_path, tmp_path / "out", protocol, progress=False, **options)
@@ -282,6 +289,26 @@ def test_without_the_independent_network_the_record_says_so(measured, tmp_path, 
     record = read(tmp_path / "out").independent
     assert record == result.independent and record.words == record.targets == {}
     assert record.network == "face-api (9a9840f2)" and "weights are not installed" in record.missing
+
+
+def test_images_are_compared_with_photos_in_every_setting(measured, tmp_path):
+    record = measured(pairs=(6, 3), asked=4).appearance
+    assert record == read(tmp_path / "out").appearance
+    assert record.photos == 24 and record.network == "stub frechet"
+    assert list(record.settings) == [
+        "identity",
+        "identity+landmark+emotion",
+        words.WORDS_ONLY,
+        words.NEUTRAL_TARGET,
+    ]
+    for one in record.settings.values():
+        assert 0 < one.frechet_ratio.low <= one.frechet_ratio.value <= one.frechet_ratio.high
+        assert [error.value for error in one.skin_error.values()] == [0]  # all photos are of one tone
+
+
+def test_without_the_network_for_photos_there_is_no_comparison(measured, tmp_path):
+    assert measured(compares=False).appearance is None
+    assert read(tmp_path / "out").appearance is None
 
 
 def test_without_people_asked_in_words_there_is_no_record(measured, tmp_path):

@@ -53,6 +53,7 @@ def evaluate_model(
 
     Identity, pose, expression, emotion, and emotion asked in words alone.
     """
+    from facecrafter.evaluation import appearance as by_appearance
     from facecrafter.evaluation import words as by_words
     from facecrafter.evaluation.heldout import Protocol
     from facecrafter.evaluation.heldout import evaluate as measure
@@ -78,6 +79,8 @@ def evaluate_model(
             share = "none" if images.agreement.value is None else f"{images.agreement.value:.3f}"
             network = result.independent.network
             typer.echo(f"{setting}: {network} reads the class of the target's photo in {share} of {images.faces}")
+    if result.appearance is not None:
+        typer.echo("\n" + by_appearance.as_markdown(result.appearance) + "\n")
     typer.echo(f"{out / 'result.json'} has the estimators; {out / 'grid.png'} shows the images")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facecrafter.data import shards
 from facecrafter.data.shards import Prepared
-from facecrafter.data.sources import shrunk, thinned
+from facecrafter.data.sources import shrunk
 from facecrafter.errors import DataError
 from facecrafter.evaluation import bootstrap, frechet
 from facecrafter.evaluation.judges import Judges, JudgesConfig
+from facecrafter.evaluation.pairs import held_out_photos
 from facecrafter.evaluation.record import Interval, Number, Record
 from facecrafter.evaluation.result import RESULT, Result
 from facecrafter.io import check_free, write_whole
@@ -27,8 +27,6 @@ Halves = Sequence[NDArray[np.bool_]]
 
 SHEET = "reconstructions.png"
 SHOWN = 8  # people on it
-SPLITS = 10  # ways to divide the people in two halves, over which the Frechet ratio is averaged
-LEAST = 4  # people
 AT_ONCE = 16
 
 
@@ -91,9 +89,9 @@ def evaluate(
 
     check_free([out / RESULT, out / SHEET], overwrite)
     made_with = environment("cpu")
-    images, persons = _held_out(prepared, most)
+    images, persons = held_out_photos(prepared, most)
+    splits = [np.isin(persons, list(half)) for half in frechet.halves(persons, seed)]
     judges = Judges(JudgesConfig())
-    splits = list(_splits(persons, seed))
     found, sheet = {}, []
     for name, folder in folders.items():
         autoencoder = _load(folder)
@@ -128,16 +126,6 @@ def as_markdown(result: AutoencodersResult) -> str:
             f"{lpips.high:.3f}] | {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] |"
         )
     return "\n".join(rows)
-
-
-def _held_out(prepared: Prepared, most: int) -> tuple[Images, list[str]]:
-    """Photos of held-out people, and whose they are."""
-    rows = np.flatnonzero(thinned(prepared, shards.held_out(prepared.persons), most))
-    persons = [prepared.persons[row] for row in rows]
-    count = len(set(persons))
-    if count < LEAST:
-        raise DataError(f"{count} people are held out, and two halves need at least {LEAST}; prepare more photos")
-    return prepared.images[rows], persons
 
 
 def _load(folder: Path) -> Any:
@@ -197,16 +185,6 @@ def _measured(
         frechet=float(distances[:, 1].mean()),
         frechet_ratio=Interval(float(ratios.mean()), float(ratios.min()), float(ratios.max())),
     )
-
-
-def _splits(persons: Sequence[str], seed: int) -> Iterator[NDArray[np.bool_]]:
-    """Halves of the people, ``(N,)`` bool each: whose photos are in the first one."""
-    people, numbers = np.unique(persons, return_inverse=True)
-    source = np.random.default_rng(seed)
-    for _ in range(SPLITS):
-        first = np.zeros(len(people), np.bool_)
-        first[source.permutation(len(people))[: len(people) // 2]] = True
-        yield first[numbers]
 
 
 def _distances(own: Array, theirs: Array, half: NDArray[np.bool_]) -> tuple[float, float]:

@@ -6,14 +6,19 @@ different networks, or over other numbers of images, are not comparable.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.errors import DataError
+from facecrafter.evaluation.record import Interval
 
 Array = NDArray[np.float64]
+
+SPLITS = 10  # ways to divide people in two halves
+LEAST = 4  # people
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,50 @@ def distance(one: Gaussian, other: Gaussian) -> float:
     overlap = np.linalg.svd(_root(one.covariance).T @ _root(other.covariance), compute_uv=False).sum()
     spread = np.trace(one.covariance) + np.trace(other.covariance) - 2 * overlap
     return max(0.0, float(moved + spread))
+
+
+def halves(people: Sequence[str], seed: int) -> Iterator[set[str]]:
+    """One half of the people, several times.
+
+    Raises:
+        DataError: there are too few.
+    """
+    names = np.unique(people)
+    if len(names) < LEAST:
+        raise DataError(f"{len(names)} people are held out, and two halves need at least {LEAST}; prepare more photos")
+    source = np.random.default_rng(seed)
+    for _ in range(SPLITS):
+        yield {str(name) for name in names[source.permutation(len(names))[: len(names) // 2]]}
+
+
+def ratio(made: Array, people: Sequence[str], photos: Array, persons: Sequence[str], seed: int = 0) -> Interval:
+    """How many times as far images are from photos as photos are from photos: one half of the people's images, and
+    their photos, are compared with the other half's photos. 1 cannot be distinguished from photos.
+
+    Args:
+        made: features of images ``(P, F)``.
+        people: whom they show.
+        photos: features of photos ``(N, F)``, of these people and others.
+        persons: whose they are.
+        seed: of the halves.
+
+    Returns:
+        The mean over ten ways to divide the people, with the lowest and the highest; None over too few. Where one side
+        has more images than the other some are left out, so that both are as many.
+    """
+    source = np.random.default_rng([seed, 1])
+    found = []
+    for half in halves(persons, seed) if len(set(persons)) >= LEAST else ():
+        inside = np.isin(persons, list(half))
+        own, theirs = photos[inside], made[np.isin(people, list(half))]
+        count = min(len(own), len(theirs))
+        own, theirs = (rows[np.sort(source.permutation(len(rows))[:count])] for rows in (own, theirs))
+        if min(count, (~inside).sum()) < 2:
+            continue
+        others = statistics(photos[~inside])
+        if usual := distance(statistics(own), others):
+            found.append(distance(statistics(theirs), others) / usual)
+    return Interval(float(np.mean(found)), min(found), max(found)) if found else Interval()
 
 
 def _root(covariance: Array) -> Array:

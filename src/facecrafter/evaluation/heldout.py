@@ -19,7 +19,7 @@ from facecrafter.data import shards
 from facecrafter.data.prepare.folder import about_estimator
 from facecrafter.errors import DataError
 from facecrafter.estimators.emotion_estimator import estimator_for
-from facecrafter.evaluation import independent, words
+from facecrafter.evaluation import appearance, independent, words
 from facecrafter.evaluation.config import ControlConfig, MethodConfig
 from facecrafter.evaluation.emotion_records import ClassAgreement, WordsResult
 from facecrafter.evaluation.generators import check_emotions
@@ -28,7 +28,7 @@ from facecrafter.evaluation.judges import JudgesConfig
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.metrics import auc, class_agreement
 from facecrafter.evaluation.pairs import Pairs, by_person
-from facecrafter.evaluation.result import RESULT, HeldoutResult, Setting
+from facecrafter.evaluation.result import RESULT, AppearanceResult, HeldoutResult, Setting
 from facecrafter.evaluation.result_folder import png
 from facecrafter.evaluation.session import Session
 from facecrafter.faces.emotion import EMOTIONS
@@ -237,7 +237,8 @@ def evaluate(
         )
     check_emotions(str(model_folder), model, labels["name"])
     sampling = protocol.sampling.filled(model.scale)
-    session = Session(_preset(model_folder, data, out, protocol, condition, emonet), progress, device, frechet=False)
+    compares = appearance.features_known()
+    session = Session(_preset(model_folder, data, out, protocol, condition, emonet), progress, device, compares)
     prepared, pairs = session.prepared, choose_pairs(session.prepared, protocol)
     asked = words.choose(prepared, protocol.words, protocol.seed) if protocol.words and model.controls else None
     another = independent.open_judge()
@@ -287,12 +288,29 @@ def evaluate(
         settings=settings,
         words=by_words,
         independent=independent.read(session, another, pairs, driven, people, worded),
+        appearance=_appearance(session, pairs, driven, asked, worded) if compares else None,
     )
     result.write(out)
     write_whole(out / GRID, png(_grid(columns)))
     if sheet is not None:
         write_whole(out / WORDS_GRID, png(_grid(sheet, photos=1, pairs=WORDS_SHOWN, across=1)))
     return result
+
+
+def _appearance(
+    session: Session,
+    pairs: Pairs,
+    driven: dict[str, list[Path]],
+    asked: words.WordRequests | None,
+    worded: dict[str, list[Path]],
+) -> AppearanceResult:
+    """What all images look like beside photos; those asked in words are eight a person."""
+    made = {name: (images, pairs.identity.tolist()) for name, images in driven.items()}
+    if asked is not None:
+        whose = np.repeat(asked.identity, len(EMOTIONS)).tolist()
+        made |= {name: (images, whose) for name, images in worded.items()}
+    sources = sorted({row for _, rows in made.values() for row in rows})
+    return appearance.measure(session, session.prepared.images[sources], sources, made)
 
 
 def _preset(

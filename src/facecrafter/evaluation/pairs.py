@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facecrafter.data.shards import Prepared, held_out
+from facecrafter.data.sources import thinned
 from facecrafter.errors import DataError
 
 Rows = NDArray[np.int64]
@@ -162,3 +163,9 @@ def share(owners: Sequence[str], people: Sequence[str], count: int, random: np.r
         given[number] = np.sort(others[order[:count]])
         used[given[number]] += 1
     return given
+
+
+def held_out_photos(prepared: Prepared, most: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """At most so many photos of held-out people, all photos of some of them, and whose they are."""
+    rows = np.flatnonzero(thinned(prepared, held_out(prepared.persons), most))
+    return prepared.images[rows], [prepared.persons[row] for row in rows]

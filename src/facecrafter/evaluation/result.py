@@ -250,6 +250,28 @@ class Setting(Record):
     emotion_by_class: dict[str, ClassAgreement] = Field(default_factory=dict)
 
 
+class Appearance(Record):
+    """What images look like, whatever was asked.
+
+    Attributes:
+        frechet_ratio: see :func:`facecrafter.evaluation.frechet.ratio`.
+        skin_error: by third of the people's skin tones, how far the typology angle is from the photo's, in degrees.
+    """
+
+    frechet_ratio: Interval
+    skin_error: dict[str, Interval]
+
+
+class AppearanceResult(Record):
+    """That, setting by setting, beside so many photos of held-out people. ``another_photo`` has the skin errors between
+    two photos of one person, of those who have two."""
+
+    photos: int
+    network: Text
+    another_photo: dict[str, Interval]
+    settings: dict[Text, Appearance]
+
+
 class HeldoutResult(Result):
     """One model on held-out people, setting by setting."""
 
@@ -261,6 +283,7 @@ class HeldoutResult(Result):
     settings: dict[Text, Setting]
     words: WordsResult | None = None
     independent: IndependentResult | None = None  # None in older files
+    appearance: AppearanceResult | None = None  # None in older files, and where its network is not installed
 
 
 class ReadingInUse(Record):
