@@ -9,9 +9,11 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -545,7 +547,8 @@ def test_batches_made_ahead_are_those_of_their_steps_in_order(first: int, tmp_pa
     got = {}
     for kind in ("cpu", "cuda"):  # no accelerator is touched: the stage only hands back what it is asked for
         accelerator = SimpleNamespace(num_processes=2, process_index=1, device=torch.device(kind))
-        got[kind] = [batch["place"][:3] for batch in trainer._batches(config, stage, accelerator, first)]  # type: ignore[arg-type]
+        batches = trainer._batches(config, stage, accelerator, first, Lock())  # type: ignore[arg-type]
+        got[kind] = [batch["place"][:3] for batch in batches]
     assert got["cpu"] == got["cuda"] == [(step, index, 4) for step in range(first, 6) for index in (1, 3)]
 
 
@@ -556,10 +559,25 @@ def test_an_error_in_a_batch_made_ahead_reaches_the_loop(tmp_path: Path) -> None
         return {}
 
     accelerator = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cuda"))
-    batches = trainer._batches(config_of("base", tmp_path, steps=9), SimpleNamespace(batch=batch), accelerator, 0)  # type: ignore[arg-type]
+    config, stage = config_of("base", tmp_path, steps=9), SimpleNamespace(batch=batch)
+    batches = trainer._batches(config, stage, accelerator, 0, Lock())  # type: ignore[arg-type]
     assert [next(batches), next(batches)] == [{}, {}]
     with pytest.raises(Killed):
         next(batches)
+
+
+def test_no_batch_is_made_ahead_while_a_step_wants_the_device_alone(tmp_path: Path) -> None:
+    made: list[int] = []
+    stage = SimpleNamespace(batch=lambda step, *_: made.append(step) or {"step": step})
+    accelerator = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cuda"))
+    quiet = Lock()
+    batches = trainer._batches(config_of("base", tmp_path, steps=9), stage, accelerator, 0, quiet)  # type: ignore[arg-type]
+    assert next(batches) == {"step": 0}
+    with quiet:
+        before = len(made)
+        time.sleep(0.2)
+        assert len(made) == before < 9
+    assert [batch["step"] for batch in batches] == list(range(1, 9))
 
 
 class Killed(Exception):
