@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from facecrafter.errors import DataError
-from facecrafter.evaluation.frechet import Gaussian, distance, halves, ratio, statistics
+from facecrafter.evaluation.frechet import LEAST, Gaussian, distance, distances, halves, ratio, statistics
 
 
 def gaussian(mean: list[float], covariance: object) -> Gaussian:
@@ -114,7 +114,8 @@ def test_photos_cannot_be_distinguished_from_photos_and_what_is_moved_can() -> N
     photos = random.normal(size=(600, 3))
     like, unlike = random.normal(size=(300, 3)), random.normal([1, 0, 0], size=(300, 3))
     asked = people_of(10, 30)
-    near, far = (ratio(made, asked, photos, persons) for made in (like, unlike))
+    splits = list(halves(persons, 0))
+    near, far = (ratio(distances(made, asked, photos, persons, splits)) for made in (like, unlike))
     assert near.value == pytest.approx(1, abs=0.8)
     assert far.low > near.high and far.value > 10 * near.value
     assert near.low <= near.value <= near.high
@@ -130,7 +131,7 @@ def test_the_ratio_is_its_formula_written_out() -> None:
         inside = np.array([name in half for name in persons])
         others = statistics(photos[~inside])
         found.append(distance(statistics(made[inside]), others) / distance(statistics(photos[inside]), others))
-    got = ratio(made, persons, photos, persons, 3)
+    got = ratio(distances(made, persons, photos, persons, list(halves(persons, 3))))
     assert (got.value, got.low, got.high) == pytest.approx((np.mean(found), min(found), max(found)))
 
 
@@ -138,7 +139,9 @@ def test_the_ratio_is_its_formula_written_out() -> None:
 def test_over_too_few_people_there_is_no_ratio(people: int, asked: int) -> None:
     random = np.random.default_rng(0)
     made, photos = random.normal(size=(asked, 4)), random.normal(size=(2 * people, 4))
-    assert ratio(made, people_of(asked, 1), photos, people_of(people, 2)).value is None
+    persons = people_of(people, 2)
+    splits = list(halves(persons, 0)) if people >= LEAST else []
+    assert ratio(distances(made, people_of(asked, 1), photos, persons, splits)).value is None
 
 
 def test_two_halves_need_four_people() -> None:

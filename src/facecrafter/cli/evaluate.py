@@ -51,7 +51,7 @@ def evaluate_model(
 ) -> None:
     """Measure a model on held-out people.
 
-    Identity, pose, expression, emotion, and emotion asked in words alone.
+    Identity, pose, expression, emotion, emotion asked in words alone, and how near images are to photos.
     """
     from facecrafter.evaluation import appearance as by_appearance
     from facecrafter.evaluation import words as by_words

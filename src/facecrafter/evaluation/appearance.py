@@ -16,6 +16,7 @@ from facecrafter.evaluation.pairs import held_out_photos
 from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.result import Appearance, AppearanceResult
 from facecrafter.evaluation.session import Session
+from facecrafter.evaluation.words import cell
 from facecrafter.faces import skin
 
 MOST_PHOTOS = 600
@@ -46,7 +47,8 @@ def measure(
     """
     prepared, cache, progress = session.prepared, session.config.cache_folder, session.progress
     real, persons = held_out_photos(prepared, MOST_PHOTOS)
-    seen = session.features(real)
+    seen, seed = session.features(real), session.config.seed
+    splits = list(frechet.halves(persons, seed)) if len(set(persons)) >= frechet.LEAST else []
     judge = Judge("typology angle", 1, _angles)
     own = by_judge(judge, sources, cache, progress)[:, 0]
     angle_of = dict(zip(photos, own, strict=True))
@@ -55,7 +57,9 @@ def measure(
         whose = [prepared.persons[row] for row in rows]
         shown, wanted = by_judge(judge, images, cache, progress)[:, 0], np.array([angle_of[row] for row in rows])
         settings[name] = Appearance(
-            frechet_ratio=frechet.ratio(session.features(images), whose, seen, persons, session.config.seed),
+            frechet_ratio=frechet.ratio(
+                frechet.distances(session.features(images), whose, seen, persons, splits, seed)
+            ),
             skin_error=skin_errors(shown, wanted, whose),
         )
     angles = by_judge(judge, real, cache, progress)[:, 0]
@@ -113,16 +117,9 @@ def as_markdown(result: AppearanceResult) -> str:
     ]
     yardstick = Appearance(frechet_ratio=Interval(1.0), skin_error=result.another_photo)
     for name, one in {"another photo of the person": yardstick, **result.settings}.items():
-        errors = [one.skin_error.get(third, Interval()) for third in THIRDS]
-        rows.append(f"| {name} | {_shown(one.frechet_ratio)} | {' | '.join(_shown(error, '°') for error in errors)} |")
+        errors = [cell(one.skin_error.get(third, Interval()), ".1f", unit="°") for third in THIRDS]
+        rows.append(f"| {name} | {cell(one.frechet_ratio, '.1f')} | {' | '.join(errors)} |")
     return "\n".join(rows)
-
-
-def _shown(number: Interval, unit: str = "") -> str:
-    if number.value is None:
-        return "none"
-    between = "" if number.low is None else f" [{number.low:.1f}, {number.high:.1f}]"
-    return f"{number.value:.1f}{unit}{between}"
 
 
 def _angles(faces: Sequence[DetectedFace]) -> NDArray[np.float64]:

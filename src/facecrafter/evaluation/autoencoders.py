@@ -19,11 +19,11 @@ from facecrafter.evaluation.judges import Judges, JudgesConfig
 from facecrafter.evaluation.pairs import held_out_photos
 from facecrafter.evaluation.record import Interval, Number, Record
 from facecrafter.evaluation.result import RESULT, Result
+from facecrafter.evaluation.words import cell
 from facecrafter.io import check_free, write_whole
 
 Images = NDArray[np.uint8]
 Array = NDArray[np.float64]
-Halves = Sequence[NDArray[np.bool_]]
 
 SHEET = "reconstructions.png"
 SHOWN = 8  # people on it
@@ -90,7 +90,7 @@ def evaluate(
     check_free([out / RESULT, out / SHEET], overwrite)
     made_with = environment("cpu")
     images, persons = held_out_photos(prepared, most)
-    splits = [np.isin(persons, list(half)) for half in frechet.halves(persons, seed)]
+    splits = list(frechet.halves(persons, seed))
     judges = Judges(JudgesConfig())
     found, sheet = {}, []
     for name, folder in folders.items():
@@ -119,11 +119,9 @@ def as_markdown(result: AutoencodersResult) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, one in result.autoencoders.items():
-        psnr, lpips, ratio = one.psnr, one.lpips, one.frechet_ratio
         rows.append(
             f"| {name} | {one.size} | {one.latents} | {one.factor} | {one.parameters:.1f} M | {one.decoding:.2f} G "
-            f"| {psnr.value:.2f} [{psnr.low:.2f}, {psnr.high:.2f}] | {lpips.value:.3f} [{lpips.low:.3f}, "
-            f"{lpips.high:.3f}] | {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] |"
+            f"| {cell(one.psnr, '.2f')} | {cell(one.lpips, '.3f')} | {cell(one.frechet_ratio, '.2f')} |"
         )
     return "\n".join(rows)
 
@@ -163,13 +161,12 @@ def _reconstructed(autoencoder: Any, photos: Images) -> Images:
 
 
 def _measured(
-    autoencoder: Any, photos: Images, made: Images, persons: Sequence[str], judges: Judges, splits: Halves
+    autoencoder: Any, photos: Images, made: Images, persons: Sequence[str], judges: Judges, splits: frechet.Halves
 ) -> Reconstruction:
     apart = np.array([np.square(one.astype(float) - other).mean() for one, other in zip(photos, made, strict=True)])
     psnr = 20 * np.log10(255) - 10 * np.log10(np.maximum(apart, 1e-6))
     own, theirs = judges.features(photos), judges.features(made)
-    distances = np.array([_distances(own, theirs, half) for half in splits])
-    ratios = distances[:, 1] / distances[:, 0]
+    distances = frechet.distances(theirs, persons, own, persons, splits)
     size = photos.shape[1]
     channels, side, _ = autoencoder.latent_shape(size)
     encoding, decoding = _operations(autoencoder, size)
@@ -183,16 +180,7 @@ def _measured(
         psnr=bootstrap.mean(psnr, persons),
         lpips=bootstrap.mean(judges.lpips(list(photos), list(made)), persons),
         frechet=float(distances[:, 1].mean()),
-        frechet_ratio=Interval(float(ratios.mean()), float(ratios.min()), float(ratios.max())),
-    )
-
-
-def _distances(own: Array, theirs: Array, half: NDArray[np.bool_]) -> tuple[float, float]:
-    """Of one half's photos, and of their reconstructions, to the other half's photos."""
-    real = frechet.statistics(own[~half])
-    return (
-        frechet.distance(frechet.statistics(own[half]), real),
-        frechet.distance(frechet.statistics(theirs[half]), real),
+        frechet_ratio=frechet.ratio(distances),
     )
 
 

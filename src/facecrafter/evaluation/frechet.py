@@ -16,6 +16,7 @@ from facecrafter.errors import DataError
 from facecrafter.evaluation.record import Interval
 
 Array = NDArray[np.float64]
+Halves = Sequence[set[str]]
 
 SPLITS = 10  # ways to divide people in two halves
 LEAST = 4  # people
@@ -84,34 +85,43 @@ def halves(people: Sequence[str], seed: int) -> Iterator[set[str]]:
         yield {str(name) for name in names[source.permutation(len(names))[: len(names) // 2]]}
 
 
-def ratio(made: Array, people: Sequence[str], photos: Array, persons: Sequence[str], seed: int = 0) -> Interval:
-    """How many times as far images are from photos as photos are from photos: one half of the people's images, and
-    their photos, are compared with the other half's photos. 1 cannot be distinguished from photos.
+def distances(
+    made: Array, people: Sequence[str], photos: Array, persons: Sequence[str], splits: Halves, seed: int = 0
+) -> Array:
+    """How far one half's photos and images of the same people are from the other half's photos.
 
     Args:
         made: features of images ``(P, F)``.
         people: whom they show.
         photos: features of photos ``(N, F)``, of these people and others.
         persons: whose they are.
-        seed: of the halves.
+        splits: of the persons, see :func:`halves`.
+        seed: of what is left out where there are more images than photos or fewer, so that both are as many.
 
     Returns:
-        The mean over ten ways to divide the people, with the lowest and the highest; None over too few. Where one side
-        has more images than the other some are left out, so that both are as many.
+        ``(K, 2)``, the photos' distance and the images', by each split that has two of each.
     """
     source = np.random.default_rng([seed, 1])
     found = []
-    for half in halves(persons, seed) if len(set(persons)) >= LEAST else ():
+    for half in splits:
         inside = np.isin(persons, list(half))
         own, theirs = photos[inside], made[np.isin(people, list(half))]
         count = min(len(own), len(theirs))
         own, theirs = (rows[np.sort(source.permutation(len(rows))[:count])] for rows in (own, theirs))
-        if min(count, (~inside).sum()) < 2:
-            continue
-        others = statistics(photos[~inside])
-        if usual := distance(statistics(own), others):
-            found.append(distance(statistics(theirs), others) / usual)
-    return Interval(float(np.mean(found)), min(found), max(found)) if found else Interval()
+        if min(count, (~inside).sum()) >= 2:
+            others = statistics(photos[~inside])
+            found.append([distance(statistics(own), others), distance(statistics(theirs), others)])
+    return np.array(found, np.float64).reshape(-1, 2)
+
+
+def ratio(apart: Array) -> Interval:
+    """How many times as far images are from photos as photos are from photos, by :func:`distances`; 1 cannot be
+    distinguished from photos. The mean over the splits, with the lowest and the highest; None where there is none."""
+    ratios = apart[apart[:, 0] > 0]
+    if not len(ratios):
+        return Interval()
+    ratios = ratios[:, 1] / ratios[:, 0]
+    return Interval(float(ratios.mean()), float(ratios.min()), float(ratios.max()))
 
 
 def _root(covariance: Array) -> Array:

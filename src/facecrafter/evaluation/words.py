@@ -176,15 +176,16 @@ def _about(result: WordsResult, independent: IndependentResult | None, intervals
 
 def _cells(scores: WordMean) -> list[str]:
     """The share in percent and the AUC, each with its interval."""
-    return [share_cell(scores.read_as_asked), _cell(scores.auc, ".2f")]
+    return [share_cell(scores.read_as_asked), cell(scores.auc, ".2f")]
 
 
 def share_cell(interval: Interval) -> str:
     """A share in percent with its interval."""
-    return _cell(interval, ".0f", 100, " %")
+    return cell(interval, ".0f", 100, " %")
 
 
-def _cell(interval: Interval, form: str, factor: float = 1, unit: str = "") -> str:
+def cell(interval: Interval, form: str, factor: float = 1, unit: str = "") -> str:
+    """A number with its interval, both by ``factor`` and in a format; ``none`` where it is not known."""
     if interval.value is None:
         return "none"
     bounds = ""

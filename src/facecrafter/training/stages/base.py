@@ -205,7 +205,7 @@ class BaseStage(DiffusionStage[BaseConfig]):
         return Rollout(
             noise=noise,
             timesteps=timesteps,
-            learns=learns if self.config.draws == "device" else tuple(learns.tolist()),
+            learns=learns if self.config.drawn_on_device else tuple(learns.tolist()),
             rows={name: own.nonzero().squeeze(1) for name, own in given.items()},
             identity=nn.functional.normalize((1 - share) * identity[:count] + share * other, dim=-1),
             own=~blended.squeeze(1),
