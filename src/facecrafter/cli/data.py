@@ -104,6 +104,31 @@ def data_synthesise(
     typer.echo(f"{done.folder / 'report.html'} shows what came of it")
 
 
+@data_app.command("warp")
+def data_warp(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A prepared folder of photos.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards.")],
+    copies: Annotated[int, typer.Option(help="Images of each photo.")] = 1,
+    seed: Annotated[int, typer.Option(help="Another seed draws other expressions and poses.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again instead of going on.")] = False,
+) -> None:
+    """Move the faces of photos, to train on what photos rarely show.
+
+    Each image has one to three blendshapes set at random, and some heads are turned further. Held-out people are left
+    out. A stopped run goes on where it was.
+
+    \b
+    facecrafter data warp data/lfw data/lfw-warped
+    """
+    from facecrafter.data.warping import warp
+
+    done = warp(source, out, seed=seed, copies=copies, workers=workers, overwrite=overwrite)
+    typer.echo(f"{done.images} images are in {done.folder} ({done.seconds:.0f} s)")
+    if done.rejected:
+        typer.echo(f"{done.rejected} were left out; {done.folder / 'rejected.csv'} says why")
+
+
 @data_app.command("directions")
 def data_directions(
     file: Annotated[

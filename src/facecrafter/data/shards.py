@@ -47,7 +47,7 @@ META = "meta.json"
 INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 MASK_SIZE = 64
-AGAIN = "run the command that made the folder again ('data prepare', 'data synthesise' or 'dataset make')"
+AGAIN = "run the command that made the folder again ('data prepare', 'synthesise' or 'warp', or 'dataset make')"
 GO_ON = "put that right and run the same command again, it goes on from there"
 IMAGES = "cache/pictures.npy"  # all of them decoded, in index order
 MEMORY = 2**30  # where they take more bytes than this, they are not held in memory but mapped from that file
@@ -166,6 +166,12 @@ def decode(parts: Mapping[str, bytes]) -> Face:
     with Image.open(io.BytesIO(parts["png"]), formats=["PNG"]) as file, np.load(io.BytesIO(parts["npz"])) as arrays:
         image, box = np.asarray(file), tuple(about["box"])
         return Face(image, arrays["points"], arrays["blendshapes"], arrays["pose"], box, about["others"])
+
+
+def identities(packed: bytes) -> dict[str, NDArray[np.float32]]:
+    """The embeddings ``(D,)`` of a sample's arrays, by the recogniser's name."""
+    with np.load(io.BytesIO(packed)) as arrays:
+        return {name.removeprefix("identity_"): arrays[name] for name in arrays if name.startswith("identity_")}
 
 
 def with_emotion(packed: bytes, emotion: NDArray[np.float32]) -> bytes:

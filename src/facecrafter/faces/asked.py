@@ -258,6 +258,11 @@ def sides_of(word: str, others: Collection[str] = ()) -> tuple[str, ...]:
     raise ConfigError(f"there is no control '{word}'{close}; 'facecrafter controls list' shows all")
 
 
+def live(rig: Rig) -> list[str]:
+    """The blendshapes that MediaPipe reads in photos, by their names without the side."""
+    return [name for name in DOES if all(rig.live[BLENDSHAPES.index(side)] for side in sides_of(name))]
+
+
 def _is_number(value: object) -> bool:
     """Whether it is one; YAML's ``yes`` and ``true`` are none."""
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

@@ -92,6 +92,9 @@ def _difference(name: str, begun: Mapping[str, Any], settings: Mapping[str, Any]
         return "with another file of directions"
     if name == "synthesis" and before.get("generator") == now["generator"]:
         return "by another version, which chose people otherwise"
+    if name == "warped":
+        part = next(part for part in ("seed", "copies", "rig") if before.get(part) != now[part])
+        return "with another rig" if part == "rig" else f"with {part} {before.get(part)}, not {now[part]}"
     if name == "emotion" and "dataset" in begun:  # whose images were chosen by it
         return "with another emotion estimator"
     if name == "emotion":

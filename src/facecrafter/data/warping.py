@@ -1,0 +1,353 @@
+"""Prepared photos with other expressions and poses, by moving their pixels: a second prepared folder.
+
+Photos of the press hardly show most of MediaPipe's blendshapes, and few heads are turned far. A photo whose pixels are
+moved as the rig moves its landmarks shows both, of the same person, with the light and skin of a photo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facecrafter import weights
+from facecrafter.data import shards
+from facecrafter.data.prepare.folder import GOES_ON, about_estimator, begin, is_finished, write_index, write_shard
+from facecrafter.data.prepare.reader import Rejected, Result, accepted
+from facecrafter.data.prepare.stopping import check_leaving
+from facecrafter.data.prepare.workers import readers
+from facecrafter.data.shards import FORMAT, META
+from facecrafter.errors import ConfigError, DataError
+from facecrafter.estimators import emotion_estimator
+from facecrafter.estimators.blendshapes import network
+from facecrafter.estimators.face_finder import FaceFinder
+from facecrafter.faces.asked import live, sides_of
+from facecrafter.faces.face import ALIGNED_SIZE, BLENDSHAPES, LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS, Face
+from facecrafter.faces.rig import Rig, load
+from facecrafter.faces.warp import warped
+from facecrafter.interruption import stating
+from facecrafter.io import LOCK, alone
+
+TURNED = 0.4  # share of the images whose heads are turned; the others keep their pose
+# Degrees: what a turned head may come to, and by how much it is turned at most. More leaves hair and ears behind.
+YAW, PITCH, MOST_YAW, MOST_PITCH = 40.0, 20.0, 15.0, 12.0
+OUTWARD = 0.75  # share of the turned heads that are turned further to the side where they look already
+CONTROLS = (1, 3)  # how many are set at once
+VALUES = (0.25, 0.9)  # what a control is set to, evenly
+ONE_SIDED = 0.25  # share of the controls with two sides of which one is set
+SMILING = 0.5  # share of the images from which a part of the smile is taken away, so that the rest shows
+# What may be turned over (see :class:`facecrafter.faces.warp.Warped`), and how far MediaPipe's points may be from those
+# the photo was moved to, as a mean in distances of the outer corners of the eyes; more is a torn face.
+FOLDED, FOLDED_TURNED, APART = 0.003, 0.008, 0.05
+TRIES = 3  # draws for an image, until one is not torn
+LOST = "torn, or no face found"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What everything in a folder is made with.
+
+    Attributes:
+        seed: another one draws other expressions.
+        copies: images of each photo.
+    """
+
+    seed: int = 0
+    copies: int = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a folder of :func:`warp` holds.
+
+    Attributes:
+        folder: the prepared folder.
+        images: in the shards.
+        rejected: images that were torn each time.
+        seconds: wall-clock time.
+    """
+
+    folder: Path
+    images: int
+    rejected: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn for an image.
+
+    Attributes:
+        scores: ``(52,)`` that the face is to have.
+        yaw, pitch: degrees that the head is turned by; 0 where it keeps its pose.
+    """
+
+    scores: NDArray[np.float64]
+    yaw: float
+    pitch: float
+
+
+def warp(
+    source: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    copies: int = 1,
+    workers: int = 0,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> Report:
+    """Make a prepared folder of another one's photos, with other expressions and poses.
+
+    Held-out people are left out. A run that was stopped goes on with the next shard when it is called again; an image
+    depends on the photo, the seed and its number alone.
+
+    Args:
+        source: a prepared folder of photos.
+        out: a new or empty folder, or one that the same command has begun.
+        seed: another seed draws other expressions.
+        copies: images of each photo, 1 to 100.
+        workers: processes, each with one thread; 0 for one a core, 1 for none beside this one.
+        progress: show a bar on the terminal.
+        overwrite: clear what an earlier run has made in ``out``, instead of going on with it.
+
+    Raises:
+        DataError: ``source`` is no finished prepared folder, ``out`` is something else or was begun with other
+            settings, or cannot be written; or not one image could be made.
+        ConfigError: a setting out of its range, or another run is going on in ``out``.
+        WeightsError: an estimator's file is missing.
+        KeyboardInterrupt: after Ctrl-C, with a note that says how many shards are done.
+    """
+    start, source, out = time.monotonic(), Path(source), Path(out)
+    recipe = Recipe(seed, copies)
+    _check(recipe, workers)
+    meta, index = shards.read_meta(source), shards.read_index(source)
+    if "warped" in meta:
+        raise DataError(f"{source} is of moved photos already; name the folder that they came from")
+    _check_folder(source, out)
+    ours = ~shards.held_out(index["person"])
+    photos = np.bincount(np.array(index["shard"])[ours], minlength=max(index["shard"]) + 1).tolist()
+    with alone(out, "warping"):
+        begin(out, _settings(meta, index, recipe), overwrite)
+        with stating(lambda: _kept(out, len(photos))):
+            _make_all(recipe, source, out, photos, workers, progress)
+        images, rejected = write_index(out, len(photos))
+    if not images:
+        raise DataError(f"not one image could be made from {source}; {out / shards.REJECTED} says why")
+    return Report(out, images, rejected, time.monotonic() - start)
+
+
+class Warper:
+    """Makes the images of one photo after another.
+
+    Args:
+        recipe: what all images are made with.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.rig = recipe, load()
+        self._finder, self._estimator = FaceFinder(), emotion_estimator.estimator()
+
+    def close(self) -> None:
+        """Free the landmark network."""
+        self._finder.close()
+
+    def read(self, item: tuple[str, Mapping[str, bytes]]) -> list[Result]:
+        """The images of a sample ``(key, {suffix: content})``, and those that could not be made.
+
+        Raises:
+            DataError: the sample is damaged.
+        """
+        check_leaving()
+        key, parts = item
+        try:
+            photo, about = shards.decode(parts), json.loads(parts["json"])
+            embeddings = shards.identities(parts["npz"])
+        except shards.DAMAGE:
+            raise DataError(f"the sample {key} is damaged; {shards.AGAIN}") from None
+        return [self._image(key, number, photo, about, embeddings) for number in range(self.recipe.copies)]
+
+    def _image(
+        self,
+        key: str,
+        number: int,
+        photo: Face,
+        about: Mapping[str, Any],
+        embeddings: Mapping[str, NDArray[np.float32]],
+    ) -> Result:
+        name = f"{key}-{number}"
+        digest = hashlib.sha256(f"{self.recipe.seed}\0{name}".encode()).digest()
+        random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        file = f"{about['file']}#{number}"
+        for _ in range(TRIES):
+            drawn = draw(photo, self.rig, random)
+            stored = self._moved(photo, drawn)
+            if stored is not None:
+                face, more = stored.resized(ALIGNED_SIZE), {"warped": about["file"]}
+                emotion = self._estimator.estimate([face])[0]
+                return accepted(name, about["person"], file, face, stored, embeddings, emotion, more)
+        return Rejected(file, LOST)
+
+    def _moved(self, photo: Face, drawn: Drawn) -> Face | None:
+        """The photo as it was drawn; None where it is torn.
+
+        Where the head keeps its pose the landmarks are those that the pixels were moved to. A head that is turned is
+        less so than its landmarks, since hair and ears stay: MediaPipe reads it.
+        """
+        size, turned = len(photo.image), bool(drawn.yaw or drawn.pitch)
+        wanted = moved_points(photo, drawn.scores, drawn.yaw, drawn.pitch, self.rig)
+        made = warped(photo.image, photo.points, wanted, self.rig.mean)
+        if made.folded > (FOLDED_TURNED if turned else FOLDED):
+            return None
+        found = self._finder.find_all(made.image)
+        if not found:
+            return None
+        nearest = min(found, key=lambda face: float(np.abs(face.points[:, :2].mean(0) - size / 2).sum()))
+        corners = [RIGHT_EYE_CORNERS[0], LEFT_EYE_CORNERS[0]]
+        unit = float(np.linalg.norm(np.subtract(*wanted[corners, :2])))
+        if not turned and np.linalg.norm((nearest.points - wanted)[:, :2], axis=1).mean() > APART * unit:
+            return None
+        points = nearest.points if turned else wanted
+        scores = nearest.blendshapes if turned else np.asarray(network().scores(points[None])[0], np.float32)
+        return Face(made.image, points, scores, nearest.pose, photo.box, len(found) - 1)
+
+
+def draw(photo: Face, rig: Rig, random: np.random.Generator) -> Drawn:
+    """An expression and a turn for a photo, at random."""
+    scores = np.array(photo.blendshapes, np.float64)
+    if random.random() < SMILING:
+        for name in sides_of("mouthSmile"):
+            scores[BLENDSHAPES.index(name)] *= random.random()
+    names, yaw, pitch = live(rig), 0.0, 0.0
+    for name in random.choice(names, random.integers(CONTROLS[0], CONTROLS[1] + 1), replace=False):
+        sides = list(sides_of(str(name)))
+        if len(sides) > 1 and random.random() < ONE_SIDED:
+            del sides[random.integers(2)]
+        scores[[BLENDSHAPES.index(side) for side in sides]] = random.uniform(*VALUES)
+    if random.random() < TURNED:
+        outward = random.random() < OUTWARD
+        yaw, pitch = (
+            _turn(now, most, step, outward, random)
+            for now, most, step in zip(photo.angles, (YAW, PITCH), (MOST_YAW, MOST_PITCH), strict=False)
+        )
+    return Drawn(scores.clip(0, 1), yaw, pitch)
+
+
+def _turn(now: float, most: float, step: float, outward: bool, random: np.random.Generator) -> float:
+    """By how many degrees a head that looks ``now`` that far is turned: to an even draw from ``-most`` to ``most``, or
+    outward from where it is, as far as a ``step`` goes."""
+    target = np.copysign(random.uniform(min(abs(now), most), most), now) if outward else random.uniform(-most, most)
+    return float(np.clip(target - now, -step, step))
+
+
+def moved_points(photo: Face, scores: NDArray[np.float64], yaw: float, pitch: float, rig: Rig) -> NDArray[np.float32]:
+    """Where a photo's landmarks go for other scores and a head turned further, ``(478, 3)`` in pixels of its image.
+
+    Args:
+        photo: aligned.
+        scores: ``(52,)`` wanted.
+        yaw, pitch: degrees that the head is turned by.
+        rig: what moves it.
+    """
+    straight, size, read = rig.straightened([photo.points]), len(photo.image), network().scores
+    face, own_yaw, own_pitch = straight.points[0], float(straight.yaw[0]), float(straight.pitch[0])
+    now = np.asarray(read(face[None])[0], np.float64)
+    # What is to change, from what MediaPipe reads of the straightened face.
+    wanted = (now + scores - photo.blendshapes).clip(0, 1)
+    changed = rig.expressed(face, wanted, now, read)[0]
+    before = rig.posed(face, own_yaw, own_pitch, size=size)
+    after = rig.posed(changed, own_yaw + yaw, own_pitch + pitch, size=size)
+    return np.asarray(photo.points + (after - before), np.float32)
+
+
+def _make_all(recipe: Recipe, source: Path, out: Path, photos: list[int], workers: int, progress: bool) -> None:
+    """Write every shard that is not there yet: one for each of the source's, which have so many photos."""
+    from tqdm import tqdm
+
+    todo = [number for number in range(len(photos)) if not is_finished(out, number)]
+    if not todo:
+        return
+    left = sum(photos[number] for number in todo)
+    (out / shards.IMAGES).unlink(missing_ok=True)  # what training unpacked before is no longer all
+    with (
+        tqdm(total=sum(photos), initial=sum(photos) - left, desc="photos", unit="photo", disable=not progress) as bar,
+        readers(partial(Warper, recipe), workers or max(1, min(os.cpu_count() or 1, left // 32))) as read,
+    ):
+        for number in todo:
+            samples = [one for one in _samples(source, number) if not _is_held_out(one)]
+            results: list[Result] = []
+            for some in read(samples):
+                results += some
+                bar.update()
+            write_shard(out, number, results)
+
+
+def _samples(source: Path, number: int) -> list[tuple[str, dict[str, bytes]]]:
+    """The samples of one of the source's shards.
+
+    Raises:
+        DataError: it is damaged or missing.
+    """
+    path = shards.shard_path(source, number)
+    try:
+        return list(shards.read_shard(path))
+    except shards.DAMAGE:
+        raise DataError(f"{path} is damaged or missing; delete it and {shards.AGAIN}") from None
+
+
+def _is_held_out(sample: tuple[str, Mapping[str, bytes]]) -> bool:
+    return bool(shards.held_out([json.loads(sample[1]["json"])["person"]])[0])
+
+
+def _check(recipe: Recipe, workers: int) -> None:
+    if not 0 <= recipe.seed < 2**32:
+        raise ConfigError(f"seed {recipe.seed} is outside 0 to {2**32 - 1}")
+    if not 1 <= recipe.copies <= 100:
+        raise ConfigError(f"copies {recipe.copies} is outside 1 to 100")
+    if workers < 0:
+        raise ConfigError(f"workers {workers} is negative; 0 means one a core")
+
+
+def _check_folder(source: Path, out: Path) -> None:
+    """Refuse an ``out`` that is something else than a folder of this command."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; name a folder to make images in")
+    if out.is_dir() and out.resolve() == source.resolve():
+        raise DataError(f"{out} is where the photos are; name another folder for the images")
+    if out.is_dir() and not (out / META).is_file():
+        if any(path.suffix != ".partial" and path.name != LOCK for path in out.iterdir()):
+            raise DataError(f"{out} is not empty and no folder of moved photos; name a new one")
+    elif out.is_dir() and "warped" not in shards.read_meta(out):
+        raise DataError(f"{out} is another kind of prepared folder; name a new one for moved photos")
+
+
+def _settings(meta: Mapping[str, Any], index: Mapping[str, list[Any]], recipe: Recipe) -> dict[str, Any]:
+    """What ``meta.json`` says. Two runs may share a folder only if they agree in all of it."""
+    photos = hashlib.sha256(
+        "\0".join(f"{key}\0{file}" for key, file in zip(index["key"], index["file"], strict=True)).encode()
+    )
+    return {
+        "format": FORMAT,
+        "size": meta["size"],
+        "mask_size": meta["mask_size"],
+        "recognisers": meta["recognisers"],
+        "landmarks": {"name": "face_landmarker", "sha256": weights.entry("face_landmarker").sha256},
+        "emotion": about_estimator(emotion_estimator.estimator()),
+        "photos": {"count": len(index["key"]), "sha256": photos.hexdigest()},
+        "warped": {"seed": recipe.seed, "copies": recipe.copies, "rig": load().digest},
+    }
+
+
+def _kept(out: Path, count: int) -> str:
+    """How many shards the folder has, for a run that was stopped."""
+    done = sum(is_finished(out, number) for number in range(count))
+    return f"{done} of {count} shards are done and kept in {out}; {GOES_ON}"
