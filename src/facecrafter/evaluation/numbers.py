@@ -25,11 +25,12 @@ from facecrafter.evaluation import bootstrap, independent, ways
 from facecrafter.evaluation.images import make, write
 from facecrafter.evaluation.judges import Judges, JudgesConfig
 from facecrafter.evaluation.measurements import Measurements, by_judge, joined, measure
+from facecrafter.evaluation.moved_photos import MovedPhotos
 from facecrafter.evaluation.pairs import by_person
 from facecrafter.evaluation.record import Interval, Number, Record
 from facecrafter.evaluation.result import RESULT, Result
 from facecrafter.evaluation.ways import WAYS, WORDS, WaysRead
-from facecrafter.faces.asked import ANGLES, Asked, Pose, sides_of
+from facecrafter.faces.asked import ANGLES, Asked, Pose, live, sides_of
 from facecrafter.faces.control_words import DOES
 from facecrafter.faces.emotion import EMOTIONS, Emotion
 from facecrafter.faces.face import BLENDSHAPES
@@ -87,6 +88,8 @@ class NumbersResult(Result):
         identity: mean cosine to the person's photo with landmarks by numbers, with its interval over people.
         identity_of_targets: mean cosine with landmarks from other people's photos.
         controls: by name, dead ones left out.
+        photos: of the blendshapes among them, the same of the people's photos with their pixels moved to the very
+            landmarks asked for: what the judge reads where landmarks are met. Records of earlier versions have none.
         words: of the emotions that are not neutral, as each network reads them: the judge, and one that had no part in
             training where it is installed.
         words_identity: by what the emotion acts through, the mean cosine to the person's photo.
@@ -100,6 +103,7 @@ class NumbersResult(Result):
     identity: Interval = Interval()
     identity_of_targets: Number
     controls: dict[str, Followed]
+    photos: dict[str, Followed] = Field(default_factory=dict)
     words: list[WaysRead]
     words_identity: dict[str, Interval]
 
@@ -155,6 +159,9 @@ def evaluate(
     trials: list[Trial] = []
     parts: list[Measurements] = []
     alike: list[Array] = []
+    photos = MovedPhotos(rig, prepared.images.shape[1])
+    moved_trials: list[Trial] = []
+    moved_parts: list[Measurements] = []
     others: list[Array] = []
     other = independent.open_judge()
     for person in tqdm(range(len(rows)), desc="people"):
@@ -166,7 +173,12 @@ def evaluate(
             paths = [path for trial, path in zip(some, made.paths, strict=True) if trial.name in WAYS]
             others.append(by_judge(other, paths, cache, progress=False))
         trials += some
-    shown = joined(parts)
+        shapes = [trial for trial in some if trial.name in DOES]
+        references = make(photos, [trial.request for trial in shapes], cache, progress=False)
+        moved_parts.append(measure(judges, references.paths, cache, progress=False))
+        moved_trials += shapes
+    shown, of_photos = joined(parts), joined(moved_parts)
+    like_themselves = np.sum(of_photos.identity * own[[trial.person for trial in moved_trials]], axis=1)
     places = [place for place, trial in enumerate(trials) if trial.name in WAYS]
     networks: list[tuple[str, Sequence[str], Array]] = [(judges.names["emotion"], EMOTIONS, shown.emotion[places, 2:])]
     if other is not None:
@@ -190,6 +202,10 @@ def evaluate(
         judges={role: judges.names[role] for role in ("pose", "expression", "identity", "emotion")},
         rig=rig.digest,
         **_measured(trials, shown, np.concatenate(alike), rig),
+        photos={
+            name: _followed(name, moved_trials, of_photos, like_themselves, rig)
+            for name in dict.fromkeys(trial.name for trial in moved_trials)
+        },
         words=[ways.read(*network, *worded) for network in networks],
     )
     result.write(out)
@@ -296,11 +312,6 @@ def _trials(
         yield trial("target", 0, None, landmark=Portrait.of(prepared, int(other)))
 
 
-def live(rig: Rig) -> list[str]:
-    """The controls that MediaPipe reads in photos, both sides as one."""
-    return [name for name in DOES if all(rig.live[BLENDSHAPES.index(side)] for side in sides_of(name))]
-
-
 def _followed(name: str, trials: Sequence[Trial], shown: Measurements, alike: Array, rig: Rig) -> Followed:
     places = np.array([place for place, one in enumerate(trials) if one.name == name and shown.found[place]], np.int64)
     asked = np.array([trials[place].value for place in places])
@@ -339,11 +350,17 @@ def as_markdown(result: NumbersResult | Mapping[str, Any]) -> str:
     found = result if isinstance(result, NumbersResult) else NumbersResult.model_validate(result)
     lines = ["| control | asked | read | r | slope | error | cross-talk | moves most | identity |"]
     lines.append("| --- | --- | --- | ---: | ---: | ---: | ---: | --- | ---: |")
+    if found.photos:
+        lines = [f"{lines[0]} moved photos: r | slope | cross-talk |", f"{lines[1]} ---: | ---: | ---: |"]
     for name, one in found.controls.items():
         small = ".0f" if name in ANGLES else ".2f"
         cells = [", ".join(format(value, "g") for value in one.asked), ", ".join(_cell(v, small) for v in one.read)]
         cells += [_cell(one.correlation), _cell(one.slope), _cell(one.error, ".1f" if name in ANGLES else ".2f")]
         cells += [_cell(one.cross_talk, ".3f") if one.worst else "", one.worst, _cell(one.identity)]
+        if photo := found.photos.get(name):
+            cells += [_cell(photo.correlation), _cell(photo.slope), _cell(photo.cross_talk, ".3f")]
+        elif found.photos:
+            cells += [""] * 3
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", *ways.as_markdown(found.words, found.words_identity), ""]
     of_targets = _cell(found.identity_of_targets)
@@ -351,6 +368,8 @@ def as_markdown(result: NumbersResult | Mapping[str, Any]) -> str:
         f"{found.people} held-out people, one seed; a face was found in {found.face_found:.1%} of the images. "
         f"Identity: cosine to the person's photo; with the landmarks of other people's photos it is {of_targets}."
     )
+    if found.photos:
+        lines[-1] += " Moved photos: those of the people, their pixels moved to the same landmarks."
     return "\n".join(lines)
 
 
