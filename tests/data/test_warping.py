@@ -142,7 +142,7 @@ def test_folders_of_other_kinds_are_refused(photos: Path, tmp_path: Path) -> Non
     with pytest.raises(DataError, match="another kind of prepared folder"):
         warp(photos, other, progress=False)
     warp(photos, tmp_path / "out", workers=1, progress=False)
-    with pytest.raises(DataError, match="of moved photos already"):
+    with pytest.raises(DataError, match="is not of photos as they were taken"):
         warp(tmp_path / "out", tmp_path / "again", progress=False)
     for given, difference in (({"seed": 2}, "with seed 0, not 2"), ({"copies": 2}, "with copies 1, not 2")):
         with pytest.raises(DataError, match=f"out was begun {difference}; name another folder, or give --overwrite"):

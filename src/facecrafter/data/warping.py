@@ -112,7 +112,7 @@ def warp(
     depends on the photo, the seed and its number alone.
 
     Args:
-        source: a prepared folder of photos.
+        source: what :func:`facecrafter.data.prepare.run.prepare` finished.
         out: a new or empty folder, or one that the same command has begun.
         seed: another seed draws other expressions.
         copies: images of each photo, 1 to 100.
@@ -121,7 +121,7 @@ def warp(
         overwrite: clear what an earlier run has made in ``out``, instead of going on with it.
 
     Raises:
-        DataError: ``source`` is no finished prepared folder, ``out`` is something else or was begun with other
+        DataError: ``source`` is no finished folder of photos, ``out`` is something else or was begun with other
             settings, or cannot be written; or not one image could be made.
         ConfigError: a setting out of its range, or another run is going on in ``out``.
         WeightsError: an estimator's file is missing.
@@ -131,8 +131,8 @@ def warp(
     recipe = Recipe(seed, copies)
     _check(recipe, workers)
     meta, index = shards.read_meta(source), shards.read_index(source)
-    if "warped" in meta:
-        raise DataError(f"{source} is of moved photos already; name the folder that they came from")
+    if {"warped", "synthesis", "dataset"} & meta.keys():
+        raise DataError(f"{source} is not of photos as they were taken; name a folder of 'data prepare'")
     _check_folder(source, out)
     ours = ~shards.held_out(index["person"])
     photos = np.bincount(np.array(index["shard"])[ours], minlength=max(index["shard"]) + 1).tolist()
