@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from facecrafter.cli import app
 from facecrafter.data.shards import Prepared
 from facecrafter.errors import DataError
-from facecrafter.evaluation import independent, numbers, ways
+from facecrafter.estimators.face_finder import FaceFinder
+from facecrafter.evaluation import independent, moved_photos, numbers, ways
 from facecrafter.evaluation.judges import DetectedFace, Judge
 from facecrafter.evaluation.measurements import Measurements
 from facecrafter.evaluation.numbers import POSES, VALUES, NumbersResult, Trial, live
@@ -23,12 +24,12 @@ from facecrafter.evaluation.record import Interval
 from facecrafter.evaluation.report import publish
 from facecrafter.evaluation.result import read, read_file
 from facecrafter.evaluation.ways import WAYS, WORDS
-from facecrafter.faces.asked import sides_of
+from facecrafter.faces.asked import Asked, sides_of
 from facecrafter.faces.emotion import EMOTIONS
-from facecrafter.faces.face import BLENDSHAPES
+from facecrafter.faces.face import BLENDSHAPES, Face
 from facecrafter.faces.followed import MEASURED
 from facecrafter.faces.gain import Gain
-from facecrafter.faces.rig import load
+from facecrafter.faces.rig import Rig, load
 from facecrafter.request import Portrait, Request
 
 REQUEST = Request(Portrait(embedding=np.ones(4, np.float32)))
@@ -118,6 +119,57 @@ def test_a_result_is_read_back_and_published(two: Prepared, tmp_path: Path) -> N
     publish([tmp_path / "numbers"], document)
     text = document.read_text()
     assert numbers.as_markdown(result) in text and text.startswith("Before.") and text.endswith("After.\n")
+
+
+def test_photos_that_follow_are_read_beside_the_images(
+    two: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[NDArray[np.uint8]] = []
+
+    def measure(judges: Any, images: Sequence[Any], *given: Any, **named: Any) -> Measurements:
+        found = shown(len(images))
+        if not isinstance(images[0], Path):  # photos, the first of which is torn
+            seen.extend(images)
+            found.expression[:, BLENDSHAPES.index("jawOpen")] = [0.5, 0.9] if len(images) == 2 else [0.1, 0.5, 0.9]
+        return found
+
+    def moved(own: Portrait, asked: Sequence[Asked], rig: Rig, size: int) -> list[NDArray[np.uint8] | None]:
+        assert [one.expression["jawOpen"] for one in asked] == list(VALUES) and size == Plain.size
+        return [None if not seen else np.zeros((8, 8, 3), np.uint8), *np.zeros((2, 8, 8, 3), np.uint8)]
+
+    monkeypatch.setattr(numbers, "measure", measure)
+    monkeypatch.setattr(numbers.moved_photos, "moved", moved)
+    result = numbers.evaluate(Plain(), two, tmp_path, 2)
+    assert set(result.photos) == {"jawOpen"} and len(seen) == 5
+    assert result.photos["jawOpen"].slope == pytest.approx(1) and result.photos["jawOpen"].read == [0.1, 0.5, 0.9]
+    assert result.photos_torn == pytest.approx(1 / 6)
+    table = numbers.as_markdown(result)
+    assert "| moved photos: r | slope | cross-talk |" in table and "17% would be torn" in table
+    (row,) = [line for line in table.splitlines() if line.startswith("| jawOpen")]
+    assert row.endswith("| 1.00 | 1.00 | 0.000 |")
+    (yaw,) = [line for line in table.splitlines() if line.startswith("| yaw")]
+    assert yaw.count("|") == row.count("|")
+
+
+def test_an_evaluation_of_photos_that_are_all_torn(
+    two: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numbers.moved_photos, "moved", lambda own, asked, *given: [None] * len(asked))
+    result = numbers.evaluate(Plain(), two, tmp_path, 2)
+    assert result.photos == {} and result.photos_torn == 1
+    assert "moved photos" not in numbers.as_markdown(result).lower()
+
+
+def test_a_photo_is_moved_as_the_numbers_say(face: Face) -> None:
+    own = Portrait(image=face.image, points=face.points, blendshapes=face.blendshapes, size=256)
+    asked = [Asked(expression={"jawOpen": value}) for value in (0.1, 0.4)]
+    shut, opened = moved_photos.moved(own, asked, load(), 128)
+    assert shut is not None and opened is not None and shut.shape == (128, 128, 3)
+    with FaceFinder() as finder:
+        jaws = [finder.find_all(one)[0].blendshapes[BLENDSHAPES.index("jawOpen")] for one in (shut, opened)]
+    assert jaws[1] > jaws[0] + 0.1
+    torn = replace(own, points=np.random.default_rng(0).uniform(0, 256, (478, 3)).astype(np.float32))
+    assert moved_photos.moved(torn, asked, load(), 128) == [None, None]
 
 
 def test_words_are_also_read_by_an_independent_network(

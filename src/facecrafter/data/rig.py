@@ -27,10 +27,13 @@ def fit_rig(folder: Path, beside: Sequence[Path] = ()) -> Rig:
             person as two photos of one person are left out.
 
     Raises:
-        DataError: not a prepared folder, too few photos in it, emotions by different estimators, or no recogniser whose
-            embeddings all folders have.
+        DataError: not a prepared folder, one whose photos a rig has moved, too few photos in it, emotions by different
+            estimators, or no recogniser whose embeddings all folders have.
     """
     folders = [folder, *beside]
+    for one in folders:
+        if "warped" in read_meta(one):
+            raise DataError(f"{one} is of photos that a rig has moved, from which none can be fitted; leave it out")
     recogniser = _shared_recogniser(folders)
     parts = [load(one, recogniser) for one in folders]
     size = parts[0].images.shape[1]  # no image is looked at, so only the landmarks are scaled

@@ -47,7 +47,9 @@ META = "meta.json"
 INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 MASK_SIZE = 64
-AGAIN = "run the command that made the folder again ('data prepare', 'synthesise' or 'warp', or 'dataset make')"
+AGAIN = (
+    "run the command that made the folder again (of 'data prepare', 'data synthesise', 'data warp' or 'dataset make')"
+)
 GO_ON = "put that right and run the same command again, it goes on from there"
 IMAGES = "cache/pictures.npy"  # all of them decoded, in index order
 MEMORY = 2**30  # where they take more bytes than this, they are not held in memory but mapped from that file

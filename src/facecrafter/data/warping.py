@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,8 @@ from facecrafter.data import shards
 from facecrafter.data.prepare.folder import GOES_ON, about_estimator, begin, is_finished, write_index, write_shard
 from facecrafter.data.prepare.reader import Rejected, Result, accepted
 from facecrafter.data.prepare.stopping import check_leaving
-from facecrafter.data.prepare.workers import readers
-from facecrafter.data.shards import FORMAT, META
+from facecrafter.data.prepare.workers import memory_errors_named, readers
+from facecrafter.data.shards import FORMAT, MASK_SIZE, META
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.estimators import emotion_estimator
 from facecrafter.estimators.blendshapes import network
@@ -33,23 +33,41 @@ from facecrafter.estimators.face_finder import FaceFinder
 from facecrafter.faces.asked import live, sides_of
 from facecrafter.faces.face import ALIGNED_SIZE, BLENDSHAPES, LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS, Face
 from facecrafter.faces.rig import Rig, load
-from facecrafter.faces.warp import warped
+from facecrafter.faces.warp import TORN, moved_points, warped
 from facecrafter.interruption import stating
 from facecrafter.io import LOCK, alone
 
+Sample = tuple[int, str, Mapping[str, bytes]]  # number of the copy, key, content by suffix
+
 TURNED = 0.4  # share of the images whose heads are turned; the others keep their pose
-# Degrees: what a turned head may come to, and by how much it is turned at most. More leaves hair and ears behind.
+# Degrees: how far a turned head may look, and by how much it is turned at most. More leaves hair and ears behind.
 YAW, PITCH, MOST_YAW, MOST_PITCH = 40.0, 20.0, 15.0, 12.0
 OUTWARD = 0.75  # share of the turned heads that are turned further to the side where they look already
 CONTROLS = (1, 3)  # how many are set at once
 VALUES = (0.25, 0.9)  # what a control is set to, evenly
 ONE_SIDED = 0.25  # share of the controls with two sides of which one is set
+SIDEWAYS = 0.7  # share of the gazes to the nose, or away from it, that both eyes follow to one side
 SMILING = 0.5  # share of the images from which a part of the smile is taken away, so that the rest shows
-# What may be turned over (see :class:`facecrafter.faces.warp.Warped`), and how far MediaPipe's points may be from those
-# the photo was moved to, as a mean in distances of the outer corners of the eyes; more is a torn face.
-FOLDED, FOLDED_TURNED, APART = 0.003, 0.008, 0.05
+AGAINST = [
+    {"eyeBlink", "eyeWide"},
+    {"eyeLookDown", "eyeLookUp"},
+    {"eyeLookIn", "eyeLookOut"},
+    {"jawLeft", "jawRight"},
+    {"mouthLeft", "mouthRight"},
+]
+# How much of an image may be torn where the head is turned, whose far side is hidden, and how much may be stretched in
+# any (see :class:`facecrafter.faces.warp.Warped`); and how far MediaPipe's points may be from those the pixels were
+# moved to, as a mean in distances of the outer corners of the eyes.
+TORN_TURNED, STRETCHED, STRETCHED_TURNED, APART = 0.012, 0.002, 0.005, 0.05
 TRIES = 3  # draws for an image, until one is not torn
-LOST = "torn, or no face found"
+MOST_COPIES = 20
+LOST = "it would be torn"
+# What images depend on beside the photos and the seed.
+CHOICES = {
+    "turned": [TURNED, YAW, PITCH, MOST_YAW, MOST_PITCH, OUTWARD],
+    "set": [*CONTROLS, *VALUES, ONE_SIDED, SIDEWAYS, SMILING],
+    "kept": [TORN, STRETCHED, TORN_TURNED, STRETCHED_TURNED, APART, TRIES],
+}
 
 
 @dataclass(frozen=True)
@@ -115,7 +133,7 @@ def warp(
         source: what :func:`facecrafter.data.prepare.run.prepare` finished.
         out: a new or empty folder, or one that the same command has begun.
         seed: another seed draws other expressions.
-        copies: images of each photo, 1 to 100.
+        copies: images of each photo, 1 to :data:`MOST_COPIES`.
         workers: processes, each with one thread; 0 for one a core, 1 for none beside this one.
         progress: show a bar on the terminal.
         overwrite: clear what an earlier run has made in ``out``, instead of going on with it.
@@ -135,10 +153,10 @@ def warp(
         raise DataError(f"{source} is not of photos as they were taken; name a folder of 'data prepare'")
     _check_folder(source, out)
     ours = ~shards.held_out(index["person"])
-    photos = np.bincount(np.array(index["shard"])[ours], minlength=max(index["shard"]) + 1).tolist()
-    with alone(out, "warping"):
-        begin(out, _settings(meta, index, recipe), overwrite)
-        with stating(lambda: _kept(out, len(photos))):
+    photos = np.bincount(np.array(index["shard"])[ours], minlength=max(index["shard"]) + 1).tolist() * copies
+    with alone(out, "moving of photos"):
+        begin(out, _settings(source, meta, recipe), overwrite)
+        with stating(lambda: _kept(out, len(photos))), memory_errors_named():
             _make_all(recipe, source, out, photos, workers, progress)
         images, rejected = write_index(out, len(photos))
     if not images:
@@ -147,7 +165,7 @@ def warp(
 
 
 class Warper:
-    """Makes the images of one photo after another.
+    """Makes one image after another.
 
     Args:
         recipe: what all images are made with.
@@ -161,41 +179,32 @@ class Warper:
         """Free the landmark network."""
         self._finder.close()
 
-    def read(self, item: tuple[str, Mapping[str, bytes]]) -> list[Result]:
-        """The images of a sample ``(key, {suffix: content})``, and those that could not be made.
+    def read(self, item: Sample) -> list[Result]:
+        """The image of a sample, or that it could not be made.
 
         Raises:
             DataError: the sample is damaged.
         """
         check_leaving()
-        key, parts = item
+        number, key, parts = item
         try:
             photo, about = shards.decode(parts), json.loads(parts["json"])
             embeddings = shards.identities(parts["npz"])
+            person, file = str(about["person"]), str(about["file"])
+            if photo.points.shape != (478, 3) or photo.image.ndim != 3 or not np.isfinite(photo.points).all():
+                raise ValueError("no face")
         except shards.DAMAGE:
             raise DataError(f"the sample {key} is damaged; {shards.AGAIN}") from None
-        return [self._image(key, number, photo, about, embeddings) for number in range(self.recipe.copies)]
-
-    def _image(
-        self,
-        key: str,
-        number: int,
-        photo: Face,
-        about: Mapping[str, Any],
-        embeddings: Mapping[str, NDArray[np.float32]],
-    ) -> Result:
-        name = f"{key}-{number}"
-        digest = hashlib.sha256(f"{self.recipe.seed}\0{name}".encode()).digest()
+        digest = hashlib.sha256(f"{self.recipe.seed}\0{file}\0{number}".encode()).digest()
         random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-        file = f"{about['file']}#{number}"
         for _ in range(TRIES):
-            drawn = draw(photo, self.rig, random)
-            stored = self._moved(photo, drawn)
+            stored = self._moved(photo, draw(photo, self.rig, random))
             if stored is not None:
-                face, more = stored.resized(ALIGNED_SIZE), {"warped": about["file"]}
+                face, more = stored.resized(ALIGNED_SIZE), {"warped": file}
                 emotion = self._estimator.estimate([face])[0]
-                return accepted(name, about["person"], file, face, stored, embeddings, emotion, more)
-        return Rejected(file, LOST)
+                name = f"{file}#{number}"
+                return [accepted(f"{key}-{number}", person, name, face, stored, embeddings, emotion, more)]
+        return [Rejected(f"{file}#{number}", LOST)]
 
     def _moved(self, photo: Face, drawn: Drawn) -> Face | None:
         """The photo as it was drawn; None where it is torn.
@@ -203,10 +212,13 @@ class Warper:
         Where the head keeps its pose the landmarks are those that the pixels were moved to. A head that is turned is
         less so than its landmarks, since hair and ears stay: MediaPipe reads it.
         """
-        size, turned = len(photo.image), bool(drawn.yaw or drawn.pitch)
-        wanted = moved_points(photo, drawn.scores, drawn.yaw, drawn.pitch, self.rig)
-        made = warped(photo.image, photo.points, wanted, self.rig.mean)
-        if made.folded > (FOLDED_TURNED if turned else FOLDED):
+        size, turned, read = len(photo.image), bool(drawn.yaw or drawn.pitch), network().scores
+        wanted = moved_points(
+            photo.points, photo.blendshapes, drawn.scores, size, self.rig, read, drawn.yaw, drawn.pitch
+        )
+        made = warped(photo.image, photo.points, wanted)
+        torn, stretched = (TORN_TURNED, STRETCHED_TURNED) if turned else (TORN, STRETCHED)
+        if made.torn > torn or made.stretched > stretched:
             return None
         found = self._finder.find_all(made.image)
         if not found:
@@ -217,22 +229,21 @@ class Warper:
         if not turned and np.linalg.norm((nearest.points - wanted)[:, :2], axis=1).mean() > APART * unit:
             return None
         points = nearest.points if turned else wanted
-        scores = nearest.blendshapes if turned else np.asarray(network().scores(points[None])[0], np.float32)
-        return Face(made.image, points, scores, nearest.pose, photo.box, len(found) - 1)
+        scores = nearest.blendshapes if turned else np.asarray(read(points[None])[0], np.float32)
+        return Face(made.image, points, scores, nearest.pose, photo.box, photo.others)
 
 
 def draw(photo: Face, rig: Rig, random: np.random.Generator) -> Drawn:
     """An expression and a turn for a photo, at random."""
-    scores = np.array(photo.blendshapes, np.float64)
+    scores, yaw, pitch = np.array(photo.blendshapes, np.float64), 0.0, 0.0
     if random.random() < SMILING:
-        for name in sides_of("mouthSmile"):
-            scores[BLENDSHAPES.index(name)] *= random.random()
-    names, yaw, pitch = live(rig), 0.0, 0.0
-    for name in random.choice(names, random.integers(CONTROLS[0], CONTROLS[1] + 1), replace=False):
-        sides = list(sides_of(str(name)))
-        if len(sides) > 1 and random.random() < ONE_SIDED:
-            del sides[random.integers(2)]
-        scores[[BLENDSHAPES.index(side) for side in sides]] = random.uniform(*VALUES)
+        scores[_numbers(sides_of("mouthSmile"))] *= random.random()
+    names: list[str] = []
+    for name in random.choice(live(rig), random.integers(CONTROLS[0], CONTROLS[1] + 1), replace=False).tolist():
+        if not any({name, other} in AGAINST for other in names):
+            names.append(name)
+    for name in names:
+        scores[_numbers(_sides(name, random))] = random.uniform(*VALUES)
     if random.random() < TURNED:
         outward = random.random() < OUTWARD
         yaw, pitch = (
@@ -242,35 +253,42 @@ def draw(photo: Face, rig: Rig, random: np.random.Generator) -> Drawn:
     return Drawn(scores.clip(0, 1), yaw, pitch)
 
 
+def _sides(name: str, random: np.random.Generator) -> list[str]:
+    """Which blendshapes a control sets: both sides or one, and of a gaze mostly those by which both eyes look to the
+    same side."""
+    sides = list(sides_of(name))
+    if name in ("eyeLookIn", "eyeLookOut") and random.random() < SIDEWAYS:
+        one, other = random.permutation(["Left", "Right"]).tolist()
+        return [f"eyeLookIn{one}", f"eyeLookOut{other}"]
+    if len(sides) > 1 and random.random() < ONE_SIDED:
+        del sides[random.integers(2)]
+    return sides
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    return [BLENDSHAPES.index(name) for name in names]
+
+
 def _turn(now: float, most: float, step: float, outward: bool, random: np.random.Generator) -> float:
-    """By how many degrees a head that looks ``now`` that far is turned: to an even draw from ``-most`` to ``most``, or
-    outward from where it is, as far as a ``step`` goes."""
-    target = np.copysign(random.uniform(min(abs(now), most), most), now) if outward else random.uniform(-most, most)
-    return float(np.clip(target - now, -step, step))
-
-
-def moved_points(photo: Face, scores: NDArray[np.float64], yaw: float, pitch: float, rig: Rig) -> NDArray[np.float32]:
-    """Where a photo's landmarks go for other scores and a head turned further, ``(478, 3)`` in pixels of its image.
-
-    Args:
-        photo: aligned.
-        scores: ``(52,)`` wanted.
-        yaw, pitch: degrees that the head is turned by.
-        rig: what moves it.
-    """
-    straight, size, read = rig.straightened([photo.points]), len(photo.image), network().scores
-    face, own_yaw, own_pitch = straight.points[0], float(straight.yaw[0]), float(straight.pitch[0])
-    now = np.asarray(read(face[None])[0], np.float64)
-    # What is to change, from what MediaPipe reads of the straightened face.
-    wanted = (now + scores - photo.blendshapes).clip(0, 1)
-    changed = rig.expressed(face, wanted, now, read)[0]
-    before = rig.posed(face, own_yaw, own_pitch, size=size)
-    after = rig.posed(changed, own_yaw + yaw, own_pitch + pitch, size=size)
-    return np.asarray(photo.points + (after - before), np.float32)
+    """By how many degrees a head that looks ``now`` that far is turned: at most a ``step``, and to no more than
+    ``most``. One that looks further already stays."""
+    if abs(now) >= most:
+        return 0.0
+    if outward:
+        return float(np.copysign(random.uniform(0, min(step, most - abs(now))), now))
+    return float(random.uniform(max(-step, -most - now), min(step, most - now)))
 
 
 def _make_all(recipe: Recipe, source: Path, out: Path, photos: list[int], workers: int, progress: bool) -> None:
-    """Write every shard that is not there yet: one for each of the source's, which have so many photos."""
+    """Write every shard that is not there yet: for each copy one for each of the source's.
+
+    Args:
+        recipe: what all images are made with.
+        source, out: the folders.
+        photos: how many images each shard is tried for.
+        workers: see :func:`warp`.
+        progress: show a bar.
+    """
     from tqdm import tqdm
 
     todo = [number for number in range(len(photos)) if not is_finished(out, number)]
@@ -279,40 +297,38 @@ def _make_all(recipe: Recipe, source: Path, out: Path, photos: list[int], worker
     left = sum(photos[number] for number in todo)
     (out / shards.IMAGES).unlink(missing_ok=True)  # what training unpacked before is no longer all
     with (
-        tqdm(total=sum(photos), initial=sum(photos) - left, desc="photos", unit="photo", disable=not progress) as bar,
+        tqdm(total=sum(photos), initial=sum(photos) - left, desc="images", unit="image", disable=not progress) as bar,
         readers(partial(Warper, recipe), workers or max(1, min(os.cpu_count() or 1, left // 32))) as read,
     ):
         for number in todo:
-            samples = [one for one in _samples(source, number) if not _is_held_out(one)]
+            copy, shard = divmod(number, len(photos) // recipe.copies)
             results: list[Result] = []
-            for some in read(samples):
+            for some in read([(copy, *one) for one in _samples(source, shard)]):
                 results += some
                 bar.update()
             write_shard(out, number, results)
 
 
 def _samples(source: Path, number: int) -> list[tuple[str, dict[str, bytes]]]:
-    """The samples of one of the source's shards.
+    """The samples of one of the source's shards, held-out people's left out.
 
     Raises:
         DataError: it is damaged or missing.
     """
     path = shards.shard_path(source, number)
     try:
-        return list(shards.read_shard(path))
+        samples = list(shards.read_shard(path))
+        ours = ~shards.held_out([json.loads(parts["json"])["person"] for _, parts in samples])
     except shards.DAMAGE:
         raise DataError(f"{path} is damaged or missing; delete it and {shards.AGAIN}") from None
-
-
-def _is_held_out(sample: tuple[str, Mapping[str, bytes]]) -> bool:
-    return bool(shards.held_out([json.loads(sample[1]["json"])["person"]])[0])
+    return [one for one, own in zip(samples, ours, strict=True) if own]
 
 
 def _check(recipe: Recipe, workers: int) -> None:
     if not 0 <= recipe.seed < 2**32:
         raise ConfigError(f"seed {recipe.seed} is outside 0 to {2**32 - 1}")
-    if not 1 <= recipe.copies <= 100:
-        raise ConfigError(f"copies {recipe.copies} is outside 1 to 100")
+    if not 1 <= recipe.copies <= MOST_COPIES:
+        raise ConfigError(f"copies {recipe.copies} is outside 1 to {MOST_COPIES}")
     if workers < 0:
         raise ConfigError(f"workers {workers} is negative; 0 means one a core")
 
@@ -321,7 +337,7 @@ def _check_folder(source: Path, out: Path) -> None:
     """Refuse an ``out`` that is something else than a folder of this command."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; name a folder to make images in")
-    if out.is_dir() and out.resolve() == source.resolve():
+    if out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} is where the photos are; name another folder for the images")
     if out.is_dir() and not (out / META).is_file():
         if any(path.suffix != ".partial" and path.name != LOCK for path in out.iterdir()):
@@ -330,20 +346,18 @@ def _check_folder(source: Path, out: Path) -> None:
         raise DataError(f"{out} is another kind of prepared folder; name a new one for moved photos")
 
 
-def _settings(meta: Mapping[str, Any], index: Mapping[str, list[Any]], recipe: Recipe) -> dict[str, Any]:
+def _settings(source: Path, meta: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """What ``meta.json`` says. Two runs may share a folder only if they agree in all of it."""
-    photos = hashlib.sha256(
-        "\0".join(f"{key}\0{file}" for key, file in zip(index["key"], index["file"], strict=True)).encode()
-    )
+    photos = hashlib.sha256((source / META).read_bytes() + (source / shards.INDEX).read_bytes())
     return {
         "format": FORMAT,
         "size": meta["size"],
-        "mask_size": meta["mask_size"],
+        "mask_size": MASK_SIZE,
         "recognisers": meta["recognisers"],
         "landmarks": {"name": "face_landmarker", "sha256": weights.entry("face_landmarker").sha256},
         "emotion": about_estimator(emotion_estimator.estimator()),
-        "photos": {"count": len(index["key"]), "sha256": photos.hexdigest()},
-        "warped": {"seed": recipe.seed, "copies": recipe.copies, "rig": load().digest},
+        "photos": {"sha256": photos.hexdigest()},
+        "warped": {"seed": recipe.seed, "copies": recipe.copies, "rig": load().digest, **CHOICES},
     }
 
 

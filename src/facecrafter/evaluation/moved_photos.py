@@ -1,48 +1,39 @@
-"""Photos moved to the landmarks asked for, as a generator: what judges can read of landmarks that are met exactly."""
+"""What can be read of numbers that are followed: in photos whose pixels are moved as the numbers say."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from facecrafter.estimators.blendshapes import network
+from facecrafter.faces.asked import Asked, wanted
 from facecrafter.faces.rig import Rig
-from facecrafter.faces.warp import warped
-from facecrafter.request import Progress, Request
+from facecrafter.faces.warp import TORN, moved_points, warped
+from facecrafter.request import Portrait
 
 
-@dataclass(frozen=True)
-class MovedPhotos:
-    """Gives back the identity's photo, its pixels moved to where the landmarks are wanted.
+def moved(own: Portrait, asked: Sequence[Asked], rig: Rig, size: int) -> list[NDArray[np.uint8] | None]:
+    """A person's photo with expressions, each ``(size, size, 3)`` uint8 RGB; None where it would be torn.
 
-    Attributes:
-        rig: whose mean face says which points a turn hides.
-        size: side of the images in pixels, which is that of the photos.
+    The head keeps the photo's pose, and the expression starts from a neutral face, as it does for the images of a
+    generator. Its light and its wrinkles stay.
+
+    Args:
+        own: the person, read from an aligned photo.
+        asked: the expressions.
+        rig: what moves the landmarks.
+        size: of the generator's images in pixels; larger photos are made as small first.
     """
-
-    rig: Rig
-    size: int
-    name: str = "moved photos"
-    extra_parameters: int = 0
-
-    @property
-    def key(self) -> str:
-        """What its images depend on beside the requests."""
-        return f"{self.name} {self.rig.digest}"
-
-    def generate(
-        self, requests: Sequence[Request], progress: Progress | None = None
-    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """The moved photos of some requests; see :class:`facecrafter.request.Generator`.
-
-        Raises:
-            KeyError: no landmarks are asked for.
-        """
-        for place, request in enumerate(requests):
-            own, wanted = request.identity, request.conditions["landmark"]
-            moved = wanted.points * np.float32(self.size / wanted.size)
-            yield place, warped(own.image, own.points, moved, self.rig.mean).image
-            if progress is not None:
-                progress(1)
+    side, read = min(size, len(own.image)), network().scores
+    photo = np.asarray(Image.fromarray(own.image).resize((side, side), Image.Resampling.LANCZOS))
+    points, neutral = own.points * np.float32(side / own.size), rig.neutral
+    made: list[NDArray[np.uint8] | None] = []
+    for one in asked:
+        result = warped(
+            photo, points, moved_points(points, own.blendshapes, wanted(one, rig, neutral), side, rig, read)
+        )
+        made.append(result.image if result.torn <= TORN else None)
+    return made

@@ -21,11 +21,10 @@ from pydantic import Field
 from facecrafter.data import shards
 from facecrafter.data.shards import DAMAGE
 from facecrafter.errors import DataError
-from facecrafter.evaluation import bootstrap, independent, ways
+from facecrafter.evaluation import bootstrap, independent, moved_photos, ways
 from facecrafter.evaluation.images import make, write
 from facecrafter.evaluation.judges import Judges, JudgesConfig
 from facecrafter.evaluation.measurements import Measurements, by_judge, joined, measure
-from facecrafter.evaluation.moved_photos import MovedPhotos
 from facecrafter.evaluation.pairs import by_person
 from facecrafter.evaluation.record import Interval, Number, Record
 from facecrafter.evaluation.result import RESULT, Result
@@ -88,8 +87,9 @@ class NumbersResult(Result):
         identity: mean cosine to the person's photo with landmarks by numbers, with its interval over people.
         identity_of_targets: mean cosine with landmarks from other people's photos.
         controls: by name, dead ones left out.
-        photos: of the blendshapes among them, the same of the people's photos with their pixels moved to the very
-            landmarks asked for: what the judge reads where landmarks are met. Records of earlier versions have none.
+        photos: of the blendshapes among them, the same of the people's photos with their pixels moved as the numbers
+            say: what the judge reads where they are followed. Records of earlier versions have none.
+        photos_torn: the share of these photos that were left out because they would be torn.
         words: of the emotions that are not neutral, as each network reads them: the judge, and one that had no part in
             training where it is installed.
         words_identity: by what the emotion acts through, the mean cosine to the person's photo.
@@ -104,6 +104,7 @@ class NumbersResult(Result):
     identity_of_targets: Number
     controls: dict[str, Followed]
     photos: dict[str, Followed] = Field(default_factory=dict)
+    photos_torn: Number = None
     words: list[WaysRead]
     words_identity: dict[str, Interval]
 
@@ -159,9 +160,8 @@ def evaluate(
     trials: list[Trial] = []
     parts: list[Measurements] = []
     alike: list[Array] = []
-    photos = MovedPhotos(rig, prepared.images.shape[1])
-    moved_trials: list[Trial] = []
-    moved_parts: list[Measurements] = []
+    photos: list[Trial] = []
+    photo_parts: list[Measurements] = []
     others: list[Array] = []
     other = independent.open_judge()
     for person in tqdm(range(len(rows)), desc="people"):
@@ -173,12 +173,11 @@ def evaluate(
             paths = [path for trial, path in zip(some, made.paths, strict=True) if trial.name in WAYS]
             others.append(by_judge(other, paths, cache, progress=False))
         trials += some
-        shapes = [trial for trial in some if trial.name in DOES]
-        references = make(photos, [trial.request for trial in shapes], cache, progress=False)
-        moved_parts.append(measure(judges, references.paths, cache, progress=False))
-        moved_trials += shapes
-    shown, of_photos = joined(parts), joined(moved_parts)
-    like_themselves = np.sum(of_photos.identity * own[[trial.person for trial in moved_trials]], axis=1)
+        references = dict(_references(some, rig, generator.size))
+        photos += references
+        if references:
+            photo_parts.append(measure(judges, list(references.values()), cache, progress=False))
+    shown = joined(parts)
     places = [place for place, trial in enumerate(trials) if trial.name in WAYS]
     networks: list[tuple[str, Sequence[str], Array]] = [(judges.names["emotion"], EMOTIONS, shown.emotion[places, 2:])]
     if other is not None:
@@ -202,10 +201,8 @@ def evaluate(
         judges={role: judges.names[role] for role in ("pose", "expression", "identity", "emotion")},
         rig=rig.digest,
         **_measured(trials, shown, np.concatenate(alike), rig),
-        photos={
-            name: _followed(name, moved_trials, of_photos, like_themselves, rig)
-            for name in dict.fromkeys(trial.name for trial in moved_trials)
-        },
+        photos=_of_photos(photos, joined(photo_parts), own, rig) if photos else {},
+        photos_torn=1 - len(photos) / max(1, sum(trial.name in DOES for trial in trials)),
         words=[ways.read(*network, *worded) for network in networks],
     )
     result.write(out)
@@ -270,6 +267,28 @@ class Shapes:
             np.save(packed, found)
             write(path, packed.getvalue())
             return found
+
+
+def _references(trials: Sequence[Trial], rig: Rig, size: int) -> Iterator[tuple[Trial, NDArray[np.uint8]]]:
+    """The photo of a person in place of the generator's images, for those trials that ask for an expression alone."""
+    shapes = [trial for trial in trials if trial.name in DOES]
+    asked = [Asked(expression=dict.fromkeys(sides_of(trial.name), trial.value)) for trial in shapes]
+    images = moved_photos.moved(shapes[0].request.identity, asked, rig, size) if shapes else []
+    yield from ((trial, image) for trial, image in zip(shapes, images, strict=True) if image is not None)
+
+
+def _of_photos(trials: Sequence[Trial], shown: Measurements, own: Array, rig: Rig) -> dict[str, Followed]:
+    """How moved photos follow each blendshape.
+
+    Args:
+        trials: what each photo was moved for.
+        shown: what the judges read in them.
+        own: embeddings of the people's photos as they were.
+        rig: for which blendshapes are live.
+    """
+    alike = np.sum(shown.identity * own[[trial.person for trial in trials]], axis=1)
+    names = dict.fromkeys(trial.name for trial in trials)
+    return {name: _followed(name, trials, shown, alike, rig) for name in names}
 
 
 def _chosen(prepared: shards.Prepared, people: int, seed: int) -> NDArray[np.int64]:
@@ -369,7 +388,8 @@ def as_markdown(result: NumbersResult | Mapping[str, Any]) -> str:
         f"Identity: cosine to the person's photo; with the landmarks of other people's photos it is {of_targets}."
     )
     if found.photos:
-        lines[-1] += " Moved photos: those of the people, their pixels moved to the same landmarks."
+        torn = f"{found.photos_torn:.0%}" if found.photos_torn is not None else "some"
+        lines[-1] += f" Moved photos: the people's own, their pixels moved as the numbers say; {torn} would be torn."
     return "\n".join(lines)
 
 

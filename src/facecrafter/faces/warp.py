@@ -1,14 +1,19 @@
-"""A photo whose face is moved: its pixels follow its landmarks, and the rest of the image stays where it is."""
+"""A photo whose face is moved: its pixels follow its landmarks, and the border of the image stays where it is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facecrafter.faces.rig import Reader, Rig, load
+
 BORDER = 9  # places along each side of the image that do not move
-MESH = 468  # the first of the 478 points; the others are irises
+STRETCHED = 8.0  # a triangle that grows by more than this shows a smear
+TORN = 0.002  # share of an image that may be torn where the head keeps its pose; more is plain to the eye
+SHIFT = 4  # bits after the point in the corners that OpenCV draws
 Points = NDArray[np.floating]
 
 
@@ -18,60 +23,104 @@ class Warped:
 
     Attributes:
         image: ``(S, S, 3)`` uint8 RGB.
-        folded: share of the image in triangles that are turned over: what is seen there is torn.
+        torn: share of the image in triangles that were turned over, or are stretched to :data:`STRETCHED` times their
+            area and more: a mouth that was shut has no inside to show.
+        stretched: share of the image in the latter alone; those that a turn of the head hides are turned over too.
     """
 
     image: NDArray[np.uint8]
-    folded: float
+    torn: float
+    stretched: float
 
 
-def warped(image: NDArray[np.uint8], points: Points, wanted: Points, mean: Points) -> Warped:
+def warped(image: NDArray[np.uint8], points: Points, wanted: Points) -> Warped:
     """A photo with its landmarks moved to where they are wanted, linearly within triangles between them.
 
-    A mouth that is shut has no inside to show, and light stays as it was; a head that is turned keeps its hair. Points
-    that a turn hides do not count.
+    Light stays as it was, and a head that is turned keeps its hair. Where triangles come to lie over each other, the
+    nearest is seen.
 
     Args:
         image: ``(S, S, 3)`` uint8 RGB.
-        points: its landmarks, ``(478, 3)`` in pixels.
+        points: its landmarks, ``(478, 3)`` in pixels, x to the right, y down, z away from the viewer.
         wanted: where they go, ``(478, 3)``.
-        mean: the mean face ``(478, 3)``, frontal, see :func:`facecrafter.faces.canonical.mean_face`.
     """
     import cv2
-    from scipy.interpolate import LinearNDInterpolator
-    from scipy.spatial import Delaunay
 
     side = len(image)
-    seen, border = facing(wanted, mean), _border(side)
-    before = np.concatenate([np.asarray(points, np.float64)[seen, :2], border])
-    after = np.concatenate([np.asarray(wanted, np.float64)[seen, :2], border])
-    triangles = Delaunay(after)
-    rows, columns = np.mgrid[:side, :side] + 0.5
-    places = LinearNDInterpolator(triangles, before)(columns, rows)
-    # Pixels beyond the outermost points, half a pixel wide, stay.
-    places = np.where(np.isfinite(places), places, np.stack([columns, rows], axis=2)).astype(np.float32) - 0.5
+    corners, facing = _mesh()
+    before, after = (np.concatenate([np.asarray(one, np.float64), _border(side)]) for one in (points, wanted))
+    areas, grown = (_areas(one[corners, :2]) * facing for one in (before, after))
+    places = _places(before[corners, :2], after[corners], grown > 0, side)
     made = cv2.remap(image, places[..., 0], places[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    over = _areas(after[triangles.simplices]), _areas(before[triangles.simplices])
-    torn = np.abs(over[0])[over[0] * over[1] < 0].sum() / side**2
-    return Warped(np.asarray(made, np.uint8), float(torn))
+    over, stretched = (areas > 0) & (grown <= 0), grown > STRETCHED * np.maximum(np.abs(areas), 1.0)
+    shares = np.abs(grown) / side**2
+    return Warped(np.asarray(made, np.uint8), float(shares[over | stretched].sum()), float(shares[stretched].sum()))
 
 
-def facing(points: Points, mean: Points) -> NDArray[np.bool_]:
-    """Which points of a face ``(478, 3)`` are on a side that faces the viewer, ``(478,)``: some triangle at them does.
-    Irises always are.
+def moved_points(
+    points: Points, now: NDArray[np.floating], wanted: NDArray[np.floating], size: int, rig: Rig, read: Reader,
+    yaw: float = 0.0, pitch: float = 0.0,
+) -> NDArray[np.float32]:  # fmt: skip
+    """Where the landmarks of an aligned photo go for other scores, and a head turned further: ``(478, 3)``.
 
     Args:
-        points: x to the right, y down, z away from the viewer, on one scale.
-        mean: the mean face, frontal, whose triangles are taken.
+        points: ``(478, 3)`` in pixels.
+        now: ``(52,)`` the photo's scores.
+        wanted: ``(52,)`` those it is to have.
+        size: side of the image in pixels.
+        rig: what moves them.
+        read: MediaPipe's network, see :func:`facecrafter.estimators.blendshapes.network`.
+        yaw, pitch: degrees that the head is turned by.
     """
+    straight = rig.straightened([points])
+    face, own_yaw, own_pitch = straight.points[0], float(straight.yaw[0]), float(straight.pitch[0])
+    scores = np.asarray(read(face[None])[0], np.float64)  # of the face without its pose, which differ a little
+    changed = rig.expressed(face, (scores + wanted - now).clip(0, 1), scores, read)[0]
+    before = rig.posed(face, own_yaw, own_pitch, size=size)
+    after = rig.posed(changed, own_yaw + yaw, own_pitch + pitch, size=size)
+    return np.asarray(points + (after - before), np.float32)
+
+
+@cache
+def _mesh() -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Triangles between the 478 points and the border, the same for all faces, ``(N, 3)``; and the sign of the area of
+    each on a face that looks straight ahead, ``(N,)``."""
     from scipy.spatial import Delaunay
 
-    corners = Delaunay(np.asarray(mean, np.float64)[:MESH, :2]).simplices
-    same = _areas(np.asarray(points, np.float64)[corners, :2]) * _areas(np.asarray(mean, np.float64)[corners, :2]) > 0
-    found = np.zeros(len(points), np.bool_)
-    found[corners[same]] = True
-    found[MESH:] = True
-    return found
+    rig = load()
+    plain = np.concatenate([rig.posed(rig.mean, size=1.0), _border(1)])[:, :2].astype(np.float64)
+    corners = Delaunay(plain).simplices
+    return corners, np.sign(_areas(plain[corners]))
+
+
+def _places(
+    before: NDArray[np.float64], after: NDArray[np.float64], shown: NDArray[np.bool_], side: int
+) -> NDArray[np.float32]:
+    """Where each pixel of the moved image is in the photo, ``(S, S, 2)`` as OpenCV counts.
+
+    Args:
+        before: corners of the triangles in the photo, ``(N, 3, 2)``.
+        after: in the moved image, ``(N, 3, 3)``.
+        shown: which triangles face the viewer there, ``(N,)``.
+        side: of the image in pixels.
+    """
+    import cv2
+
+    owner = np.full((side, side), -1, np.int32)
+    drawn = np.round((after[:, :, :2] - 0.5) * 2**SHIFT).astype(np.int32)
+    order = np.argsort(-after[:, :, 2].mean(1))
+    for number in order[shown[order]]:
+        cv2.fillConvexPoly(owner, drawn[number], int(number), lineType=cv2.LINE_8, shift=SHIFT)
+    # Of each triangle the affine map (3, 2) from its place (x, y, 1) in the moved image to that in the photo.
+    homogeneous = np.concatenate([after[:, :, :2], np.ones((len(after), 3, 1))], axis=2)
+    flat = np.abs(np.linalg.det(homogeneous)) < 1e-6
+    homogeneous[flat] = np.eye(3)
+    maps = np.linalg.solve(homogeneous, before)
+    maps = np.concatenate([maps, [[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]]])  # what nothing covers, number -1, stays
+    rows, columns = np.mgrid[:side, :side] + 0.5
+    own = maps[owner]
+    places = columns[..., None] * own[..., 0, :] + rows[..., None] * own[..., 1, :] + own[..., 2, :]
+    return np.asarray(places - 0.5, np.float32)
 
 
 def _areas(triangles: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -81,8 +130,9 @@ def _areas(triangles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _border(side: int) -> NDArray[np.float64]:
-    """Places along the four sides of an image, ``(4 * BORDER - 4, 2)``."""
+    """Places along the four sides of an image, ``(4 * BORDER - 4, 3)``, behind every face."""
     along = np.linspace(0, side, BORDER)
     first, last = np.zeros(BORDER), np.full(BORDER, float(side))
     sides = [np.stack(pair, axis=1) for pair in ((along, first), (along, last), (first, along), (last, along))]
-    return np.unique(np.concatenate(sides), axis=0)
+    flat = np.unique(np.concatenate(sides), axis=0)
+    return np.concatenate([flat, np.full((len(flat), 1), 10.0 * side)], axis=1)

@@ -93,8 +93,8 @@ def _difference(name: str, begun: Mapping[str, Any], settings: Mapping[str, Any]
     if name == "synthesis" and before.get("generator") == now["generator"]:
         return "by another version, which chose people otherwise"
     if name == "warped":
-        part = next(part for part in ("seed", "copies", "rig") if before.get(part) != now[part])
-        return "with another rig" if part == "rig" else f"with {part} {before.get(part)}, not {now[part]}"
+        part = next((part for part in ("seed", "copies") if before.get(part) != now[part]), None)
+        return f"with {part} {before.get(part)}, not {now[part]}" if part else "by another version, or with another rig"
     if name == "emotion" and "dataset" in begun:  # whose images were chosen by it
         return "with another emotion estimator"
     if name == "emotion":

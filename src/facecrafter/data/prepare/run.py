@@ -24,9 +24,9 @@ from facecrafter.data.prepare.folder import (
     write_index,
     write_shard,
 )
-from facecrafter.data.prepare.reader import LESS_MEMORY, Job, Reader, Rejected, Result, crashed
+from facecrafter.data.prepare.reader import Job, Reader, Rejected, Result, crashed
 from facecrafter.data.prepare.source import Photo, check_folders, count_images, photos_of
-from facecrafter.data.prepare.workers import readers
+from facecrafter.data.prepare.workers import memory_errors_named, readers
 from facecrafter.data.shards import REJECTED
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.faces.face import Choice
@@ -105,7 +105,7 @@ def prepare(
     job = Job(size, choose, tuple(dict.fromkeys(recognisers)), arcface, interval, emonet)
     _check(job, workers, shard_size)
     check_folders(source, out)
-    with alone(out, "preparation"), _memory_errors_named(), photos_of(source, out, interval) as photos:
+    with alone(out, "preparation"), memory_errors_named(), photos_of(source, out, interval) as photos:
         begin(out, settings_of(job, shard_size, photos), overwrite)
         parts = _parts(photos, shard_size)
         with stating(lambda: kept(out, parts)):
@@ -168,15 +168,6 @@ def _parts(photos: list[Photo], shard_size: int) -> list[list[Photo]]:
         parts[-1].append(photo)
         room -= photo.images
     return parts
-
-
-@contextmanager
-def _memory_errors_named() -> Iterator[None]:
-    """Turn a lack of memory into one clear error."""
-    try:
-        yield
-    except MemoryError:
-        raise DataError(f"memory ran out; {LESS_MEMORY}") from None
 
 
 @contextmanager

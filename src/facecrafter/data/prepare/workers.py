@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from facecrafter.data.prepare.reader import Result
+from facecrafter.data.prepare.reader import LESS_MEMORY, Result
 from facecrafter.data.prepare.stopping import check_leaving, leave
 from facecrafter.errors import DataError, FaceCrafterError
 from facecrafter.interruption import uninterrupted_start
@@ -191,6 +191,19 @@ def _pool(make: Callable[[], ReadsOne], workers: int) -> Iterator[ProcessPoolExe
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def memory_errors_named() -> Iterator[None]:
+    """Turn a lack of memory into one clear error.
+
+    Raises:
+        DataError: memory ran out.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise DataError(f"memory ran out; {LESS_MEMORY}") from None
 
 
 @contextmanager
