@@ -125,6 +125,7 @@ def test_photos_that_follow_are_read_beside_the_images(
     two: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[NDArray[np.uint8]] = []
+    all_torn = False
 
     def measure(judges: Any, images: Sequence[Any], *given: Any, **named: Any) -> Measurements:
         found = shown(len(images))
@@ -135,7 +136,8 @@ def test_photos_that_follow_are_read_beside_the_images(
 
     def moved(own: Portrait, asked: Sequence[Asked], rig: Rig, size: int) -> list[NDArray[np.uint8] | None]:
         assert [one.expression["jawOpen"] for one in asked] == list(VALUES) and size == Plain.size
-        return [None if not seen else np.zeros((8, 8, 3), np.uint8), *np.zeros((2, 8, 8, 3), np.uint8)]
+        torn = not seen or all_torn
+        return [None if torn else np.zeros((8, 8, 3), np.uint8), *np.zeros((2, 8, 8, 3), np.uint8)]
 
     monkeypatch.setattr(numbers, "measure", measure)
     monkeypatch.setattr(numbers.moved_photos, "moved", moved)
@@ -149,6 +151,9 @@ def test_photos_that_follow_are_read_beside_the_images(
     assert row.endswith("| 1.00 | 1.00 | 0.000 |")
     (yaw,) = [line for line in table.splitlines() if line.startswith("| yaw")]
     assert yaw.count("|") == row.count("|")
+    # Where nobody's photo shows one of the numbers, nothing can be said of the control.
+    all_torn = True
+    assert numbers.evaluate(Plain(), two, tmp_path / "torn", 2).photos == {}
 
 
 def test_an_evaluation_of_photos_that_are_all_torn(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +89,8 @@ class NumbersResult(Result):
         identity_of_targets: mean cosine with landmarks from other people's photos.
         controls: by name, dead ones left out.
         photos: of the blendshapes among them, the same of the people's photos with their pixels moved as the numbers
-            say: what the judge reads where they are followed. Records of earlier versions have none.
+            say: what the judge reads where they are followed. Those are left out of which less than half of the photos
+            at one of the numbers are whole. Records of earlier versions have none.
         photos_torn: the share of these photos that were left out because they would be torn.
         words: of the emotions that are not neutral, as each network reads them: the judge, and one that had no part in
             training where it is installed.
@@ -177,7 +179,7 @@ def evaluate(
         photos += references
         if references:
             photo_parts.append(measure(judges, list(references.values()), cache, progress=False))
-    shown = joined(parts)
+    shown, shapes = joined(parts), [trial for trial in trials if trial.name in DOES]
     places = [place for place, trial in enumerate(trials) if trial.name in WAYS]
     networks: list[tuple[str, Sequence[str], Array]] = [(judges.names["emotion"], EMOTIONS, shown.emotion[places, 2:])]
     if other is not None:
@@ -202,7 +204,7 @@ def evaluate(
         rig=rig.digest,
         **_measured(trials, shown, np.concatenate(alike), rig),
         photos=_of_photos(photos, joined(photo_parts), own, rig) if photos else {},
-        photos_torn=1 - len(photos) / max(1, sum(trial.name in DOES for trial in trials)),
+        photos_torn=1 - len(photos) / len(shapes) if shapes else None,
         words=[ways.read(*network, *worded) for network in networks],
     )
     result.write(out)
@@ -287,8 +289,10 @@ def _of_photos(trials: Sequence[Trial], shown: Measurements, own: Array, rig: Ri
         rig: for which blendshapes are live.
     """
     alike = np.sum(shown.identity * own[[trial.person for trial in trials]], axis=1)
+    people, counts = len(own), Counter((trial.name, trial.value) for trial in trials)
     names = dict.fromkeys(trial.name for trial in trials)
-    return {name: _followed(name, trials, shown, alike, rig) for name in names}
+    whole = [name for name in names if min(counts[name, value] for value in VALUES) >= people / 2]
+    return {name: _followed(name, trials, shown, alike, rig) for name in whole}
 
 
 def _chosen(prepared: shards.Prepared, people: int, seed: int) -> NDArray[np.int64]:
