@@ -213,11 +213,12 @@ def test_the_list_of_controls_says_how_well_each_is_followed(tmp_path: Path, mon
     assert any(line.startswith("jawOpen") and line.endswith("; not measured") for line in shown())
     measured = {"people": 3, "controls": {"yaw": {"correlation": 0.99, "slope": 0.75, "error": 5.92}}}
     measured["controls"]["eyeWide"] = {"correlation": 0.1, "slope": 0.02, "error": 0.4}  # type: ignore[index]
+    measured["photos"] = {"eyeWide": {"slope": 0.031}}
     followed.MEASURED.write_text(json.dumps(measured))
     (yaw,) = [line for line in shown() if line.startswith("yaw ")]
     assert yaw.endswith("r 0.99, slope 0.75, off by 5.9 degrees (3 people)")
     (wide,) = [line for line in shown() if line.startswith("eyeWide ")]
-    assert wide.endswith("hardly followed: r 0.10, slope 0.02 (3 people)")
+    assert wide.endswith("hardly followed: r 0.10, slope 0.02, 0.03 in moved photos (3 people)")
     assert any("photos are aligned upright" in line for line in shown())
     reached = [degrees for _, degrees in gain.load(ASSETS / "mini").shown["yaw"]]  # type: ignore[union-attr]
     assert any(f"images show {min(reached):.0f} to {max(reached):.0f} degrees" in line for line in shown())

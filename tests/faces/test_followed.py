@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ def test_what_is_hardly_followed_is_said_once(asked: Asked, names: list[str]) ->
     ]
 
 
+def test_how_much_can_be_read_is_said_too() -> None:
+    following = {"eyeWide": Following(0.1, -0.01, 0.4, 5, readable=0.062)}
+    (said,) = unfollowed(Asked(expression={"eyeWideLeft": 0.5}), following, "mini")
+    assert said == "mini hardly follows eyeWide: images show 0 % of what is asked, moved photos 6 % (5 people)"
+
+
 def test_measurements_are_read(tmp_path: Path) -> None:
     path = tmp_path / "controls.json"
     assert measured(path) == {}
@@ -41,6 +48,8 @@ def test_measurements_are_read(tmp_path: Path) -> None:
     }
     path.write_text(json.dumps({"people": 5, "controls": controls}))
     assert measured(path) == {"yaw": WELL}
+    path.write_text(json.dumps({"people": 5, "controls": controls, "photos": {"yaw": {"slope": 0.5}}}))
+    assert measured(path) == {"yaw": replace(WELL, readable=0.5)}
     for damaged in ("", "[]", '{"people": 3}', '{"people": 3, "controls": {"yaw": 3}}'):
         path.write_text(damaged)
         with pytest.raises(CheckpointError, match="damaged; write it again with: facecrafter evaluate numbers"):

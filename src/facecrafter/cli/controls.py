@@ -119,5 +119,6 @@ def _followed(name: str, following: Mapping[str, Following]) -> str:
         return "not measured"
     angle = name in ("yaw", "pitch", "roll")
     degrees = f", off by {found.error:.1f} degrees" if angle else ""
-    state = f"r {found.correlation:.2f}, slope {found.slope:.2f}{degrees} ({found.people} people)"
+    photos = "" if found.readable is None else f", {found.readable:.2f} in moved photos"
+    state = f"r {found.correlation:.2f}, slope {found.slope:.2f}{photos}{degrees} ({found.people} people)"
     return f"hardly followed: {state}" if found.hardly else state

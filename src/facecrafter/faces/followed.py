@@ -26,12 +26,15 @@ class Following:
         correlation, slope: of what was read in images, by what was asked.
         error: mean absolute difference.
         people: on how many it was measured.
+        readable: the slope in photos whose pixels follow the control, which is as much as can be read; None where that
+            was not measured.
     """
 
     correlation: float
     slope: float
     error: float
     people: int
+    readable: float | None = None
 
     @property
     def hardly(self) -> bool:
@@ -47,8 +50,9 @@ def measured(path: Path = MEASURED) -> dict[str, Following]:
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        photos = {name: one["slope"] for name, one in content.get("photos", {}).items()}
         return {
-            name: Following(one["correlation"], one["slope"], one["error"], content["people"])
+            name: Following(one["correlation"], one["slope"], one["error"], content["people"], photos.get(name))
             for name, one in content["controls"].items()
             if one["correlation"] is not None
         }
@@ -74,8 +78,13 @@ def unfollowed(asked: Asked, following: Mapping[str, Following], model: str) -> 
     for name in dict.fromkeys([*angles, *shapes]):
         one = following.get(name)
         if one is not None and one.hardly:
-            share = max(0, round(100 * one.slope))
-            yield f"{model} hardly follows {name}: images show {share} % of what is asked ({one.people} people)"
+            photos = "" if one.readable is None else f", moved photos {_percent(one.readable)}"
+            shown = f"images show {_percent(one.slope)} of what is asked{photos}"
+            yield f"{model} hardly follows {name}: {shown} ({one.people} people)"
+
+
+def _percent(share: float) -> str:
+    return f"{max(0, round(100 * share))} %"
 
 
 def _of_both_sides(name: str, following: Mapping[str, Following]) -> str:
