@@ -21,23 +21,33 @@ from numpy.typing import NDArray
 
 from facecrafter import weights
 from facecrafter.data import shards
-from facecrafter.data.prepare.folder import GOES_ON, about_estimator, begin, is_finished, write_index, write_shard
+from facecrafter.data.prepare.folder import (
+    GOES_ON,
+    about_estimator,
+    begin,
+    check_kind,
+    is_finished,
+    write_index,
+    write_shard,
+)
 from facecrafter.data.prepare.reader import Rejected, Result, accepted
 from facecrafter.data.prepare.stopping import check_leaving
 from facecrafter.data.prepare.workers import memory_errors_named, readers
-from facecrafter.data.shards import FORMAT, MASK_SIZE, META
+from facecrafter.data.shards import FORMAT, MASK_SIZE
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.estimators import emotion_estimator
 from facecrafter.estimators.blendshapes import network
 from facecrafter.estimators.face_finder import FaceFinder
-from facecrafter.faces.asked import live, sides_of
-from facecrafter.faces.face import ALIGNED_SIZE, BLENDSHAPES, LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS, Face
+from facecrafter.faces.asked import SIDES, live, sides_of
+from facecrafter.faces.face import ALIGNED_SIZE, BLENDSHAPES, LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS, Face, picked
 from facecrafter.faces.rig import Rig, load
 from facecrafter.faces.warp import TORN, moved_points, warped
 from facecrafter.interruption import stating
-from facecrafter.io import LOCK, alone
+from facecrafter.io import alone
+from facecrafter.provenance import code
 
-Sample = tuple[int, str, Mapping[str, bytes]]  # number of the copy, key, content by suffix
+Sample = tuple[int, str, str, Mapping[str, bytes]]  # number of the copy, the shard's path, key, content by suffix
+CODE = ("data/warping.py", "faces/warp.py")  # another version of which makes other images
 
 TURNED = 0.4  # share of the images whose heads are turned; the others keep their pose
 # Degrees: how far a turned head may look, and by how much it is turned at most. More leaves hair and ears behind.
@@ -48,26 +58,21 @@ VALUES = (0.25, 0.9)  # what a control is set to, evenly
 ONE_SIDED = 0.25  # share of the controls with two sides of which one is set
 SIDEWAYS = 0.7  # share of the gazes to the nose, or away from it, that both eyes follow to one side
 SMILING = 0.5  # share of the images from which a part of the smile is taken away, so that the rest shows
-AGAINST = [
-    {"eyeBlink", "eyeWide"},
-    {"eyeLookDown", "eyeLookUp"},
-    {"eyeLookIn", "eyeLookOut"},
-    {"jawLeft", "jawRight"},
-    {"mouthLeft", "mouthRight"},
-]
-# How much of an image may be torn where the head is turned, whose far side is hidden, and how much may be stretched in
-# any (see :class:`facecrafter.faces.warp.Warped`); and how far MediaPipe's points may be from those the pixels were
-# moved to, as a mean in distances of the outer corners of the eyes.
-TORN_TURNED, STRETCHED, STRETCHED_TURNED, APART = 0.012, 0.002, 0.005, 0.05
-TRIES = 3  # draws for an image, until one is not torn
-MOST_COPIES = 20
-LOST = "it would be torn"
-# What images depend on beside the photos and the seed.
-CHOICES = {
-    "turned": [TURNED, YAW, PITCH, MOST_YAW, MOST_PITCH, OUTWARD],
-    "set": [*CONTROLS, *VALUES, ONE_SIDED, SIDEWAYS, SMILING],
-    "kept": [TORN, STRETCHED, TORN_TURNED, STRETCHED_TURNED, APART, TRIES],
+OPPOSITE = {
+    "eyeBlink": "eyeWide",
+    "eyeLookDown": "eyeLookUp",
+    "eyeLookIn": "eyeLookOut",
+    "jawLeft": "jawRight",
+    "mouthLeft": "mouthRight",
 }
+OPPOSITE |= {other: one for one, other in OPPOSITE.items()}
+# How much of an image whose head is turned may be torn, its far side being hidden, and how much of that may be shown
+# (see :class:`facecrafter.faces.warp.Warped`); and how far MediaPipe's points may be from those the pixels were moved
+# to, as a mean in distances of the outer corners of the eyes, where the pose is kept and where it is not.
+TORN_TURNED, SHOWN_TURNED, APART, APART_TURNED = 0.012, 0.005, 0.05, 0.25
+TRIES = 3  # draws for an image
+MOST_COPIES = 20
+LOST = "it would be torn, or no face is found where it should be"
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Report:
     Attributes:
         folder: the prepared folder.
         images: in the shards.
-        rejected: images that were torn each time.
+        rejected: images that could not be made, see :data:`LOST`.
         seconds: wall-clock time.
     """
 
@@ -151,11 +156,13 @@ def warp(
     meta, index = shards.read_meta(source), shards.read_index(source)
     if {"warped", "synthesis", "dataset"} & meta.keys():
         raise DataError(f"{source} is not of photos as they were taken; name a folder of 'data prepare'")
-    _check_folder(source, out)
+    if out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{out} is where the photos are; name another folder for the images")
+    check_kind(out, "warped", "moved photos")
     ours = ~shards.held_out(index["person"])
     photos = np.bincount(np.array(index["shard"])[ours], minlength=max(index["shard"]) + 1).tolist() * copies
     with alone(out, "moving of photos"):
-        begin(out, _settings(source, meta, recipe), overwrite)
+        begin(out, _settings(meta, index, recipe), overwrite)
         with stating(lambda: _kept(out, len(photos))), memory_errors_named():
             _make_all(recipe, source, out, photos, workers, progress)
         images, rejected = write_index(out, len(photos))
@@ -186,15 +193,14 @@ class Warper:
             DataError: the sample is damaged.
         """
         check_leaving()
-        number, key, parts = item
+        number, place, key, parts = item
         try:
             photo, about = shards.decode(parts), json.loads(parts["json"])
             embeddings = shards.identities(parts["npz"])
             person, file = str(about["person"]), str(about["file"])
-            if photo.points.shape != (478, 3) or photo.image.ndim != 3 or not np.isfinite(photo.points).all():
-                raise ValueError("no face")
+            _check_face(photo)
         except shards.DAMAGE:
-            raise DataError(f"the sample {key} is damaged; {shards.AGAIN}") from None
+            raise _damaged(Path(place)) from None
         digest = hashlib.sha256(f"{self.recipe.seed}\0{file}\0{number}".encode()).digest()
         random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
         for _ in range(TRIES):
@@ -207,7 +213,7 @@ class Warper:
         return [Rejected(f"{file}#{number}", LOST)]
 
     def _moved(self, photo: Face, drawn: Drawn) -> Face | None:
-        """The photo as it was drawn; None where it is torn.
+        """The photo as it was drawn; None where it is torn, or its face is not found again.
 
         Where the head keeps its pose the landmarks are those that the pixels were moved to. A head that is turned is
         less so than its landmarks, since hair and ears stay: MediaPipe reads it.
@@ -217,20 +223,39 @@ class Warper:
             photo.points, photo.blendshapes, drawn.scores, size, self.rig, read, drawn.yaw, drawn.pitch
         )
         made = warped(photo.image, photo.points, wanted)
-        torn, stretched = (TORN_TURNED, STRETCHED_TURNED) if turned else (TORN, STRETCHED)
-        if made.torn > torn or made.stretched > stretched:
+        if made.torn > (TORN_TURNED if turned else TORN) or (turned and made.shown > SHOWN_TURNED):
             return None
         found = self._finder.find_all(made.image)
         if not found:
             return None
-        nearest = min(found, key=lambda face: float(np.abs(face.points[:, :2].mean(0) - size / 2).sum()))
+        nearest = found[picked(found, "centre", made.image)]
         corners = [RIGHT_EYE_CORNERS[0], LEFT_EYE_CORNERS[0]]
         unit = float(np.linalg.norm(np.subtract(*wanted[corners, :2])))
-        if not turned and np.linalg.norm((nearest.points - wanted)[:, :2], axis=1).mean() > APART * unit:
+        apart = np.linalg.norm((nearest.points - wanted)[:, :2], axis=1).mean()
+        if apart > (APART_TURNED if turned else APART) * unit:
             return None
         points = nearest.points if turned else wanted
         scores = nearest.blendshapes if turned else np.asarray(read(points[None])[0], np.float32)
         return Face(made.image, points, scores, nearest.pose, photo.box, photo.others)
+
+
+def _check_face(photo: Face) -> None:
+    """Refuse what no face can be.
+
+    Raises:
+        ValueError: an array has another shape, or numbers that are not finite.
+    """
+    side = len(photo.image)
+    arrays: list[tuple[NDArray[Any], tuple[int, ...]]] = [
+        (photo.image, (side, side, 3)),
+        (photo.points, (478, 3)),
+        (photo.blendshapes, (52,)),
+        (photo.pose, (4, 4)),
+    ]
+    if any(array.shape != shape or not np.isfinite(array).all() for array, shape in arrays):
+        raise ValueError("no face")
+    if abs(float(np.linalg.det(photo.pose[:3, :3]))) < 1e-6:
+        raise ValueError("no pose")
 
 
 def draw(photo: Face, rig: Rig, random: np.random.Generator) -> Drawn:
@@ -238,12 +263,10 @@ def draw(photo: Face, rig: Rig, random: np.random.Generator) -> Drawn:
     scores, yaw, pitch = np.array(photo.blendshapes, np.float64), 0.0, 0.0
     if random.random() < SMILING:
         scores[_numbers(sides_of("mouthSmile"))] *= random.random()
-    names: list[str] = []
     for name in random.choice(live(rig), random.integers(CONTROLS[0], CONTROLS[1] + 1), replace=False).tolist():
-        if not any({name, other} in AGAINST for other in names):
-            names.append(name)
-    for name in names:
-        scores[_numbers(_sides(name, random))] = random.uniform(*VALUES)
+        sides = _sides(name, random)
+        scores[_numbers(sides)] = random.uniform(*VALUES)
+        scores[_numbers([one for side in sides for one in _opposite(side)])] = 0
     if random.random() < TURNED:
         outward = random.random() < OUTWARD
         yaw, pitch = (
@@ -258,11 +281,18 @@ def _sides(name: str, random: np.random.Generator) -> list[str]:
     same side."""
     sides = list(sides_of(name))
     if name in ("eyeLookIn", "eyeLookOut") and random.random() < SIDEWAYS:
-        one, other = random.permutation(["Left", "Right"]).tolist()
+        one, other = random.permutation(SIDES).tolist()
         return [f"eyeLookIn{one}", f"eyeLookOut{other}"]
     if len(sides) > 1 and random.random() < ONE_SIDED:
         del sides[random.integers(2)]
     return sides
+
+
+def _opposite(name: str) -> list[str]:
+    """The blendshape that does the opposite of one, where there is one."""
+    side = next((side for side in SIDES if name not in OPPOSITE and name.endswith(side)), "")
+    other = OPPOSITE.get(name.removesuffix(side))
+    return [other + side] if other else []
 
 
 def _numbers(names: Sequence[str]) -> list[int]:
@@ -309,8 +339,8 @@ def _make_all(recipe: Recipe, source: Path, out: Path, photos: list[int], worker
             write_shard(out, number, results)
 
 
-def _samples(source: Path, number: int) -> list[tuple[str, dict[str, bytes]]]:
-    """The samples of one of the source's shards, held-out people's left out.
+def _samples(source: Path, number: int) -> list[tuple[str, str, dict[str, bytes]]]:
+    """The samples of one of the source's shards, held-out people's left out: the shard's path, key and content of each.
 
     Raises:
         DataError: it is damaged or missing.
@@ -320,8 +350,12 @@ def _samples(source: Path, number: int) -> list[tuple[str, dict[str, bytes]]]:
         samples = list(shards.read_shard(path))
         ours = ~shards.held_out([json.loads(parts["json"])["person"] for _, parts in samples])
     except shards.DAMAGE:
-        raise DataError(f"{path} is damaged or missing; delete it and {shards.AGAIN}") from None
-    return [one for one, own in zip(samples, ours, strict=True) if own]
+        raise _damaged(path) from None
+    return [(str(path), *one) for one, own in zip(samples, ours, strict=True) if own]
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(f"{path} is damaged or missing; delete it and {shards.AGAIN}")
 
 
 def _check(recipe: Recipe, workers: int) -> None:
@@ -333,22 +367,11 @@ def _check(recipe: Recipe, workers: int) -> None:
         raise ConfigError(f"workers {workers} is negative; 0 means one a core")
 
 
-def _check_folder(source: Path, out: Path) -> None:
-    """Refuse an ``out`` that is something else than a folder of this command."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file; name a folder to make images in")
-    if out.resolve().is_relative_to(source.resolve()):
-        raise DataError(f"{out} is where the photos are; name another folder for the images")
-    if out.is_dir() and not (out / META).is_file():
-        if any(path.suffix != ".partial" and path.name != LOCK for path in out.iterdir()):
-            raise DataError(f"{out} is not empty and no folder of moved photos; name a new one")
-    elif out.is_dir() and "warped" not in shards.read_meta(out):
-        raise DataError(f"{out} is another kind of prepared folder; name a new one for moved photos")
-
-
-def _settings(source: Path, meta: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+def _settings(meta: Mapping[str, Any], index: Mapping[str, list[Any]], recipe: Recipe) -> dict[str, Any]:
     """What ``meta.json`` says. Two runs may share a folder only if they agree in all of it."""
-    photos = hashlib.sha256((source / META).read_bytes() + (source / shards.INDEX).read_bytes())
+    # All that the images are made from; emotions may be read again.
+    known = {name: index[name] for name in ("key", "shard", "person", "file", "yaw", "pitch", "roll")}
+    content = json.dumps([{name: value for name, value in meta.items() if name != "emotion"}, known])
     return {
         "format": FORMAT,
         "size": meta["size"],
@@ -356,8 +379,8 @@ def _settings(source: Path, meta: Mapping[str, Any], recipe: Recipe) -> dict[str
         "recognisers": meta["recognisers"],
         "landmarks": {"name": "face_landmarker", "sha256": weights.entry("face_landmarker").sha256},
         "emotion": about_estimator(emotion_estimator.estimator()),
-        "photos": {"sha256": photos.hexdigest()},
-        "warped": {"seed": recipe.seed, "copies": recipe.copies, "rig": load().digest, **CHOICES},
+        "photos": {"sha256": hashlib.sha256(content.encode()).hexdigest()},
+        "warped": {"seed": recipe.seed, "copies": recipe.copies, "rig": load().digest, "code": code(*CODE)},
     }
 
 

@@ -50,7 +50,7 @@ def measured(path: Path = MEASURED) -> dict[str, Following]:
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        photos = {name: one["slope"] for name, one in content.get("photos", {}).items()}
+        photos = {name: one["slope"] for name, one in (content.get("photos") or {}).items()}
         return {
             name: Following(one["correlation"], one["slope"], one["error"], content["people"], photos.get(name))
             for name, one in content["controls"].items()

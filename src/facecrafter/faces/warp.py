@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from facecrafter.faces.rig import Reader, Rig, load
 
 BORDER = 9  # places along each side of the image that do not move
-STRETCHED = 8.0  # a triangle that grows by more than this shows a smear
+MOST_GROWTH = 8.0  # a triangle whose area grows by more than this shows a smear
 TORN = 0.002  # share of an image that may be torn where the head keeps its pose; more is plain to the eye
+FLAT = 1e-3  # square pixels; a triangle of less is a line
 SHIFT = 4  # bits after the point in the corners that OpenCV draws
 Points = NDArray[np.floating]
 
@@ -23,14 +24,14 @@ class Warped:
 
     Attributes:
         image: ``(S, S, 3)`` uint8 RGB.
-        torn: share of the image in triangles that were turned over, or are stretched to :data:`STRETCHED` times their
-            area and more: a mouth that was shut has no inside to show.
-        stretched: share of the image in the latter alone; those that a turn of the head hides are turned over too.
+        torn: share of the image in triangles that were turned over, that were hidden in the photo, or that are
+            stretched to more than :data:`MOST_GROWTH` times their area: a mouth that was shut has no inside to show.
+        shown: share of the image in the latter two alone. Those that a turn of the head hides are turned over.
     """
 
     image: NDArray[np.uint8]
     torn: float
-    stretched: float
+    shown: float
 
 
 def warped(image: NDArray[np.uint8], points: Points, wanted: Points) -> Warped:
@@ -46,15 +47,17 @@ def warped(image: NDArray[np.uint8], points: Points, wanted: Points) -> Warped:
     """
     import cv2
 
-    side = len(image)
-    corners, facing = _mesh()
+    side, corners = len(image), _mesh()
     before, after = (np.concatenate([np.asarray(one, np.float64), _border(side)]) for one in (points, wanted))
-    areas, grown = (_areas(one[corners, :2]) * facing for one in (before, after))
-    places = _places(before[corners, :2], after[corners], grown > 0, side)
+    areas, grown = (_areas(one[corners, :2]) for one in (before, after))
+    places = _places(before[corners, :2], after[corners], grown > FLAT, side)
     made = cv2.remap(image, places[..., 0], places[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    over, stretched = (areas > 0) & (grown <= 0), grown > STRETCHED * np.maximum(np.abs(areas), 1.0)
+    over, hidden = (areas > FLAT) & (grown <= FLAT), (areas <= FLAT) & (grown > FLAT)
+    stretched = grown > MOST_GROWTH * np.maximum(np.abs(areas), 1.0)
+    # What was a line, and is no more than a few pixels now, is no hole.
+    wrong = (hidden & (areas < -FLAT)) | stretched
     shares = np.abs(grown) / side**2
-    return Warped(np.asarray(made, np.uint8), float(shares[over | stretched].sum()), float(shares[stretched].sum()))
+    return Warped(np.asarray(made, np.uint8), float(shares[over | wrong].sum()), float(shares[wrong].sum()))
 
 
 def moved_points(
@@ -82,15 +85,15 @@ def moved_points(
 
 
 @cache
-def _mesh() -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Triangles between the 478 points and the border, the same for all faces, ``(N, 3)``; and the sign of the area of
-    each on a face that looks straight ahead, ``(N,)``."""
+def _mesh() -> NDArray[np.int32]:
+    """Triangles between the 478 points and the border, the same for all faces, ``(N, 3)``: on a face that looks
+    straight ahead their areas are positive."""
     from scipy.spatial import Delaunay
 
     rig = load()
     plain = np.concatenate([rig.posed(rig.mean, size=1.0), _border(1)])[:, :2].astype(np.float64)
     corners = Delaunay(plain).simplices
-    return corners, np.sign(_areas(plain[corners]))
+    return np.where((_areas(plain[corners]) < 0)[:, None], corners[:, ::-1], corners)
 
 
 def _places(
@@ -101,7 +104,7 @@ def _places(
     Args:
         before: corners of the triangles in the photo, ``(N, 3, 2)``.
         after: in the moved image, ``(N, 3, 3)``.
-        shown: which triangles face the viewer there, ``(N,)``.
+        shown: which triangles face the viewer there and are no lines, ``(N,)``.
         side: of the image in pixels.
     """
     import cv2
@@ -112,15 +115,16 @@ def _places(
     for number in order[shown[order]]:
         cv2.fillConvexPoly(owner, drawn[number], int(number), lineType=cv2.LINE_8, shift=SHIFT)
     # Of each triangle the affine map (3, 2) from its place (x, y, 1) in the moved image to that in the photo.
-    homogeneous = np.concatenate([after[:, :, :2], np.ones((len(after), 3, 1))], axis=2)
-    flat = np.abs(np.linalg.det(homogeneous)) < 1e-6
-    homogeneous[flat] = np.eye(3)
-    maps = np.linalg.solve(homogeneous, before)
-    maps = np.concatenate([maps, [[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]]])  # what nothing covers, number -1, stays
+    homogeneous = np.concatenate([after[shown, :, :2], np.ones((int(shown.sum()), 3, 1))], axis=2)
+    maps, ends = np.zeros((len(after) + 1, 3, 2)), np.zeros((len(after) + 1, 2, 2))
+    maps[:-1][shown] = np.linalg.solve(homogeneous, before[shown])
+    ends[:-1] = np.stack([before.min(1), before.max(1)], axis=1)
+    maps[-1], ends[-1] = [[1, 0], [0, 1], [0, 0]], [[0, 0], [side, side]]  # what nothing covers, number -1, stays
     rows, columns = np.mgrid[:side, :side] + 0.5
-    own = maps[owner]
+    own, (first, last) = maps[owner], np.moveaxis(ends[owner], 2, 0)
     places = columns[..., None] * own[..., 0, :] + rows[..., None] * own[..., 1, :] + own[..., 2, :]
-    return np.asarray(places - 0.5, np.float32)
+    # OpenCV draws the edges of a triangle too, whose pixels may lie beyond it, by a pixel at most.
+    return np.asarray(np.clip(places, first - 1, last + 1) - 0.5, np.float32)
 
 
 def _areas(triangles: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -70,7 +70,7 @@ class RecipeConfig(Strict):
 
     run: Annotated[Path, ASIDE]
     data: Annotated[Path, PLACE]  # photos of real people, prepared at the autoencoder's size
-    beside: tuple[Source, ...] = ()  # folders of other people; one that is not there is left out
+    beside: tuple[Source, ...] = ()  # more folders; one that is not there is left out
     # A model folder, or an autoencoder alone, that a new recipe begins with; null: with nothing.
     start: Annotated[Path | None, PLACE] = None
     settings: Mapping[str, Any] = Field({})  # of every stage that has them

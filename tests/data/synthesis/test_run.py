@@ -175,7 +175,7 @@ def test_another_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     del meta["synthesis"]
     (tmp_path / "photos" / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(DataError, match="is prepared from photos"):
+    with pytest.raises(DataError, match="another kind of prepared folder; name a new one for people who do not"):
         made(tmp_path / "photos")
 
 

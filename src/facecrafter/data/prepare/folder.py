@@ -20,6 +20,7 @@ from facecrafter.data.prepare.source import UNPACKED, Photo
 from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
 from facecrafter.errors import DataError
 from facecrafter.estimators import emotion_estimator, identity
+from facecrafter.io import LOCK
 
 _KINDS_OF_FILES = (META, INDEX, REJECTED, "shard-*.tar", "shard-*.json", "begun-*.tar", "*.partial")
 GOES_ON = "run the same command again, it goes on from there"
@@ -70,6 +71,26 @@ def begin(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
         if before.get(name) != value:
             differs = _difference(name, before, settings)
             raise DataError(f"{out} was begun {differs}; name another folder, or give --overwrite")
+
+
+def check_kind(out: Path, kind: str, what: str) -> None:
+    """Refuse an ``out`` that is something else than a folder of one command.
+
+    Args:
+        out: where it is to write.
+        kind: what its settings have, and no other command's.
+        what: is made, for the messages.
+
+    Raises:
+        DataError: it is a file, holds something else, or was made by another command.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; name a folder for {what}")
+    if out.is_dir() and not (out / META).is_file():
+        if any(path.suffix != ".partial" and path.name != LOCK for path in out.iterdir()):
+            raise DataError(f"{out} is not empty and no folder of {what}; name a new one")
+    elif out.is_dir() and kind not in shards.read_meta(out):
+        raise DataError(f"{out} is another kind of prepared folder; name a new one for {what}")
 
 
 def about_estimator(estimator: emotion_estimator.EmotionEstimator) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from facecrafter.data.prepare.folder import (
     GOES_ON,
     about_estimator,
     begin,
+    check_kind,
     is_finished,
     read_list,
     write_index,
@@ -28,7 +29,7 @@ from facecrafter.data.prepare.folder import (
 )
 from facecrafter.data.prepare.reader import Accepted, Result
 from facecrafter.data.prepare.workers import readers
-from facecrafter.data.shards import FORMAT, MASK_SIZE, META
+from facecrafter.data.shards import FORMAT, MASK_SIZE
 from facecrafter.data.synthesis import directions
 from facecrafter.data.synthesis import people as person
 from facecrafter.data.synthesis.people import Maker, Recipe
@@ -36,7 +37,7 @@ from facecrafter.data.synthesis.report import write_report
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.estimators import emotion_estimator
 from facecrafter.interruption import stating
-from facecrafter.io import LOCK, alone
+from facecrafter.io import alone
 
 SHARD = 50  # people, about 500 images
 INDEX_EVERY = 10  # shards, after the first; until then the newest are not in the index
@@ -103,7 +104,7 @@ def synthesise(
     _check(recipe, people, workers)
     _check_files(file)
     settings = _settings(recipe, file)
-    _check_folder(out)
+    check_kind(out, "synthesis", "people who do not exist")
     with alone(out, "synthesis"):
         begin(out, settings, overwrite)
         parts = [range(first, min(first + SHARD, people)) for first in range(0, people, SHARD)]
@@ -218,17 +219,6 @@ def _check_files(file: Path) -> None:
     for name in GENERATOR:
         weights.locate(name)
         weights.locate(f"{name}_graph")
-
-
-def _check_folder(out: Path) -> None:
-    """Refuse an ``out`` that is something else than a folder of this command."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file; name a folder to make people in")
-    if out.is_dir() and not (out / META).is_file():
-        if any(path.suffix != ".partial" and path.name != LOCK for path in out.iterdir()):
-            raise DataError(f"{out} is not empty and no folder of synthesised people; name a new one")
-    elif out.is_dir() and "synthesis" not in shards.read_meta(out):
-        raise DataError(f"{out} is prepared from photos; name a new folder for people who do not exist")
 
 
 def _settings(recipe: Recipe, file: Path) -> dict[str, Any]:
