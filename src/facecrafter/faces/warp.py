@@ -52,12 +52,11 @@ def warped(image: NDArray[np.uint8], points: Points, wanted: Points) -> Warped:
     areas, grown = (_areas(one[corners, :2]) for one in (before, after))
     places = _places(before[corners, :2], after[corners], grown > FLAT, side)
     made = cv2.remap(image, places[..., 0], places[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    over, hidden = (areas > FLAT) & (grown <= FLAT), (areas <= FLAT) & (grown > FLAT)
-    stretched = grown > MOST_GROWTH * np.maximum(np.abs(areas), 1.0)
+    over, hidden = (areas > FLAT) & (grown <= FLAT), (areas < -FLAT) & (grown > FLAT)
     # What was a line, and is no more than a few pixels now, is no hole.
-    wrong = (hidden & (areas < -FLAT)) | stretched
+    unseen = hidden | (grown > MOST_GROWTH * np.maximum(np.abs(areas), 1.0))
     shares = np.abs(grown) / side**2
-    return Warped(np.asarray(made, np.uint8), float(shares[over | wrong].sum()), float(shares[wrong].sum()))
+    return Warped(np.asarray(made, np.uint8), float(shares[over | unseen].sum()), float(shares[unseen].sum()))
 
 
 def moved_points(
