@@ -170,10 +170,9 @@ def decode(parts: Mapping[str, bytes]) -> Face:
         return Face(image, arrays["points"], arrays["blendshapes"], arrays["pose"], box, about["others"])
 
 
-def identities(packed: bytes) -> dict[str, NDArray[np.float32]]:
-    """The embeddings ``(D,)`` of a sample's arrays, by the recogniser's name."""
-    with np.load(io.BytesIO(packed)) as arrays:
-        return {name.removeprefix("identity_"): arrays[name] for name in arrays if name.startswith("identity_")}
+def identities(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+    """The embeddings ``(D,)`` among a sample's arrays, by the recogniser's name."""
+    return {name.removeprefix("identity_"): arrays[name] for name in arrays if name.startswith("identity_")}
 
 
 def with_emotion(packed: bytes, emotion: NDArray[np.float32]) -> bytes:

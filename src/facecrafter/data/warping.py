@@ -7,6 +7,7 @@ moved as the rig moves its landmarks shows both, of the same person, with the li
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import time
@@ -32,7 +33,7 @@ from facecrafter.data.prepare.folder import (
 )
 from facecrafter.data.prepare.reader import Rejected, Result, accepted
 from facecrafter.data.prepare.stopping import check_leaving
-from facecrafter.data.prepare.workers import memory_errors_named, readers
+from facecrafter.data.prepare.workers import check_workers, memory_errors_named, readers
 from facecrafter.data.shards import FORMAT, MASK_SIZE
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.estimators import emotion_estimator
@@ -196,7 +197,8 @@ class Warper:
         number, place, key, parts = item
         try:
             photo, about = shards.decode(parts), json.loads(parts["json"])
-            embeddings = shards.identities(parts["npz"])
+            with np.load(io.BytesIO(parts["npz"])) as arrays:
+                embeddings = shards.identities(arrays)
             person, file = str(about["person"]), str(about["file"])
             _check_face(photo)
         except shards.DAMAGE:
@@ -363,8 +365,7 @@ def _check(recipe: Recipe, workers: int) -> None:
         raise ConfigError(f"seed {recipe.seed} is outside 0 to {2**32 - 1}")
     if not 1 <= recipe.copies <= MOST_COPIES:
         raise ConfigError(f"copies {recipe.copies} is outside 1 to {MOST_COPIES}")
-    if workers < 0:
-        raise ConfigError(f"workers {workers} is negative; 0 means one a core")
+    check_workers(workers)
 
 
 def _settings(meta: Mapping[str, Any], index: Mapping[str, list[Any]], recipe: Recipe) -> dict[str, Any]:

@@ -244,7 +244,7 @@ def _take(held: _Held, row: Mapping[str, Any], parts: Mapping[str, bytes], judge
         image = np.asarray(file.convert("RGB"))
     with np.load(io.BytesIO(parts["npz"])) as arrays:
         found = {name: arrays[name] for name in arrays.files}
-    vectors = {name.removeprefix("identity_"): found[name] for name in found if name.startswith("identity_")}
+    vectors = shards.identities(found)
     sums = held.sums.setdefault(person, {name: np.zeros(len(one)) for name, one in vectors.items()})
     for name, one in vectors.items():
         sums[name] += one

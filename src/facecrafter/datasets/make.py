@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from facecrafter.data.prepare.reader import Accepted, Result
+from facecrafter.data.prepare.workers import check_workers
 from facecrafter.data.shards import IMAGES, INDEX, shard_path
 from facecrafter.datasets import engines
 from facecrafter.datasets.basis import Basis
@@ -91,8 +92,7 @@ def make(
         ConfigError: a setting out of its range, no Ray, or another run is going on in ``out``.
         KeyboardInterrupt: after Ctrl-C, with a note that says how many images are done.
     """
-    if workers < 0:
-        raise ConfigError(f"workers {workers} is negative; 0 means one a core")
+    check_workers(workers)
     plan = Plan(path)
     crafter = open_crafter(plan.config, device)
     size, basis = crafter.generator.size, Basis.of(crafter)

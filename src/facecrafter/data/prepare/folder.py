@@ -16,11 +16,10 @@ from typing import Any
 from facecrafter import weights
 from facecrafter.data import shards
 from facecrafter.data.prepare.reader import Accepted, Job, Rejected, Result, Row
-from facecrafter.data.prepare.source import UNPACKED, Photo
+from facecrafter.data.prepare.source import UNPACKED, Photo, holds_other_files
 from facecrafter.data.shards import FORMAT, INDEX, INDEX_COLUMNS, MASK_SIZE, META, REJECTED, shard_path, write_whole
 from facecrafter.errors import DataError
 from facecrafter.estimators import emotion_estimator, identity
-from facecrafter.io import LOCK
 
 _KINDS_OF_FILES = (META, INDEX, REJECTED, "shard-*.tar", "shard-*.json", "begun-*.tar", "*.partial")
 GOES_ON = "run the same command again, it goes on from there"
@@ -86,10 +85,9 @@ def check_kind(out: Path, kind: str, what: str) -> None:
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; name a folder for {what}")
-    if out.is_dir() and not (out / META).is_file():
-        if any(path.suffix != ".partial" and path.name != LOCK for path in out.iterdir()):
-            raise DataError(f"{out} is not empty and no folder of {what}; name a new one")
-    elif out.is_dir() and kind not in shards.read_meta(out):
+    if holds_other_files(out):
+        raise DataError(f"{out} is not empty and no folder of {what}; name a new one")
+    if (out / META).is_file() and kind not in shards.read_meta(out):
         raise DataError(f"{out} is another kind of prepared folder; name a new one for {what}")
 
 

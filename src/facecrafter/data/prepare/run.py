@@ -26,7 +26,7 @@ from facecrafter.data.prepare.folder import (
 )
 from facecrafter.data.prepare.reader import Job, Reader, Rejected, Result, crashed
 from facecrafter.data.prepare.source import Photo, check_folders, count_images, photos_of
-from facecrafter.data.prepare.workers import memory_errors_named, readers
+from facecrafter.data.prepare.workers import check_workers, memory_errors_named, readers
 from facecrafter.data.shards import REJECTED
 from facecrafter.errors import ConfigError, DataError
 from facecrafter.faces.face import Choice
@@ -146,8 +146,7 @@ def _prepare_all(job: Job, out: Path, parts: list[list[Photo]], workers: int, pr
 def _check(job: Job, workers: int, shard_size: int) -> None:
     if not 32 <= job.size <= 1024:
         raise ConfigError(f"size {job.size} is outside 32 to 1024 pixels")
-    if workers < 0:
-        raise ConfigError(f"workers {workers} is negative; 0 means one a core")
+    check_workers(workers)
     if shard_size < 1:
         raise ConfigError(f"shard_size {shard_size} must be at least 1 photo")
     if job.choose not in get_args(Choice):

@@ -56,13 +56,19 @@ def check_folders(source: Path, out: Path) -> None:
         raise DataError(f"{out} lies inside {source}, whose photos it is made from; name a folder outside it")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; name a folder to prepare into")
-    begun = not out.is_dir() or (out / META).is_file()
-    if not begun and any(path.suffix != ".partial" and path.name != LOCK for path in out.iterdir()):
+    if holds_other_files(out):
         raise DataError(f"{out} is not empty and not a prepared folder; name a new one")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise shards.unwritable(out, error) from None
+
+
+def holds_other_files(out: Path) -> bool:
+    """Whether there is a folder with files, and no prepared one."""
+    if not out.is_dir() or (out / META).is_file():
+        return False
+    return any(path.suffix != ".partial" and path.name != LOCK for path in out.iterdir())
 
 
 def _check_archive(source: Path) -> None:

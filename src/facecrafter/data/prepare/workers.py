@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from facecrafter.data.prepare.reader import LESS_MEMORY, Result
 from facecrafter.data.prepare.stopping import check_leaving, leave
-from facecrafter.errors import DataError, FaceCrafterError
+from facecrafter.errors import ConfigError, DataError, FaceCrafterError
 from facecrafter.interruption import uninterrupted_start
 
 
@@ -191,6 +191,16 @@ def _pool(make: Callable[[], ReadsOne], workers: int) -> Iterator[ProcessPoolExe
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def check_workers(workers: int) -> None:
+    """Refuse what cannot be a number of processes, of which 0 means one a core.
+
+    Raises:
+        ConfigError: it is negative.
+    """
+    if workers < 0:
+        raise ConfigError(f"workers {workers} is negative; 0 means one a core")
 
 
 @contextmanager

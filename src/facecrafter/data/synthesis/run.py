@@ -28,7 +28,7 @@ from facecrafter.data.prepare.folder import (
     write_shard,
 )
 from facecrafter.data.prepare.reader import Accepted, Result
-from facecrafter.data.prepare.workers import readers
+from facecrafter.data.prepare.workers import check_workers, readers
 from facecrafter.data.shards import FORMAT, MASK_SIZE
 from facecrafter.data.synthesis import directions
 from facecrafter.data.synthesis import people as person
@@ -209,8 +209,7 @@ def _check(recipe: Recipe, count: int, workers: int) -> None:
         raise ConfigError(f"people {count} is outside 1 to {SHARD * 10**5}")
     if not 0 <= recipe.seed < 2**32:
         raise ConfigError(f"seed {recipe.seed} is outside 0 to {2**32 - 1}")
-    if workers < 0:
-        raise ConfigError(f"workers {workers} is negative; 0 means one a core")
+    check_workers(workers)
 
 
 def _check_files(file: Path) -> None:
